@@ -1,0 +1,21 @@
+"""The base of every network."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import nn
+
+
+class BaseModel(nn.Module, ABC):
+    """A network that says how many parameters it has when printed; a subclass defines `forward`."""
+
+    @abstractmethod
+    def forward(self, *inputs: Any) -> Any:
+        """Compute the output of a batch."""
+
+    def __str__(self) -> str:
+        parameters = list(self.parameters())
+        total = sum(parameter.numel() for parameter in parameters)
+        trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+        frozen = f" ({total - trainable:,} more are frozen)" if trainable < total else ""
+        return f"{super().__str__()}\nTrainable parameters: {trainable:,}{frozen}"

@@ -1,0 +1,151 @@
+"""Which samples make up which batch, and what is random about them: a function of seed, epoch and place alone."""
+
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler, Subset, SubsetRandomSampler
+
+from utils import seeding
+
+
+class BatchIndex(NamedTuple):
+    """The place of a batch and the samples it holds: all that a worker needs to know."""
+
+    epoch: int
+    batch: int
+    #: The place of the batch's first sample in the pass.
+    position: int
+    #: int64 [n]; NumPy's, because a tensor on its way to a worker costs a file descriptor.
+    indices: np.ndarray[Any, np.dtype[np.int64]]
+
+
+class Failure(NamedTuple):
+    """What a worker returns in place of a batch that it could not make."""
+
+    message: str
+
+
+class PassOrder(Sampler[BatchIndex]):
+    """The batches of one pass at a time, in an order that depends on the seed, the loader's name and the epoch.
+
+    `epoch`, `first` and `last` say which pass, and which of its batches, the next iteration gives.
+
+    Args:
+        n_samples: how many samples the dataset has.
+        batch_size: samples in a batch.
+        drop_last: leave out a last batch that is smaller.
+        shuffle: draw a new order for each pass.
+        sampler: says which samples a pass has, and in which order, if given.
+        batch_sampler: says the batches themselves, if given.
+        seed, name: of the loader.
+    """
+
+    def __init__(
+        self,
+        n_samples: int,
+        batch_size: int,
+        drop_last: bool,
+        shuffle: bool,
+        sampler: Iterable[int] | None,
+        batch_sampler: Iterable[list[int]] | None,
+        seed: int,
+        name: str,
+    ) -> None:
+        self.n_samples, self.batch_size, self.drop_last, self.shuffle = n_samples, batch_size, drop_last, shuffle
+        self.sampler, self.batch_sampler = sampler, batch_sampler
+        self.seed, self.name = seed, name
+        self.epoch, self.first, self.last = 1, 0, len(self)
+
+    def __len__(self) -> int:
+        """Batches in a pass."""
+        if self.batch_sampler is not None:
+            return len(self.batch_sampler)  # type: ignore[arg-type]
+        n = self.n_yielded()
+        return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
+
+    def n_yielded(self) -> int:
+        """Samples in a pass, before `drop_last`."""
+        return self.n_samples if self.sampler is None else len(self.sampler)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[BatchIndex]:
+        epoch, places = self.epoch, range(self.first, self.last)
+        if self.batch_sampler is not None:
+            batches = self._listed(self.batch_sampler)
+            position = sum(len(batch) for batch in batches[: places.start])
+            for k in places:
+                yield BatchIndex(epoch, k, position, np.asarray(batches[k], dtype=np.int64))
+                position += len(batches[k])
+            return
+        order = self._order().numpy()
+        for k in places:
+            start = k * self.batch_size
+            yield BatchIndex(epoch, k, start, order[start : start + self.batch_size])
+
+    def _order(self) -> torch.Tensor:
+        """The order of the pass: int64 [n]."""
+        place = (self.seed, self.name, "order", self.epoch)
+        if type(self.sampler) is SubsetRandomSampler:  # the classic validation split: no list of Python integers
+            indices = torch.as_tensor(self.sampler.indices)
+            return seeding.permutation(indices, place) if self.shuffle else indices
+        if self.sampler is not None:
+            return torch.as_tensor(self._listed(self.sampler), dtype=torch.int64)
+        indices = torch.arange(self.n_samples)
+        return seeding.permutation(indices, place) if self.shuffle else indices
+
+    def _listed(self, sampler: Iterable[Any]) -> list[Any]:
+        """A user's own sampler, listed once for the pass, with its draws seeded by the place."""
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(self.epoch)
+        seeding.seed_everything(self.seed, self.name, "order", self.epoch)
+        return list(sampler)
+
+
+class SeededFetcher(Dataset[Any]):
+    """Makes the finished batch of a `BatchIndex`, in whichever process it runs, seeding what may be random in it.
+
+    A dataset with `__getitems__` (whole-batch data) is handed an index tensor [n]; a list that it returns is collated,
+    anything else is the batch. It is looked for beneath `Subset`s, whose own `__getitems__` is only a short cut.
+    """
+
+    def __init__(self, dataset: Any, collate_fn: Callable[[list[Any]], Any], seed: int, name: str) -> None:
+        self.dataset, self.collate_fn, self.seed, self.name = dataset, collate_fn, seed, name
+        inner, subsets = dataset, []
+        while isinstance(inner, Subset):
+            subsets.append(np.asarray(inner.indices, dtype=np.int64))
+            inner = inner.dataset
+        self._whole = inner if hasattr(inner, "__getitems__") else None
+        self._subsets = subsets
+
+    def __getitem__(self, index: BatchIndex) -> Any:
+        try:
+            return self._whole_batch(index) if self._whole is not None else self._samples(index)
+        except Exception as error:  # whatever the user's dataset raises is told in one piece
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{where.filename}:{where.lineno}: {where.line}"
+            sample = "; ".join(getattr(error, "__notes__", []))
+            return Failure(f"{sample}{type(error).__name__}: {error}\n  at {place}")
+
+    def _whole_batch(self, index: BatchIndex) -> Any:
+        indices = index.indices
+        for subset in self._subsets:
+            indices = subset[indices]
+        positions = torch.arange(index.position, index.position + len(indices))
+        seeding.seed_everything(self.seed, self.name, "batch", index.epoch, index.batch, 0)
+        with seeding.fetching(seeding.Rows(self.seed, self.name, index.epoch, positions)):
+            batch = self._whole.__getitems__(torch.from_numpy(indices))  # type: ignore[union-attr]
+        return self.collate_fn(batch) if isinstance(batch, list) else batch
+
+    def _samples(self, index: BatchIndex) -> Any:
+        samples = []
+        for position, i in enumerate(index.indices.tolist(), index.position):
+            seeding.seed_everything(self.seed, self.name, "sample", index.epoch, position)
+            try:
+                samples.append(self.dataset[i])
+            except Exception as error:
+                error.add_note(f"sample {i}: ")
+                raise
+        seeding.seed_everything(self.seed, self.name, "batch", index.epoch, index.batch, 0)
+        return self.collate_fn(samples)

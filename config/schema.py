@@ -1,0 +1,260 @@
+"""The keys of a config, with their types, bounds, defaults and a sentence each.
+
+The README's table and `config.schema.json` come from here, and so does every check of types and unknown keys.
+"""
+
+import difflib
+import re
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+
+from config.source import KeyPath, Source, dotted, kind
+from utils.errors import ConfigError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+
+class Component(_Section):
+    """A part that is built by name."""
+
+    type: str = Field(min_length=1, description="Name of a class or function in the project's module for it.")
+    args: dict[str, Any] = Field(default={}, description="Its arguments; checked against its signature.")
+
+
+class NamedComponent(Component):
+    """A loss or metric with arguments."""
+
+    name: str | None = Field(default=None, description="Name in logs and tables; the type by default.")
+
+
+class Arch(Component):
+    """The network."""
+
+    skip: list[str] = Field(
+        default=[], description='When fine-tuning: patterns of weights that stay fresh, such as "fc2.*".'
+    )
+
+
+class LRScheduler(Component):
+    """The learning-rate scheduler."""
+
+    interval: str = Field(
+        default="epoch", pattern="^(epoch|step)$", description='Step it every "epoch" or every optimizer "step".'
+    )
+
+
+class TrainerSection(_Section):
+    """How to train."""
+
+    epochs: int = Field(ge=1, description="Number of epochs.")
+    save_dir: str = Field(default="saved", description="Where runs go; relative to the project's root.")
+    save_period: int = Field(
+        default=1, ge=1, description="Save every so many epochs; the best and the last are always saved."
+    )
+    keep_last: int | None = Field(
+        default=None, ge=2, description="Keep only so many epoch checkpoints; null keeps all."
+    )
+    save_step: int | None = Field(
+        default=None, ge=1, description="Also save inside an epoch, every so many batches; null: only when stopped."
+    )
+    verbosity: int = Field(default=2, ge=0, le=2, description="0: warnings, 1: also information, 2: also details.")
+    monitor: str = Field(
+        default="off",
+        pattern=r"^(off|(min|max) \S+)$",
+        description='"min NAME" or "max NAME" of a number in the log decides which epoch is best; or "off".',
+    )
+    early_stop: int | None = Field(
+        default=None, ge=0, description="Stop after so many epochs in a row without improvement; null or 0: never."
+    )
+    tensorboard: bool = Field(default=True, description="Write TensorBoard logs.")
+    log_step: int = Field(default=50, ge=1, description="Read and log the training numbers every so many batches.")
+    len_epoch: int | None = Field(default=None, ge=1, description="Batches in an epoch; null: one pass over the data.")
+    accumulate: int = Field(default=1, ge=1, description="Sum the gradients of so many batches for one optimizer step.")
+    clip_grad_norm: float | None = Field(
+        default=None, gt=0, description="Scale gradients down to this 2-norm at most; null: don't."
+    )
+    precision: str = Field(
+        default="fp32", pattern="^(fp32|bf16|fp16)$", description='"fp32", or mixed precision in "bf16" or "fp16".'
+    )
+    on_nan: str = Field(
+        default="stop",
+        pattern="^(stop|skip|ignore)$",
+        description='When the loss is not finite: "stop" the run, "skip" the step, or "ignore" it.',
+    )
+
+
+def _name_or_component(value: Any) -> str:
+    return "component" if isinstance(value, dict | NamedComponent) else "name"
+
+
+Named = Annotated[
+    Annotated[str, Tag("name")] | Annotated[NamedComponent, Tag("component")], Discriminator(_name_or_component)
+]
+
+
+class Config(_Section):
+    """A whole config."""
+
+    name: str = Field(min_length=1, pattern=r"^[^/\\]+$", description="Name of the experiment; its runs go below it.")
+    n_gpu: int = Field(default=1, ge=0, description="Number of GPUs; 0 trains on the CPU.")
+    seed: int = Field(default=123, ge=0, description="Seed of everything random.")
+    arch: Arch = Field(description="The network, from model/model.py.")
+    data_loader: Component = Field(description="The training data, from data_loader/data_loaders.py.")
+    valid_data_loader: Component | None = Field(
+        default=None, description="The validation data; null: split off by the training loader's validation_split."
+    )
+    test_data_loader: Component | None = Field(
+        default=None, description="The test data; null: the training loader's class with training=False."
+    )
+    optimizer: Component = Field(description="The optimizer, from torch.optim.")
+    loss: Named = Field(description="The loss, from model/loss.py: a name, or a component with args.")
+    metrics: list[Named] = Field(
+        default=[], description="The metrics, from model/metric.py: names, or components with args and a name."
+    )
+    lr_scheduler: LRScheduler | None = Field(
+        default=None, description="The learning-rate scheduler, from torch.optim.lr_scheduler; null: none."
+    )
+    trainer: TrainerSection = Field(description="How to train.")
+
+
+#: Sections whose keys are known; below `args` the signature decides.
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "arch": Arch,
+    "data_loader": Component,
+    "valid_data_loader": Component,
+    "test_data_loader": Component,
+    "optimizer": Component,
+    "lr_scheduler": LRScheduler,
+    "trainer": TrainerSection,
+    "loss": NamedComponent,
+}
+
+
+def known(path: KeyPath) -> bool:
+    """Whether the schema has a place for `path`."""
+    if len(path) == 1:
+        return path[0] in Config.model_fields
+    section = _SECTIONS.get(str(path[0]))
+    return section is not None and (path[1] in section.model_fields) and (len(path) == 2 or path[1] == "args")
+
+
+def validate(source: Source) -> dict[str, Any]:
+    """Check types, bounds and unknown keys.
+
+    Returns:
+        the values as plain containers, with the defaults filled in and the user's own keys kept.
+
+    Raises:
+        ConfigError: with a line for each problem.
+    """
+    problems = _slips(source)
+    try:
+        config = Config.model_validate(source.values)
+    except ValidationError as error:
+        problems += [_worded(source, dict(item)) for item in error.errors()]
+    if problems:
+        raise ConfigError("\n  ".join(sorted(set(problems), key=_line)))
+    return config.model_dump()
+
+
+def _line(problem: str) -> tuple[str, int]:
+    match = re.match(r"(.*?):(\d+):\d+: ", problem)
+    return (match[1], int(match[2])) if match else (problem, 0)
+
+
+def _worded(source: Source, error: dict[str, Any]) -> str:
+    """One of pydantic's errors as: place: path: what is expected, what was found."""
+    path = tuple(part for part in error["loc"] if part not in ("name", "component") or error["loc"][0] == part)
+    context = error.get("ctx", {})
+    expected = {
+        "int_type": "an integer",
+        "float_type": "a number",
+        "bool_type": "true or false",
+        "string_type": "a string",
+        "list_type": "a list",
+        "dict_type": "an object",
+        "model_type": "an object in braces",
+        "model_attributes_type": "an object in braces",
+        "greater_than_equal": f"at least {context.get('ge')}",
+        "less_than_equal": f"at most {context.get('le')}",
+        "greater_than": f"more than {context.get('gt')}",
+        "string_too_short": "a name",
+    }.get(error["type"])
+    if error["type"] == "missing":
+        near = [key for key in _siblings(source, path) if _similar(str(path[-1]), key)]
+        hint = f" ({near[0]!r} looks like it)" if near else ""
+        return f"{source.where(path[:-1])}: {dotted(path)} is missing{hint}"
+    if error["type"] == "string_pattern_mismatch":
+        field = _field(path)
+        expected = field.description.rstrip(".") if field is not None else f"a match of {context.get('pattern')}"
+    return f"{source.where(path)}: {dotted(path)}: expected {expected or error['msg']}, found {kind(error['input'])}"
+
+
+def _siblings(source: Source, path: KeyPath) -> list[str]:
+    values: Any = source.values
+    for key in path[:-1]:
+        values = values[key]
+    return [key for key in values if isinstance(key, str)] if isinstance(values, dict) else []
+
+
+def _field(path: KeyPath) -> Any:
+    if len(path) == 1:
+        return Config.model_fields.get(str(path[0]))
+    section = _SECTIONS.get(str(path[0]))
+    return section.model_fields.get(str(path[1])) if section and len(path) == 2 else None
+
+
+def _slips(source: Source) -> list[str]:
+    """Unknown keys that resemble a known one; all others are the user's own."""
+    problems = []
+
+    def check(values: Any, model: type[BaseModel], path: KeyPath, own: bool) -> None:
+        if not isinstance(values, dict):
+            return
+        for key in values:
+            near = None if key in model.model_fields else nearest(key, list(model.model_fields))
+            if near and not (own and _own_component(key, list(model.model_fields))):
+                here = (*path, key)
+                problems.append(f"{source.where(here)}: {dotted(here)} is unknown: did you mean {near!r}?")
+
+    check(source.values, Config, (), own=True)
+    for name, model in _SECTIONS.items():
+        check(source.values.get(name), model, (name,), own=False)
+    metrics = source.values.get("metrics")
+    for i, metric in enumerate(metrics if isinstance(metrics, list) else []):
+        check(metric, NamedComponent, ("metrics", i), own=False)
+    return problems
+
+
+def _own_component(key: str, known_keys: list[str]) -> bool:
+    """optimizer_D, arch2 and my_loss are parts of the user's own, not slips."""
+    return any(re.fullmatch(rf"{name}(_.+|\d+)|.+_{name}", key) for name in known_keys)
+
+
+def nearest(word: str, names: list[str]) -> str | None:
+    """The name that `word` is probably a slip of, or None."""
+    similar = [name for name in names if _similar(word, name)]
+    return max(similar, key=lambda name: difflib.SequenceMatcher(None, word, name).ratio(), default=None)
+
+
+def _similar(word: str, name: str) -> bool:
+    """Whether one is within a slip or two of the other, or the same but for case, dashes and underscores."""
+    word, name = (re.sub(r"[-_ ]", "", text).lower() for text in (word, name))
+    return word == name or distance(word, name) <= (2 if min(len(word), len(name)) > 5 else 1)
+
+
+def distance(a: str, b: str) -> int:
+    """Letters to insert, drop, replace or swap with their neighbour to turn `a` into `b`."""
+    rows = [list(range(len(b) + 1))]
+    for i, x in enumerate(a, 1):
+        row = [i]
+        for j, y in enumerate(b, 1):
+            cost = min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (x != y))
+            if i > 1 and j > 1 and x == b[j - 2] and y == a[i - 2]:
+                cost = min(cost, rows[-2][j - 2] + 1)
+            row.append(cost)
+        rows.append(row)
+    return rows[-1][-1]

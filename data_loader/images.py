@@ -1,0 +1,68 @@
+"""Images held in memory as one tensor, fetched and augmented a whole batch at a time."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch.utils.data import Dataset
+
+from utils.seeding import uniform_rows
+
+
+class InMemoryImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Grey images and their labels, normalised once.
+
+    Args:
+        images: uint8 [n, height, width].
+        labels: integers [n].
+        mean, std: of the pixels, of 0..1.
+        shift: move each image by up to this many pixels in both directions.
+        rotate: turn each image by up to this many degrees to either side.
+    """
+
+    def __init__(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        mean: float,
+        std: float,
+        shift: float = 0.0,
+        rotate: float = 0.0,
+    ) -> None:
+        self.images = images.unsqueeze(1).float().div_(255).sub_(mean).div_(std)
+        self.labels = labels.long()
+        self.shift, self.rotate = shift, rotate
+        self.background = -mean / std
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        images, labels = self.__getitems__(torch.tensor([index]))
+        return images[0], labels[0]
+
+    def __getitems__(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Samples int64 [n] as a batch: images float [n, 1, height, width] and labels int64 [n]."""
+        images = self.images[indices]
+        if self.shift or self.rotate:
+            images = self._augment(images)
+        return images, self.labels[indices]
+
+    def _augment(self, images: torch.Tensor) -> torch.Tensor:
+        """Turn and shift each image by amounts that depend on the sample's place alone."""
+        n, _, height, width = images.shape
+        amounts = uniform_rows(n, 3) * 2 - 1
+        angle = amounts[:, 0] * math.radians(self.rotate)
+        # Coordinates run from -1 to 1, so a pixel is 2 / size wide.
+        moved = amounts[:, 1:] * torch.tensor([2 * self.shift / width, 2 * self.shift / height])
+        cos, sin = angle.cos(), angle.sin()
+        turn = torch.stack([cos, -sin, moved[:, 0], sin, cos, moved[:, 1]], dim=1).view(n, 2, 3)
+        grid = F.affine_grid(turn, [n, 1, height, width], align_corners=False)
+        # grid_sample fills with 0, so 0 is made the background for the moment.
+        return F.grid_sample(images - self.background, grid, align_corners=False).add_(self.background)
+
+    def evaluation_view(self) -> "InMemoryImages":
+        """The same samples without augmentation, sharing the memory."""
+        view = object.__new__(InMemoryImages)
+        view.__dict__.update(self.__dict__, shift=0.0, rotate=0.0)
+        return view

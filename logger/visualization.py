@@ -1,0 +1,87 @@
+"""Numbers and pictures for TensorBoard, with the classic template's writer interface."""
+
+import contextlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_METHODS = {
+    "add_scalar",
+    "add_scalars",
+    "add_image",
+    "add_images",
+    "add_audio",
+    "add_text",
+    "add_histogram",
+    "add_pr_curve",
+    "add_embedding",
+    "add_figure",
+    "add_video",
+    "add_mesh",
+    "add_graph",
+    "add_hparams",
+}
+_WITHOUT_MODE = {"add_histogram", "add_embedding", "add_text"}
+_WITHOUT_STEP = {"add_graph", "add_hparams"}
+
+
+class TensorboardWriter:
+    """TensorBoard's `SummaryWriter` at a current step; its `add_…` methods do nothing when it is off.
+
+    Tags get the mode appended (`loss/train`, `loss/valid`), so that both curves share a chart. The event file is made
+    at the first write. Trouble in writing warns once and never stops a training.
+
+    Args:
+        log_dir: where the event file goes.
+        logger: gets the warning.
+        enabled: False turns every method into nothing.
+    """
+
+    def __init__(self, log_dir: Path | None, logger: logging.Logger, enabled: bool) -> None:
+        self.log_dir = log_dir
+        self.logger = logger
+        self.enabled = enabled
+        self.step = 0
+        self.mode = ""
+        #: Points at this step and later, of an earlier process of the run, are dropped.
+        self.purge_step: int | None = None
+        self._writer: Any = None
+
+    def set_step(self, step: int, mode: str = "train") -> None:
+        """Set the step and the mode ("train", "valid") of the writes that follow."""
+        self.step, self.mode = step, mode
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        if name not in _METHODS:
+            raise AttributeError(f"TensorboardWriter has no method {name!r}")
+        return lambda tag, *args, **kwargs: self._write(name, tag, *args, **kwargs)
+
+    def _write(self, name: str, tag: Any, *args: Any, **kwargs: Any) -> None:
+        if not self.enabled:
+            return
+        try:
+            if self._writer is None:
+                # Imported here: it costs a second, and not every run wants it.
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._writer = SummaryWriter(str(self.log_dir), purge_step=self.purge_step)
+            if name in _WITHOUT_STEP:
+                getattr(self._writer, name)(tag, *args, **kwargs)
+                return
+            if name not in _WITHOUT_MODE and self.mode:
+                tag = f"{tag}/{self.mode}"
+            # The step is the argument after the data; a caller's own wins.
+            if len(args) < 2:
+                kwargs.setdefault("global_step", self.step)
+            getattr(self._writer, name)(tag, *args, **kwargs)
+        except Exception as error:
+            self.enabled = False
+            self.logger.warning(f"TensorBoard is off from here on, training goes on: {type(error).__name__}: {error}")
+
+    def close(self) -> None:
+        """Write what is pending."""
+        if self._writer is not None:
+            with contextlib.suppress(Exception):  # a full disk must not stop a run that has been saved
+                self._writer.close()
+            self._writer = None

@@ -1,0 +1,382 @@
+"""ConfigParser: from the command line and a JSON file to a checked config, and from names in it to objects.
+
+Importing this module imports no torch, so that mistakes in a config are told at once.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from utils.errors import CheckpointError, ConfigError
+from utils.files import ROOT, ensure_dir, write_json
+
+
+class CustomArgs(NamedTuple):
+    """A command-line option that sets one key of the config.
+
+    Args:
+        flags: such as ["--lr", "--learning_rate"].
+        type: of the value.
+        target: the key, as "optimizer;args;lr" or ("optimizer", "args", "lr").
+    """
+
+    flags: list[str]
+    type: Callable[[str], Any]
+    target: str | tuple[str, ...]
+
+
+class ConfigParser:
+    """A checked config, the objects that it names, and the folders of its run.
+
+    `config["trainer"]["epochs"]` gives plain values, with defaults filled in. Nothing is written before `save_dir` or
+    `log_dir` is first used.
+
+    Args:
+        config: the values of a config, or a `Source` that knows their places.
+        resume: a checkpoint file or run folder to continue.
+        modification: keys to set, as {"optimizer;args;lr": 0.1}; None values are skipped.
+        run_id: the name of the run's folder; by default the time of its start.
+
+    Raises:
+        ConfigError: with all problems of the config.
+        CheckpointError: the checkpoint cannot be read.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        resume: str | Path | None = None,
+        modification: Mapping[Any, Any] | None = None,
+        run_id: str | None = None,
+    ) -> None:
+        from config.schema import known, validate
+        from config.source import Source, dotted, override, to_plain
+        from logger.logger import setup_console
+
+        setup_console()
+        self._source = config if isinstance(config, Source) else Source(to_plain(config))
+        for target, value in (modification or {}).items():
+            if value is not None:
+                path = tuple(target.split(";")) if isinstance(target, str) else tuple(target)
+                override(self._source, path, value, f"command line ({dotted(path)})", known)
+        self._config = validate(self._source)
+        self.resume = Path(resume) if resume is not None else None
+        self.run_id = run_id
+        #: The parsed command line, if there was one.
+        self.args = argparse.Namespace()
+        #: Whether only to evaluate: then nothing is written.
+        self.evaluating = False
+        #: Whether `resume` only gives the first weights of a new run.
+        self.fine_tune = False
+        #: (dotted path, old value, new value) of what differs from the config of the checkpoint.
+        self.changes: list[tuple[str, Any, Any]] = []
+        self._checkpoint: dict[str, Any] | None = None
+        self._save_dir: Path | None = None
+        self._log_dir: Path | None = None
+
+    @classmethod
+    def from_args(
+        cls, args: argparse.ArgumentParser | argparse.Namespace, options: Iterable[Any] = (), evaluating: bool = False
+    ) -> "ConfigParser":
+        """Parse the command line (`sys.argv`) and read the config that it names.
+
+        Args:
+            args: a parser with the options -c, -r and -d; the other common options are added.
+            options: `CustomArgs`, or the like.
+            evaluating: a run folder stands for its best checkpoint, and nothing is written.
+        """
+        options = list(options)
+        if isinstance(args, argparse.ArgumentParser):
+            _add_options(args, options)
+            args = args.parse_args()
+        if args.device is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = args.device
+        modification = {option.target: getattr(args, _option_name(option.flags)) for option in options}
+        return _load(cls, args, modification, evaluating)
+
+    def init_obj(self, name: str, module: ModuleType, *args: Any, **kwargs: Any) -> Any:
+        """Build the component `name` of the config with the class or function that its type names in `module`.
+
+        `config.init_obj("optimizer", torch.optim, parameters)` is `torch.optim.Adam(parameters, lr=0.001)` where the
+        config says {"type": "Adam", "args": {"lr": 0.001}}. A component that is null or missing gives None.
+
+        Raises:
+            ConfigError: the type or an argument does not exist, or the constructor raises.
+        """
+        component = self._component(name)
+        if component is None:
+            return None
+        from config import components
+        from utils import seeding
+
+        target = self._checked(name, module, component, args, kwargs)
+        # Randomness in a constructor depends on the component alone, not on what was built before.
+        seeding.set_root_seed(self["seed"])
+        seeding.seed_everything(self["seed"], "init", *([] if name == "arch" else [name]))
+        place = f"{self._source.where((name,))}: {name} ({component['type']})"
+        return components.build(target, args, {**component.get("args", {}), **kwargs}, place)
+
+    def init_variant(self, name: str, module: ModuleType, **changes: Any) -> Any:
+        """`init_obj` with other values for some of the component's arguments.
+
+        Raises:
+            ConfigError: the constructor has no such argument.
+        """
+        component = self._component(name)
+        if component is None:
+            return None
+        variant = {**self._config, name: {**component, "args": {**component.get("args", {}), **changes}}}
+        self._config, before = variant, self._config
+        try:
+            return self.init_obj(name, module)
+        finally:
+            self._config = before
+
+    def init_ftn(self, name: str, module: ModuleType, *args: Any, **kwargs: Any) -> Any:
+        """The function that the component `name` names, with its arguments set; an instance if it is a class."""
+        from config import components
+
+        component = self._component(name)
+        if component is None:
+            return None
+        target = self._checked(name, module, component, args, kwargs, partial_call=True)
+        given = {**component.get("args", {}), **kwargs}
+        function = partial(target, *args) if args else target
+        return components.named(function, given, component.get("name") or component["type"])
+
+    def init_ftns(self, name: str, module: ModuleType) -> list[Any]:
+        """`init_ftn` for each component of a list, such as the metrics.
+
+        Raises:
+            ConfigError: two have the same name.
+        """
+        from config import components
+
+        functions: dict[str, Any] = {}
+        for i, item in enumerate(self[name]):
+            component: dict[str, Any] = {"type": item} if isinstance(item, str) else item
+            target = self._checked(name, module, component, (), {}, partial_call=True, path=(name, i))
+            label = component.get("name") or component["type"]
+            if label in functions:
+                where = self._source.where((name, i))
+                raise ConfigError(f"{where}: {name}.{i}: there are two {label!r}: give one a name of its own")
+            functions[label] = components.named(target, component.get("args", {}), label)
+        return list(functions.values())
+
+    def _component(self, name: str) -> dict[str, Any] | None:
+        component = self._config.get(name)
+        if component is None:
+            return None
+        if isinstance(component, str):
+            return {"type": component}
+        if not isinstance(component, dict) or not isinstance(component.get("type"), str):
+            raise ConfigError(f'{self._source.where((name,))}: {name} is no component {{"type": NAME, "args": {{…}}}}')
+        return component
+
+    def _checked(
+        self,
+        name: str,
+        module: ModuleType,
+        component: dict[str, Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        partial_call: bool = False,
+        path: tuple[str | int, ...] | None = None,
+    ) -> Callable[..., Any]:
+        from config import components
+
+        path = path or (name,)
+        # A component of the user's own (optimizer_D) is of the kind that its name says.
+        section = next((key for key in components.KINDS if name == key or name.startswith(key)), name)
+        target = components.find(module, section, component["type"], self._source, path)
+        problems = components.bind(
+            target, component.get("args", {}), args, kwargs, self._source, path, partial=partial_call
+        )
+        if problems:
+            raise ConfigError("\n  ".join(problems))
+        return target  # type: ignore[no-any-return]
+
+    def __getitem__(self, name: str) -> Any:
+        return self._config[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._config
+
+    def get_logger(self, name: str, verbosity: int = 2) -> logging.Logger:
+        """A logger at the level of a verbosity: 0 warnings, 1 information, 2 details."""
+        logger = logging.getLogger(name)
+        logger.setLevel({0: logging.WARNING, 1: logging.INFO, 2: logging.DEBUG}[verbosity])
+        return logger
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The whole config, with defaults."""
+        return self._config
+
+    @property
+    def save_dir(self) -> Path:
+        """The folder of the run's checkpoints; made at the first use."""
+        if self._save_dir is None:
+            self._make_folders()
+        assert self._save_dir is not None
+        return self._save_dir
+
+    @property
+    def log_dir(self) -> Path:
+        """The folder of the run's logs; made at the first use."""
+        if self._log_dir is None:
+            self._make_folders()
+        assert self._log_dir is not None
+        return self._log_dir
+
+    def _make_folders(self) -> None:
+        from logger.logger import setup_logging
+
+        if self.resume is not None and not self.fine_tune:
+            self._save_dir = self.resume if self.resume.is_dir() else self.resume.parent
+            run = self._save_dir
+            self._log_dir = run.parent.parent.parent / "log" / run.parent.name / run.name
+        else:
+            models = ROOT / self["trainer"]["save_dir"] / "models" / self["name"]
+            self._save_dir = new_folder(models, self.run_id)
+            self._log_dir = models.parent.parent / "log" / self["name"] / self._save_dir.name
+        ensure_dir(self._log_dir)
+        write_json(self._config, self._save_dir / "config.json")
+        setup_logging(self._log_dir)
+
+    def take_checkpoint(self) -> dict[str, Any] | None:
+        """The content of the checkpoint to start from, once; None for a run that starts afresh."""
+        if self._checkpoint is None and self.resume is not None:
+            from utils import checkpoint
+
+            self._checkpoint = checkpoint.load(self.resume)
+        state, self._checkpoint = self._checkpoint, None
+        return state
+
+    def as_markdown(self) -> str:
+        """The config as a block of JSON, for TensorBoard's text page."""
+        return f"```json\n{json.dumps(self._config, indent=4)}\n```"
+
+    def flat(self) -> dict[str, bool | str | int | float]:
+        """Plain values by dotted path, for TensorBoard's hyper-parameters page."""
+        return {".".join(map(str, path)): value for path, value in _leaves(self._config) if value is not None}
+
+
+def _leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterable[tuple[tuple[Any, ...], Any]]:
+    if isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _leaves(item, (*path, key))
+    else:
+        yield path, value
+
+
+def new_folder(parent: Path, run_id: str | None) -> Path:
+    """Make the folder of a new run: `run_id`, or the time with -2, -3, … where two start in one second.
+
+    Raises:
+        ConfigError: the run_id is taken.
+    """
+    ensure_dir(parent)
+    name = run_id or datetime.now().strftime("%Y%m%d_%H%M%S")
+    number = 1
+    while True:
+        folder = parent / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            if run_id is not None:
+                raise ConfigError(f"the run {folder} exists: continue it with -r, or choose another --run_id") from None
+            number += 1
+            continue
+        return folder
+
+
+def _option_name(flags: Iterable[str]) -> str:
+    """argparse's name of an option: the first long flag, as argparse takes it."""
+    flags = list(flags)
+    flag = next((flag for flag in flags if flag.startswith("--")), flags[0])
+    return flag.lstrip("-").replace("-", "_")
+
+
+def _add_options(parser: argparse.ArgumentParser, options: Iterable[Any]) -> None:
+    """Add the custom options, and the common ones that the program has not declared itself."""
+    common: list[tuple[list[str], dict[str, Any]]] = [
+        (["-c", "--config"], {"help": "config file"}),
+        (["-r", "--resume"], {"help": "checkpoint or run folder"}),
+        (["-d", "--device"], {"help": "GPUs to use, as for CUDA_VISIBLE_DEVICES"}),
+        (["--set"], {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": "set any key of the config"}),
+        (["--run_id"], {"help": "name of the run's folder; by default the time"}),
+        (["--traceback"], {"action": "store_true", "help": "show the traceback of an error"}),
+    ]
+    for option in options:
+        parser.add_argument(*option.flags, default=None, type=option.type, help=f"sets {_dotted(option.target)}")
+    for flags, settings in common:
+        if not any(flag in parser._option_string_actions for flag in flags):
+            parser.add_argument(*flags, **settings)
+
+
+def _dotted(target: str | tuple[str, ...]) -> str:
+    return target.replace(";", ".") if isinstance(target, str) else ".".join(target)
+
+
+def _load(
+    cls: type[ConfigParser], args: argparse.Namespace, modification: Mapping[Any, Any], evaluating: bool
+) -> ConfigParser:
+    """The ConfigParser of a parsed command line."""
+    from config.schema import known
+    from config.source import Source, override, read_source, read_value, to_plain
+
+    if args.config is None and args.resume is None:
+        raise ConfigError("say what to train: -c config.json, or -r CHECKPOINT to continue a run")
+    state, resume = _read_checkpoint(Path(args.resume), evaluating) if args.resume else (None, None)
+    if args.config is not None:
+        source = read_source(Path(args.config))
+    else:
+        assert state is not None
+        source = Source(to_plain(state["config"]), name=str(resume))
+    for text in getattr(args, "set", []):
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {text}: expected KEY=VALUE, such as --set trainer.epochs=3")
+        override(source, tuple(key.split(".")), read_value(value), f"command line (--set {key})", known)
+    config = cls(source, resume, modification, getattr(args, "run_id", None))
+    config.args, config._checkpoint, config.evaluating = args, state, evaluating
+    config.fine_tune = state is not None and args.config is not None and not evaluating
+    if state is not None and not config.fine_tune:
+        before = dict(_leaves(state["config"]))
+        for path, value in _leaves(config.config):
+            if before.get(path) != value:
+                config.changes.append((".".join(map(str, path)), before.get(path), value))
+    return config
+
+
+def _read_checkpoint(path: Path, best: bool) -> tuple[dict[str, Any], Path]:
+    """The content and the place of a checkpoint file, or of the best or the newest whole one in a run folder."""
+    from utils import checkpoint, run_folder
+
+    path = path.resolve()
+    if best and (path / run_folder.BEST).exists():
+        path /= run_folder.BEST
+    if not path.is_dir():
+        try:
+            return checkpoint.load(path), path
+        except CheckpointError as error:
+            beside = run_folder.whole_beside(path) if path.parent.is_dir() else []
+            hint = f"\n  whole checkpoints beside it: {', '.join(beside)}" if beside else ""
+            raise CheckpointError(f"{error}{hint}") from None
+    found, state, warnings = run_folder.newest_whole(path)
+    for warning in warnings:
+        logging.getLogger("checkpoint").warning(warning)
+    return state, found
+
+
+if __name__ == "__main__":
+    sys.exit("parse_config.py is imported by train.py and test.py: run python train.py -c config.json")

@@ -1,0 +1,75 @@
+"""Evaluate a checkpoint: python test.py -r saved/models/NAME/RUN/model_best.pth"""
+
+import argparse
+from typing import Any
+
+from parse_config import ConfigParser, CustomArgs
+from utils.errors import ConfigError, StorageError, run_command
+from utils.files import write_json
+
+
+def main(config: ConfigParser, split: str) -> None:
+    """Evaluate the checkpoint of the config on the "test" or the "valid" split."""
+    import data_loader.data_loaders as module_data
+    import model.loss as module_loss
+    import model.metric as module_metric
+    import model.model as module_arch
+    from trainer import Trainer
+    from utils import prepare_device
+
+    logger = config.get_logger("test")
+    loader = test_loader(config, module_data) if split == "test" else valid_loader(config, module_data)
+    model = config.init_obj("arch", module_arch)
+    device, _ = prepare_device(config["n_gpu"])
+    trainer = Trainer(
+        model.to(device),
+        config.init_ftn("loss", module_loss),
+        config.init_ftns("metrics", module_metric),
+        None,  # type: ignore[arg-type]  # nothing is optimized
+        config=config,
+        device=device,
+    )
+    trainer.restore()
+    metrics = trainer.evaluate(loader)
+    logger.info(f"{config.resume}, {split} data, {loader.n_samples:,} samples")
+    width = max(map(len, metrics))
+    for name, value in metrics.items():
+        logger.info(f"{name:<{width}}  {value!r}")
+    assert config.resume is not None
+    result = config.resume.parent / "test.json"
+    try:
+        write_json({"checkpoint": config.resume.name, "split": split, "metrics": metrics}, result)
+    except StorageError as error:
+        logger.warning(f"{error}; the numbers above are all there is")
+
+
+def test_loader(config: ConfigParser, module_data: Any) -> Any:
+    """The loader of the test data: `test_data_loader`, else the training loader's class with training=False."""
+    if config["test_data_loader"] is not None:
+        return config.init_obj("test_data_loader", module_data)
+    return config.init_variant("data_loader", module_data, training=False, shuffle=False, validation_split=0.0)
+
+
+def valid_loader(config: ConfigParser, module_data: Any) -> Any:
+    """The loader of the validation data, as in training."""
+    loader = config.init_obj("valid_data_loader", module_data)
+    loader = loader or config.init_obj("data_loader", module_data).split_validation()
+    if loader is None:
+        raise ConfigError("there is no validation data: no valid_data_loader, and validation_split is 0")
+    return loader
+
+
+def command() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Evaluate a checkpoint.")
+    parser.add_argument("-c", "--config", help="config file; by default the checkpoint's own")
+    parser.add_argument("-r", "--resume", help="checkpoint, or run folder: its best, else its newest", required=True)
+    parser.add_argument("-d", "--device", help="GPUs to use, as for CUDA_VISIBLE_DEVICES")
+    parser.add_argument("--split", choices=["test", "valid"], default="test", help="data to evaluate on")
+    options = [CustomArgs(["--bs", "--batch_size"], type=int, target="data_loader;args;batch_size")]
+    config = ConfigParser.from_args(parser, options, evaluating=True)
+    main(config, config.args.split)
+
+
+if __name__ == "__main__":
+    run_command(command)

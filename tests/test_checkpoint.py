@@ -1,0 +1,276 @@
+"""Checkpoint files: every flipped bit is found, no code runs, nothing is half-written."""
+
+import collections
+import enum
+import os
+import pickle
+import random
+import resource
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from utils import checkpoint, run_folder
+from utils.errors import CheckpointError, StorageError
+
+STATE = {
+    "format_version": 1,
+    "arch": "TinyModel",
+    "epoch": 1,
+    "state_dict": collections.OrderedDict(w=torch.arange(50.0), b=torch.ones(3, dtype=torch.float64)),
+    "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 0.1, "betas": (0.9, 0.999)}]},
+    "monitor_best": float("inf"),
+    "config": {"name": "x"},
+    "progress": {"step": None},
+}
+
+
+def saved(folder, name="checkpoint-epoch1.pth", **changes):
+    path = folder / name
+    checkpoint.save({**STATE, **changes}, path)
+    return path
+
+
+def test_round_trip(tmp_path):
+    state = checkpoint.load(saved(tmp_path))
+    assert torch.equal(state["state_dict"]["w"], STATE["state_dict"]["w"])
+    assert state["optimizer"]["param_groups"][0]["betas"] == (0.9, 0.999)
+    assert os.listdir(tmp_path) == ["checkpoint-epoch1.pth"]
+    torch.load(tmp_path / "checkpoint-epoch1.pth", weights_only=True, mmap=True)  # a plain torch file to others
+
+
+@pytest.mark.parametrize("count", [150, pytest.param(3000, marks=pytest.mark.soak)])
+def test_every_flipped_bit_is_found(tmp_path, count):
+    path = saved(tmp_path)
+    whole = path.read_bytes()
+    chance = random.Random(1)
+    # Everywhere once in the last bytes (the checksum and its length), and at random.
+    bits = [*range(8 * (len(whole) - 80), 8 * len(whole), 7), *(chance.randrange(8 * len(whole)) for _ in range(count))]
+    for bit in bits:
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError):
+            checkpoint.load(path)
+
+
+@pytest.mark.parametrize("count", [40, pytest.param(1000, marks=pytest.mark.soak)])
+def test_every_truncation_is_found(tmp_path, count):
+    path = saved(tmp_path)
+    whole = path.read_bytes()
+    chance = random.Random(2)
+    for length in [0, 1, 21, 100, len(whole) - 1, *(chance.randrange(len(whole)) for _ in range(count))]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError):
+            checkpoint.load(path)
+    path.write_bytes(whole + b"x")
+    with pytest.raises(CheckpointError):
+        checkpoint.load(path)
+
+
+def test_the_damaged_record_is_named(tmp_path):
+    path = saved(tmp_path)
+    content = bytearray(path.read_bytes())
+    at = content.index(torch.arange(50.0).numpy().tobytes())
+    content[at + 5] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"damaged: .* \(record .*/data/\d\)"):
+        checkpoint.load(path)
+
+
+class Color(enum.IntEnum):
+    RED = 3
+
+
+def test_plain_data_is_converted_and_the_rest_named():
+    value = {"a": np.float64(2.5), "b": np.arange(3), "c": Path("x"), "d": [Color.RED, (1, None)], "e": np.int32(1)}
+    plain = checkpoint.plain(value)
+    assert plain["a"] == 2.5 and type(plain["a"]) is float
+    assert torch.equal(plain["b"], torch.arange(3))
+    assert plain["c"] == "x" and type(plain["d"][0]) is int and type(plain["e"]) is int
+    with pytest.raises(CheckpointError, match=r"state.deep\[1\].f is a test_checkpoint.Odd"):
+        checkpoint.plain({"deep": [0, {"f": Odd()}]})
+
+
+class Odd:
+    pass
+
+
+class Evil:
+    """Runs a command when unpickled."""
+
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+def hostile_files(folder):
+    """Files that want to run `touch MARKER` or to mislead, by name."""
+    command = f"touch {folder / 'MARKER'}"
+    evil = Evil(command)
+    torch.save({**STATE, "state_dict": evil}, folder / "zip.pth")
+    torch.save({**STATE, "optimizer": {"state": {0: evil}}}, folder / "optimizer.pth")
+    torch.save({**STATE, "config": [evil]}, folder / "config.pth")
+    torch.save(evil, folder / "bare.pth")
+    torch.save({**STATE, "state_dict": evil}, folder / "legacy.pth", _use_new_zipfile_serialization=False)
+    (folder / "pickle.pth").write_bytes(pickle.dumps(evil))
+    (folder / "text-pickle.pth").write_bytes(pickle.dumps(evil, protocol=0))
+    torch.save({**STATE, "state_dict": torch.nn.Linear(2, 2)}, folder / "module.pth")
+    rewritten(folder, "compressed.pth", lambda name, data: (name, data), compression=zipfile.ZIP_DEFLATED)
+    rewritten(folder, "outside.pth", lambda name, data: (name.replace("data/0", "../../evil"), data))
+    rewritten(folder, "absolute.pth", lambda name, data: ("/tmp/evil" if name.endswith("data/0") else name, data))
+    rewritten(folder, "bomb.pth", lambda name, data: (name, data * 1000), compression=zipfile.ZIP_DEFLATED)
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        rewritten(folder, "duplicate.pth", lambda name, data: ("archive/data.pkl", data))
+    # Whole by its checksum, but with code inside.
+    checkpoint_with_code(folder / "signed.pth", evil)
+    return sorted(path.name for path in folder.glob("*.pth"))
+
+
+def rewritten(folder, name, change, compression=zipfile.ZIP_STORED):
+    torch.save(STATE, folder / "source.tmp")
+    with zipfile.ZipFile(folder / "source.tmp") as source, zipfile.ZipFile(folder / name, "w", compression) as target:
+        for entry in source.infolist():
+            target.writestr(*change(entry.filename, source.read(entry)))
+    (folder / "source.tmp").unlink()
+
+
+def checkpoint_with_code(path, evil):
+    with open(path, "wb") as file:
+        hashing = checkpoint._HashingFile(file)
+        torch.save({**STATE, "state_dict": evil}, hashing)
+        hashing.finish()
+
+
+@pytest.mark.parametrize("unsafe_default", [False, True])
+def test_no_code_runs(tmp_path, monkeypatch, unsafe_default):
+    if unsafe_default:
+        monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    names = hostile_files(tmp_path)
+    assert len(names) >= 12
+    for name in names:
+        with pytest.raises(CheckpointError) as caught:
+            checkpoint.load(tmp_path / name)
+        assert caught.value.exit_code == 4
+        assert name in str(caught.value)
+    assert not (tmp_path / "MARKER").exists()
+    with pytest.raises(CheckpointError, match=r"refused: .*signed.pth contains globals \[posix.system\]"):
+        checkpoint.load(tmp_path / "signed.pth")
+
+
+def foreign(folder):
+    (folder / "text.pth").write_text("hello")
+    (folder / "json.pth").write_text("{}")
+    (folder / "empty.pth").write_bytes(b"")
+    with zipfile.ZipFile(folder / "zip.pth", "w") as archive:
+        archive.writestr("a.txt", "x")
+    with open(folder / "state_dict.pth", "wb") as file:
+        hashing = checkpoint._HashingFile(file)
+        torch.save(STATE["state_dict"], hashing)
+        hashing.finish()
+    torch.save(STATE, folder / "unsigned.pth")
+    saved(folder, "newer.pth", format_version=99)
+    (folder / "folder.pth").mkdir()
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("text", "not a checkpoint"),
+        ("json", "not a checkpoint"),
+        ("empty", "is empty"),
+        ("zip", "a zip file of something else"),
+        ("state_dict", "a bare state_dict"),
+        ("unsigned", "not written by this template"),
+        ("newer", "has format 99, this code reads up to 1"),
+        ("folder", "not a file"),
+        ("missing", "does not exist"),
+    ],
+)
+def test_foreign_files_are_told_in_one_line(tmp_path, name, message):
+    foreign(tmp_path)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        checkpoint.load(tmp_path / f"{name}.pth")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path):
+    path = saved(tmp_path)
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    big = {**STATE, "state_dict": {"w": torch.zeros(100_000)}}
+    import signal
+
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(StorageError, match=r"could not write .*checkpoint-epoch1.pth: File too large"):
+            checkpoint.save(big, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_what_is_no_regular_file_is_not_replaced():
+    with pytest.raises(StorageError, match="/dev/full is not a regular file"):
+        checkpoint.save(STATE, Path("/dev/full"))
+    assert not Path("/dev/full").is_file()
+
+
+def test_the_newest_whole_file_is_found(tmp_path):
+    for epoch in (1, 2, 3):
+        saved(tmp_path, run_folder.checkpoint_name(epoch, None), epoch=epoch)
+    saved(tmp_path, run_folder.checkpoint_name(3, 5), epoch=3)
+    assert [path.path.name for path in run_folder.checkpoints(tmp_path)][-2:] == [
+        "checkpoint-epoch3-step5.pth",
+        "checkpoint-epoch3.pth",
+    ]
+    for name in ("checkpoint-epoch3.pth", "checkpoint-epoch3-step5.pth"):
+        (tmp_path / name).write_bytes(b"PK torn")
+    path, state, warnings = run_folder.newest_whole(tmp_path)
+    assert path.name == "checkpoint-epoch2.pth" and state["epoch"] == 2
+    assert len(warnings) == 3 and "falling back to checkpoint-epoch2.pth: 1 epoch to do again" in warnings[-1]
+    for epoch in (1, 2):
+        (tmp_path / run_folder.checkpoint_name(epoch, None)).write_bytes(b"")
+    with pytest.raises(CheckpointError, match="no whole checkpoint") as caught:
+        run_folder.newest_whole(tmp_path)
+    assert len(str(caught.value).splitlines()) == 5
+
+
+def test_pruning_never_leaves_fewer_than_two(tmp_path):
+    def names():
+        return sorted(path.name for path in tmp_path.glob("*.pth"))
+
+    saved(tmp_path, "checkpoint-epoch1-step2.pth")
+    saved(tmp_path, "checkpoint-epoch1-step4.pth")
+    saved(tmp_path, "checkpoint-epoch1.pth")
+    run_folder.prune(tmp_path, None)
+    assert names() == ["checkpoint-epoch1-step4.pth", "checkpoint-epoch1.pth"]
+    for epoch in (2, 3, 4, 5):
+        saved(tmp_path, f"checkpoint-epoch{epoch}.pth")
+    saved(tmp_path, "model_best.pth")
+    run_folder.prune(tmp_path, 3)
+    assert names() == [f"checkpoint-epoch{epoch}.pth" for epoch in (3, 4, 5)] + ["model_best.pth"]
+
+
+def test_all_of_torchs_optimizers_and_schedulers_are_plain(tmp_path):
+    model = tiny.TinyModel()
+    for name in ("Adam", "AdamW", "SGD", "RMSprop", "Adagrad", "NAdam", "Adamax", "Adadelta"):
+        optimizer = getattr(torch.optim, name)(model.parameters(), lr=0.1)
+        model(torch.randn(4, 6)).sum().backward()
+        optimizer.step()
+        checkpoint.plain(optimizer.state_dict())
+    for scheduler in (
+        torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=5, cycle_momentum=False),
+        torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer),
+        torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 5),
+    ):
+        checkpoint.plain(scheduler.state_dict())

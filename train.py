@@ -1,0 +1,73 @@
+"""Build every part from the config, and train: python train.py -c config.json"""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from parse_config import ConfigParser, CustomArgs
+from utils.errors import run_command
+
+if TYPE_CHECKING:
+    from trainer import Trainer
+
+
+def main(config: ConfigParser) -> "Trainer":
+    """Train what the config says; return the trainer."""
+    # Imported here, so that a mistake in the command line or the config is told before torch is loaded.
+    import torch
+
+    import data_loader.data_loaders as module_data
+    import model.loss as module_loss
+    import model.metric as module_metric
+    import model.model as module_arch
+    from config.optimization import init_scheduler
+    from trainer import Trainer
+    from utils import prepare_device
+
+    logger = config.get_logger("train")
+    data_loader = config.init_obj("data_loader", module_data)
+    valid_data_loader = config.init_obj("valid_data_loader", module_data) or data_loader.split_validation()
+
+    model = config.init_obj("arch", module_arch)
+    logger.info(model)
+    device, device_ids = prepare_device(config["n_gpu"])
+    if len(device_ids) > 1:
+        logger.warning("training on several GPUs is not there yet: using the first")
+    model = model.to(device)
+
+    criterion = config.init_ftn("loss", module_loss)
+    metrics = config.init_ftns("metrics", module_metric)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = config.init_obj("optimizer", torch.optim, parameters)
+    lr_scheduler = init_scheduler(config, optimizer, len(data_loader))
+
+    trainer = Trainer(
+        model,
+        criterion,
+        metrics,
+        optimizer,
+        config=config,
+        device=device,
+        data_loader=data_loader,
+        valid_data_loader=valid_data_loader,
+        lr_scheduler=lr_scheduler,
+    )
+    trainer.train()
+    return trainer
+
+
+def command() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Train a model as a config file says, or continue a run.")
+    parser.add_argument("-c", "--config", help="config file")
+    parser.add_argument("-r", "--resume", help="checkpoint or run folder; with -c: take only its weights")
+    parser.add_argument("-d", "--device", help="GPUs to use, as for CUDA_VISIBLE_DEVICES")
+    # Options of your own for keys of the config.
+    options = [
+        CustomArgs(["--lr", "--learning_rate"], type=float, target="optimizer;args;lr"),
+        CustomArgs(["--bs", "--batch_size"], type=int, target="data_loader;args;batch_size"),
+    ]
+    main(ConfigParser.from_args(parser, options))
+
+
+if __name__ == "__main__":
+    run_command(command)

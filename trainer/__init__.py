@@ -1,0 +1,5 @@
+"""What an update and an evaluation do."""
+
+from trainer.trainer import Trainer
+
+__all__ = ["Trainer"]

@@ -1,0 +1,279 @@
+"""The batches of an epoch: change here what an update or an evaluation does.
+
+Most tasks need one method of their own: `_forward`, which says what a batch means. Where an update is more than one
+step of one optimizer (a GAN), there is `_update`.
+"""
+
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from tqdm import tqdm
+
+from base.base_trainer import BaseTrainer, Log
+from base.batches import evaluation_batches, training_batches
+from base.monitor import Monitor
+from utils.errors import ConfigError, NonFiniteError
+from utils.metrics import MetricTracker
+from utils.runtime import Runtime, first_tensor, to_device
+
+if TYPE_CHECKING:
+    from parse_config import ConfigParser
+
+
+class Trainer(BaseTrainer):
+    """Trains a network on batches of (data, target).
+
+    Args:
+        model, criterion, metric_ftns, optimizer, config: as in `BaseTrainer`.
+        device: where the model is.
+        data_loader: the training batches; any iterable of batches with a length.
+        valid_data_loader: the validation batches, if any.
+        lr_scheduler: steps as `lr_scheduler.interval` of the config says.
+        len_epoch: batches in an epoch; by default `trainer.len_epoch`, else a pass over the data.
+    """
+
+    #: The names of the loss terms that `_forward` returns; the first is minimised.
+    loss_terms: Sequence[str] = ("loss",)
+
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: Callable[..., Any],
+        metric_ftns: Sequence[Any],
+        optimizer: torch.optim.Optimizer,
+        config: "ConfigParser",
+        device: torch.device,
+        data_loader: Any = None,
+        valid_data_loader: Any = None,
+        lr_scheduler: Any = None,
+        len_epoch: int | None = None,
+    ) -> None:
+        settings = config["trainer"]
+        names = [*self.loss_terms, *(metric.__name__ for metric in metric_ftns)]
+        validated = [f"val_{name}" for name in names if valid_data_loader is not None]
+        if not config.evaluating:  # before the run folder is made
+            Monitor(settings["monitor"], settings["early_stop"]).check([*names, *validated])
+        super().__init__(model, criterion, metric_ftns, optimizer, config)
+        self.device = device
+        self.data_loader = data_loader
+        self.valid_data_loader = valid_data_loader
+        self.lr_scheduler = lr_scheduler
+        if lr_scheduler is not None:
+            # The order of the two steps is fixed below; torch's check of it cries wolf after a resume in validation,
+            # and where fp16 skips the first step.
+            optimizer._opt_called = True  # type: ignore[attr-defined]
+        self.interval: str = (config["lr_scheduler"] or {}).get("interval", "epoch")
+        self.len_epoch = len_epoch or settings["len_epoch"] or (0 if data_loader is None else len(data_loader))
+        self.accumulate: int = settings["accumulate"]
+        self.log_step: int = settings["log_step"]
+        self.save_step: int | None = settings["save_step"]
+        self.on_nan: str = settings["on_nan"]
+        self.runtime = Runtime(device, settings["precision"], settings["clip_grad_norm"])
+        self.train_metrics = MetricTracker(*names)
+        self.valid_metrics = MetricTracker(*names)
+        #: The losses since they were last looked at, on the device.
+        self._losses: list[torch.Tensor] = []
+
+    def _train_epoch(self, epoch: int) -> Log:
+        """Train one epoch, validate, step an epoch scheduler; return the averages over all samples."""
+        self._set_mode(training=True)
+        for batches in self._groups(epoch):
+            self._update(batches)
+            self._after_update(len(batches))
+        self._log_window()
+        log = self._averages(self.train_metrics)
+        if self.valid_data_loader is not None:
+            log.update({f"val_{name}": value for name, value in self._valid_epoch(epoch).items()})
+        self._schedule("epoch", log)
+        return log
+
+    def _groups(self, epoch: int) -> Iterator[list[Any]]:
+        """The epoch's batches from where the run stands, in groups of `accumulate`: one group an update."""
+        if self.step == 0:
+            self._reset(self.train_metrics)
+        self.stop.polled = True  # from here on `_after_update` asks
+        done = (epoch - 1) * self.len_epoch
+        batches = training_batches(self.data_loader, done + self.step, done + self.len_epoch, self.seed)
+        if self.writer.enabled and done + self.step == 0:
+            batches = self._show_inputs(batches)
+        with tqdm(
+            total=self.len_epoch,
+            initial=self.step,
+            desc=f"epoch {epoch}/{self.epochs}",
+            unit="batch",
+            leave=False,
+            disable=not sys.stderr.isatty(),
+        ) as bar:
+            while group := list(islice(batches, self.accumulate)):
+                yield group
+                bar.update(len(group))
+
+    def _update(self, batches: Sequence[Any]) -> None:
+        """One optimizer step on a group of batches, as if they were one large batch."""
+        sizes = [self.batch_size_of(batch) for batch in batches]
+        losses = []
+        for batch, n in zip(batches, sizes, strict=True):
+            batch = to_device(batch, self.device)
+            with self.runtime.autocast():
+                terms, output, target = self._forward(batch)
+                loss = self._record(self.train_metrics, terms, output, target, n)
+            # Weighted by samples, so that a smaller last batch counts for what it holds.
+            self.runtime.backward(loss if len(batches) == 1 else loss * (n / sum(sizes)))
+            losses.append(loss.detach())
+        self._step(self.optimizer, losses)
+        self._schedule("step", {})
+
+    def _forward(self, batch: Any) -> tuple[Any, Any, Any]:
+        """What a batch means, in training, validation and test.
+
+        Returns:
+            the mean loss over the batch, or a dict of the loss terms that `loss_terms` names (the first is
+            minimised, all are logged); what the metrics take as output, and as target.
+        """
+        data, target = batch
+        output = self.model(data)
+        return self.criterion(output, target), output, target
+
+    def batch_size_of(self, batch: Any) -> int:
+        """How many samples (or tokens, or whatever the mean loss is over) a batch holds."""
+        tensor = first_tensor(batch)
+        if tensor is None:
+            raise ConfigError("a batch holds no tensor: let the trainer's batch_size_of(batch) say how large it is")
+        return tensor.shape[0]
+
+    def _step(self, optimizer: torch.optim.Optimizer, losses: list[torch.Tensor]) -> None:
+        """Let the optimizer take a step, unless `on_nan` is "skip" and a loss is not finite."""
+        self.lr = optimizer.param_groups[0]["lr"]
+        if self.on_nan == "skip" and not all(math.isfinite(loss) for loss in losses):  # waits for the GPU
+            self.logger.warning(f"step {self.step} of epoch {self.epoch} skipped: the loss is not finite")
+            optimizer.zero_grad(set_to_none=True)
+            return
+        if self.on_nan == "stop":
+            self._losses += losses
+        self.runtime.step(optimizer)
+
+    def _record(self, tracker: MetricTracker, terms: Any, output: Any, target: Any, n: int) -> torch.Tensor:
+        """Add a batch to the averages; return the loss."""
+        if not isinstance(terms, dict):
+            terms = {self.loss_terms[0]: terms}
+        with torch.no_grad():
+            for name, value in terms.items():
+                tracker.update(name, value, n)
+            for metric in self.metric_ftns:
+                if hasattr(metric, "compute"):
+                    metric.update(output, target)
+                else:
+                    tracker.update(metric.__name__, metric(output, target), n)
+        return terms[self.loss_terms[0]]
+
+    def _after_update(self, batches: int) -> None:
+        """Log, save inside the epoch and stop, where it is time."""
+        before, self.step = self.step, self.step + batches
+        if self.step // self.log_step > before // self.log_step:
+            self._log_window()
+        if self.save_step and self.step // self.save_step > before // self.save_step and self.step < self.len_epoch:
+            self._save_step()
+        self._stop_if_asked()
+
+    def _log_window(self) -> None:
+        """Write the averages since the last time to TensorBoard; one wait for the GPU."""
+        self._check_losses()
+        window = self.train_metrics.since_last()
+        if not window or not self.writer.enabled:
+            return
+        self.writer.set_step((self.epoch - 1) * self.len_epoch + self.step)
+        for name, value in window.items():
+            self.writer.add_scalar(name, value)
+        if self.runtime.grad_norm is not None:
+            self.writer.add_scalar("grad_norm", float(self.runtime.grad_norm))
+
+    def _check_losses(self) -> None:
+        """Stop the run if a loss since the last look was not finite: the weights are spoilt from there on.
+
+        Raises:
+            NonFiniteError: with the step, the learning rate and the last finite loss.
+        """
+        losses, self._losses = self._losses, []
+        if not losses or bool(torch.isfinite(torch.stack(losses).sum())):
+            return
+        values = [float(loss) for loss in losses]
+        bad = next((i for i, value in enumerate(values) if not math.isfinite(value)), None)
+        if bad is None:  # finite values whose sum overflows
+            return
+        last = f"{values[bad - 1]:.4g}" if bad else "in the steps before"
+        raise NonFiniteError(
+            f"the loss became {values[bad]} in epoch {self.epoch}, {len(values) - bad} updates before step {self.step} "
+            f"(lr {float(self.lr):.3g}, last finite loss {last})\n  {self._checkpoints.resume_hint()}"
+        )
+
+    def _save_step(self) -> None:
+        self._check_losses()
+        super()._save_step()
+
+    def _valid_epoch(self, epoch: int) -> Log:
+        """Evaluate on the validation data."""
+        log = self.evaluate(self.valid_data_loader, self.valid_metrics)
+        self.writer.set_step(epoch * self.len_epoch, "valid")
+        for name, value in log.items():
+            self.writer.add_scalar(name, value)
+        return log
+
+    @torch.no_grad()
+    def evaluate(self, loader: Iterable[Any], tracker: MetricTracker | None = None) -> Log:
+        """The averages over all samples of a loader; the same for validation and test."""
+        tracker = tracker or MetricTracker()
+        self._set_mode(training=False)
+        self._reset(tracker)
+        for batch in evaluation_batches(loader, self.seed):
+            n = self.batch_size_of(batch)
+            batch = to_device(batch, self.device)
+            with self.runtime.autocast():
+                terms, output, target = self._forward(batch)
+                self._record(tracker, terms, output, target, n)
+            self._stop_if_asked()
+        return self._averages(tracker)
+
+    def _schedule(self, interval: str, log: Log) -> None:
+        """Step the scheduler if it steps at this interval; a plateau is judged by the monitored number."""
+        if self.lr_scheduler is None or interval != self.interval:
+            return
+        if isinstance(self.lr_scheduler, ReduceLROnPlateau):
+            name = self.monitor.name if self.monitor.on else "val_loss" if "val_loss" in log else self.loss_terms[0]
+            self.lr_scheduler.step(log[name])
+        else:
+            self.lr_scheduler.step()
+
+    def _set_mode(self, training: bool) -> None:
+        """Put every network of the trainer in training or evaluation mode."""
+        for part in vars(self).values():
+            if isinstance(part, nn.Module):
+                part.train(training)
+
+    def _reset(self, tracker: MetricTracker) -> None:
+        tracker.reset()
+        for metric in self.metric_ftns:
+            if hasattr(metric, "compute"):
+                metric.reset()
+
+    def _averages(self, tracker: MetricTracker) -> Log:
+        objects = {m.__name__: float(m.compute()) for m in self.metric_ftns if hasattr(m, "compute")}
+        return {**tracker.result(), **objects}
+
+    def _samples_per_epoch(self) -> float:
+        return self.train_metrics.count(self.loss_terms[0])
+
+    def _show_inputs(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Pass the batches on; if the first one holds images, show them in TensorBoard."""
+        for k, batch in enumerate(batches):
+            images = first_tensor(batch) if k == 0 else None
+            if images is not None and images.ndim == 4 and images.shape[1] in (1, 3):
+                low, high = images[:64].aminmax()
+                self.writer.set_step(0)
+                self.writer.add_images("input", (images[:64] - low) / (high - low).clamp(min=1e-9))
+            yield batch

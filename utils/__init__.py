@@ -1,0 +1,20 @@
+"""What every project needs and nobody has to edit; the classic names are found here too."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from utils.util import MetricTracker, ensure_dir, inf_loop, prepare_device, read_json, write_json
+
+__all__ = ["MetricTracker", "ensure_dir", "inf_loop", "prepare_device", "read_json", "write_json"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from utils import util
+
+        return getattr(util, name)
+    raise AttributeError(f"module 'utils' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

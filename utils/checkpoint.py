@@ -1,0 +1,258 @@
+"""Checkpoint files: plain data in torch's zip format, whole or not there, and checked before a byte is trusted.
+
+A file is written to a temporary name, flushed to disk, read back, and only then renamed. The SHA-256 of its content
+stands in the zip's archive comment, because neither `torch.load` nor `zipfile` notices every flipped bit. Loading
+never runs code: `weights_only=True` always, stored entries only, and whatever else a pickle asks for is refused.
+"""
+
+import hashlib
+import os
+import shutil
+import struct
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, cast
+
+import numpy as np
+import torch
+
+from utils.errors import CheckpointError, StorageError
+from utils.files import replacing
+
+FORMAT_VERSION = 1
+#: The classic template's keys, and ours.
+REQUIRED_KEYS = ("format_version", "arch", "epoch", "state_dict", "optimizer", "monitor_best", "config", "progress")
+_COMMENT = b"sha256:"
+_COMMENT_SIZE = len(_COMMENT) + 64
+_EXPECTED = "expected a checkpoint that this template has saved"
+
+
+def plain(value: Any, name: str = "state") -> Any:
+    """Copy nested containers as what a checkpoint may hold: tensors, numbers, strings, None, lists, tuples, dicts.
+
+    NumPy's numbers and arrays and paths are converted.
+
+    Raises:
+        CheckpointError: a value of any other type, named by its place.
+    """
+    if isinstance(value, torch.Tensor):
+        return value.detach()
+    if value is None or type(value) in (bool, int, float, str, bytes):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return torch.from_numpy(value.copy())
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return {plain(key, f"{name} (a key)"): plain(item, f"{name}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        items = [plain(item, f"{name}[{i}]") for i, item in enumerate(value)]
+        return tuple(items) if isinstance(value, tuple) else items
+    for kind in (int, float, str):  # enums and other subclasses of plain types
+        if isinstance(value, kind):
+            return kind(value)
+    found = f"{type(value).__module__}.{type(value).__qualname__}"
+    raise CheckpointError(f"{name} is a {found}: a checkpoint holds tensors and plain data only (see state_dict)")
+
+
+class _HashingFile:
+    """A file that hashes what is written to it, all but the last two bytes: the length of the zip's comment."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.sha256, self.tail = file, hashlib.sha256(), b""
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        if len(view) < 2:
+            joined = self.tail + bytes(view)
+            self._put(joined[:-2])
+            self.tail = joined[-2:]
+        else:
+            self._put(self.tail)
+            self._put(view[:-2])
+            self.tail = bytes(view[-2:])
+        return len(view)
+
+    def _put(self, data: bytes | memoryview) -> None:
+        self.sha256.update(data)
+        self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def finish(self) -> None:
+        """Write the checksum as the comment of the zip, in place of the empty one that was held back."""
+        self.file.write(struct.pack("<H", _COMMENT_SIZE) + _COMMENT + self.sha256.hexdigest().encode())
+
+
+def save(state: Mapping[str, Any], path: Path) -> None:
+    """Write `state` to `path`, whole and verified, or leave what stood there.
+
+    Raises:
+        StorageError: it could not be written.
+        CheckpointError: it holds something that is not plain data.
+    """
+    state = plain(state, "checkpoint")
+    with replacing(path) as file:
+        hashing = _HashingFile(file)
+        try:
+            torch.save(state, cast(IO[bytes], hashing))
+        except RuntimeError as error:  # torch hides the OSError of a failed write behind its own
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+        hashing.finish()
+        file.flush()
+        os.fsync(file.fileno())
+        problem = damage(Path(file.name))
+        if problem:
+            raise StorageError(f"could not write {path}: read back, it is damaged ({problem})")
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a checkpoint file, whole and verified, or leave what stood at `target`."""
+    with replacing(target) as file:
+        with open(source, "rb") as original:
+            shutil.copyfileobj(original, file, 1 << 20)
+        file.flush()
+        problem = damage(Path(file.name))
+        if problem:
+            raise StorageError(f"could not write {target}: the copy is damaged ({problem})")
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with the bytes of a checkpoint file, or None: about 0.1 s for 100 MB."""
+    try:
+        size = path.stat().st_size
+        if size <= _COMMENT_SIZE + 22:
+            return "empty" if size == 0 else "too short"
+        with open(path, "rb") as file:
+            file.seek(size - _COMMENT_SIZE - 2)
+            length, comment = struct.unpack("<H", file.read(2))[0], file.read()
+            if length != _COMMENT_SIZE or not comment.startswith(_COMMENT):
+                return "truncated, or not written by this template: it does not end with its checksum"
+            file.seek(0)
+            sha256, left = hashlib.sha256(), size - _COMMENT_SIZE - 2
+            while left:
+                block = file.read(min(left, 1 << 20))
+                sha256.update(block)
+                left -= len(block)
+            if sha256.hexdigest().encode() != comment[len(_COMMENT) :]:
+                return f"its content does not match its checksum{_damaged_record(path)}"
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def _damaged_record(path: Path) -> str:
+    """Name the first record of a damaged zip whose own checksum fails, where there is one."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            record = archive.testzip()
+    except Exception as error:  # a damaged file may fail in any way, and only its name is wanted
+        return f" ({type(error).__name__}: {error})"
+    return f" (record {record})" if record else ""
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint on the CPU, after checking that it is one, that it is whole, and that it holds no code.
+
+    Raises:
+        CheckpointError: with the reason, in one line.
+    """
+    _check_kind(path)
+    problem = damage(path)
+    if problem:
+        raise CheckpointError(f"{path} is damaged: {problem}")
+    state = _unpickle(path)
+    if not isinstance(state, dict) or "format_version" not in state:
+        kind = "a bare state_dict" if _is_state_dict(state) else f"a {type(state).__name__}"
+        raise CheckpointError(f"{path} is {kind}: {_EXPECTED}")
+    if not isinstance(state["format_version"], int) or state["format_version"] > FORMAT_VERSION:
+        found = state["format_version"]
+        raise CheckpointError(f"{path} has format {found}, this code reads up to {FORMAT_VERSION}: use newer code")
+    missing = [key for key in REQUIRED_KEYS if key not in state]
+    if missing:
+        raise CheckpointError(f"{path} lacks {', '.join(missing)}: {_EXPECTED}")
+    return state
+
+
+def size_of(value: Any) -> int:
+    """About how many bytes the tensors in nested containers take."""
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return sum(size_of(item) for item in items)
+
+
+def _is_state_dict(state: Any) -> bool:
+    return isinstance(state, dict) and bool(state) and all(isinstance(v, torch.Tensor) for v in state.values())
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse what is no zip of stored entries with plain names, without unpickling anything."""
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist")
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not a file: {_EXPECTED}")
+    with open(path, "rb") as file:
+        start = file.read(64)
+    if not start.startswith(b"PK"):
+        kind = "empty" if not start else "a pickle of an old torch" if start[:1] == b"\x80" else "not a checkpoint"
+        raise CheckpointError(f"{path} is {kind}: {_EXPECTED}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from None
+    names = [entry.filename for entry in entries]
+    if len(names) != len(set(names)) or any(".." in name.split("/") or name.startswith("/") for name in names):
+        raise CheckpointError(f"refused: {path} has duplicate or outside names")
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise CheckpointError(f"refused: {path} has compressed entries, which torch never writes")
+    if sum(name.endswith("/data.pkl") for name in names) != 1:
+        raise CheckpointError(f"{path} is a zip file of something else: {_EXPECTED}")
+    _check_globals(path)
+
+
+def _check_globals(path: Path) -> None:
+    """Name what a pickle asks for beyond tensors and plain data; finding out runs nothing."""
+    try:
+        found = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+    except Exception as error:  # the scan of a hostile pickle may fail in any way
+        raise CheckpointError(f"refused: {path} is no pickle of tensors and plain data ({error})") from None
+    if any(name.startswith("parse_config.") for name in found):
+        raise CheckpointError(
+            f"{path} was saved by the classic template, with a pickled ConfigParser; convert it:\n"
+            f"  python tools/convert_checkpoint.py {path} NEW.pth"
+        )
+    if found:
+        raise CheckpointError(f"refused: {path} contains globals [{', '.join(sorted(found))}]")
+
+
+def _unpickle(path: Path) -> Any:
+    try:
+        # Explicit: the environment variable TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD turns the default off.
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever the unpickler trips over, the file is what is wrong
+        raise CheckpointError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+
+
+def mismatches(current: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
+    """Names that are missing, unexpected or of another shape, as lines for an error message; at most 10 of each."""
+    shapes = [
+        f"{name} {list(saved[name].shape)} -> {list(value.shape)}"
+        for name, value in current.items()
+        if name in saved
+        and isinstance(value, torch.Tensor)
+        and (not isinstance(saved[name], torch.Tensor) or saved[name].shape != value.shape)
+    ]
+    kinds = {
+        "missing": [name for name in current if name not in saved],
+        "unexpected": [name for name in saved if name not in current],
+        "wrong shape": shapes,
+    }
+    return [f"{kind}: {', '.join(names[:10])}{', …' if names[10:] else ''}" for kind, names in kinds.items() if names]

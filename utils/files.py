@@ -1,0 +1,65 @@
+"""Reading and writing small files, with the standard library alone."""
+
+import contextlib
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from utils.errors import StorageError
+
+#: The project's root folder: where `train.py` stands, whatever the current folder is.
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def ensure_dir(dirname: str | Path) -> None:
+    """Make a folder and its parents unless it is there."""
+    Path(dirname).mkdir(parents=True, exist_ok=True)
+
+
+def read_json(fname: str | Path) -> Any:
+    """Read a JSON file; objects keep the order of their keys."""
+    return json.loads(Path(fname).read_text(encoding="utf-8"), object_pairs_hook=OrderedDict)
+
+
+def write_json(content: Mapping[str, Any], fname: str | Path) -> None:
+    """Write a JSON file, indented, whole or not at all."""
+    with replacing(Path(fname), "w") as file:
+        file.write(json.dumps(content, indent=4) + "\n")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut (where the system can)."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a temporary file beside `path` for writing; on success it is on disk and has taken the place of `path`.
+
+    Raises:
+        StorageError: the file could not be written; what stood at `path` is as it was.
+    """
+    if path.exists() and not path.is_file():
+        raise StorageError(f"{path} is not a regular file: it is not replaced")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        ensure_dir(path.parent)
+        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise StorageError(f"could not write {path}: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()

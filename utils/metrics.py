@@ -1,0 +1,104 @@
+"""Exact averages over samples, summed where the values are."""
+
+import math
+from typing import Any, Protocol
+
+import torch
+
+
+class ScalarWriter(Protocol):
+    """What a tracker needs of a TensorBoard writer."""
+
+    def add_scalar(self, tag: str, value: float) -> None: ...
+
+
+class MetricTracker:
+    """Sums of values and of the samples behind them, one pair for each name.
+
+    Values that are tensors are summed on their device in float64 (float32 where the device has none), so an update
+    never waits for the GPU; only `avg` and `result` read them.
+
+    Args:
+        keys: the names, in the order in which `result` gives them; others may be added by updates.
+        writer: gets each updated value as a scalar at its current step, if given.
+    """
+
+    def __init__(self, *keys: str, writer: ScalarWriter | None = None) -> None:
+        self.writer = writer
+        self._keys = keys
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all values."""
+        self._sums: dict[str, Any] = dict.fromkeys(self._keys, 0.0)
+        self._counts: dict[str, float] = dict.fromkeys(self._keys, 0)
+        self._seen: dict[str, tuple[float, float]] = {}
+
+    def update(self, key: str, value: Any, n: float = 1) -> None:
+        """Add the mean `value` of `n` samples, or a tensor [n] with one value for each sample (`n` is then its length).
+
+        Raises:
+            ValueError: a tensor of more than one dimension.
+        """
+        if self.writer is not None:
+            self.writer.add_scalar(key, float(value if not isinstance(value, torch.Tensor) else value.float().mean()))
+        if isinstance(value, torch.Tensor):
+            self._add_tensor(key, value.detach(), n)
+        else:
+            self._sums[key] = self._sums.get(key, 0.0) + float(value) * n
+            self._counts[key] = self._counts.get(key, 0) + n
+
+    def _add_tensor(self, key: str, value: torch.Tensor, n: float) -> None:
+        dtype = torch.float32 if value.device.type == "mps" else torch.float64
+        if value.ndim > 1:
+            raise ValueError(f"{key}: one value, or one for each sample, not a tensor of shape {list(value.shape)}")
+        total = self._sums.get(key)
+        if not isinstance(total, torch.Tensor):
+            total = self._sums[key] = torch.full((), total or 0.0, dtype=dtype, device=value.device)
+        if value.ndim == 1:
+            n = len(value)
+            total += value.sum(dtype=dtype)
+        else:
+            total.add_(value, alpha=n)
+        self._counts[key] = self._counts.get(key, 0) + n
+
+    def avg(self, key: str) -> float:
+        """The average of one name over its samples (waits for the GPU); NaN before the first update."""
+        return float(self._sums[key]) / self._counts[key] if self._counts[key] else math.nan
+
+    def result(self) -> dict[str, float]:
+        """The averages of all names that have had an update; one wait for the GPU."""
+        sums = self._read()
+        return {key: sums[key] / self._counts[key] for key in sums if self._counts[key]}
+
+    def since_last(self) -> dict[str, float]:
+        """The averages over what was added since the last call; one wait for the GPU."""
+        sums, counts = self._read(), dict(self._counts)
+        before, self._seen = self._seen, {key: (sums[key], counts[key]) for key in sums}
+        averages = {}
+        for key in sums:
+            old_sum, old_count = before.get(key, (0.0, 0))
+            if counts[key] > old_count:
+                averages[key] = (sums[key] - old_sum) / (counts[key] - old_count)
+        return averages
+
+    def _read(self) -> dict[str, float]:
+        sums = dict(self._sums)
+        on_device = [key for key, value in sums.items() if isinstance(value, torch.Tensor)]
+        if on_device:
+            sums.update(zip(on_device, torch.stack([sums[key] for key in on_device]).tolist(), strict=True))
+        return sums
+
+    def count(self, key: str) -> float:
+        """How many samples the average of `key` is over."""
+        return self._counts.get(key, 0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Sums and counts, for a checkpoint inside an epoch."""
+        return {"sums": self._read(), "counts": dict(self._counts), "seen": dict(self._seen)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from sums and counts; tensors move to the device of the next value."""
+        self._sums = {key: float(value) for key, value in state["sums"].items()}
+        self._counts = dict(state["counts"])
+        self._seen = dict(state["seen"])

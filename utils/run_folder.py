@@ -1,0 +1,142 @@
+"""The checkpoints of a run folder: their names, their order, the newest whole one, and which may go."""
+
+import contextlib
+import os
+import re
+import socket
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from utils.errors import CheckpointError, ConfigError
+
+BEST = "model_best.pth"
+_NAME = re.compile(r"checkpoint-epoch(\d+)(?:-step(\d+))?\.pth")
+
+
+class Saved(NamedTuple):
+    """A checkpoint file: `step` counts the batches done in an unfinished epoch, and is None after a finished one."""
+
+    epoch: int
+    step: int | None
+    path: Path
+
+    @property
+    def order(self) -> tuple[int, float]:
+        """Sorts files by how far the run had come: a step of epoch N stands before the end of epoch N."""
+        return self.epoch, float("inf") if self.step is None else self.step
+
+
+def checkpoint_name(epoch: int, step: int | None) -> str:
+    """The file name of a checkpoint after `epoch`, or after `step` batches of it."""
+    return f"checkpoint-epoch{epoch}.pth" if step is None else f"checkpoint-epoch{epoch}-step{step}.pth"
+
+
+def checkpoints(folder: Path) -> list[Saved]:
+    """The checkpoints in a run folder, oldest first, without `model_best.pth`."""
+    found = []
+    for path in folder.glob("checkpoint-epoch*.pth"):
+        match = _NAME.fullmatch(path.name)
+        if match:
+            found.append(Saved(int(match[1]), int(match[2]) if match[2] else None, path))
+    return sorted(found, key=lambda saved: saved.order)
+
+
+def newest_whole(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
+    """Load the newest checkpoint of a run folder that is whole.
+
+    Returns:
+        its path, its content, and a warning for each newer file that had to be passed over.
+
+    Raises:
+        CheckpointError: there is none, with the reason for each file.
+    """
+    from utils import checkpoint
+
+    candidates = list(reversed(checkpoints(folder)))
+    problems: list[str] = []
+    for saved in candidates:
+        try:
+            state = checkpoint.load(saved.path)
+        except CheckpointError as error:
+            problems.append(str(error))
+            continue
+        if problems:
+            lost = candidates[0].epoch - saved.epoch
+            problems.append(f"falling back to {saved.path.name}: {lost} epoch{'s' * (lost != 1)} to do again")
+        return saved.path, state, problems
+    if problems:
+        raise CheckpointError("no whole checkpoint:\n  " + "\n  ".join(problems))
+    raise CheckpointError(f"{folder} holds no checkpoint-epoch*.pth")
+
+
+def whole_beside(path: Path) -> list[str]:
+    """The names of the whole checkpoints in the folder of `path`, newest first, for an error message."""
+    from utils import checkpoint
+
+    others = [saved.path for saved in reversed(checkpoints(path.parent)) if saved.path != path]
+    best = path.parent / BEST
+    if best.exists() and best != path:
+        others.append(best)
+    return [other.name for other in others if checkpoint.damage(other) is None]
+
+
+def set_aside_later(folder: Path, current: Path) -> list[str]:
+    """Rename the checkpoints that came after `current` to `*.pth.old`; the run is about to take another way."""
+    files = checkpoints(folder)
+    here = next((saved.order for saved in files if saved.path == current), None)
+    later = [saved.path for saved in files if here is not None and saved.order > here]
+    for path in later:
+        path.replace(path.with_name(path.name + ".old"))
+    return [path.name for path in later]
+
+
+def prune(folder: Path, keep_last: int | None) -> None:
+    """Remove epoch files beyond the newest `keep_last`, step files beyond the newest two, and those outdone by
+    a later epoch file that is whole. At least two whole files stay, and the best is never counted.
+    """
+    files = checkpoints(folder)
+    epochs = [saved for saved in files if saved.step is None]
+    steps = [saved for saved in files if saved.step is not None]
+    newest_epoch = epochs[-1].epoch if epochs else 0
+    gone = [saved for saved in steps if saved.epoch <= newest_epoch] + steps[:-2]
+    gone += epochs[: -max(keep_last, 2)] if keep_last else []
+    remaining = [saved for saved in files if saved not in gone]
+    # Two whole files at least: the newest ones on their way out stay until then.
+    stay = sorted(set(gone), key=lambda saved: saved.order)[len(remaining) - 2 :] if len(remaining) < 2 else []
+    for saved in set(gone) - set(stay):
+        with contextlib.suppress(FileNotFoundError):
+            saved.path.unlink()
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that a killed process left; call it as the owner of the run."""
+    for path in folder.glob("*.tmp"):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def own(folder: Path) -> IO[str] | None:
+    """Lock a run folder for this process, until it ends or closes the file; None where the system has no locks.
+
+    Raises:
+        ConfigError: another process owns it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    file = open(folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - held for the life of the process
+    try:
+        # A record lock: unlike flock's, forked workers do not inherit it and hold it when this process is killed.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        file.seek(0)
+        owner = file.read().strip() or "another process"
+        file.close()
+        raise ConfigError(f"{folder} is in use by {owner}: stop it first, or start another run") from None
+    except OSError:  # a file system without locks
+        return file
+    file.truncate(0)
+    file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    return file

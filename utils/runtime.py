@@ -1,0 +1,107 @@
+"""Where and how numbers are computed: device, precision and the optimizer step. What is off costs nothing."""
+
+import contextlib
+import logging
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def prepare_device(n_gpu: int) -> tuple[torch.device, list[int]]:
+    """The device to train on and the indices of the GPUs, as many as asked for and as there are.
+
+    One warning where there are fewer than `n_gpu`, as the classic template had it.
+    """
+    available = torch.cuda.device_count()
+    if n_gpu > available:
+        what = "no GPU" if available == 0 else f"only {available} GPU{'s' * (available > 1)}"
+        where = "the CPU" if available == 0 else "what there is"
+        logging.getLogger("device").warning(f"n_gpu is {n_gpu} but there is {what}: training on {where}")
+    n_gpu = min(n_gpu, available)
+    return torch.device("cuda:0" if n_gpu > 0 else "cpu"), list(range(n_gpu))
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module inside DataParallel, DistributedDataParallel and `torch.compile`, whose names a checkpoint keeps."""
+    inner: Any = model
+    while True:
+        if isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = inner.module
+        elif hasattr(inner, "_orig_mod"):
+            inner = inner._orig_mod
+        else:
+            return cast(nn.Module, inner)
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Move the tensors of a batch, through tuples, lists and dicts; copies from pinned memory do not wait."""
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(to_device(value, device) for value in batch))
+    if isinstance(batch, list | tuple):
+        return type(batch)(to_device(value, device) for value in batch)
+    return batch
+
+
+def first_tensor(batch: Any) -> torch.Tensor | None:
+    """The first tensor of a batch, in the order of its containers."""
+    if isinstance(batch, torch.Tensor):
+        return batch
+    values = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, list | tuple) else ()
+    for value in values:
+        found = first_tensor(value)
+        if found is not None:
+            return found
+    return None
+
+
+class Runtime:
+    """Runs forward, backward and the optimizer step in the precision and with the clipping that the config asks for.
+
+    Args:
+        device: where the model is.
+        precision: "fp32", "bf16" or "fp16" (automatic mixed precision; the weights stay float32).
+        clip_grad_norm: largest 2-norm of all gradients of an optimizer together, or None.
+    """
+
+    def __init__(self, device: torch.device, precision: str = "fp32", clip_grad_norm: float | None = None) -> None:
+        self.device = device
+        self.clip_grad_norm = clip_grad_norm
+        self.grad_norm: torch.Tensor | None = None
+        self._dtype = _DTYPES.get(precision)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The context for a forward pass and its loss."""
+        if self._dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self._dtype)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradients of `loss`."""
+        self._scaler.scale(loss).backward()
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip the gradients, take the step, clear the gradients."""
+        if self.clip_grad_norm is not None:
+            self._scaler.unscale_(optimizer)
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            self.grad_norm = nn.utils.clip_grad_norm_(parameters, self.clip_grad_norm)
+        self._scaler.step(optimizer)
+        self._scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the fp16 loss scale; empty otherwise."""
+        return self._scaler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with a saved loss scale."""
+        if state:
+            self._scaler.load_state_dict(state)

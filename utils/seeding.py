@@ -1,0 +1,104 @@
+"""Randomness as a function of the seed and a place: nothing random depends on what ran before.
+
+Every draw is seeded from a hash of where it happens (see "Exactness" in the README), so a checkpoint holds no
+generator states, and a resumed run draws what the unbroken one drew.
+"""
+
+import hashlib
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+#: The seed of the run; `ConfigParser` sets it from the config before it builds anything.
+_root_seed = 0
+
+
+def set_root_seed(seed: int) -> None:
+    """Set the seed that loaders made from now on take as their own."""
+    global _root_seed
+    _root_seed = seed
+
+
+def root_seed() -> int:
+    """The seed of the run."""
+    return _root_seed
+
+
+def mix(*parts: int | str) -> int:
+    """Hash `parts` to an integer of 63 bits, the same in every process and on every machine."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def generator(*parts: int | str) -> torch.Generator:
+    """A CPU generator of its own, seeded from `parts`."""
+    return torch.Generator().manual_seed(mix(*parts))
+
+
+def seed_everything(*parts: int | str) -> None:
+    """Seed torch (CPU and the current GPU), `random` and `numpy.random` from `parts`: about 15 µs.
+
+    The generator objects are used because `torch.manual_seed` takes 225 µs as long as CUDA is not initialised.
+    """
+    value = mix(*parts)
+    torch.default_generator.manual_seed(value)
+    if torch.cuda.is_initialized():
+        torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(value)
+    random.seed(value)
+    np.random.seed(value & 0xFFFFFFFF)
+
+
+class Rows(NamedTuple):
+    """The place of the batch that is being fetched: its loader's seed and name, the epoch, its samples' positions."""
+
+    seed: int
+    name: str
+    epoch: int
+    positions: torch.Tensor
+
+
+_rows: Rows | None = None
+
+
+@contextmanager
+def fetching(rows: Rows) -> Iterator[None]:
+    """Say which batch is being fetched while whole-batch data draws its augmentation."""
+    global _rows
+    _rows, before = rows, _rows
+    try:
+        yield
+    finally:
+        _rows = before
+
+
+def uniform_rows(count: int, columns: int) -> torch.Tensor:
+    """Random numbers for augmenting a whole batch: row i depends only on the place of sample i.
+
+    Inside a loader the row of a sample is the same however the samples are cut into batches, workers or processes;
+    elsewhere the rows come from torch's generator.
+
+    Returns:
+        float32 [count, columns] in [0, 1).
+    """
+    if _rows is None:
+        return torch.rand(count, columns)
+    base = mix(_rows.seed, _rows.name, "rows", _rows.epoch)
+    counters = _rows.positions[:, None] * columns + torch.arange(columns)
+    return (_splitmix(counters + base) >> 40 & 0xFFFFFF).float() / (1 << 24)
+
+
+def _splitmix(x: torch.Tensor) -> torch.Tensor:
+    """Mix int64 by splitmix64; products wrap (Steele et al. 2014, doi:10.1145/2714064.2660195)."""
+    x = x * -0x61C8864680B583EB
+    x = (x ^ (x >> 30 & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
+    x = (x ^ (x >> 27 & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
+    return x ^ (x >> 31 & 0x1FFFFFFFF)
+
+
+def permutation(indices: torch.Tensor, parts: Sequence[int | str]) -> torch.Tensor:
+    """`indices` (int64 [n]) in the random order that `parts` stand for."""
+    return indices[torch.randperm(len(indices), generator=generator(*parts))]

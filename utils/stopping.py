@@ -1,0 +1,47 @@
+"""Signals that ask a run to stop politely: it finishes the step in hand, saves, and leaves."""
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from utils.errors import Stopped
+
+_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
+
+
+class StopRequest:
+    """Notes SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 while it is entered; the loops ask for `signum` between steps.
+
+    A second Ctrl-C ends the process at once.
+    """
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        #: Whether the code that runs asks for `signum`; where it doesn't, the signal raises `Stopped` at once.
+        self.polled = True
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        if threading.current_thread() is threading.main_thread():
+            self._before = {signum: signal.signal(signum, self._note) for signum in _SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+
+    def _note(self, signum: int, _frame: FrameType | None) -> None:
+        if self.signum is not None and signum == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            raise KeyboardInterrupt
+        self.signum = signum
+        if not self.polled:
+            self.polled = True
+            raise self.error("")
+
+    def error(self, message: str) -> Stopped:
+        """The exception that ends the run, with the exit code for the signal."""
+        number = self.signum or signal.SIGTERM
+        name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        return Stopped(f"stopped by {name}{message}", 130 if number == signal.SIGINT else 143)
