@@ -4,6 +4,7 @@ Importing this module imports no torch, so that mistakes in a config are told at
 """
 
 import argparse
+import inspect
 import json
 import logging
 import os
@@ -133,6 +134,14 @@ class ConfigParser:
         component = self._component(name)
         if component is None:
             return None
+        from config import components
+
+        target = components.find(module, name, component["type"], self._source, (name,))
+        lacking = [key for key in changes if key not in inspect.signature(target).parameters]
+        if lacking:
+            raise ConfigError(
+                f"{name}: {component['type']} has no argument {lacking[0]!r}: configure a loader of its own"
+            )
         variant = {**self._config, name: {**component, "args": {**component.get("args", {}), **changes}}}
         self._config, before = variant, self._config
         try:

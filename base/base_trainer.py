@@ -184,5 +184,7 @@ class BaseTrainer(ABC):
             best = {f"best/{self.monitor.name}": self.monitor.best}
             self.writer.add_hparams(self.config.flat(), best, run_name=".")
         self.writer.close()
-        for line in self._checkpoints.summary(self.monitor, self.epochs, self.start_epoch):
+        # A scheduler made for so many steps cannot be stretched.
+        fixed_length = hasattr(getattr(self, "lr_scheduler", None), "total_steps")
+        for line in self._checkpoints.summary(self.monitor, self.epochs, self.start_epoch, fixed_length):
             self.logger.info(line)

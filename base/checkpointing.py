@@ -147,6 +147,11 @@ class Checkpoints:
                 problems += [f"{name}: {line}" for line in checkpoint.mismatches(part.state_dict(), states[name])]
             elif isinstance(part, torch.optim.Optimizer):
                 problems += _optimizer_problems(name, part, states[name])
+            elif hasattr(part, "total_steps") and part.total_steps != states[name].get("total_steps"):
+                raise ConfigError(
+                    f"{name}: a {saved_class} made for {states[name].get('total_steps')} steps cannot become one of "
+                    f"{part.total_steps} under way: keep the epochs, or start a new run with -c and -r"
+                )
         if problems:
             raise CheckpointError(f"{self.config.resume} does not fit:\n  " + "\n  ".join(problems))
         return {name: (part, states[name]) for name, part in parts.items()}
@@ -248,6 +253,7 @@ class Checkpoints:
         lock = run_folder.own(self.folder)
         try:
             run_folder.sweep(self.folder)
+            write_json(environment.describe(_device(trainer)), self.folder / "environment.json")
             self._status("running")
             yield
             self._status("finished", epoch=trainer.epoch, exit_code=0)
@@ -279,7 +285,7 @@ class Checkpoints:
             return "nothing had been saved yet"
         return f"resume: python train.py -r {_shown(self._newest)}"
 
-    def summary(self, monitor: Monitor, epochs: int, start_epoch: int) -> list[str]:
+    def summary(self, monitor: Monitor, epochs: int, start_epoch: int, fixed_length: bool) -> list[str]:
         """The last lines of a run: the best value, its file, and what to type next."""
         lines = []
         best = self.folder / run_folder.BEST
@@ -290,7 +296,7 @@ class Checkpoints:
         newest = best if monitor.best_epoch else self._newest
         if newest is not None:
             lines.append(f"test:     python test.py -r {_shown(newest)}")
-        if self._newest is not None:
+        if self._newest is not None and not fixed_length:
             lines.append(f"continue: python train.py -r {_shown(self._newest)} --set trainer.epochs={epochs * 2}")
         return lines
 

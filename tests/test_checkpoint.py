@@ -39,7 +39,7 @@ def test_round_trip(tmp_path):
     state = checkpoint.load(saved(tmp_path))
     assert torch.equal(state["state_dict"]["w"], STATE["state_dict"]["w"])
     assert state["optimizer"]["param_groups"][0]["betas"] == (0.9, 0.999)
-    assert os.listdir(tmp_path) == ["checkpoint-epoch1.pth"]
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint-epoch1.pth"]
     torch.load(tmp_path / "checkpoint-epoch1.pth", weights_only=True, mmap=True)  # a plain torch file to others
 
 
@@ -216,7 +216,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, ignored)
     assert path.read_bytes() == before
-    assert os.listdir(tmp_path) == [path.name]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_what_is_no_regular_file_is_not_replaced():

@@ -207,7 +207,7 @@ def test_mnist_without_a_network_says_what_works(tmp_path, monkeypatch):
 
     monkeypatch.setattr(mnist, "download_and_extract_archive", offline)
     monkeypatch.setattr(mnist.MNIST, "mirrors", ["http://localhost/"])
-    with pytest.raises(DataError, match="could not be downloaded.*\n.*python train.py -c config.json"):
+    with pytest.raises(DataError, match=r"could not be downloaded.*\n.*python train.py -c config.json"):
         MnistDataLoader(str(tmp_path / "none"), 8)
 
 

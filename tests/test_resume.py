@@ -62,6 +62,7 @@ KINDS = {
     "fp16": {"trainer__precision": "fp16"},
 }
 
+
 def reference(kind, folder):
     trainer = tiny.train(tiny.settings(folder, **KINDS[kind]))
     return tiny.digest(trainer.model), tiny.rows(trainer), vars(trainer.monitor)

@@ -98,6 +98,10 @@ class TinyLoader(BaseDataLoader):
             options["sampler"] = WeightedRandomSampler(torch.arange(1.0, n + 1), n)
         if kind == "mixup":
             options["collate_fn"] = mixup
+        if kind == "dicts":
+            from bending.dicts import as_dicts
+
+            options["collate_fn"] = as_dicts
         if kind == "batches":
             options["batch_sampler"] = Batches(n)
         if not training:

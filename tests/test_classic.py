@@ -1,0 +1,67 @@
+"""A classic project (config, loaders, model, trainer with its own loop, train.py) runs unchanged."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from projects import SHARED, command, copy_template
+
+from utils import checkpoint
+
+CLASSIC = Path(__file__).parent / "classic_project"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    folder = copy_template(tmp_path_factory.mktemp("classic") / "project", SHARED)
+    shutil.copytree(CLASSIC, folder, dirs_exist_ok=True)
+    result = command(folder, "train.py", "-c", "config.json", "--lr", "0.02", python=["-W", "error"])
+    assert result.returncode == 0, result.stderr
+    return folder, result
+
+
+def run_folder(folder):
+    (run,) = (folder / "saved" / "models" / "Classic_Rings").iterdir()
+    return run
+
+
+def rows(run):
+    path = run.parent.parent.parent / "log" / run.parent.name / run.name / "metrics.csv"
+    with open(path, newline="") as file:
+        return [{k: v for k, v in row.items() if k not in ("seconds", "samples/s")} for row in csv.DictReader(file)]
+
+
+def test_it_trains_and_validates_once_an_epoch(project):
+    folder, _ = project
+    run = run_folder(folder)
+    table = rows(run)
+    assert [row["epoch"] for row in table] == ["1", "2", "3"]
+    assert float(table[-1]["val_hit_rate"]) > 0.8
+    state = checkpoint.load(run / "checkpoint-epoch3.pth")
+    # Stepped three times, once an epoch: 0.02 falls tenfold after two epochs.
+    assert state["states"]["lr_scheduler"]["last_epoch"] == 3
+    assert state["optimizer"]["param_groups"][0]["lr"] == pytest.approx(0.002)
+    assert {"arch", "epoch", "state_dict", "optimizer", "monitor_best", "config"} <= set(state)
+    assert (run / "model_best.pth").exists()
+    assert list((folder / "saved" / "log" / "Classic_Rings" / run.name).glob("events.*"))
+
+
+def test_it_resumes_exactly_at_an_epoch_edge(project):
+    folder, _ = project
+    run = run_folder(folder)
+    expected = checkpoint.load(run / "checkpoint-epoch3.pth")["state_dict"], rows(run)
+    result = command(folder, "train.py", "-r", run / "checkpoint-epoch1.pth")
+    assert result.returncode == 0, result.stderr
+    again = checkpoint.load(run / "checkpoint-epoch3.pth")["state_dict"]
+    assert all(torch.equal(value, again[name]) for name, value in expected[0].items())
+    assert rows(run) == expected[1]
+
+
+def test_a_bad_name_is_told(project):
+    folder, _ = project
+    text = (folder / "config.json").read_text().replace('"RingModel"', '"RingModle"')
+    (folder / "bad.json").write_text(text)
+    result = command(folder, "train.py", "-c", "bad.json")
+    assert "did you mean 'RingModel'?" in result.stderr

@@ -1,0 +1,132 @@
+"""Averages over samples, the monitor, and the table of epochs."""
+
+import logging
+import math
+
+import pytest
+import torch
+
+from base.monitor import Monitor
+from logger.table import EpochTable
+from logger.visualization import TensorboardWriter
+from model.metric import accuracy, top_k_acc
+from utils import MetricTracker
+from utils.errors import ConfigError
+
+
+def test_averages_are_over_samples():
+    tracker = MetricTracker("loss", "accuracy", "never")
+    tracker.update("loss", 1.0, n=3)
+    tracker.update("loss", torch.tensor(2.0), n=1)
+    tracker.update("accuracy", torch.tensor([1.0, 0.0, 0.0]))
+    assert tracker.result() == {"loss": 1.25, "accuracy": pytest.approx(1 / 3)}
+    assert tracker.avg("loss") == 1.25 and math.isnan(tracker.avg("never"))
+    assert tracker.since_last() == tracker.result()
+    tracker.update("loss", torch.tensor(5.0), n=2)
+    assert tracker.since_last() == {"loss": 5.0}
+    again = MetricTracker()
+    again.load_state_dict(tracker.state_dict())
+    again.update("loss", torch.tensor(1.0))
+    tracker.update("loss", torch.tensor(1.0))
+    assert again.result() == tracker.result() and again.since_last() == tracker.since_last()
+    tracker.reset()
+    assert tracker.result() == {}
+    with pytest.raises(ValueError, match=r"accuracy: one value, or one for each sample.*\[2, 2\]"):
+        tracker.update("accuracy", torch.ones(2, 2))
+
+
+def test_sums_are_float64():
+    tracker = MetricTracker()
+    for _ in range(3):
+        tracker.update("x", torch.tensor(0.1), n=1)
+    assert tracker.result()["x"] == float(torch.tensor(0.1))
+
+
+def test_the_classic_tracker_writes():
+    written = []
+
+    class Writer:
+        def add_scalar(self, tag, value):
+            written.append((tag, value))
+
+    MetricTracker("loss", writer=Writer()).update("loss", 0.5)
+    assert written == [("loss", 0.5)]
+
+
+def test_metrics_give_one_value_a_sample():
+    output = torch.tensor([[0.1, 0.9, 0.0], [0.8, 0.15, 0.05]])
+    assert accuracy(output, torch.tensor([1, 1])).tolist() == [1, 0]
+    assert top_k_acc(output, torch.tensor([2, 1]), k=2).tolist() == [0, 1]
+
+
+def test_monitor_wants_strict_finite_improvement():
+    monitor = Monitor("max accuracy", 2)
+    assert [monitor.update(e, {"accuracy": v}) for e, v in enumerate([0.5, 0.5, math.nan], 1)] == [True, False, False]
+    assert monitor.exhausted and monitor.best_epoch == 1
+    assert not Monitor("min loss", None).update(1, {"loss": math.nan})
+    assert not Monitor("max loss", None).update(1, {"loss": math.inf})
+    assert not Monitor("off", 1).update(1, {}) and not Monitor("off", 1).exhausted
+    with pytest.raises(ConfigError, match="no metric is called 'los'; there are: loss, val_loss"):
+        Monitor("min los", 2).check(["loss", "val_loss"])
+    with pytest.raises(ConfigError, match="there is no validation data"):
+        Monitor("min val_loss", 2).check(["loss"])
+
+
+def test_the_table_goes_on_after_a_cut(tmp_path):
+    path = tmp_path / "metrics.csv"
+    table = EpochTable(path, logging.getLogger("test"))
+    for epoch in (1, 2, 3):
+        table.add({"epoch": epoch, "loss": 1 / epoch}, best=False)
+    with open(path, "a") as file:
+        file.write("4,0.2")  # a kill in the middle of a line
+    again = EpochTable(path, logging.getLogger("test"))
+    again.cut(2)
+    again.add({"epoch": 3, "loss": 0.25}, best=True)
+    again.add({"epoch": 4, "loss": 0.125, "extra": 7}, best=True)
+    assert path.read_text() == "epoch,loss,extra\n1,1.0,\n2,0.5,\n3,0.25,\n4,0.125,7\n"
+
+
+def test_trouble_with_logs_warns_once_and_goes_on(tmp_path, caplog):
+    logger = logging.getLogger("trouble")
+    table = EpochTable(tmp_path, logger)  # a folder is in the way
+    table.add({"epoch": 1}, best=False)
+    table.add({"epoch": 2}, best=False)
+    assert caplog.text.count("cannot be written, training goes on") == 1
+    writer = TensorboardWriter(tmp_path / "file" / "x", logger, enabled=True)
+    (tmp_path / "file").write_text("")
+    writer.add_scalar("a", 1.0)
+    writer.add_scalar("a", 1.0)
+    assert caplog.text.count("TensorBoard is off from here on, training goes on") == 1
+    with pytest.raises(AttributeError):
+        writer.add_nothing("a")
+
+
+def test_tensorboard_has_both_curves_on_one_axis(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def events(folder):
+        accumulator = EventAccumulator(str(folder))
+        accumulator.Reload()
+        return {tag: [event.step for event in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]}
+
+    writer = TensorboardWriter(tmp_path, logging.getLogger("test"), enabled=True)
+    for step in (10, 20, 30):
+        writer.set_step(step)
+        writer.add_scalar("loss", 1.0)
+        writer.set_step(step, "valid")
+        writer.add_scalar("loss", 2.0)
+    writer.close()
+    again = TensorboardWriter(tmp_path, logging.getLogger("test"), enabled=True)
+    again.purge_step = 21
+    again.set_step(25)
+    again.add_scalar("loss", 3.0)
+    again.close()
+    assert events(tmp_path) == {"loss/train": [10, 20, 25], "loss/valid": [10, 20]}
+
+
+def test_an_off_writer_does_nothing(tmp_path):
+    writer = TensorboardWriter(tmp_path, logging.getLogger("test"), enabled=False)
+    writer.add_scalar("a", 1.0)
+    writer.add_figure("a", None)
+    writer.close()
+    assert not list(tmp_path.iterdir())
