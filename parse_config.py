@@ -10,14 +10,16 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from utils.errors import CheckpointError, ConfigError
+from utils.errors import ConfigError, catch_user_errors
 from utils.files import ROOT, ensure_dir, write_json
+
+if TYPE_CHECKING:
+    from utils.run_folder import Lock
 
 
 class CustomArgs(NamedTuple):
@@ -42,7 +44,7 @@ class ConfigParser:
 
     Args:
         config: the values of a config, or a `Source` that knows their places.
-        resume: a checkpoint file or run folder to continue.
+        resume: a checkpoint file of the run to continue.
         modification: keys to set, as {"optimizer;args;lr": 0.1}; None values are skipped.
         run_id: the name of the run's folder; by default the time of its start.
 
@@ -79,7 +81,10 @@ class ConfigParser:
         self.fine_tune = False
         #: (dotted path, old value, new value) of what differs from the config of the checkpoint.
         self.changes: list[tuple[str, Any, Any]] = []
+        #: Holds the run folder for this process.
+        self.lock: Lock | None = None
         self._checkpoint: dict[str, Any] | None = None
+        self._folder = None if self.resume is None else self.resume.parent
         self._save_dir: Path | None = None
         self._log_dir: Path | None = None
 
@@ -94,14 +99,17 @@ class ConfigParser:
             options: `CustomArgs`, or the like.
             evaluating: a run folder stands for its best checkpoint, and nothing is written.
         """
+        from config import command_line
+
+        catch_user_errors()
         options = list(options)
         if isinstance(args, argparse.ArgumentParser):
-            _add_options(args, options)
+            command_line.add_options(args, options)
             args = args.parse_args()
         if args.device is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = args.device
-        modification = {option.target: getattr(args, _option_name(option.flags)) for option in options}
-        return _load(cls, args, modification, evaluating)
+        modification = {option.target: getattr(args, command_line.option_name(option.flags)) for option in options}
+        return command_line.load(cls, args, modification, evaluating)
 
     def init_obj(self, name: str, module: ModuleType, *args: Any, **kwargs: Any) -> Any:
         """Build the component `name` of the config with the class or function that its type names in `module`.
@@ -246,20 +254,27 @@ class ConfigParser:
         assert self._log_dir is not None
         return self._log_dir
 
+    def continue_in(self, folder: Path) -> None:
+        """Go on in the folder of an earlier run."""
+        self._folder = folder
+
     def _make_folders(self) -> None:
         from logger.logger import setup_logging
+        from utils import run_folder
 
-        if self.resume is not None and not self.fine_tune:
-            self._save_dir = self.resume if self.resume.is_dir() else self.resume.parent
-            run = self._save_dir
-            self._log_dir = run.parent.parent.parent / "log" / run.parent.name / run.name
+        if self._folder is not None and not self.fine_tune:
+            run = self._folder
         else:
-            models = ROOT / self["trainer"]["save_dir"] / "models" / self["name"]
-            self._save_dir = new_folder(models, self.run_id)
-            self._log_dir = models.parent.parent / "log" / self["name"] / self._save_dir.name
+            run = run_folder.create(ROOT / self["trainer"]["save_dir"] / "models" / self["name"], self.run_id)
+        self._save_dir, self._log_dir = run, run.parent.parent.parent / "log" / run.parent.name / run.name
+        self.lock = self.lock or run_folder.own(run)
         ensure_dir(self._log_dir)
         write_json(self._config, self._save_dir / "config.json")
         setup_logging(self._log_dir)
+
+    def give_checkpoint(self, state: dict[str, Any] | None) -> None:
+        """Set the content of the checkpoint to start from, which has been read already."""
+        self._checkpoint = state
 
     def take_checkpoint(self) -> dict[str, Any] | None:
         """The content of the checkpoint to start from, once; None for a run that starts afresh."""
@@ -276,115 +291,9 @@ class ConfigParser:
 
     def flat(self) -> dict[str, bool | str | int | float]:
         """Plain values by dotted path, for TensorBoard's hyper-parameters page."""
-        return {".".join(map(str, path)): value for path, value in _leaves(self._config) if value is not None}
+        from config.source import leaves
 
-
-def _leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterable[tuple[tuple[Any, ...], Any]]:
-    if isinstance(value, dict | list):
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _leaves(item, (*path, key))
-    else:
-        yield path, value
-
-
-def new_folder(parent: Path, run_id: str | None) -> Path:
-    """Make the folder of a new run: `run_id`, or the time with -2, -3, … where two start in one second.
-
-    Raises:
-        ConfigError: the run_id is taken.
-    """
-    ensure_dir(parent)
-    name = run_id or datetime.now().strftime("%Y%m%d_%H%M%S")
-    number = 1
-    while True:
-        folder = parent / (name if number == 1 else f"{name}-{number}")
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            if run_id is not None:
-                raise ConfigError(f"the run {folder} exists: continue it with -r, or choose another --run_id") from None
-            number += 1
-            continue
-        return folder
-
-
-def _option_name(flags: Iterable[str]) -> str:
-    """argparse's name of an option: the first long flag, as argparse takes it."""
-    flags = list(flags)
-    flag = next((flag for flag in flags if flag.startswith("--")), flags[0])
-    return flag.lstrip("-").replace("-", "_")
-
-
-def _add_options(parser: argparse.ArgumentParser, options: Iterable[Any]) -> None:
-    """Add the custom options, and the common ones that the program has not declared itself."""
-    common: list[tuple[list[str], dict[str, Any]]] = [
-        (["-c", "--config"], {"help": "config file"}),
-        (["-r", "--resume"], {"help": "checkpoint or run folder"}),
-        (["-d", "--device"], {"help": "GPUs to use, as for CUDA_VISIBLE_DEVICES"}),
-        (["--set"], {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": "set any key of the config"}),
-        (["--run_id"], {"help": "name of the run's folder; by default the time"}),
-        (["--traceback"], {"action": "store_true", "help": "show the traceback of an error"}),
-    ]
-    for option in options:
-        parser.add_argument(*option.flags, default=None, type=option.type, help=f"sets {_dotted(option.target)}")
-    for flags, settings in common:
-        if not any(flag in parser._option_string_actions for flag in flags):
-            parser.add_argument(*flags, **settings)
-
-
-def _dotted(target: str | tuple[str, ...]) -> str:
-    return target.replace(";", ".") if isinstance(target, str) else ".".join(target)
-
-
-def _load(
-    cls: type[ConfigParser], args: argparse.Namespace, modification: Mapping[Any, Any], evaluating: bool
-) -> ConfigParser:
-    """The ConfigParser of a parsed command line."""
-    from config.schema import known
-    from config.source import Source, override, read_source, read_value, to_plain
-
-    if args.config is None and args.resume is None:
-        raise ConfigError("say what to train: -c config.json, or -r CHECKPOINT to continue a run")
-    state, resume = _read_checkpoint(Path(args.resume), evaluating) if args.resume else (None, None)
-    if args.config is not None:
-        source = read_source(Path(args.config))
-    else:
-        assert state is not None
-        source = Source(to_plain(state["config"]), name=str(resume))
-    for text in getattr(args, "set", []):
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"--set {text}: expected KEY=VALUE, such as --set trainer.epochs=3")
-        override(source, tuple(key.split(".")), read_value(value), f"command line (--set {key})", known)
-    config = cls(source, resume, modification, getattr(args, "run_id", None))
-    config.args, config._checkpoint, config.evaluating = args, state, evaluating
-    config.fine_tune = state is not None and args.config is not None and not evaluating
-    if state is not None and not config.fine_tune:
-        before = dict(_leaves(state["config"]))
-        for path, value in _leaves(config.config):
-            if before.get(path) != value:
-                config.changes.append((".".join(map(str, path)), before.get(path), value))
-    return config
-
-
-def _read_checkpoint(path: Path, best: bool) -> tuple[dict[str, Any], Path]:
-    """The content and the place of a checkpoint file, or of the best or the newest whole one in a run folder."""
-    from utils import checkpoint, run_folder
-
-    path = path.resolve()
-    if best and (path / run_folder.BEST).exists():
-        path /= run_folder.BEST
-    if not path.is_dir():
-        try:
-            return checkpoint.load(path), path
-        except CheckpointError as error:
-            beside = run_folder.whole_beside(path) if path.parent.is_dir() else []
-            hint = f"\n  whole checkpoints beside it: {', '.join(beside)}" if beside else ""
-            raise CheckpointError(f"{error}{hint}") from None
-    found, state, warnings = run_folder.newest_whole(path)
-    for warning in warnings:
-        logging.getLogger("checkpoint").warning(warning)
-    return state, found
+        return {".".join(map(str, path)): value for path, value in leaves(self._config) if value is not None}
 
 
 if __name__ == "__main__":

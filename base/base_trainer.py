@@ -99,7 +99,7 @@ class BaseTrainer(ABC):
                     self.logger.info(f"early stop: {self.monitor.bad_epochs} epochs without improvement")
                 if finished:
                     break
-            self._finish()
+            self._finish(idle=not epochs)
 
     def restore(self) -> tuple[int, int, float]:
         """Load the checkpoint that the config names, if any; `train` does it by itself.
@@ -126,6 +126,7 @@ class BaseTrainer(ABC):
     def _start(self) -> None:
         """Restore a checkpoint, if the run has one, and say what is going to happen."""
         self.start_epoch, self.step, self.lr = self.restore()
+        self.epoch = max(self.start_epoch - (self.step == 0), 1)
         if self.start_epoch > 1 or self.step:
             self._table.cut(self.start_epoch - 1)
             length = getattr(self, "len_epoch", 0)
@@ -178,7 +179,7 @@ class BaseTrainer(ABC):
             self._save_step()
             raise self.stop.error(f" in epoch {self.epoch}, step {self.step}\n{self._checkpoints.resume_hint()}")
 
-    def _finish(self) -> None:
+    def _finish(self, idle: bool) -> None:
         """Say what came out and what to do with it."""
         if self.monitor.best_epoch:
             best = {f"best/{self.monitor.name}": self.monitor.best}
@@ -186,5 +187,5 @@ class BaseTrainer(ABC):
         self.writer.close()
         # A scheduler made for so many steps cannot be stretched.
         fixed_length = hasattr(getattr(self, "lr_scheduler", None), "total_steps")
-        for line in self._checkpoints.summary(self.monitor, self.epochs, self.start_epoch, fixed_length):
+        for line in self._checkpoints.summary(self.monitor, self.epochs, self.epoch, idle, fixed_length):
             self.logger.info(line)

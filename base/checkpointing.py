@@ -250,7 +250,6 @@ class Checkpoints:
     @contextlib.contextmanager
     def owned(self, trainer: "BaseTrainer") -> Iterator[None]:
         """Own the run folder for the time of the training, and leave its outcome in status.json."""
-        lock = run_folder.own(self.folder)
         try:
             run_folder.sweep(self.folder)
             write_json(environment.describe(_device(trainer)), self.folder / "environment.json")
@@ -271,8 +270,8 @@ class Checkpoints:
             trainer.writer.close()
             raise
         finally:
-            if lock is not None:
-                lock.close()
+            if self.config.lock is not None:
+                self.config.lock.close()
 
     def _status(self, state: str, **fields: Any) -> None:
         write_json(
@@ -285,12 +284,14 @@ class Checkpoints:
             return "nothing had been saved yet"
         return f"resume: python train.py -r {_shown(self._newest)}"
 
-    def summary(self, monitor: Monitor, epochs: int, start_epoch: int, fixed_length: bool) -> list[str]:
+    def summary(self, monitor: Monitor, epochs: int, done: int, idle: bool, fixed_length: bool) -> list[str]:
         """The last lines of a run: the best value, its file, and what to type next."""
         lines = []
         best = self.folder / run_folder.BEST
-        if start_epoch > epochs:
-            lines.append(f"nothing to do (epoch {start_epoch - 1} of {epochs}); raise trainer.epochs to continue")
+        if idle:
+            early = monitor.exhausted and done < epochs
+            what = "stopped early; raise trainer.early_stop" if early else "raise trainer.epochs"
+            lines.append(f"nothing to do (epoch {done} of {epochs}); {what} to continue")
         if monitor.best_epoch:
             lines.append(f"best {monitor.name} {monitor.best:.4f} in epoch {monitor.best_epoch}: {_shown(best)}")
         newest = best if monitor.best_epoch else self._newest

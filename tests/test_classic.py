@@ -64,4 +64,5 @@ def test_a_bad_name_is_told(project):
     text = (folder / "config.json").read_text().replace('"RingModel"', '"RingModle"')
     (folder / "bad.json").write_text(text)
     result = command(folder, "train.py", "-c", "bad.json")
+    assert result.returncode == 2 and "Traceback" not in result.stderr
     assert "did you mean 'RingModel'?" in result.stderr

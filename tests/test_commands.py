@@ -38,7 +38,7 @@ def test_training_leaves_its_files_and_says_what_to_do_next(trained):
     assert not any(name.endswith(".tmp") for name in names)
     assert {path.name.split(".")[0] for path in logs(folder).iterdir()} == {"info", "metrics", "events"}
     assert re.search(r"run folder: .*saved/models/Digits_LeNet/one\n", result.stdout)
-    assert re.search(r"best val_accuracy 0\.\d+ in epoch \d: saved/.*/model_best.pth\n", result.stdout)
+    assert re.search(r"best val_loss \d\.\d+ in epoch \d: saved/.*/model_best.pth\n", result.stdout)
     assert "python test.py -r saved/models/Digits_LeNet/one/model_best.pth" in result.stdout
     # What was said before there was a folder is in info.log too.
     info = (logs(folder) / "info.log").read_text()

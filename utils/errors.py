@@ -7,6 +7,7 @@ without a traceback. Any other exception is a bug: its traceback is kept and the
 import sys
 import traceback
 from collections.abc import Callable
+from types import TracebackType
 
 
 class UserError(Exception):
@@ -58,10 +59,25 @@ def run_command(command: Callable[[], int | None]) -> None:
     try:
         code = command() or 0
     except UserError as error:
-        if "--traceback" in sys.argv:
-            traceback.print_exc()
-        print(error if isinstance(error, Stopped) else f"error: {error}", file=sys.stderr)
-        code = error.exit_code
+        code = _tell(error)
     except KeyboardInterrupt:
         code = 130
     sys.exit(code)
+
+
+def catch_user_errors() -> None:
+    """Let a program that does not use `run_command` end in the same way at an error that a user can cause."""
+    sys.excepthook = _hook
+
+
+def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if isinstance(error, UserError):
+        raise SystemExit(_tell(error))
+    sys.__excepthook__(kind, error, trace)
+
+
+def _tell(error: UserError) -> int:
+    if "--traceback" in sys.argv:
+        traceback.print_exception(error)
+    print(error if isinstance(error, Stopped) else f"error: {error}", file=sys.stderr)
+    return error.exit_code

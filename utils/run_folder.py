@@ -4,10 +4,12 @@ import contextlib
 import os
 import re
 import socket
+from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from utils.errors import CheckpointError, ConfigError
+from utils.errors import CheckpointError, ConfigError, StorageError
+from utils.files import ensure_dir
 
 BEST = "model_best.pth"
 _NAME = re.compile(r"checkpoint-epoch(\d+)(?:-step(\d+))?\.pth")
@@ -24,6 +26,27 @@ class Saved(NamedTuple):
     def order(self) -> tuple[int, float]:
         """Sorts files by how far the run had come: a step of epoch N stands before the end of epoch N."""
         return self.epoch, float("inf") if self.step is None else self.step
+
+
+def create(parent: Path, run_id: str | None) -> Path:
+    """Make the folder of a new run: `run_id`, or the time with -2, -3, … where two start in one second.
+
+    Raises:
+        ConfigError: the run_id is taken.
+    """
+    ensure_dir(parent)
+    name = run_id or datetime.now().strftime("%Y%m%d_%H%M%S")
+    number = 1
+    while True:
+        folder = parent / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            if run_id is not None:
+                raise ConfigError(f"the run {folder} exists: continue it with -r, or choose another --run_id") from None
+            number += 1
+            continue
+        return folder
 
 
 def checkpoint_name(epoch: int, step: int | None) -> str:
@@ -115,28 +138,46 @@ def sweep(folder: Path) -> None:
             path.unlink()
 
 
-def own(folder: Path) -> IO[str] | None:
-    """Lock a run folder for this process, until it ends or closes the file; None where the system has no locks.
+class Lock:
+    """Keeps a run folder for this process, until it ends or closes the lock."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = -1
+
+    __del__ = close
+
+
+def own(folder: Path) -> Lock | None:
+    """Lock a run folder for this process; None where the system has no locks.
 
     Raises:
         ConfigError: another process owns it.
+        StorageError: the folder cannot be written.
     """
     try:
         import fcntl
     except ImportError:
         return None
-    file = open(folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - held for the life of the process
+    try:
+        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be written: {error.strerror}") from error
+    lock = Lock(descriptor)
     try:
         # A record lock: unlike flock's, forked workers do not inherit it and hold it when this process is killed.
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
-        file.seek(0)
-        owner = file.read().strip() or "another process"
-        file.close()
+        owner = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
+        lock.close()
         raise ConfigError(f"{folder} is in use by {owner}: stop it first, or start another run") from None
     except OSError:  # a file system without locks
-        return file
-    file.truncate(0)
-    file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
-    return file
+        return lock
+    os.truncate(descriptor, 0)
+    os.write(descriptor, f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
+    return lock
