@@ -61,6 +61,8 @@ class Checkpoints:
         self.config = config
         self.logger = config.get_logger("checkpoint", config["trainer"]["verbosity"])
         self._state: dict[str, Any] | None = config.take_checkpoint()
+        #: Once: asking git takes milliseconds, and the code that runs is that of the start.
+        self._environment = {} if config.evaluating else environment.describe(_device(model))
         self._newest: Path | None = config.resume if self._state and not config.fine_tune else None
         if self._state is not None:
             self._check_model(unwrap(model), self._state)
@@ -185,7 +187,7 @@ class Checkpoints:
             other = [line for line in other if line.split()[0] not in ("batch_size", "accumulate", "batches")]
         if other:
             raise CheckpointError(f"{self.config.resume} cannot be continued with {'; '.join(other)}")
-        for line in environment.differences(state["environment"], environment.describe(_device(trainer))):
+        for line in environment.differences(state["environment"], self._environment):
             self.logger.warning(f"the continued run may differ in the last bits: {line}")
 
     def _catch_up_best(self, trainer: "BaseTrainer", state: dict[str, Any]) -> None:
@@ -211,7 +213,7 @@ class Checkpoints:
             "progress": {"step": step, "finished": finished, "lr": trainer.lr, **_fixed(trainer)},
             "states": {name: part.state_dict() for name, part in parts.items() if name != "optimizer"},
             "classes": {name: type(part).__name__ for name, part in parts.items()},
-            "environment": environment.describe(_device(trainer)),
+            "environment": self._environment,
         }
 
     def save(
@@ -252,7 +254,7 @@ class Checkpoints:
         """Own the run folder for the time of the training, and leave its outcome in status.json."""
         try:
             run_folder.sweep(self.folder)
-            write_json(environment.describe(_device(trainer)), self.folder / "environment.json")
+            write_json(self._environment, self.folder / "environment.json")
             self._status("running")
             yield
             self._status("finished", epoch=trainer.epoch, exit_code=0)
@@ -325,8 +327,8 @@ def _fixed(trainer: "BaseTrainer") -> dict[str, Any]:
     }
 
 
-def _device(trainer: "BaseTrainer") -> torch.device | None:
-    parameter = next(unwrap(trainer.model).parameters(), None)
+def _device(model: nn.Module) -> torch.device | None:
+    parameter = next(model.parameters(), None)
     return None if parameter is None else parameter.device
 
 

@@ -155,14 +155,17 @@ def validate(source: Source) -> dict[str, Any]:
         config = Config.model_validate(source.values)
     except ValidationError as error:
         problems += [_worded(source, dict(item)) for item in error.errors()]
+        lacking = [item for item in error.errors() if item["type"] == "missing" and len(item["loc"]) == 1]
+        if len(lacking) > 1:
+            problems.append(f'{source.name}: to give only what differs from another config: "base": "config.json"')
     if problems:
-        raise ConfigError("\n  ".join(sorted(set(problems), key=_line)))
+        raise ConfigError("\n  ".join(sorted(dict.fromkeys(problems), key=_line)))
     return config.model_dump()
 
 
 def _line(problem: str) -> tuple[str, int]:
     match = re.match(r"(.*?):(\d+):\d+: ", problem)
-    return (match[1], int(match[2])) if match else (problem, 0)
+    return (match[1], int(match[2])) if match else ("\uffff", 0)
 
 
 def _worded(source: Source, error: dict[str, Any]) -> str:

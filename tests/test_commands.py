@@ -120,6 +120,8 @@ def test_fine_tuning_is_a_new_run(trained):
         (["-c", "config.json", "--set", "arch.type=MnistModl"], 2, "did you mean 'MnistModel'"),
         (["-c", "config.json", "--set", "data_loader.args.validation_split=0.0001"], 2, "of 4000 leaves 0 samples"),
         (["-c", "config.json", "--lr", "-1"], 2, "optimizer (Adam): ValueError: Invalid learning rate: -1.0"),
+        (["-r", "auto"], 2, "-r auto needs the config of the run"),
+        (["-r", "saved/models/Digits_LeNet/one", "--run_id", "x"], 2, "--run_id names a new run"),
         (["-r", "config.json"], 4, "config.json is not a checkpoint"),
         (["-c", "config.json", "--set", "data_loader.args.data_dir=elsewhere"], 3, "mnist5k.npz is missing"),
     ],
@@ -132,6 +134,48 @@ def test_mistakes_are_told_and_leave_nothing(trained, arguments, code, message):
     assert message in result.stderr and "Traceback" not in result.stderr
     assert len(result.stderr.splitlines()) <= 4
     assert sorted((folder / "saved").rglob("*")) == before
+
+
+def test_r_auto_starts_continues_and_finishes(trained):
+    folder, _ = trained
+    auto = ["train.py", "-c", "config.json", "--run_id", "auto", "-r", "auto", *SHORT]
+    first = command(folder, *auto, "--set", "trainer.on_nan=ignore")
+    assert first.returncode == 0 and models(folder, "auto").exists(), first.stderr
+    again = command(folder, *auto)
+    assert again.returncode == 0 and "nothing to do (epoch 2 of 2)" in again.stdout
+    assert "trainer.on_nan ignore -> stop" in again.stdout
+    (models(folder, "auto") / "checkpoint-epoch2.pth").unlink()
+    third = command(folder, *auto)
+    assert third.returncode == 0 and "resuming from" in third.stdout and "checkpoint-epoch1.pth" in third.stdout
+    for path in models(folder, "auto").glob("*.pth"):
+        path.unlink()
+    fourth = command(folder, *auto)
+    assert fourth.returncode == 0 and "holds no checkpoint: starting at epoch 1" in fourth.stdout
+    assert (models(folder, "auto") / "checkpoint-epoch2.pth").exists()
+
+
+def test_r_auto_finds_the_newest_unfinished_run(trained):
+    folder, _ = trained
+    auto = ["train.py", "-c", "config.json", "-r", "auto", "--set", "name=Auto", *SHORT]
+    runs = folder / "saved" / "models" / "Auto"
+    assert command(folder, *auto).returncode == 0
+    (first,) = runs.iterdir()
+    # That one is finished: another starts.
+    assert command(folder, *auto).returncode == 0
+    (second,) = set(runs.iterdir()) - {first}
+    (first / "checkpoint-epoch2.pth").unlink()
+    third = command(folder, *auto)
+    assert third.returncode == 0 and f"resuming from {first}/checkpoint-epoch1.pth" in third.stdout, third.stderr
+    # In use by another process: passed over.
+    (second / "checkpoint-epoch2.pth").unlink()
+    script = (
+        "import sys, subprocess; from pathlib import Path; from utils.run_folder import own; "
+        "lock = own(Path(sys.argv[1])); sys.exit(subprocess.call([sys.executable, *sys.argv[2:]]))"
+    )
+    fourth = command(folder, "-c", script, second, *auto)
+    assert fourth.returncode == 0 and len(list(runs.iterdir())) == 3, fourth.stderr
+    refused = command(folder, "-c", script, second, "train.py", "-r", second)
+    assert refused.returncode == 2 and "is in use by pid" in refused.stderr
 
 
 def test_a_test_split_needs_a_training_switch(trained):

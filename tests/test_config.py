@@ -1,0 +1,298 @@
+"""Configs: what is read, merged, checked and refused, with the words of the errors."""
+
+import json
+import sys
+
+import pytest
+import tiny
+import torch
+from projects import ROOT
+
+from config.source import parse_json, read_source
+from parse_config import ConfigParser
+from utils.errors import ConfigError
+
+CONFIG = json.loads((ROOT / "config.json").read_text())
+
+
+def write(folder, text, name="config.json"):
+    path = folder / name
+    path.write_text(text if isinstance(text, str) else json.dumps(text, indent=4), encoding="utf-8")
+    return path
+
+
+def parse(folder, text):
+    return ConfigParser(read_source(write(folder, text)))
+
+
+def error(function, *arguments):
+    with pytest.raises(ConfigError) as caught:
+        function(*arguments)
+    return str(caught.value)
+
+
+def test_defaults_are_filled_in_and_own_keys_stay(tmp_path):
+    config = parse(tmp_path, {**CONFIG, "comment": "mine", "optimizer_D": {"type": "SGD"}, "my_loss": "nll_loss"})
+    assert config["trainer"]["accumulate"] == 1 and config["valid_data_loader"] is None
+    assert config["comment"] == "mine" and "optimizer_D" in config and "arch2" not in config
+    assert type(config["trainer"]) is dict and config["optimizer"]["args"] == {"lr": 0.001}
+
+
+def test_reading_writes_nothing(tmp_path):
+    ConfigParser(tiny.settings(tmp_path / "runs"))
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "config.json:1:1: the file is empty: a config is an object in braces { … }"),
+        ("[1]", "config.json:1:1: a config is an object in braces { … }, found a list"),
+        ('{"a": 1,}', "config.json:1:8: a comma before the closing '}': JSON has none there"),
+        ('{"a": 1 "b": 2}', "config.json:1:9: expected a comma or '}', found '\"'"),
+        ('{"a": 1,\n "a": 2}', "config.json:2:2: the key 'a' is there twice (first at config.json:1:2)"),
+        ('{\n"a": NaN}', "config.json:2:6: NaN is no JSON number"),
+        ('{"a": -Infinity}', "config.json:1:7: -Infinity is no JSON number"),
+        ('{"a": True}', "config.json:1:7: True is Python: write true"),
+        ("{'a': 1}", 'config.json:1:2: expected a key in double quotes, found "\'"'),
+        ("{\"a\": 'x'}", 'config.json:1:7: strings stand in double quotes: "x"'),
+        ('{"a": 1 // note\n}', "config.json:1:9: JSON has no comments: delete it, or keep it under a key of your own"),
+        ('{"a": 1e-4, "b": .5}', "config.json:1:18: expected a value, found '.5'"),
+        ('{"a": "x\ty"}', "config.json:1:9: bad string: Invalid control character at"),
+        ('{"a": 1', "config.json:1:8: expected a comma or '}', found the end of the file"),
+        ('{"a":', "config.json:1:6: the file ends too early"),
+        ('{"a" 1}', "config.json:1:6: expected a colon after the key 'a'"),
+        ('{"a": 1} x', "config.json:1:10: unexpected 'x' after the end of the config"),
+        ('{"a": ' + "[" * 100_000, "config.json: nested too deeply"),
+    ],
+)
+def test_slips_in_json(text, message):
+    assert message in error(parse_json, text, "config.json")
+
+
+def test_several_slips_are_told_together():
+    text = '{\n"a": NaN,\n"b": None,\n"b": [1,]\n}'
+    lines = error(parse_json, text, "c").split("\n  ")
+    assert [line[:5] for line in lines] == ["c:2:6", "c:3:6", "c:4:1", "c:4:8"]
+
+
+def test_files_that_are_no_text(tmp_path):
+    assert "does not exist" in error(read_source, tmp_path / "no.json") or "No such file" in error(
+        read_source, tmp_path / "no.json"
+    )
+    assert "is a folder" in error(read_source, tmp_path)
+    (tmp_path / "bom.json").write_bytes(b"\xef\xbb\xbf{}")
+    assert "byte order mark" in error(read_source, tmp_path / "bom.json")
+    (tmp_path / "latin.json").write_bytes(b'{\n"a": "\xe9"}')
+    assert "latin.json:2: the file is not UTF-8" in error(read_source, tmp_path / "latin.json")
+
+
+def test_json_agrees_with_the_standard_library():
+    texts = [
+        '{"a": [1, -2.5e3, "\\u00e9\\n", {"b": null}], "c": {}, "d": [], "e": true, "f": "x"}',
+        (ROOT / "config.json").read_text(),
+    ]
+    for text in texts:
+        assert parse_json(text, "c").values == json.loads(text)
+
+
+def changed(**changes):
+    config = json.loads(json.dumps(CONFIG))
+    for path, value in changes.items():
+        target = config
+        *keys, last = path.split("__")
+        for key in keys:
+            target = target[key]
+        if value is ...:
+            del target[last]
+        else:
+            target[last] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    "config, messages",
+    [
+        (changed(trainer__epochs="3"), ['trainer.epochs: expected an integer, found "3"']),
+        (changed(trainer__epochs=True), ["trainer.epochs: expected an integer, found true"]),
+        (changed(trainer__epochs=0), ["trainer.epochs: expected at least 1, found 0"]),
+        (changed(trainer__epochs=...), ["trainer.epochs is missing"]),
+        (changed(trainer=...), ["trainer is missing"]),
+        (changed(trainer=[]), ["trainer: expected an object in braces, found a list"]),
+        (changed(trainer__epoch=3), ["trainer.epoch is unknown: did you mean 'epochs'?"]),
+        (changed(trainer__early_stopp=3), ["did you mean 'early_stop'?"]),
+        (changed(trainer__saveDir="x"), ["trainer.saveDir is unknown: did you mean 'save_dir'?"]),
+        (changed(optimiser={"type": "SGD"}), ["optimiser is unknown: did you mean 'optimizer'?"]),
+        (changed(Arch={"type": "X"}), ["Arch is unknown: did you mean 'arch'?"]),
+        (changed(arch__arg={}), ["arch.arg is unknown: did you mean 'args'?"]),
+        (changed(lr_scheduler__interval="batch"), ["lr_scheduler.interval: expected", 'found "batch"']),
+        (changed(trainer__monitor="val_loss"), ["trainer.monitor: expected", 'or "off"']),
+        (changed(trainer__precision="fp64"), ["trainer.precision: expected"]),
+        (changed(trainer__clip_grad_norm=0), ["trainer.clip_grad_norm: expected more than 0"]),
+        (changed(trainer__keep_last=1), ["trainer.keep_last: expected at least 2"]),
+        (changed(name="a/b"), ["name: expected"]),
+        (changed(metrics="accuracy"), ["metrics: expected a list"]),
+        (changed(metrics=[{"typ": "accuracy"}]), ["metrics.0.typ is unknown: did you mean 'type'?"]),
+        (changed(loss=3), ["loss"]),
+        (changed(seed=-1), ["seed: expected at least 0"]),
+        (changed(seed=0.5, n_gpu="1"), ["seed: expected an integer", "n_gpu: expected an integer"]),
+    ],
+)
+def test_types_bounds_and_unknown_keys(tmp_path, config, messages):
+    text = error(parse, tmp_path, config)
+    for message in messages:
+        assert message in text
+    assert "config.json:" in text
+    assert "pydantic" not in text
+
+
+def test_an_error_names_line_and_column(tmp_path):
+    text = '{\n  "name": 5,\n' + json.dumps({k: v for k, v in CONFIG.items() if k != "name"})[1:]
+    assert f"{tmp_path}/config.json:2:3: name: expected a string, found 5" in error(parse, tmp_path, text)
+
+
+def test_components_are_found_by_their_public_names(tmp_path):
+    import model.model as module_arch
+
+    def build(name, module, **changes):
+        return error(parse(tmp_path, changed(**changes)).init_obj, name, module)
+
+    assert "did you mean 'MnistModel'?\n  there are: MnistModel" in build("arch", module_arch, arch__type="MnistModl")
+    for bad in ("os", "nn", "F", "BaseModel", "__import__", "nn.Linear", "torch"):
+        assert f"has no model {bad!r}" in build("arch", module_arch, arch__type=bad)
+    for bad in ("lr_scheduler", "Optimizer", "Adam ", "adam"):
+        assert f"has no optimizer {bad!r}" in build("optimizer", torch.optim, optimizer__type=bad)
+    assert "did you mean 'Adam'?" in build("optimizer", torch.optim, optimizer__type="adam")
+
+
+def test_arguments_are_bound_before_anything_is_built(tmp_path):
+    import model.model as module_arch
+
+    parser = parse(tmp_path, changed(arch__args={"num_clases": 3, "width": 1}))
+    text = error(parser.init_obj, "arch", module_arch)
+    assert "arch.args.num_clases: MnistModel has no argument 'num_clases': did you mean 'num_classes'?" in text
+    assert "arch.args.width: MnistModel has no argument 'width' (it takes num_classes)" in text
+    parser = parse(tmp_path, changed(optimizer__type="SGD", optimizer__args={"params": 1}))
+    text = error(parser.init_obj, "optimizer", torch.optim, [torch.zeros(1)])
+    assert "the program gives SGD its params: leave it out" in text
+
+
+def test_an_error_in_a_constructor_names_the_place_and_the_users_line(tmp_path):
+    import model.model as module_arch
+
+    parser = parse(tmp_path, changed(arch__args={"num_classes": "ten"}))
+    text = error(parser.init_obj, "arch", module_arch)
+    assert "arch (MnistModel)" in text and "model/model.py:" in text and "self.fc2 = nn.Linear(50, num_classes)" in text
+    parser = parse(tmp_path, changed(optimizer__args={"lr": -1}))
+    text = error(parser.init_obj, "optimizer", torch.optim, [torch.zeros(1, requires_grad=True)])
+    assert "optimizer (Adam): ValueError: Invalid learning rate: -1" in text and "\n" not in text
+
+
+def test_losses_and_metrics_take_arguments_and_names(tmp_path):
+    import model.metric as module_metric
+
+    metrics = ["accuracy", {"type": "top_k_acc", "args": {"k": 2}, "name": "top2"}, {"type": "top_k_acc"}]
+    functions = parse(tmp_path, changed(metrics=metrics)).init_ftns("metrics", module_metric)
+    assert [function.__name__ for function in functions] == ["accuracy", "top2", "top_k_acc"]
+    scores = torch.tensor([[0.5, 0.3, 0.2]])
+    assert functions[1](scores, torch.tensor([2])).item() == 0
+    twice = parse(tmp_path, changed(metrics=["accuracy", {"type": "accuracy"}]))
+    assert "metrics.1: there are two 'accuracy'" in error(twice.init_ftns, "metrics", module_metric)
+
+
+def test_lists_serve_as_tuples(tmp_path):
+    parser = parse(tmp_path, changed(optimizer__args={"lr": 0.1, "betas": [0.8, 0.9]}))
+    optimizer = parser.init_obj("optimizer", torch.optim, [torch.zeros(1, requires_grad=True)])
+    optimizer.step()
+    assert list(optimizer.param_groups[0]["betas"]) == [0.8, 0.9]
+
+
+def test_an_optional_component_is_none(tmp_path):
+    parser = parse(tmp_path, changed(lr_scheduler=None))
+    assert parser.init_obj("lr_scheduler", torch.optim.lr_scheduler, None) is None
+    assert parser.init_obj("generator", torch.optim) is None
+
+
+def test_base_merges_objects_and_replaces_the_rest(tmp_path):
+    (tmp_path / "sub").mkdir()
+    write(tmp_path, CONFIG)
+    write(tmp_path, {"base": "config.json", "optimizer": {"type": "SGD", "args": {"lr": 1}}}, "middle.json")
+    top = {"base": "../middle.json", "trainer": {"epochs": 4}, "metrics": [], "lr_scheduler": None, "seed": "x"}
+    source = read_source(write(tmp_path / "sub", top, "top.json"))
+    assert source.values["optimizer"] == {"type": "SGD", "args": {"lr": 1}}  # another type: nothing of Adam's is left
+    assert source.values["trainer"] == {**CONFIG["trainer"], "epochs": 4}
+    assert source.values["metrics"] == [] and source.values["lr_scheduler"] is None
+    assert "base" not in source.values
+    assert source.where(("trainer", "epochs")).endswith("sub/top.json:4:9")
+    assert "middle.json:" in source.where(("optimizer", "args", "lr"))
+    assert "config.json:" in source.where(("trainer", "save_dir"))
+    assert "sub/top.json:8:5: seed: expected an integer" in error(ConfigParser, source)
+
+
+def test_a_base_that_goes_in_a_circle_or_nowhere(tmp_path):
+    write(tmp_path, {"base": "b.json"}, "a.json")
+    write(tmp_path, {"base": "a.json"}, "b.json")
+    assert "inherits from itself: a.json -> b.json -> a.json" in error(read_source, tmp_path / "a.json")
+    path = write(tmp_path, {"base": "none.json"}, "c.json")
+    assert "c.json:2:5: base:" in error(read_source, path) and "none.json does not exist" in error(read_source, path)
+
+
+def from_args(monkeypatch, *arguments, options=()):
+    import argparse
+
+    monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments)])
+    return ConfigParser.from_args(argparse.ArgumentParser(), options)
+
+
+def test_set_overrides_any_key(tmp_path, monkeypatch):
+    path = write(tmp_path, CONFIG)
+    settings = ["trainer.epochs=3", "arch.args.num_classes=4", "metrics.1.args.k=5", "trainer.monitor=max val_accuracy"]
+    settings += ["lr_scheduler=null", "trainer.len_epoch=7", "data_loader.args.drop_last=true", "name=1e", "seed=7"]
+    config = from_args(monkeypatch, "-c", path, *[word for s in settings for word in ("--set", s)])
+    assert config["trainer"]["epochs"] == 3 and config["arch"]["args"] == {"num_classes": 4}
+    assert config["metrics"][1]["args"] == {"k": 5} and config["trainer"]["monitor"] == "max val_accuracy"
+    assert config["lr_scheduler"] is None and config["trainer"]["len_epoch"] == 7
+    assert config["data_loader"]["args"]["drop_last"] is True and config["name"] == "1e" and config["seed"] == 7
+
+
+@pytest.mark.parametrize(
+    "setting, message",
+    [
+        ("trainer.epoch=3", "trainer.epoch is neither in the config nor a known key"),
+        ("trainer.epochs", "expected KEY=VALUE"),
+        ("trainer.epochs=x", 'command line (--set trainer.epochs): trainer.epochs: expected an integer, found "x"'),
+        ("metrics.9=x", "metrics.9: the list has 2 items"),
+        ("name.x=1", "name is no section"),
+        ("trainer.x.y=1", "trainer.x is no section"),
+    ],
+)
+def test_set_refuses(tmp_path, monkeypatch, setting, message):
+    path = write(tmp_path, CONFIG)
+    assert message in error(from_args, monkeypatch, "-c", path, "--set", setting)
+
+
+def test_custom_options(tmp_path, monkeypatch):
+    from collections import namedtuple
+
+    Own = namedtuple("Own", "flags type target")  # as classic programs declare them
+    path = write(tmp_path, CONFIG)
+    options = [
+        Own(["--lr", "--learning_rate"], float, ("optimizer", "args", "lr")),
+        Own(["--ep"], int, "trainer;epochs"),
+    ]
+    config = from_args(monkeypatch, "-c", path, "--learning_rate", "0.5", options=options)
+    assert config["optimizer"]["args"]["lr"] == 0.5 and config["trainer"]["epochs"] == CONFIG["trainer"]["epochs"]
+    assert from_args(monkeypatch, "-c", path, "--ep", "9", options=options)["trainer"]["epochs"] == 9
+    wrong = [Own(["--lr"], float, "optimizer;arg;lr")]
+    assert "command line (optimizer.arg.lr)" in error(
+        lambda: from_args(monkeypatch, "-c", path, "--lr", "1", options=wrong)
+    )
+
+
+def test_a_partial_config_for_fine_tuning_suggests_base(tmp_path, monkeypatch):
+    state = tmp_path / "weights.pth"
+    trainer = tiny.train(tiny.settings(tmp_path, trainer__epochs=1))
+    state = next(trainer.checkpoint_dir.glob("checkpoint-*.pth"))
+    path = write(tmp_path, {"optimizer": {"type": "SGD", "args": {"lr": 1}}})
+    text = error(lambda: from_args(monkeypatch, "-c", path, "-r", state))
+    assert "arch is missing" in text and '"base": "config.json"' in text

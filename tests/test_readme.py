@@ -1,0 +1,62 @@
+"""What the README says is so: its commands run, its table is the schema's, its tree is the project's."""
+
+import re
+import shutil
+
+import pytest
+from projects import ROOT, command, copy_template
+
+from config.schema import Config, TrainerSection
+from tools.write_schema import outputs
+
+README = (ROOT / "README.md").read_text()
+SHORT = ["--set", "trainer.epochs=1", "--set", "trainer.len_epoch=3"]
+
+
+def test_generated_parts_are_current():
+    for path, content in outputs().items():
+        assert path.read_text() == content, "run python tools/write_schema.py"
+
+
+def test_every_key_is_explained():
+    for name, field in [*Config.model_fields.items(), *TrainerSection.model_fields.items()]:
+        assert field.description and f"{name}`" in README
+
+
+def test_the_first_commands_are_what_the_check_does():
+    first, second = re.findall(r"```\n(.*)\n(.*)\n```", README)[0]
+    assert first.endswith("pip install -r requirements.txt && python train.py -c config.json")
+    assert second.endswith("pip install -r requirements-dev.txt && pytest")
+    assert (ROOT / ".ci" / "run").read_text().rstrip().endswith("pytest")
+
+
+def test_the_tree_is_the_projects():
+    tree = README.split("## The house")[1].split("```")[1]
+    shown = set(re.findall(r"[\w/]+\.(?:py|json)|^\w+/", tree, re.M))
+    for name in shown - {"saved/"}:
+        assert list(ROOT.rglob(name.rstrip("/"))), name
+    for path in ROOT.iterdir():
+        if path.suffix == ".py" or (path / "__init__.py").exists():
+            assert path.name in tree, path
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    folder = copy_template(tmp_path_factory.mktemp("readme") / "project")
+    shutil.copy(folder / "config.json", folder / "new.json")
+    result = command(folder, "train.py", "-c", "config.json", "--run_id", "RUN", "--set", "name=NAME", *SHORT)
+    assert result.returncode == 0, result.stderr
+    run = folder / "saved" / "models" / "NAME" / "RUN"
+    shutil.copy(run / "model_best.pth", folder / "PATH")
+    shutil.copy(run / "checkpoint-epoch1.pth", run / "checkpoint-epoch5.pth")
+    return folder
+
+
+COMMANDS = re.findall(r"^python ((?:train|test)\.py .*?)(?: +#.*)?$", README.split("## Commands")[1], re.M)
+
+
+@pytest.mark.parametrize("line", dict.fromkeys(COMMANDS))
+def test_its_commands_run(project, line):
+    short = SHORT if line.startswith("train.py -c") else []
+    result = command(project, *line.split(), *short)
+    assert result.returncode == 0, result.stderr
