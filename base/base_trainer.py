@@ -13,7 +13,7 @@ from torch import nn
 from base.checkpointing import Checkpoints
 from base.monitor import Monitor
 from logger.table import EpochTable
-from logger.visualization import TensorboardWriter
+from logger.visualization import TensorboardWriter, histogram
 from utils.runtime import unwrap
 from utils.seeding import seed_everything
 from utils.stopping import StopRequest
@@ -154,9 +154,10 @@ class BaseTrainer(ABC):
     def _histograms(self) -> None:
         """The weights' histograms; constant, empty, huge or non-finite tensors have none."""
         for name, parameter in unwrap(self.model).named_parameters():
-            values = parameter.detach()
-            if 1 < values.numel() <= 10_000_000 and bool(torch.isfinite(values).all()):
-                self.writer.add_histogram(name, values.float())
+            if 1 < parameter.numel() <= 10_000_000:
+                counts = histogram(parameter)
+                if counts is not None:
+                    self.writer.add_histogram_raw(name, **counts)
 
     def _save_epoch(self, epoch: int, improved: bool, finished: bool) -> None:
         """Save a finished epoch as the period asks, always the best, the last and the one before a stop."""

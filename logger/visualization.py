@@ -2,9 +2,12 @@
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import torch
 
 _METHODS = {
     "add_scalar",
@@ -14,6 +17,7 @@ _METHODS = {
     "add_audio",
     "add_text",
     "add_histogram",
+    "add_histogram_raw",
     "add_pr_curve",
     "add_embedding",
     "add_figure",
@@ -22,7 +26,7 @@ _METHODS = {
     "add_graph",
     "add_hparams",
 }
-_WITHOUT_MODE = {"add_histogram", "add_embedding", "add_text"}
+_WITHOUT_MODE = {"add_histogram", "add_histogram_raw", "add_embedding", "add_text"}
 _WITHOUT_STEP = {"add_graph", "add_hparams"}
 
 
@@ -85,3 +89,24 @@ class TensorboardWriter:
             with contextlib.suppress(Exception):  # a full disk must not stop a run that has been saved
                 self._writer.close()
             self._writer = None
+
+
+def histogram(values: torch.Tensor, bins: int = 64) -> dict[str, Any] | None:
+    """What `add_histogram_raw` takes of a tensor; None if its values are all the same, or not all finite.
+
+    `add_histogram` counts in NumPy, in a thousand bins: four times as long.
+    """
+    values = values.detach().float().flatten()
+    low, high, total, squares = torch.stack([*values.aminmax(), values.sum(), values.square().sum()]).tolist()
+    if not math.isfinite(squares) or low >= high:
+        return None
+    counts = torch.histc(values, bins, low, high)
+    return {
+        "min": low,
+        "max": high,
+        "num": len(values),
+        "sum": total,
+        "sum_squares": squares,
+        "bucket_limits": torch.linspace(low, high, bins + 1)[1:].tolist(),
+        "bucket_counts": counts.tolist(),
+    }
