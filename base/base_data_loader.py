@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -9,9 +10,10 @@ import torch
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Subset, SubsetRandomSampler
 from torch.utils.data import default_collate as torch_default_collate
 
-from base.data_order import BatchIndex, Failure, PassOrder, SeededFetcher
+from base.data_order import BatchIndex, Failure, PassOrder, SeededFetcher, lost_worker
 from utils import seeding
 from utils.errors import ConfigError, DataError
+from utils.stopping import start_worker
 
 Collate = Callable[[list[Any]], Any]
 
@@ -88,6 +90,8 @@ class BaseDataLoader(DataLoader[Any]):
         self.pin_memory = bool(options.get("pin_memory", False)) and torch.accelerator.is_available()
         self._next: tuple[int, int, int | None, str] = (1, 0, None, "step")
         self._options = {"generator": torch.Generator(), **options, "num_workers": num_workers}
+        if num_workers:
+            self._options["worker_init_fn"] = partial(start_worker, options.get("worker_init_fn"))
         self._options["pin_memory"] = self.pin_memory
         self._make_inner(sampler, batch_sampler)
 
@@ -137,7 +141,13 @@ class BaseDataLoader(DataLoader[Any]):
 
     def _batches(self, epoch: int, first: int, last: int | None, purpose: str) -> Iterator[Any]:
         batches = self._iterable_pass(epoch, first, last) if self._order is None else self._pass(epoch, first, last)
-        for k, batch in enumerate(batches, first):
+        for k in itertools.count(first):
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                raise lost_worker(error, self.name, k) or error from error.__cause__
             if isinstance(batch, Failure):
                 raise DataError(f"the loader {self.name!r} could not make batch {k} of pass {epoch}: {batch.message}")
             place = (epoch, k) if purpose == "step" else (k,)

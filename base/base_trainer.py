@@ -14,6 +14,7 @@ from base.checkpointing import Checkpoints
 from base.monitor import Monitor
 from logger.table import EpochTable
 from logger.visualization import TensorboardWriter, histogram
+from utils.errors import NonFiniteError
 from utils.runtime import unwrap
 from utils.seeding import seed_everything
 from utils.stopping import StopRequest
@@ -60,6 +61,7 @@ class BaseTrainer(ABC):
         self.epochs: int = settings["epochs"]
         self.save_period: int = settings["save_period"]
         self.seed: int = config["seed"]
+        self.on_nan: str = settings["on_nan"]
         self.monitor = Monitor(settings["monitor"], settings["early_stop"])
         self.stop = StopRequest()
         self.start_epoch = 1
@@ -91,6 +93,7 @@ class BaseTrainer(ABC):
             for epoch in epochs:
                 started = time.perf_counter()
                 log = self._run_epoch(epoch)
+                self._check_monitored(epoch, log)
                 improved = self.monitor.update(epoch, log)
                 self._report(epoch, log, improved, time.perf_counter() - started)
                 finished = epoch == self.epochs or self.monitor.exhausted
@@ -122,6 +125,17 @@ class BaseTrainer(ABC):
         self.stop.polled = True
         self.step = 0
         return {name: float(value) for name, value in log.items()}
+
+    def _check_monitored(self, epoch: int, log: Log) -> None:
+        """Stop the run if the number that judges it is not finite.
+
+        Raises:
+            NonFiniteError: nothing of this epoch is saved.
+        """
+        value = log.get(self.monitor.name, 0.0)
+        if self.monitor.on and self.on_nan == "stop" and not math.isfinite(value):
+            hint = self._checkpoints.resume_hint()
+            raise NonFiniteError(f"{self.monitor.name} became {value} in epoch {epoch} (lr {self.lr:.3g})\n  {hint}")
 
     def _start(self) -> None:
         """Restore a checkpoint, if the run has one, and say what is going to happen."""

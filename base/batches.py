@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from base.data_order import lost_worker
 from utils.errors import DataError
 from utils.seeding import seed_everything
 
@@ -46,6 +47,8 @@ def _foreign_pass(loader: Iterable[Any], epoch: int, first: int, last: int | Non
             batch = next(batches)
         except StopIteration:
             return
+        except RuntimeError as error:
+            raise lost_worker(error, type(loader).__name__, k) or error from error.__cause__
         seed_everything(seed, purpose, epoch, k, 0)
         if k >= first:
             yield batch

@@ -13,7 +13,7 @@ from torch import nn
 
 from base.monitor import Monitor
 from utils import checkpoint, environment, run_folder
-from utils.errors import CheckpointError, ConfigError, Stopped, StorageError, UserError
+from utils.errors import CheckpointError, ConfigError, DataError, Stopped, StorageError, UserError
 from utils.files import write_json
 from utils.runtime import unwrap
 
@@ -230,6 +230,7 @@ class Checkpoints:
         path = self.folder / run_folder.checkpoint_name(epoch, step)
         best = self.folder / run_folder.BEST
         try:
+            self._remake()
             if due:
                 checkpoint.save(state, path)
                 self._newest = path
@@ -254,6 +255,7 @@ class Checkpoints:
         """Own the run folder for the time of the training, and leave its outcome in status.json."""
         try:
             run_folder.sweep(self.folder)
+            self._preflight(trainer)
             write_json(self._environment, self.folder / "environment.json")
             self._status("running")
             yield
@@ -270,10 +272,31 @@ class Checkpoints:
                     message=str(error) or type(error).__name__,
                 )
             trainer.writer.close()
+            if isinstance(error, DataError):
+                raise DataError(f"{error}\n  {self.resume_hint()}") from error
             raise
         finally:
             if self.config.lock is not None:
                 self.config.lock.close()
+
+    def _preflight(self, trainer: "BaseTrainer") -> None:
+        """Refuse to start where two checkpoints don't fit: the next one is written before an old one goes."""
+        state = {"model": unwrap(trainer.model).state_dict(), "optimizer": trainer.optimizer.state_dict()}
+        needed = 2 * checkpoint.size_of(state)
+        with contextlib.suppress(OSError):
+            free = shutil.disk_usage(self.folder).free
+            if free < needed:
+                raise StorageError(
+                    f"{self.folder} has {free / 1e6:.0f} MB free, and two checkpoints take {needed / 1e6:.0f} MB: "
+                    "make room, or set trainer.save_dir"
+                )
+
+    def _remake(self) -> None:
+        """Make the run folder again if somebody has removed it."""
+        if not self.folder.exists():
+            self.logger.warning(f"{self.folder} is gone: making it again")
+            write_json(self.config.config, self.folder / "config.json")
+            write_json(self._environment, self.folder / "environment.json")
 
     def _status(self, state: str, **fields: Any) -> None:
         write_json(

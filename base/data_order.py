@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import Dataset, Sampler, Subset, SubsetRandomSampler
 
 from utils import seeding
+from utils.errors import DataError
 
 
 class BatchIndex(NamedTuple):
@@ -149,3 +150,14 @@ class SeededFetcher(Dataset[Any]):
                 raise
         seeding.seed_everything(self.seed, self.name, "batch", index.epoch, index.batch, 0)
         return self.collate_fn(samples)
+
+
+def lost_worker(error: RuntimeError, name: str, batch: int) -> DataError | None:
+    """What torch raises when a worker process died or took too long, in plain words; None for any other error."""
+    text = str(error).splitlines()[0] if str(error) else ""
+    if not text.startswith("DataLoader"):
+        return None
+    return DataError(
+        f"the loader {name!r} lost a worker before batch {batch}: {text}\n"
+        "  out of memory? try a smaller num_workers or batch_size; num_workers 0 shows an error where it happens"
+    )

@@ -4,6 +4,7 @@ import copy
 import logging
 import logging.config
 import logging.handlers
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ class ConsoleHandler(logging.Handler):
                 sys.modules["tqdm"].tqdm.write(text, file=sys.stdout)
             else:
                 print(text, flush=True)
+        except OSError:  # the terminal or the pipe is gone: training goes on without it
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         except Exception:
             self.handleError(record)
 
@@ -51,11 +54,28 @@ def setup_logging(save_dir: Path, log_config: str | Path = CONFIG) -> None:
     logging.config.dictConfig(settings)
     # What the console has shown already goes to the files alone.
     files = [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]
+    for handler in files:
+        setattr(handler, "handleError", _FileTrouble(handler))  # noqa: B010
     for record in _held.buffer:
         for handler in files:
             if record.levelno >= handler.level:
                 handler.handle(record)
     _held.buffer.clear()
+
+
+class _FileTrouble:
+    """Warns once, on the console, that a log file cannot be written; training goes on."""
+
+    def __init__(self, handler: logging.FileHandler) -> None:
+        self.handler = handler
+        self.warned = False
+
+    def __call__(self, _record: logging.LogRecord) -> None:
+        if not self.warned:
+            self.warned = True
+            error = sys.exc_info()[1]
+            name = Path(self.handler.baseFilename).name
+            logging.getLogger("logger").warning(f"{name} cannot be written, training goes on: {error}")
 
 
 def _settings(log_config: str | Path = CONFIG) -> dict[str, Any]:

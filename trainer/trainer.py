@@ -73,10 +73,11 @@ class Trainer(BaseTrainer):
         self.accumulate: int = settings["accumulate"]
         self.log_step: int = settings["log_step"]
         self.save_step: int | None = settings["save_step"]
-        self.on_nan: str = settings["on_nan"]
         self.runtime = Runtime(device, settings["precision"], settings["clip_grad_norm"])
         self.train_metrics = MetricTracker(*names)
         self.valid_metrics = MetricTracker(*names)
+        #: Samples of the epoch in hand that an earlier process has trained on.
+        self._resumed_samples = 0.0
         #: The losses since they were last looked at, on the device.
         self._losses: list[torch.Tensor] = []
 
@@ -97,6 +98,7 @@ class Trainer(BaseTrainer):
         """The epoch's batches from where the run stands, in groups of `accumulate`: one group an update."""
         if self.step == 0:
             self._reset(self.train_metrics)
+        self._resumed_samples = self.train_metrics.count(self.loss_terms[0])
         self.stop.polled = True  # from here on `_after_update` asks
         done = (epoch - 1) * self.len_epoch
         batches = training_batches(self.data_loader, done + self.step, done + self.len_epoch, self.seed)
@@ -266,7 +268,7 @@ class Trainer(BaseTrainer):
         return {**tracker.result(), **objects}
 
     def _samples_per_epoch(self) -> float:
-        return self.train_metrics.count(self.loss_terms[0])
+        return self.train_metrics.count(self.loss_terms[0]) - self._resumed_samples
 
     def _show_inputs(self, batches: Iterator[Any]) -> Iterator[Any]:
         """Pass the batches on; if the first one holds images, show them in TensorBoard."""

@@ -1,7 +1,11 @@
 """Signals that ask a run to stop politely: it finishes the step in hand, saves, and leaves."""
 
+import ctypes
+import os
 import signal
+import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -45,3 +49,33 @@ class StopRequest:
         number = self.signum or signal.SIGTERM
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         return Stopped(f"stopped by {name}{message}", 130 if number == signal.SIGINT else 143)
+
+
+def start_worker(init: Callable[[int], None] | None, worker: int) -> None:
+    """Make a DataLoader worker outlive a stop until its parent has saved, and never outlive its parent.
+
+    A terminal's Ctrl-C and a scheduler's SIGTERM reach the whole process group: a worker that died of them would take
+    the batch in hand with it, and torch would end the parent. So only the parent can end a worker.
+
+    Args:
+        init: the loader's own `worker_init_fn`, called afterwards.
+        worker: number of the worker.
+    """
+    if hasattr(signal, "sigwaitinfo"):
+        for signum in _SIGNALS:
+            if signum != signal.SIGTERM:
+                signal.signal(signum, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if init is not None:
+        init(worker)
+
+
+def _end_with_parent(parent: int) -> None:
+    """Wait for a SIGTERM of the parent; those of others, to the group, are not for the worker."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
