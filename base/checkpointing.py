@@ -1,7 +1,7 @@
-"""What a checkpoint holds of a trainer, and how a run is saved, found again and restored from it."""
+"""What a checkpoint holds of a trainer, when it is written, and what else a run leaves in its folder."""
 
 import contextlib
-import fnmatch
+import math
 import shutil
 import time
 from collections.abc import Iterator
@@ -12,38 +12,15 @@ import torch
 from torch import nn
 
 from base.monitor import Monitor
+from base.restoring import check_weights, fixed, load_all, load_weights, stateful, take_over
 from utils import checkpoint, environment, run_folder
-from utils.errors import CheckpointError, ConfigError, DataError, Stopped, StorageError, UserError
+from utils.errors import DataError, Stopped, StorageError, UserError
 from utils.files import write_json
 from utils.runtime import unwrap
 
 if TYPE_CHECKING:
     from base.base_trainer import BaseTrainer
     from parse_config import ConfigParser
-
-#: Schedulers that set the learning rate from their own settings at every step.
-OWNS_RATE = ("OneCycleLR", "CyclicLR")
-
-
-def stateful(trainer: "BaseTrainer") -> dict[str, Any]:
-    """The trainer's attributes that have a state, by name, without the model; also in lists, tuples and dicts."""
-    found: dict[str, Any] = {}
-    seen = {id(unwrap(trainer.model))}
-
-    def visit(name: str, value: Any) -> None:
-        value = unwrap(value) if isinstance(value, nn.Module) else value
-        if isinstance(value, dict | list | tuple) and not isinstance(value, str):
-            items = value.items() if isinstance(value, dict) else enumerate(value)
-            for key, item in items:
-                visit(f"{name}.{key}", item)
-        elif hasattr(value, "state_dict") and hasattr(value, "load_state_dict") and id(value) not in seen:
-            seen.add(id(value))
-            found[name] = value
-
-    for name, value in vars(trainer).items():
-        if name not in ("model", "config"):
-            visit(name, value)
-    return found
 
 
 class Checkpoints:
@@ -65,31 +42,12 @@ class Checkpoints:
         self._environment = {} if config.evaluating else environment.describe(_device(model))
         self._newest: Path | None = config.resume if self._state and not config.fine_tune else None
         if self._state is not None:
-            self._check_model(unwrap(model), self._state)
+            check_weights(config, unwrap(model), self._state)
 
     @property
     def folder(self) -> Path:
         """The run folder."""
         return self.config.save_dir
-
-    def _check_model(self, model: nn.Module, state: dict[str, Any]) -> None:
-        """Refuse weights that don't fit, before anything is loaded."""
-        saved = state["state_dict"]
-        if self.config.fine_tune:
-            skip = self.config["arch"].get("skip") or []
-            kept = {name: value for name, value in model.state_dict().items() if not _matches(name, skip)}
-            saved = {name: value for name, value in saved.items() if not _matches(name, skip)}
-            problems = checkpoint.mismatches(kept, saved)
-            names = [n for n in {**kept, **saved} if n not in kept or n not in saved or kept[n].shape != saved[n].shape]
-            patterns = sorted({name.rpartition(".")[0] + ".*" if "." in name else name for name in names})
-            advice = f'\n  to leave them out: "arch": {{"skip": {patterns}}}'.replace("'", '"')
-        else:
-            problems, advice = checkpoint.mismatches(model.state_dict(), saved), ""
-            if state["arch"] != type(model).__name__:
-                problems.insert(0, f"arch {state['arch']} -> {type(model).__name__}")
-        if problems:
-            lines = "\n  ".join(problems)
-            raise CheckpointError(f"{self.config.resume} does not fit the model:\n  {lines}{advice}")
 
     def restore(self, trainer: "BaseTrainer") -> tuple[int, int, float]:
         """Load the checkpoint into the trainer and its parts.
@@ -102,102 +60,16 @@ class Checkpoints:
         """
         state, self._state = self._state, None
         if state is None:
-            return 1, 0, float("nan")
-        parts = {} if self.config.fine_tune else self._fitting_parts(trainer, state)
-        model, weights = unwrap(trainer.model), state["state_dict"]
+            return 1, 0, math.nan
         if self.config.fine_tune:
-            skip = self.config["arch"].get("skip") or []
-            weights = {name: value for name, value in weights.items() if not _matches(name, skip)}
-        model.load_state_dict(weights, strict=not self.config.fine_tune)
-        if self.config.fine_tune:
-            self.logger.info(f"weights from {self.config.resume}")
-            return 1, 0, float("nan")
-        for part, part_state in parts.values():
-            part.load_state_dict(part_state)
+            load_weights(trainer, state)
+            return 1, 0, math.nan
+        load_all(trainer, state)
         if self.config.evaluating:
-            return 1, 0, float("nan")
-        self._apply_changes(trainer)
-        self._compare(trainer, state)
+            return 1, 0, math.nan
+        take_over(trainer, state)
         step = state["progress"]["step"]
-        self.logger.info(f"resuming from {self.config.resume}")
-        for name in run_folder.set_aside_later(self.folder, self.config.resume or Path()):
-            self.logger.warning(f"{name} is of a later time: renamed {name}.old")
-        self._catch_up_best(trainer, state)
-        epoch = state["epoch"] + (step is None)
-        return epoch, step or 0, state["progress"]["lr"]
-
-    def _fitting_parts(self, trainer: "BaseTrainer", state: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-        """The trainer's parts and their saved states, after checking that each fits."""
-        states = {**state["states"], "optimizer": state["optimizer"]}
-        parts = {name: part for name, part in stateful(trainer).items() if part is not None}
-        if self.config.evaluating:  # optimizers and progress don't matter then
-            parts = {name: part for name, part in parts.items() if isinstance(part, nn.Module) and name in states}
-        else:
-            problems = checkpoint.mismatches(
-                dict.fromkeys(parts), {name: None for name in states if name in parts or name != "optimizer"}
-            )
-            if problems:
-                raise CheckpointError(
-                    f"{self.config.resume} holds other parts than this trainer:\n  " + "\n  ".join(problems)
-                )
-        problems = []
-        for name, part in parts.items():
-            saved_class = state["classes"].get(name)
-            if saved_class != type(part).__name__:
-                problems.append(f"{name}: {saved_class} -> {type(part).__name__}")
-            elif isinstance(part, nn.Module):
-                problems += [f"{name}: {line}" for line in checkpoint.mismatches(part.state_dict(), states[name])]
-            elif isinstance(part, torch.optim.Optimizer):
-                problems += _optimizer_problems(name, part, states[name])
-            elif hasattr(part, "total_steps") and part.total_steps != states[name].get("total_steps"):
-                raise ConfigError(
-                    f"{name}: a {saved_class} made for {states[name].get('total_steps')} steps cannot become one of "
-                    f"{part.total_steps} under way: keep the epochs, or start a new run with -c and -r"
-                )
-        if problems:
-            raise CheckpointError(f"{self.config.resume} does not fit:\n  " + "\n  ".join(problems))
-        return {name: (part, states[name]) for name, part in parts.items()}
-
-    def _apply_changes(self, trainer: "BaseTrainer") -> None:
-        """Give the optimizer what the command line changed of its arguments; loading its state has undone that."""
-        for path, old, new in self.config.changes:
-            self.logger.info(f"{path} {old} -> {new} (command line)")
-            section, _, key = path.rpartition(".")
-            if section != "optimizer.args":
-                continue
-            scheduler = getattr(trainer, "lr_scheduler", None)
-            if key == "lr" and type(scheduler).__name__ in OWNS_RATE:
-                name = "max_lr"
-                raise ConfigError(
-                    f"the learning rate follows {type(scheduler).__name__}: a running cycle cannot take --lr; "
-                    f"start a new run with lr_scheduler.args.{name}"
-                )
-            for group in trainer.optimizer.param_groups:
-                group[key] = new
-                if key == "lr" and "initial_lr" in group:
-                    group["initial_lr"] = new
-            if key == "lr" and scheduler is not None and hasattr(scheduler, "base_lrs"):
-                scheduler.base_lrs = [new for _ in scheduler.base_lrs]
-
-    def _compare(self, trainer: "BaseTrainer", state: dict[str, Any]) -> None:
-        """Refuse what would silently train on other data, warn of what may change bits."""
-        saved, now = state["progress"], _fixed(trainer)
-        other = [f"{name} {saved[name]} -> {now[name]}" for name in now if name in saved and saved[name] != now[name]]
-        if saved["step"] is None:  # between epochs these may change
-            other = [line for line in other if line.split()[0] not in ("batch_size", "accumulate", "batches")]
-        if other:
-            raise CheckpointError(f"{self.config.resume} cannot be continued with {'; '.join(other)}")
-        for line in environment.differences(state["environment"], self._environment):
-            self.logger.warning(f"the continued run may differ in the last bits: {line}")
-
-    def _catch_up_best(self, trainer: "BaseTrainer", state: dict[str, Any]) -> None:
-        """Write the best again where a kill came between the epoch's file and it."""
-        best = self.folder / run_folder.BEST
-        if trainer.monitor.best_epoch == state["epoch"] and state["progress"]["step"] is None and self.config.resume:
-            if self.config.resume != best and (
-                checkpoint.damage(best) or checkpoint.load(best)["epoch"] != state["epoch"]
-            ):
-                checkpoint.copy(self.config.resume, best)
+        return state["epoch"] + (step is None), step or 0, state["progress"]["lr"]
 
     def state_of(self, trainer: "BaseTrainer", epoch: int, step: int | None, finished: bool) -> dict[str, Any]:
         """Everything that a run needs to go on, as plain data."""
@@ -210,7 +82,7 @@ class Checkpoints:
             "optimizer": trainer.optimizer.state_dict(),
             "monitor_best": trainer.monitor.best,
             "config": self.config.config,
-            "progress": {"step": step, "finished": finished, "lr": trainer.lr, **_fixed(trainer)},
+            "progress": {"step": step, "finished": finished, "lr": trainer.lr, **fixed(trainer)},
             "states": {name: part.state_dict() for name, part in parts.items() if name != "optimizer"},
             "classes": {name: type(part).__name__ for name, part in parts.items()},
             "environment": self._environment,
@@ -325,29 +197,6 @@ class Checkpoints:
         if self._newest is not None and not fixed_length:
             lines.append(f"continue: python train.py -r {_shown(self._newest)} --set trainer.epochs={epochs * 2}")
         return lines
-
-
-def _matches(name: str, patterns: list[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _optimizer_problems(name: str, part: torch.optim.Optimizer, saved: dict[str, Any]) -> list[str]:
-    sizes = [len(group["params"]) for group in part.param_groups]
-    before = [len(group["params"]) for group in saved["param_groups"]]
-    return [f"{name}: parameters in its groups {before} -> {sizes}"] if sizes != before else []
-
-
-def _fixed(trainer: "BaseTrainer") -> dict[str, Any]:
-    """What must be the same for a run to go on exactly: the seed, the data, and inside an epoch the batches."""
-    loader = getattr(trainer, "data_loader", None)
-    return {
-        "seed": trainer.seed,
-        "samples": getattr(loader, "n_samples", None),
-        "validation_split": getattr(loader, "validation_split", None),
-        "batch_size": getattr(loader, "batch_size", None),
-        "accumulate": getattr(trainer, "accumulate", None),
-        "batches": getattr(trainer, "len_epoch", None),
-    }
 
 
 def _device(model: nn.Module) -> torch.device | None:

@@ -1,0 +1,126 @@
+"""Classic checkpoints: refused by the programs, converted by the tool, and never run."""
+
+import json
+import os
+import pathlib
+import shutil
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+from projects import ROOT, SHARED, command, copy_template
+
+from tools.convert_checkpoint import convert, read_inert
+from utils import checkpoint
+from utils.errors import CheckpointError
+
+CLASSIC = ROOT / "tests" / "classic_project"
+
+
+class Runs:
+    """A payload: unpickling it in the usual way makes a file."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+class Calls(Runs):
+    def __reduce__(self):
+        return exec, (f"open({str(self.marker)!r}, 'w')",)
+
+
+def write_classic(path, extra=None, legacy=False):
+    """A checkpoint as the classic template wrote it, with a pickled ConfigParser."""
+    module = types.ModuleType("parse_config")
+
+    class ConfigParser:
+        pass
+
+    ConfigParser.__module__, ConfigParser.__qualname__ = "parse_config", "ConfigParser"
+    module.ConfigParser = ConfigParser
+    config = ConfigParser()
+    config._config = json.loads((CLASSIC / "config.json").read_text())
+    config._save_dir, config.resume = pathlib.PosixPath("saved/models/x"), None
+    config.log_levels = {0: 30}
+    sys.path.insert(0, str(CLASSIC))
+    weights = {"module.fc1.weight": torch.zeros(1)}
+    state = {
+        "arch": "RingModel",
+        "epoch": 2,
+        "state_dict": extra.pop("weights", weights) if extra else weights,
+        "optimizer": {"state": {}, "param_groups": [{"lr": 0.1, "params": [0]}]},
+        "monitor_best": np.float64(0.25),
+        "config": config,
+        **(extra or {}),
+    }
+    before = sys.modules.get("parse_config")
+    sys.modules["parse_config"] = module
+    try:
+        torch.save(state, path, _use_new_zipfile_serialization=not legacy)
+    finally:
+        sys.path.remove(str(CLASSIC))
+        if before is not None:
+            sys.modules["parse_config"] = before
+        else:
+            del sys.modules["parse_config"]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    folder = copy_template(tmp_path_factory.mktemp("classic") / "project", (*SHARED, "tools"))
+    shutil.copytree(CLASSIC, folder, dirs_exist_ok=True)
+    shutil.copy(ROOT / "test.py", folder)
+    result = command(folder, "train.py", "-c", "config.json")
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def test_it_is_refused_and_the_conversion_named(tmp_path):
+    write_classic(tmp_path / "old.pth")
+    with pytest.raises(CheckpointError, match=r"saved by the classic template.*\n.*python tools/convert_checkpoint.py"):
+        checkpoint.load(tmp_path / "old.pth")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_it_is_converted_and_continues(project, tmp_path, legacy):
+    run = next((project / "saved" / "models" / "Classic_Rings").iterdir())
+    trained = checkpoint.load(run / "checkpoint-epoch2.pth")
+    old, new = tmp_path / "old.pth", run / "checkpoint-epoch2.pth"
+    weights = {f"module.{name}": value for name, value in trained["state_dict"].items()}
+    write_classic(old, {"weights": weights, "optimizer": trained["optimizer"]}, legacy)
+    new.unlink()
+    result = command(project, "tools/convert_checkpoint.py", old, new)
+    assert result.returncode == 0 and "wrote" in result.stdout, result.stderr
+    state = checkpoint.load(new)
+    assert state["monitor_best"] == 0.25 and set(state["state_dict"]) == set(trained["state_dict"])
+    resumed = command(project, "train.py", "-r", new)
+    assert resumed.returncode == 0 and "these start afresh: " in resumed.stdout, resumed.stderr
+    assert checkpoint.load(run / "checkpoint-epoch3.pth")["epoch"] == 3
+    again = command(project, "tools/convert_checkpoint.py", old, new)
+    assert again.returncode == 4 and "exists" in again.stderr
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("payload", [Runs, Calls])
+@pytest.mark.parametrize("place", ["optimizer", "arch", "weights", "monitor_best"])
+def test_converting_runs_nothing(tmp_path, payload, place, legacy):
+    marker = tmp_path / "marker"
+    write_classic(tmp_path / "old.pth", {place: payload(marker)}, legacy)
+    with pytest.raises(CheckpointError):
+        checkpoint.save(convert(read_inert(tmp_path / "old.pth"), tmp_path), tmp_path / "new.pth")
+    assert not marker.exists() and not (tmp_path / "new.pth").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04broken", b"\x80\x02."])
+def test_what_cannot_be_converted(tmp_path, content):
+    (tmp_path / "x.pth").write_bytes(content)
+    with pytest.raises(CheckpointError, match="cannot be converted"):
+        read_inert(tmp_path / "x.pth")
+    torch.save({"weights": torch.zeros(2)}, tmp_path / "y.pth")
+    with pytest.raises(CheckpointError, match="is no checkpoint of the classic template"):
+        convert(read_inert(tmp_path / "y.pth"), tmp_path)
