@@ -41,6 +41,8 @@ class Checkpoints:
         #: Once: asking git takes milliseconds, and the code that runs is that of the start.
         self._environment = {} if config.evaluating else environment.describe(_device(model))
         self._newest: Path | None = config.resume if self._state and not config.fine_tune else None
+        #: The files that this process has verified.
+        self._whole: set[Path] = set()
         if self._state is not None:
             check_weights(config, unwrap(model), self._state)
 
@@ -106,11 +108,12 @@ class Checkpoints:
             if due:
                 checkpoint.save(state, path)
                 self._newest = path
+                self._whole.add(path)
             if improved:
                 checkpoint.copy(path, best) if due else checkpoint.save(state, best)
         except StorageError as error:
             raise StorageError(f"{error}{self._safe(state)}") from error
-        run_folder.prune(self.folder, self.config["trainer"]["keep_last"])
+        run_folder.prune(self.folder, self.config["trainer"]["keep_last"], self._whole)
         self._status("running", epoch=epoch, step=step)
 
     def _safe(self, state: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """A small project for the tests: uneven on purpose, and random wherever a real one may be."""
 
+import argparse
 import copy
 import hashlib
 import random
@@ -181,8 +182,8 @@ def settings(folder, **changes):
 
 
 def build(config, resume=None, run_id=None, trainer_class=Trainer, **kwargs):
-    """A trainer of the tiny project."""
-    parser = ConfigParser(config, resume=resume, run_id=run_id)
+    """A trainer of the tiny project, from a config or from a parser."""
+    parser = config if isinstance(config, ConfigParser) else ConfigParser(config, resume=resume, run_id=run_id)
     loader = parser.init_obj("data_loader", HERE)
     model = parser.init_obj("arch", HERE)
     optimizer = parser.init_obj("optimizer", torch.optim, list(model.parameters()))
@@ -205,6 +206,12 @@ def train(config, **kwargs):
     trainer = build(config, **kwargs)
     trainer.train()
     return trainer
+
+
+def command_line(*arguments):
+    """The parser of a command line of the tiny project."""
+    sys.argv = ["train.py", *map(str, arguments)]
+    return ConfigParser.from_args(argparse.ArgumentParser())
 
 
 def digest(model):

@@ -113,22 +113,35 @@ def set_aside_later(folder: Path, current: Path) -> list[str]:
     return [path.name for path in later]
 
 
-def prune(folder: Path, keep_last: int | None) -> None:
-    """Remove epoch files beyond the newest `keep_last`, step files beyond the newest two, and those outdone by
-    a later epoch file that is whole. At least two whole files stay, and the best is never counted.
+def prune(folder: Path, keep_last: int | None, whole: set[Path]) -> None:
+    """Remove what nobody needs to go on: epoch files beyond the newest `keep_last`, step files beyond the newest two,
+    and those that a later epoch file has outdone. At least two whole files stay; the best is never counted.
+
+    Args:
+        whole: the files known to be whole; those that are checked here are added.
     """
     files = checkpoints(folder)
     epochs = [saved for saved in files if saved.step is None]
     steps = [saved for saved in files if saved.step is not None]
     newest_epoch = epochs[-1].epoch if epochs else 0
-    gone = [saved for saved in steps if saved.epoch <= newest_epoch] + steps[:-2]
-    gone += epochs[: -max(keep_last, 2)] if keep_last else []
-    remaining = [saved for saved in files if saved not in gone]
-    # Two whole files at least: the newest ones on their way out stay until then.
-    stay = sorted(set(gone), key=lambda saved: saved.order)[len(remaining) - 2 :] if len(remaining) < 2 else []
-    for saved in set(gone) - set(stay):
+    gone = {saved for saved in steps if saved.epoch <= newest_epoch} | set(steps[:-2])
+    gone |= set(epochs[: -max(keep_last, 2)]) if keep_last else set()
+    stay = 0
+    for saved in reversed(files):
+        if gone and stay < 2 and _is_whole(saved.path, whole):
+            stay += 1
+            gone.discard(saved)
+    for saved in gone if stay == 2 else ():
         with contextlib.suppress(FileNotFoundError):
             saved.path.unlink()
+
+
+def _is_whole(path: Path, whole: set[Path]) -> bool:
+    from utils import checkpoint
+
+    if path not in whole and checkpoint.damage(path) is None:
+        whole.add(path)
+    return path in whole
 
 
 def sweep(folder: Path) -> None:

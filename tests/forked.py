@@ -1,0 +1,63 @@
+"""Child processes for tests that kill: forked, so that they start with torch imported, each in a process group."""
+
+import multiprocessing
+import os
+import signal
+import sys
+
+from utils.errors import run_command
+
+
+def start(function, *args, output=None):
+    """Run `function(*args)` as a command in a forked process with its own process group."""
+    process = multiprocessing.get_context("fork").Process(target=_command, args=(function, args, output))
+    process.start()
+    return process
+
+
+def _command(function, args, output):
+    os.setsid()
+    if output is not None:
+        file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+    # pytest has put other files in their place.
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    run_command(lambda: function(*args))
+
+
+def finish(process):
+    """The exit code, once the process has ended; no member of its group may be left then."""
+    process.join(120)
+    alive = process.exitcode is None
+    if alive:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.join()
+    assert not alive, "the process hung"
+    wait_for_group(process.pid)
+    return process.exitcode
+
+
+def wait_for_group(pid):
+    """Until no process of the group is left; workers end a moment after their parent."""
+    for _ in range(2_000_000):
+        try:
+            os.killpg(pid, 0)
+        except (ProcessLookupError, PermissionError):
+            return
+        os.sched_yield()
+    os.killpg(pid, signal.SIGKILL)
+    raise AssertionError("orphans were left")
+
+
+class KillAt:
+    """A profile function that kills its process at the n-th call or return, in Python or in C."""
+
+    def __init__(self, n):
+        self.n, self.count = n, 0
+
+    def __call__(self, frame, event, argument):
+        self.count += 1
+        if self.count == self.n:
+            os.kill(os.getpid(), signal.SIGKILL)
