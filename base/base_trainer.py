@@ -63,7 +63,9 @@ class BaseTrainer(ABC):
         self.seed: int = config["seed"]
         self.on_nan: str = settings["on_nan"]
         self.monitor = Monitor(settings["monitor"], settings["early_stop"])
-        self.stop = StopRequest()
+        self.stop = StopRequest(
+            lambda: f" in epoch {self.epoch}, which has to be done again\n{self._checkpoints.resume_hint()}"
+        )
         self.start_epoch = 1
         #: The epoch in hand, and how many of its batches are done.
         self.epoch = 1
@@ -178,11 +180,12 @@ class BaseTrainer(ABC):
         value = self.monitor
         if value.on and not value.best_epoch and finished:
             self.logger.warning(f"{value.name} was never finite: there is no model_best.pth")
-        stopping = self.stop.signum is not None and not finished
-        due = epoch % self.save_period == 0 or finished or stopping
+        due = epoch % self.save_period == 0 or finished or self.stop.signum is not None
         self._checkpoints.save(self, epoch, None, due, improved, finished)
-        if stopping:
-            raise self.stop.error(f" after epoch {epoch}\n{self._checkpoints.resume_hint()}")
+        if self.stop.signum is not None and not finished:
+            if not due:  # asked for while the best was being written
+                self._checkpoints.save(self, epoch, None, due=True, improved=False, finished=False)
+            raise self.stop.leave(f" after epoch {epoch}\n{self._checkpoints.resume_hint()}")
 
     def _save_step(self) -> None:
         """Save inside the epoch in hand, after `self.step` of its batches."""
@@ -192,7 +195,7 @@ class BaseTrainer(ABC):
         """Save and leave, if a signal has asked for it."""
         if self.stop.signum is not None:
             self._save_step()
-            raise self.stop.error(f" in epoch {self.epoch}, step {self.step}\n{self._checkpoints.resume_hint()}")
+            raise self.stop.leave(f" in epoch {self.epoch}, step {self.step}\n{self._checkpoints.resume_hint()}")
 
     def _finish(self, idle: bool) -> None:
         """Say what came out and what to do with it."""

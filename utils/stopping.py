@@ -1,6 +1,7 @@
 """Signals that ask a run to stop politely: it finishes the step in hand, saves, and leaves."""
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
@@ -18,12 +19,16 @@ class StopRequest:
     """Notes SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 while it is entered; the loops ask for `signum` between steps.
 
     A second Ctrl-C ends the process at once.
+
+    Args:
+        describe: says where the run is when a signal ends it at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, describe: Callable[[], str] = lambda: "") -> None:
         self.signum: int | None = None
         #: Whether the code that runs asks for `signum`; where it doesn't, the signal raises `Stopped` at once.
         self.polled = True
+        self._describe = describe
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -38,14 +43,16 @@ class StopRequest:
     def _note(self, signum: int, _frame: FrameType | None) -> None:
         if self.signum is not None and signum == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+            end_workers()
             raise KeyboardInterrupt
         self.signum = signum
         if not self.polled:
             self.polled = True
-            raise self.error("")
+            raise self.leave(self._describe())
 
-    def error(self, message: str) -> Stopped:
-        """The exception that ends the run, with the exit code for the signal."""
+    def leave(self, message: str) -> Stopped:
+        """End the workers; the exception that ends the run, with the exit code for the signal."""
+        end_workers()
         number = self.signum or signal.SIGTERM
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         return Stopped(f"stopped by {name}{message}", 130 if number == signal.SIGINT else 143)
@@ -79,3 +86,10 @@ def _end_with_parent(parent: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)
+
+
+def end_workers() -> None:
+    """End the DataLoader workers now, with what they have in hand: torch would wait 5 s for each that is busy."""
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.terminate()
