@@ -141,19 +141,26 @@ class BaseDataLoader(DataLoader[Any]):
 
     def _batches(self, epoch: int, first: int, last: int | None, purpose: str) -> Iterator[Any]:
         batches = self._iterable_pass(epoch, first, last) if self._order is None else self._pass(epoch, first, last)
-        for k in itertools.count(first):
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            except RuntimeError as error:
-                raise lost_worker(error, self.name, k) or error from error.__cause__
-            if isinstance(batch, Failure):
-                raise DataError(f"the loader {self.name!r} could not make batch {k} of pass {epoch}: {batch.message}")
-            place = (epoch, k) if purpose == "step" else (k,)
-            # Here, after any prefetching, so that a hand-written loop over the loader is exact too.
-            seeding.seed_everything(self.seed, purpose, *place, 0)
-            yield batch
+        try:
+            for k in itertools.count(first):
+                try:
+                    batch = next(batches)
+                except StopIteration:
+                    return
+                except RuntimeError as error:
+                    raise lost_worker(error, self.name, k) or error from error.__cause__
+                if isinstance(batch, Failure):
+                    raise DataError(
+                        f"the loader {self.name!r} could not make batch {k} of pass {epoch}: {batch.message}"
+                    )
+                place = (epoch, k) if purpose == "step" else (k,)
+                # Here, after any prefetching, so that a hand-written loop over the loader is exact too.
+                seeding.seed_everything(self.seed, purpose, *place, 0)
+                yield batch
+        finally:
+            # The workers end now. If the iterator went with a traceback that holds this frame, torch would wait for
+            # each of them for 5 s.
+            del batches
 
     def _pass(self, epoch: int, first: int, last: int | None) -> Iterator[Any]:
         order = self._order

@@ -41,15 +41,18 @@ def _foreign_pass(loader: Iterable[Any], epoch: int, first: int, last: int | Non
     seed_everything(seed, "pass", epoch)
     batches = iter(loader)
     k = 0
-    while last is None or k < last:
-        seed_everything(seed, "fetch", epoch, k)  # for data that draws in this process
-        try:
-            batch = next(batches)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            raise lost_worker(error, type(loader).__name__, k) or error from error.__cause__
-        seed_everything(seed, purpose, epoch, k, 0)
-        if k >= first:
-            yield batch
-        k += 1
+    try:
+        while last is None or k < last:
+            seed_everything(seed, "fetch", epoch, k)  # for data that draws in this process
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                raise lost_worker(error, type(loader).__name__, k) or error from error.__cause__
+            seed_everything(seed, purpose, epoch, k, 0)
+            if k >= first:
+                yield batch
+            k += 1
+    finally:
+        del batches  # see BaseDataLoader

@@ -147,6 +147,11 @@ class Checkpoints:
                     message=str(error) or type(error).__name__,
                 )
             trainer.writer.close()
+            if "Expected more than 1 value per channel" in str(error):
+                raise DataError(
+                    "a batch of one sample cannot pass BatchNorm: set data_loader.args.drop_last, or another "
+                    f"batch_size\n  {self.resume_hint()}"
+                ) from error
             if isinstance(error, DataError):
                 raise DataError(f"{error}\n  {self.resume_hint()}") from error
             raise

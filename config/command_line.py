@@ -71,6 +71,11 @@ def load(
     start = _read_start(Path(args.resume), evaluating) if args.resume and not auto else Start()
     if run_id is not None and start.folder is not None and not fine_tune and not evaluating:
         raise ConfigError("--run_id names a new run: a run that is continued with -r keeps its folder")
+    if start.folder is not None and args.config is None and not evaluating and not _is_run(start.folder):
+        raise CheckpointError(
+            f"{start.checkpoint} is not in a run folder, so it cannot be continued; "
+            f"a new run with its weights: -c CONFIG -r {args.resume}"
+        )
     config = cls(_source(args, start), start.checkpoint, modification, run_id)
     config.args, config.evaluating, config.fine_tune = args, evaluating, fine_tune
     if auto:
@@ -119,6 +124,10 @@ def _read_start(path: Path, best: bool) -> Start:
             raise CheckpointError(f"{error}{hint}") from None
     found, state = _newest(path)
     return Start(found, state, folder)
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "config.json").exists() and folder.parent.parent.name == "models"
 
 
 def _newest(folder: Path) -> tuple[Path, dict[str, Any]]:

@@ -80,6 +80,8 @@ class Trainer(BaseTrainer):
         self._resumed_samples = 0.0
         #: The losses since they were last looked at, on the device.
         self._losses: list[torch.Tensor] = []
+        self._last_loss: torch.Tensor | None = None
+        self._looked = 0
 
     def _train_epoch(self, epoch: int) -> Log:
         """Train one epoch, validate, step an epoch scheduler; return the averages over all samples."""
@@ -98,6 +100,7 @@ class Trainer(BaseTrainer):
         """The epoch's batches from where the run stands, in groups of `accumulate`: one group an update."""
         if self.step == 0:
             self._reset(self.train_metrics)
+        self._looked = self.step
         self._resumed_samples = self.train_metrics.count(self.loss_terms[0])
         self.stop.polled = True  # from here on `_after_update` asks
         done = (epoch - 1) * self.len_epoch
@@ -202,16 +205,20 @@ class Trainer(BaseTrainer):
             NonFiniteError: with the step, the learning rate and the last finite loss.
         """
         losses, self._losses = self._losses, []
+        batches, self._looked = self.step - self._looked, self.step
+        before, self._last_loss = self._last_loss, losses[-1] if losses else self._last_loss
         if not losses or bool(torch.isfinite(torch.stack(losses).sum())):
             return
         values = [float(loss) for loss in losses]
         bad = next((i for i, value in enumerate(values) if not math.isfinite(value)), None)
         if bad is None:  # finite values whose sum overflows
             return
-        last = f"{values[bad - 1]:.4g}" if bad else "in the steps before"
+        # An update with several optimizers has more losses than batches.
+        step = f"step {self.step - batches + bad + 1}" if batches == len(values) else f"by step {self.step}"
+        last = values[bad - 1] if bad else before
         raise NonFiniteError(
-            f"the loss became {values[bad]} in epoch {self.epoch}, {len(values) - bad} updates before step {self.step} "
-            f"(lr {float(self.lr):.3g}, last finite loss {last})\n  {self._checkpoints.resume_hint()}"
+            f"the loss became {values[bad]} in epoch {self.epoch}, {step} (lr {float(self.lr):.3g}, "
+            f"last finite loss {'none' if last is None else f'{float(last):.4g}'})\n  {self._checkpoints.resume_hint()}"
         )
 
     def _save_step(self) -> None:

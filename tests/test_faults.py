@@ -1,0 +1,310 @@
+"""What can go wrong in a run: the message, the exit code, and what is left."""
+
+import errno
+import json
+import logging
+import re
+import shutil
+from collections import namedtuple
+
+import pytest
+import tiny
+import torch
+
+from logger.logger import setup_console
+from utils import checkpoint, environment, run_folder
+from utils.errors import CheckpointError, DataError, NonFiniteError, StorageError
+from utils.runtime import prepare_device
+
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture
+def messages(capfd):
+    """What has been printed so far."""
+    return lambda: capfd.readouterr().out
+
+
+def failing(error, epoch):
+    """torch.save that fails from some epoch on."""
+    save = torch.save
+
+    def fail(state, *args, **kwargs):
+        if state["epoch"] >= epoch:
+            raise error
+        save(state, *args, **kwargs)
+
+    return fail
+
+
+def status(trainer):
+    return json.loads((trainer.checkpoint_dir / "status.json").read_text())
+
+
+@pytest.mark.parametrize("number, words", [(errno.ENOSPC, "No space left on device"), (errno.EROFS, "Read-only file")])
+def test_a_disk_that_is_full_or_read_only(tmp_path, monkeypatch, number, words):
+    import os
+
+    trainer = tiny.build(tiny.settings(tmp_path))
+    monkeypatch.setattr(torch, "save", failing(OSError(number, os.strerror(number)), epoch=2))
+    with pytest.raises(StorageError) as caught:
+        trainer.train()
+    assert re.fullmatch(
+        rf"could not write .*/checkpoint-epoch2.pth: {words}.* "
+        r"\(needs about \d+ MB, \d+ MB free\); checkpoint-epoch1.pth is intact",
+        str(caught.value),
+    )
+    assert caught.value.exit_code == 6
+    names = {path.name for path in trainer.checkpoint_dir.glob("*.pth*")}
+    assert names == {"checkpoint-epoch1.pth", "model_best.pth"}
+    assert (status(trainer)["state"], status(trainer)["exit_code"]) == ("failed", 6)
+
+
+def test_two_checkpoints_must_fit_before_training(tmp_path, monkeypatch):
+    trainer = tiny.build(tiny.settings(tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10, 10, 100))
+    with pytest.raises(StorageError, match=r"has 0 MB free, and two checkpoints take \d+ MB: make room"):
+        trainer.train()
+    assert trainer.epoch == 1 and not list(trainer.checkpoint_dir.glob("*.pth"))
+
+
+def test_a_run_folder_that_is_removed_is_made_again(tmp_path, messages):
+    class Removing(tiny.Trainer):
+        def _train_epoch(self, epoch):
+            if epoch == 2:
+                shutil.rmtree(tmp_path)
+            return super()._train_epoch(epoch)
+
+    trainer = tiny.train(tiny.settings(tmp_path), trainer_class=Removing)
+    names = {path.name for path in trainer.checkpoint_dir.iterdir()}
+    assert {"config.json", "environment.json", "status.json", "checkpoint-epoch2.pth", "checkpoint-epoch3.pth"} <= names
+    assert "is gone: making it again" in messages()
+    assert len(tiny.rows(trainer)) == 3  # the header and the two epochs since
+
+
+def test_logs_that_cannot_be_written_warn_once_and_training_goes_on(tmp_path, monkeypatch, messages):
+    trainer = tiny.build(tiny.settings(tmp_path, trainer__tensorboard=True))
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    import torch.utils.tensorboard
+
+    monkeypatch.setattr(torch.utils.tensorboard.SummaryWriter, "add_scalar", full)
+    monkeypatch.setattr(type(trainer._table), "_append", full)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            monkeypatch.setattr(handler, "stream", None)
+            monkeypatch.setattr(handler, "_open", full)
+    trainer.train()
+    assert trainer.epoch == 3
+    text = messages()
+    assert text.count("TensorBoard is off from here on, training goes on: OSError") == 1
+    assert text.count("metrics.csv cannot be written, training goes on") == 1
+    assert text.count("info.log cannot be written, training goes on") == 1
+
+
+def damaged(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 8
+    path.write_bytes(content)
+
+
+def test_damage_names_the_file_the_record_and_what_is_whole(tmp_path, monkeypatch, messages):
+    (tmp_path / "config.json").write_text(json.dumps(tiny.settings(tmp_path)))
+    folder = tiny.train(tiny.settings(tmp_path, trainer__monitor="off")).checkpoint_dir
+    damaged(folder / "checkpoint-epoch3.pth")
+    with pytest.raises(CheckpointError) as caught:
+        tiny.command_line("-r", folder / "checkpoint-epoch3.pth")
+    assert re.search(r"checkpoint-epoch3.pth is damaged: .*\(record .*\)", str(caught.value))
+    assert "whole checkpoints beside it: checkpoint-epoch2.pth, checkpoint-epoch1.pth" in str(caught.value)
+    assert caught.value.exit_code == 4
+    # Of the folder, the newest whole one is taken, and that is told.
+    assert tiny.command_line("-r", folder).resume == folder / "checkpoint-epoch2.pth"
+    assert "falling back to checkpoint-epoch2.pth: 1 epoch to do again" in messages()
+    damaged(folder / "checkpoint-epoch2.pth")
+    damaged(folder / "checkpoint-epoch1.pth")
+    with pytest.raises(CheckpointError, match="no whole checkpoint") as caught:
+        tiny.command_line("-r", folder)
+    assert str(caught.value).count("is damaged") == 3
+
+
+def test_a_checkpoint_outside_a_run_folder_cannot_be_continued(tmp_path):
+    folder = tiny.train(tiny.settings(tmp_path, trainer__epochs=1)).checkpoint_dir
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(folder / "model_best.pth", tmp_path / "elsewhere" / "x.pth")
+    with pytest.raises(CheckpointError, match=r"is not in a run folder.*-c CONFIG -r"):
+        tiny.command_line("-r", tmp_path / "elsewhere" / "x.pth")
+
+
+def test_a_gpus_checkpoint_loads_on_the_cpu(tmp_path, monkeypatch):
+    trainer = tiny.build(tiny.settings(tmp_path, trainer__epochs=1))
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        trainer.train()
+    assert b"cuda:0" in (trainer.checkpoint_dir / "checkpoint-epoch1.pth").read_bytes()
+    again = tiny.train(tiny.settings(tmp_path), resume=trainer.checkpoint_dir / "checkpoint-epoch1.pth")
+    assert again.epoch == 3
+
+
+def test_more_gpus_than_there_are(monkeypatch, messages):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    setup_console()
+    assert prepare_device(2) == (torch.device("cpu"), [])
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert prepare_device(2) == (torch.device("cuda:0"), [0])
+    text = messages()
+    assert "n_gpu is 2 but there is no GPU: training on the CPU" in text
+    assert "n_gpu is 2 but there is only 1 GPU: training on what there is" in text
+
+
+class Spoilt(tiny.Points):
+    def __getitem__(self, i):
+        if i == 57:
+            raise ValueError("not an image")
+        return super().__getitem__(i)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_corrupt_sample_is_named(tmp_path, workers):
+    class Spoiling(tiny.Trainer):
+        def _train_epoch(self, epoch):
+            if epoch == 2:
+                self.data_loader._fetcher.dataset = Spoilt(103)
+            return super()._train_epoch(epoch)
+
+    config = tiny.settings(tmp_path, data_loader__args={"num_workers": workers, "validation_split": 0.0})
+    config["trainer"]["monitor"] = "off"
+    trainer = tiny.build(config, trainer_class=Spoiling)
+    with pytest.raises(DataError) as caught:
+        trainer.train()
+    text = str(caught.value)
+    assert (
+        "sample 57: ValueError: not an image" in text and "test_faults.py:" in text and 'raise ValueError("not' in text
+    )
+    assert text.endswith("checkpoint-epoch1.pth") and caught.value.exit_code == 3
+
+
+def test_a_batch_of_one_with_batchnorm_names_drop_last(tmp_path):
+    config = tiny.settings(tmp_path, data_loader__args={"n": 97, "validation_split": 0.0}, trainer__monitor="off")
+    with pytest.raises(DataError, match=r"a batch of one sample cannot pass BatchNorm: set data_loader.args.drop_last"):
+        tiny.train(config)
+    config["data_loader"]["args"]["drop_last"] = True
+    assert tiny.train(config).epoch == 3
+
+
+class Breaking(tiny.Trainer):
+    """The loss is NaN in one update."""
+
+    at, count, scale = 20, 0, float("nan")
+
+    def _forward(self, batch):
+        loss, output, target = super()._forward(batch)
+        self.count += self.model.training
+        return loss * (self.scale if self.count == self.at and self.model.training else 1.0), output, target
+
+
+def finite(folder):
+    for path in folder.glob("*.pth"):
+        values = checkpoint.load(path)["state_dict"].values()
+        assert all(torch.isfinite(value).all() for value in values), path
+    return sorted(path.name for path in folder.glob("*.pth"))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    trainer = tiny.build(tiny.settings(tmp_path, trainer__save_step=2), trainer_class=Breaking)
+    with pytest.raises(NonFiniteError) as caught:
+        trainer.train()
+    assert caught.value.exit_code == 5
+    # Update 20 is the ninth of epoch 2; the losses are read before saving and every log_step.
+    message = r"the loss became nan in epoch 2, step 9 \(lr 0.01, last finite loss \d\.\d+\)\n  resume: "
+    assert re.match(message, str(caught.value)), caught.value
+    assert "checkpoint-epoch2-step8.pth" in finite(trainer.checkpoint_dir)
+    assert status(trainer)["state"] == "failed"
+
+
+def test_the_losses_are_looked_at_before_a_stop_saves(tmp_path):
+    class Stopping(Breaking):
+        def _after_update(self, batches):
+            if self.count == self.at:
+                self.stop.signum = 15
+            super()._after_update(batches)
+
+    trainer = tiny.build(tiny.settings(tmp_path), trainer_class=Stopping)
+    with pytest.raises(NonFiniteError):
+        trainer.train()
+    assert finite(trainer.checkpoint_dir) == ["checkpoint-epoch1.pth", "model_best.pth"]
+
+
+def test_skipping_a_step_leaves_the_moments_alone(tmp_path, messages):
+    class Looking(Breaking):
+        def _step(self, optimizer, losses):
+            before = tiny.digest(self.model), repr(optimizer.state_dict())
+            super()._step(optimizer, losses)
+            if self.count == self.at:
+                assert (tiny.digest(self.model), repr(optimizer.state_dict())) == before
+
+    trainer = tiny.train(tiny.settings(tmp_path, trainer__on_nan="skip"), trainer_class=Looking)
+    assert "step 8 of epoch 2 skipped: the loss is not finite" in messages()
+    assert trainer.epoch == 3 and finite(trainer.checkpoint_dir)
+
+
+def test_ignoring_is_left_to_the_user(tmp_path):
+    trainer = tiny.train(tiny.settings(tmp_path, trainer__on_nan="ignore"), trainer_class=Breaking)
+    assert trainer.epoch == 3
+    assert trainer.monitor.best_epoch == 1  # NaN is never best
+
+
+def test_a_monitored_value_that_is_not_finite(tmp_path, messages):
+    class Blind(tiny.Trainer):
+        def _valid_epoch(self, epoch):
+            return {**super()._valid_epoch(epoch), "loss": float("nan") if epoch == 2 else 1.0}
+
+    trainer = tiny.build(tiny.settings(tmp_path / "stop"), trainer_class=Blind)
+    with pytest.raises(NonFiniteError, match=r"val_loss became nan in epoch 2 \(lr 0.0?1?.*\n  resume: "):
+        trainer.train()
+    assert finite(trainer.checkpoint_dir) == ["checkpoint-epoch1.pth", "model_best.pth"]
+    trainer = tiny.train(tiny.settings(tmp_path / "ignore", trainer__on_nan="ignore"), trainer_class=Blind)
+    assert trainer.monitor.best_epoch == 1
+
+
+@pytest.mark.parametrize("field", environment.DECISIVE)
+def test_another_environment_is_named_on_resume(tmp_path, messages, field):
+    folder = tiny.train(tiny.settings(tmp_path, trainer__epochs=1)).checkpoint_dir
+    path = folder / "checkpoint-epoch1.pth"
+    state = checkpoint.load(path)
+    assert json.loads((folder / "environment.json").read_text()) == state["environment"]
+    old = state["environment"][field]
+    state["environment"][field] = "other"
+    checkpoint.save(state, path)
+    tiny.build(tiny.settings(tmp_path), resume=path).restore()
+    assert f"the continued run may differ in the last bits: {field} other -> {old}" in messages()
+
+
+def test_a_run_describes_itself(tmp_path):
+    trainer = tiny.train(tiny.settings(tmp_path, trainer__epochs=1))
+    told = json.loads((trainer.checkpoint_dir / "environment.json").read_text())
+    assert set(environment.DECISIVE) | {"command", "platform", "host"} == set(told)
+    state = checkpoint.load(trainer.checkpoint_dir / "checkpoint-epoch1.pth")
+    assert state["progress"]["samples"] == 83 and state["progress"]["seed"] == 123
+    assert state["config"] == trainer.config.config
+
+
+def test_two_runs_in_one_second_have_two_folders(tmp_path):
+    folders = {run_folder.create(tmp_path / "models", None) for _ in range(3)}
+    assert len(folders) == 3
+
+
+def test_a_newer_format_names_both(tmp_path):
+    folder = tiny.train(tiny.settings(tmp_path, trainer__epochs=1)).checkpoint_dir
+    path = folder / "checkpoint-epoch1.pth"
+    checkpoint.save({**checkpoint.load(path), "format_version": 7}, path)
+    with pytest.raises(CheckpointError, match="has format 7, this code reads up to 1"):
+        checkpoint.load(path)
+
+
+def test_stale_temporary_files_are_swept(tmp_path):
+    folder = tiny.train(tiny.settings(tmp_path, trainer__epochs=1)).checkpoint_dir
+    (folder / "checkpoint-epoch2.pth.999.tmp").write_bytes(b"torn")
+    tiny.train(tiny.settings(tmp_path), resume=folder / "checkpoint-epoch1.pth")
+    assert not list(folder.glob("*.tmp"))
