@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 
 import pytest
 import torch
@@ -116,6 +117,8 @@ def test_tensorboard_has_both_curves_on_one_axis(tmp_path):
         writer.set_step(step, "valid")
         writer.add_scalar("loss", 2.0)
     writer.close()
+    (first,) = tmp_path.iterdir()  # as if it were of an hour ago: files are read in the order of their names
+    first.rename(first.with_name(re.sub(r"\d{10}", lambda match: str(int(match[0]) - 3600), first.name, count=1)))
     again = TensorboardWriter(tmp_path, logging.getLogger("test"), enabled=True)
     again.purge_step = 21
     again.set_step(25)

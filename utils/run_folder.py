@@ -127,7 +127,8 @@ def prune(folder: Path, keep_last: int | None, whole: set[Path]) -> None:
     gone = {saved for saved in steps if saved.epoch <= newest_epoch} | set(steps[:-2])
     gone |= set(epochs[: -max(keep_last, 2)]) if keep_last else set()
     stay = 0
-    for saved in reversed(files):
+    newest_first = files[::-1]
+    for saved in sorted(newest_first, key=lambda saved: saved in gone):  # those that stay anyway first
         if gone and stay < 2 and _is_whole(saved.path, whole):
             stay += 1
             gone.discard(saved)
