@@ -283,3 +283,10 @@ def test_all_of_torchs_optimizers_and_schedulers_are_plain(tmp_path):
         torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 5),
     ):
         checkpoint.plain(scheduler.state_dict())
+
+
+def test_torch_is_told_to_load_weights_only(tmp_path, monkeypatch):
+    load, asked = torch.load, []
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: asked.append(kwargs) or load(*args, **kwargs))
+    checkpoint.load(saved(tmp_path))
+    assert [kwargs["weights_only"] for kwargs in asked] == [True]

@@ -216,3 +216,26 @@ def test_numbers_of_a_pass_are_sliced_not_listed():
     index = next(iter(loader._order))
     assert isinstance(index.indices, np.ndarray) and index.indices.base is not None
     assert len(list(itertools.islice(loader, 3))) == 3
+
+
+class Sums(torch.utils.data.Dataset):
+    """Samples whose bits depend on how many threads add them up."""
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, i):
+        return torch.randn(400_000, generator=torch.Generator().manual_seed(i)).sum()
+
+
+def test_samples_are_made_on_one_thread_as_in_a_worker():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        here, there = (torch.cat(list(BaseDataLoader(Sums(), 5, True, 0.0, workers))) for workers in (0, 2))
+        free = torch.stack([Sums()[i] for i in range(12)]).sort().values
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(here, there)
+    assert not torch.equal(here.sort().values, free), "two threads give the same bits: the test shows nothing"

@@ -220,3 +220,23 @@ def test_best_is_caught_up_after_a_kill_between_the_two_files(tmp_path):
     resumed = tiny.build(config, resume=folder / "checkpoint-epoch2.pth")
     resumed.restore()
     assert checkpoint.load(folder / "model_best.pth")["epoch"] == 2
+
+
+@pytest.mark.parametrize("save_period", [1, 3])
+def test_the_best_is_written_whenever_it_improves(tmp_path, save_period):
+    seen = []
+
+    class Judged(tiny.Trainer):
+        def _valid_epoch(self, epoch):
+            return {"loss": [5.0, 4.0, 4.0, 3.0, 3.5][epoch - 1]}
+
+        def _save_epoch(self, epoch, improved, finished):
+            super()._save_epoch(epoch, improved, finished)
+            best = checkpoint.load(self.checkpoint_dir / "model_best.pth")
+            seen.append((best["epoch"], best["monitor_best"]))
+
+    config = tiny.settings(tmp_path, trainer__epochs=5, trainer__save_period=save_period)
+    trainer = tiny.train(config, trainer_class=Judged)
+    assert seen == [(1, 5.0), (2, 4.0), (2, 4.0), (4, 3.0), (4, 3.0)]
+    saved = {path.name for path in trainer.checkpoint_dir.glob("checkpoint-*.pth")}
+    assert saved == {f"checkpoint-epoch{n}.pth" for n in ([1, 2, 3, 4, 5] if save_period == 1 else [3, 5])}
