@@ -4,11 +4,13 @@ Importing this module imports no torch, so that mistakes in a config are told at
 """
 
 import argparse
-import inspect
+import atexit
 import json
 import logging
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -19,6 +21,7 @@ from utils.errors import ConfigError, catch_user_errors
 from utils.files import ROOT, ensure_dir, write_json
 
 if TYPE_CHECKING:
+    from config.source import KeyPath
     from utils.run_folder import Lock
 
 
@@ -60,7 +63,7 @@ class ConfigParser:
         modification: Mapping[Any, Any] | None = None,
         run_id: str | None = None,
     ) -> None:
-        from config.schema import known, validate
+        from config.schema import known, unknown, validate
         from config.source import Source, dotted, override, to_plain
         from logger.logger import setup_console
 
@@ -71,12 +74,17 @@ class ConfigParser:
                 path = tuple(target.split(";")) if isinstance(target, str) else tuple(target)
                 override(self._source, path, value, f"command line ({dotted(path)})", known)
         self._config = validate(self._source)
+        own = unknown(self._source)
+        if own:
+            logging.getLogger("config").debug(f"keys of your own: {', '.join(own)}")
         self.resume = Path(resume) if resume is not None else None
         self.run_id = run_id
         #: The parsed command line, if there was one.
         self.args = argparse.Namespace()
         #: Whether only to evaluate: then nothing is written.
         self.evaluating = False
+        #: Whether to try everything on one batch only; then nothing that is written stays.
+        self.checking = False
         #: Whether `resume` only gives the first weights of a new run.
         self.fine_tune = False
         #: (dotted path, old value, new value) of what differs from the config of the checkpoint.
@@ -104,7 +112,7 @@ class ConfigParser:
         catch_user_errors()
         options = list(options)
         if isinstance(args, argparse.ArgumentParser):
-            command_line.add_options(args, options)
+            command_line.add_options(args, options, evaluating)
             args = args.parse_args()
         if args.device is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = args.device
@@ -124,14 +132,64 @@ class ConfigParser:
         if component is None:
             return None
         from config import components
+
+        given = {**kwargs, **dict(zip(components.GIVEN.get(name, ()), args, strict=False))}
+        built = self._build(component, (name,), module, args[len(given) - len(kwargs) :], given)
+        if name == "arch" and component.get("freeze"):
+            from config.optimization import freeze
+
+            freeze(built, component["freeze"], f"{self.where('arch', 'freeze')}: arch.freeze")
+        return built
+
+    def _build(
+        self,
+        component: dict[str, Any],
+        path: "KeyPath",
+        module: ModuleType,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        from config import components
         from utils import seeding
 
-        target = self._checked(name, module, component, args, kwargs)
+        target = self._checked(component, path, module, args, kwargs)
+        own = dict(component.get("args", {}))
+        for key, inner in components.nested(component, path):
+            own[key] = [
+                self._build(item, (*path, "args", key, i), module, args, kwargs) for i, item in enumerate(inner)
+            ]
         # Randomness in a constructor depends on the component alone, not on what was built before.
         seeding.set_root_seed(self["seed"])
-        seeding.seed_everything(self["seed"], "init", *([] if name == "arch" else [name]))
-        place = f"{self._source.where((name,))}: {name} ({component['type']})"
-        return components.build(target, args, {**component.get("args", {}), **kwargs}, place)
+        seeding.seed_everything(self["seed"], "init", *([] if path == ("arch",) else path))
+        place = f"{self.where(*path)}: {'.'.join(map(str, path))} ({component['type']})"
+        return components.build(target, args, {**own, **kwargs}, place)
+
+    def check(self, **modules: ModuleType) -> None:
+        """Check the names and arguments of all components at once, before any of them is built.
+
+        Args:
+            modules: for each section of the config (`arch=model.model`, …), where its names are looked up.
+
+        Raises:
+            ConfigError: with all problems.
+        """
+        from config import components
+
+        problems: list[str] = []
+        for name, module in modules.items():
+            listed = name == "metrics"
+            for i, value in enumerate(self[name] if listed else [self._config.get(name)]):
+                if value is not None:
+                    component = {"type": value} if isinstance(value, str) else value
+                    path: KeyPath = (name, i) if listed else (name,)
+                    given, later = components.GIVEN.get(name, ()), name in components.CALLED_LATER
+                    problems += components.problems(component, path, module, (), given, self._source, later)[1]
+        if problems:
+            raise ConfigError("\n  ".join(problems))
+
+    def where(self, *path: str | int) -> str:
+        """The place in the config of the value at a path, such as "config.json:12:5"."""
+        return self._source.where(path)
 
     def init_variant(self, name: str, module: ModuleType, **changes: Any) -> Any:
         """`init_obj` with other values for some of the component's arguments.
@@ -145,7 +203,7 @@ class ConfigParser:
         from config import components
 
         target = components.find(module, name, component["type"], self._source, (name,))
-        lacking = [key for key in changes if key not in inspect.signature(target).parameters]
+        lacking = [key for key in changes if key not in components.accepted(target)[0]]
         if lacking:
             raise ConfigError(
                 f"{name}: {component['type']} has no argument {lacking[0]!r}: configure a loader of its own"
@@ -164,7 +222,7 @@ class ConfigParser:
         component = self._component(name)
         if component is None:
             return None
-        target = self._checked(name, module, component, args, kwargs, partial_call=True)
+        target = self._checked(component, (name,), module, args, kwargs, called_later=True)
         given = {**component.get("args", {}), **kwargs}
         function = partial(target, *args) if args else target
         return components.named(function, given, component.get("name") or component["type"])
@@ -180,7 +238,7 @@ class ConfigParser:
         functions: dict[str, Any] = {}
         for i, item in enumerate(self[name]):
             component: dict[str, Any] = {"type": item} if isinstance(item, str) else item
-            target = self._checked(name, module, component, (), {}, partial_call=True, path=(name, i))
+            target = self._checked(component, (name, i), module, (), {}, called_later=True)
             label = component.get("name") or component["type"]
             if label in functions:
                 where = self._source.where((name, i))
@@ -200,26 +258,19 @@ class ConfigParser:
 
     def _checked(
         self,
-        name: str,
-        module: ModuleType,
         component: dict[str, Any],
+        path: "KeyPath",
+        module: ModuleType,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        partial_call: bool = False,
-        path: tuple[str | int, ...] | None = None,
+        called_later: bool = False,
     ) -> Callable[..., Any]:
         from config import components
 
-        path = path or (name,)
-        # A component of the user's own (optimizer_D) is of the kind that its name says.
-        section = next((key for key in components.KINDS if name == key or name.startswith(key)), name)
-        target = components.find(module, section, component["type"], self._source, path)
-        problems = components.bind(
-            target, component.get("args", {}), args, kwargs, self._source, path, partial=partial_call
-        )
+        target, problems = components.problems(component, path, module, args, kwargs, self._source, called_later)
         if problems:
             raise ConfigError("\n  ".join(problems))
-        return target  # type: ignore[no-any-return]
+        return target
 
     def __getitem__(self, name: str) -> Any:
         return self._config[name]
@@ -262,7 +313,11 @@ class ConfigParser:
         from logger.logger import setup_logging
         from utils import run_folder
 
-        if self._folder is not None and not self.fine_tune:
+        if self.checking:
+            scratch = tempfile.mkdtemp()
+            atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+            run = run_folder.create(Path(scratch) / "models" / self["name"], "check")
+        elif self._folder is not None and not self.fine_tune:
             run = self._folder
         else:
             run = run_folder.create(ROOT / self["trainer"]["save_dir"] / "models" / self["name"], self.run_id)
@@ -289,11 +344,23 @@ class ConfigParser:
         """The config as a block of JSON, for TensorBoard's text page."""
         return f"```json\n{json.dumps(self._config, indent=4)}\n```"
 
+    def described(self) -> list[str]:
+        """A line for each value: where it is in the config, what it is, and where it came from."""
+        from config.source import dotted, leaves
+
+        given = {path for path, _ in leaves(self._source.values)}
+        rows = [
+            (f"{dotted(path)} = {json.dumps(value, ensure_ascii=False)}", path) for path, value in leaves(self._config)
+        ]
+        width = max(len(text) for text, _ in rows)
+        return [f"{text:<{width}}  {self.where(*path) if path in given else 'default'}" for text, path in rows]
+
     def flat(self) -> dict[str, bool | str | int | float]:
         """Plain values by dotted path, for TensorBoard's hyper-parameters page."""
         from config.source import leaves
 
-        return {".".join(map(str, path)): value for path, value in leaves(self._config) if value is not None}
+        plain = {path: value for path, value in leaves(self._config) if isinstance(value, bool | str | int | float)}
+        return {".".join(map(str, path)): value for path, value in plain.items()}
 
 
 if __name__ == "__main__":

@@ -19,10 +19,20 @@ def main(config: ConfigParser) -> "Trainer":
     import model.loss as module_loss
     import model.metric as module_metric
     import model.model as module_arch
-    from config.optimization import init_scheduler
+    from config.optimization import init_optimizer, init_scheduler
     from trainer import Trainer
     from utils import prepare_device
 
+    config.check(
+        data_loader=module_data,
+        valid_data_loader=module_data,
+        test_data_loader=module_data,
+        arch=module_arch,
+        loss=module_loss,
+        metrics=module_metric,
+        optimizer=torch.optim,
+        lr_scheduler=torch.optim.lr_scheduler,
+    )
     logger = config.get_logger("train")
     data_loader = config.init_obj("data_loader", module_data)
     valid_data_loader = config.init_obj("valid_data_loader", module_data) or data_loader.split_validation()
@@ -36,8 +46,7 @@ def main(config: ConfigParser) -> "Trainer":
 
     criterion = config.init_ftn("loss", module_loss)
     metrics = config.init_ftns("metrics", module_metric)
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = config.init_obj("optimizer", torch.optim, parameters)
+    optimizer = init_optimizer(config, model)
     lr_scheduler = init_scheduler(config, optimizer, len(data_loader))
 
     trainer = Trainer(

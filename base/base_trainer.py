@@ -143,6 +143,8 @@ class BaseTrainer(ABC):
         """Restore a checkpoint, if the run has one, and say what is going to happen."""
         self.start_epoch, self.step, self.lr = self.restore()
         self.epoch = max(self.start_epoch - (self.step == 0), 1)
+        if self.config.checking:
+            self.epochs = min(self.epochs, self.start_epoch)
         if self.start_epoch > 1 or self.step:
             self._table.cut(self.start_epoch - 1)
             length = getattr(self, "len_epoch", 0)
@@ -203,6 +205,10 @@ class BaseTrainer(ABC):
             best = {f"best/{self.monitor.name}": self.monitor.best}
             self.writer.add_hparams(self.config.flat(), best, run_name=".")
         self.writer.close()
+        if self.config.checking:
+            self._checkpoints.read_back(self)
+            self.logger.info("check passed: trained, validated, saved and read back; nothing of it is kept")
+            return
         # A scheduler made for so many steps cannot be stretched.
         fixed_length = hasattr(getattr(self, "lr_scheduler", None), "total_steps")
         for line in self._checkpoints.summary(self.monitor, self.epochs, self.epoch, idle, fixed_length):

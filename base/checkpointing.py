@@ -116,6 +116,15 @@ class Checkpoints:
         run_folder.prune(self.folder, self.config["trainer"]["keep_last"], self._whole)
         self._status("running", epoch=epoch, step=step)
 
+    def read_back(self, trainer: "BaseTrainer") -> None:
+        """Restore the checkpoint written last into the trainer, as a continued run would.
+
+        Raises:
+            CheckpointError: it does not fit.
+        """
+        if self._newest is not None:
+            load_all(trainer, checkpoint.load(self._newest))
+
     def _safe(self, state: dict[str, Any]) -> str:
         """How much space was wanted, and what is intact, for an error message."""
         needed = checkpoint.size_of(state) / 1e6

@@ -183,12 +183,16 @@ def _apply_changes(trainer: "BaseTrainer") -> None:
                 f"the learning rate follows {type(scheduler).__name__}: a running cycle cannot take --lr; "
                 "start a new run with lr_scheduler.args.max_lr"
             )
-        for group in trainer.optimizer.param_groups:
-            group[key] = new
-            if key == "lr" and "initial_lr" in group:
-                group["initial_lr"] = new
+        # A group with a value of its own for the key keeps it.
+        own = trainer.config["optimizer"].get("param_groups") or []
+        groups = trainer.optimizer.param_groups
+        shared = [i for i in range(len(groups)) if i < len(groups) - len(own) or key not in own[i - len(groups)]]
+        for i in shared:
+            groups[i][key] = new
+            if key == "lr" and "initial_lr" in groups[i]:
+                groups[i]["initial_lr"] = new
         if key == "lr" and scheduler is not None and hasattr(scheduler, "base_lrs"):
-            scheduler.base_lrs = [new for _ in scheduler.base_lrs]
+            scheduler.base_lrs = [new if i in shared else rate for i, rate in enumerate(scheduler.base_lrs)]
 
 
 def _compare(trainer: "BaseTrainer", state: State) -> None:

@@ -27,7 +27,7 @@ class Start(NamedTuple):
     folder: Path | None = None
 
 
-def add_options(parser: argparse.ArgumentParser, options: Iterable[Any]) -> None:
+def add_options(parser: argparse.ArgumentParser, options: Iterable[Any], evaluating: bool) -> None:
     """Add the custom options, and the common ones that the program has not declared itself."""
     common: list[tuple[list[str], dict[str, Any]]] = [
         (["-c", "--config"], {"help": "config file"}),
@@ -35,8 +35,13 @@ def add_options(parser: argparse.ArgumentParser, options: Iterable[Any]) -> None
         (["-d", "--device"], {"help": "GPUs to use, as for CUDA_VISIBLE_DEVICES"}),
         (["--set"], {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": "set any key of the config"}),
         (["--run_id"], {"help": "name of the run's folder; by default the time"}),
+        (["--print-config"], {"action": "store_true", "help": "show each value with its origin, and leave"}),
         (["--traceback"], {"action": "store_true", "help": "show the traceback of an error"}),
     ]
+    if not evaluating:
+        common.append(
+            (["--check"], {"action": "store_true", "help": "try everything on one batch, leave nothing behind"})
+        )
     for option in options:
         target = option.target if isinstance(option.target, str) else ";".join(option.target)
         parser.add_argument(*option.flags, type=option.type, help=f"sets {target.replace(';', '.')}")
@@ -63,6 +68,7 @@ def load(
     """
     if args.config is None and args.resume is None:
         raise ConfigError("say what to train: -c config.json, or -r CHECKPOINT to continue a run")
+    checking = getattr(args, "check", False)
     auto = args.resume == AUTO and not evaluating
     if auto and args.config is None:
         raise ConfigError("-r auto needs the config of the run: -c config.json -r auto")
@@ -77,11 +83,14 @@ def load(
             f"a new run with its weights: -c CONFIG -r {args.resume}"
         )
     config = cls(_source(args, start), start.checkpoint, modification, run_id)
-    config.args, config.evaluating, config.fine_tune = args, evaluating, fine_tune
-    if auto:
+    config.args, config.evaluating, config.fine_tune, config.checking = args, evaluating, fine_tune, checking
+    if getattr(args, "print_config", False):
+        print("\n".join(config.described()))
+        raise SystemExit(0)
+    if auto and not checking:
         start = _find_run(config)
         config.resume = start.checkpoint
-    if start.folder is not None and not fine_tune and not evaluating:
+    if start.folder is not None and not fine_tune and not evaluating and not checking:
         config.continue_in(start.folder)
     config.give_checkpoint(start.state)
     if start.state is not None and not fine_tune:

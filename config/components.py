@@ -1,16 +1,22 @@
 """Finds the class or function that a component names, and binds its arguments before anything is built."""
 
+import collections.abc
 import functools
 import inspect
+import json
+import re
 import sys
 import traceback
+import typing
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from config.schema import nearest
-from config.source import KeyPath, Source, dotted
+from config.source import KeyPath, Source, dotted, kind
 from utils.errors import ConfigError, UserError
 from utils.files import ROOT
 
@@ -23,6 +29,14 @@ KINDS = {
     "optimizer": ("optimizer", "torch.optim:Optimizer"),
     "lr_scheduler": ("scheduler", "torch.optim.lr_scheduler:LRScheduler"),
 }
+
+
+#: What the program gives each component when it builds it.
+GIVEN = {"optimizer": ("params",), "lr_scheduler": ("optimizer",)}
+#: Sections whose functions are called with more arguments than the config gives.
+CALLED_LATER = ("loss", "metrics")
+#: Schedulers made of schedulers.
+NESTED = ("SequentialLR", "ChainedScheduler")
 
 
 def candidates(module: ModuleType, section: str) -> dict[str, Any]:
@@ -79,6 +93,60 @@ def find(module: ModuleType, section: str, type_name: str, source: Source, path:
     )
 
 
+def problems(
+    component: Mapping[str, Any],
+    path: KeyPath,
+    module: ModuleType,
+    given: tuple[Any, ...],
+    given_names: Iterable[str],
+    source: Source,
+    called_later: bool = False,
+) -> tuple[Any, list[str]]:
+    """Look a component up and bind its arguments, and those of the components inside it.
+
+    Args:
+        given, given_names: what the program gives, by place and by name.
+        called_later: more arguments come with the call (a loss, a metric).
+
+    Returns:
+        the class or function, and a line for each problem.
+    """
+    # A component of the user's own (optimizer_D) is of the kind that its name says.
+    section = next((key for key in KINDS if str(path[0]).startswith(key)), str(path[0]))
+    try:
+        target = find(module, section, component["type"], source, path)
+        inside = nested(component, path)
+    except ConfigError as error:
+        return None, [str(error)]
+    found = []
+    for key, inner in inside:
+        for i, item in enumerate(inner):
+            found += problems(item, (*path, "args", key, i), module, given, given_names, source)[1]
+    keys = [key for key, _ in inside]
+    args = {key: value for key, value in component.get("args", {}).items() if key not in keys}
+    return target, found + bind(target, args, given, [*given_names, *keys], source, path, called_later)
+
+
+def nested(component: Mapping[str, Any], path: KeyPath) -> list[tuple[str, list[Any]]]:
+    """The arguments that are lists of components themselves: the schedulers of SequentialLR and ChainedScheduler.
+
+    Raises:
+        ConfigError: they are something else.
+    """
+    if component["type"] not in NESTED or "schedulers" not in component.get("args", {}):
+        return []
+    inner = component["args"]["schedulers"]
+    if not isinstance(inner, list) or not all(
+        isinstance(item, dict) and isinstance(item.get("type"), str) for item in inner
+    ):
+        here = dotted((*path, "args", "schedulers"))
+        raise ConfigError(f'{here}: expected a list of components {{"type": NAME, "args": {{…}}}}, found {kind(inner)}')
+    if component["type"] == "SequentialLR" and any(item["type"] in NESTED for item in inner):
+        here = dotted((*path, "args", "schedulers"))
+        raise ConfigError(f"{here}: torch's SequentialLR cannot hold another {' or '.join(NESTED)}")
+    return [("schedulers", inner)]
+
+
 def bind(
     target: Callable[..., Any],
     args: Mapping[str, Any],
@@ -107,26 +175,71 @@ def bind(
     name = getattr(target, "__name__", str(target))
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     by_program = {p.name for p in positional[: len(given)]} | set(given_names)
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    names, open_ended = accepted(target)
+    annotations = _annotations(target)
     problems = []
-    for key in args:
+    for key, value in args.items():
         here = (*path, "args", key)
+        place = f"{source.where(here)}: {dotted(here)}"
         if key in by_program:
-            problems.append(f"{source.where(here)}: {dotted(here)}: the program gives {name} its {key}: leave it out")
+            problems.append(f"{place}: the program gives {name} its {key}: leave it out")
         elif key not in names:
             near = nearest(key, names)
             if near or not open_ended:
                 hint = f": did you mean {near!r}?" if near else ""
                 takes = ", ".join(n for n in names if n not in by_program) or "no arguments"
-                problems.append(
-                    f"{source.where(here)}: {dotted(here)}: {name} has no argument {key!r}{hint} (it takes {takes})"
-                )
+                problems.append(f"{place}: {name} has no argument {key!r}{hint} (it takes {takes})")
+        elif key in annotations:
+            problems += [f"{place}: {problem}" for problem in _type_problem(name, key, annotations[key], value)]
     for p in parameters if not partial else []:
         required = p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
         if required and p.name not in args and p.name not in by_program:
             problems.append(f"{source.where(path)}: {dotted((*path, 'args'))}: {name} needs {p.name!r}")
     return problems
+
+
+def accepted(target: Callable[..., Any]) -> tuple[list[str], bool]:
+    """The names of all arguments that a class or function takes, and whether it takes any others too.
+
+    A class that passes `**options` on to its base takes the base's as well.
+    """
+    names: dict[str, None] = {}
+    classes = target.__mro__ if inspect.isclass(target) else ()
+    makers = [vars(cls)["__init__"] for cls in classes if "__init__" in vars(cls)] or [target]
+    for maker in makers:
+        parameters = list(inspect.signature(maker).parameters.values())
+        own = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        names.update(dict.fromkeys(name for name in own if name != "self" or maker is target))
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return list(names), False
+    return list(names), True
+
+
+def _annotations(target: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        maker = vars(target).get("__init__", target) if inspect.isclass(target) else target
+        # Some of torch's names are imported for type checkers alone.
+        return get_type_hints(maker, localns={**vars(typing), **vars(collections.abc)})
+    except Exception:  # annotations that cannot be evaluated here say nothing
+        return {}
+
+
+def _type_problem(name: str, key: str, annotation: Any, value: Any) -> list[str]:
+    """What is wrong with the type of an argument, by its annotation; lists serve as tuples."""
+    try:
+        adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+    except Exception:  # an annotation that pydantic does not know
+        return []
+    try:
+        adapter.validate_json(json.dumps(value), strict=True)
+    except ValidationError:
+        wanted = annotation.__name__ if inspect.isclass(annotation) else str(annotation)
+        wanted = re.sub(r"\b(typing|collections\.abc|torch)\.", "", wanted)
+        hint = ": a function cannot come from a config" if "Callable" in wanted else ""
+        return [f"{name} takes {key} as {wanted}, found {kind(value)}{hint}"]
+    except ValueError:  # a value that JSON cannot hold, from a program
+        return []
+    return []
 
 
 def build(target: Callable[..., Any], given: tuple[Any, ...], kwargs: Mapping[str, Any], place: str) -> Any:

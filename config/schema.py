@@ -30,9 +30,25 @@ class NamedComponent(Component):
     name: str | None = Field(default=None, description="Name in logs and tables; the type by default.")
 
 
+class ParamGroup(_Section):
+    """Parameters with options of their own."""
+
+    match: str | list[str] = Field(description='Pattern or patterns of parameter names, such as "fc*".')
+
+
+class Optimizer(Component):
+    """The optimizer."""
+
+    param_groups: list[ParamGroup] = Field(
+        default=[],
+        description='Options for some parameters: [{"match": "fc*", "lr": 1e-4}, …]; the first match decides.',
+    )
+
+
 class Arch(Component):
     """The network."""
 
+    freeze: list[str] = Field(default=[], description='Patterns of parameters that are not trained, such as "conv1.*".')
     skip: list[str] = Field(
         default=[], description='When fine-tuning: patterns of weights that stay fresh, such as "fc2.*".'
     )
@@ -109,7 +125,7 @@ class Config(_Section):
     test_data_loader: Component | None = Field(
         default=None, description="The test data; null: the training loader's class with training=False."
     )
-    optimizer: Component = Field(description="The optimizer, from torch.optim.")
+    optimizer: Optimizer = Field(description="The optimizer, from torch.optim.")
     loss: Named = Field(description="The loss, from model/loss.py: a name, or a component with args.")
     metrics: list[Named] = Field(
         default=[], description="The metrics, from model/metric.py: names, or components with args and a name."
@@ -126,7 +142,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "data_loader": Component,
     "valid_data_loader": Component,
     "test_data_loader": Component,
-    "optimizer": Component,
+    "optimizer": Optimizer,
     "lr_scheduler": LRScheduler,
     "trainer": TrainerSection,
     "loss": NamedComponent,
@@ -161,6 +177,15 @@ def validate(source: Source) -> dict[str, Any]:
     if problems:
         raise ConfigError("\n  ".join(sorted(dict.fromkeys(problems), key=_line)))
     return config.model_dump()
+
+
+def unknown(source: Source) -> list[str]:
+    """The keys of the user's own, as dotted paths."""
+    keys: list[KeyPath] = [(key,) for key in source.values if key not in Config.model_fields]
+    for name, model in _SECTIONS.items():
+        values = source.values.get(name)
+        keys += [(name, key) for key in values if key not in model.model_fields] if isinstance(values, dict) else []
+    return [dotted(path) for path in keys]
 
 
 def _line(problem: str) -> tuple[str, int]:

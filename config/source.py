@@ -307,8 +307,8 @@ def to_plain(value: Any) -> Any:
 
 
 def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
-    """All plain values below a container, with their paths."""
-    if isinstance(value, dict | list):
+    """All plain values (and empty containers) below a container, with their paths."""
+    if isinstance(value, dict | list) and value:
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             yield from leaves(item, (*path, key))
     else:

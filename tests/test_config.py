@@ -180,7 +180,7 @@ def test_arguments_are_bound_before_anything_is_built(tmp_path):
 def test_an_error_in_a_constructor_names_the_place_and_the_users_line(tmp_path):
     import model.model as module_arch
 
-    parser = parse(tmp_path, changed(arch__args={"num_classes": "ten"}))
+    parser = parse(tmp_path, changed(arch__args={"num_classes": -3}))
     text = error(parser.init_obj, "arch", module_arch)
     assert "arch (MnistModel)" in text and "model/model.py:" in text and "self.fc2 = nn.Linear(50, num_classes)" in text
     parser = parse(tmp_path, changed(optimizer__args={"lr": -1}))

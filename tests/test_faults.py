@@ -238,7 +238,7 @@ def test_the_losses_are_looked_at_before_a_stop_saves(tmp_path):
 
 def test_skipping_a_step_leaves_the_moments_alone(tmp_path, messages):
     class Looking(Breaking):
-        def _step(self, optimizer, losses):
+        def _step(self, optimizer, losses, *again):
             before = tiny.digest(self.model), repr(optimizer.state_dict())
             super()._step(optimizer, losses)
             if self.count == self.at:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from base.base_trainer import BaseTrainer, Log
 from base.batches import evaluation_batches, training_batches
-from base.monitor import Monitor
+from base.checks import check_settings
 from utils.errors import ConfigError, NonFiniteError
 from utils.metrics import MetricTracker
 from utils.runtime import Runtime, first_tensor, to_device
@@ -56,9 +56,9 @@ class Trainer(BaseTrainer):
     ) -> None:
         settings = config["trainer"]
         names = [*self.loss_terms, *(metric.__name__ for metric in metric_ftns)]
-        validated = [f"val_{name}" for name in names if valid_data_loader is not None]
+        self.len_epoch = len_epoch or settings["len_epoch"] or (0 if data_loader is None else len(data_loader))
         if not config.evaluating:  # before the run folder is made
-            Monitor(settings["monitor"], settings["early_stop"]).check([*names, *validated])
+            check_settings(config, names, valid_data_loader is not None, self.len_epoch, device)
         super().__init__(model, criterion, metric_ftns, optimizer, config)
         self.device = device
         self.data_loader = data_loader
@@ -69,7 +69,6 @@ class Trainer(BaseTrainer):
             # and where fp16 skips the first step.
             optimizer._opt_called = True  # type: ignore[attr-defined]
         self.interval: str = (config["lr_scheduler"] or {}).get("interval", "epoch")
-        self.len_epoch = len_epoch or settings["len_epoch"] or (0 if data_loader is None else len(data_loader))
         self.accumulate: int = settings["accumulate"]
         self.log_step: int = settings["log_step"]
         self.save_step: int | None = settings["save_step"]
@@ -104,7 +103,8 @@ class Trainer(BaseTrainer):
         self._resumed_samples = self.train_metrics.count(self.loss_terms[0])
         self.stop.polled = True  # from here on `_after_update` asks
         done = (epoch - 1) * self.len_epoch
-        batches = training_batches(self.data_loader, done + self.step, done + self.len_epoch, self.seed)
+        last = min(self.step + self.accumulate, self.len_epoch) if self.config.checking else self.len_epoch
+        batches = training_batches(self.data_loader, done + self.step, done + last, self.seed)
         if self.writer.enabled and done + self.step == 0:
             batches = self._show_inputs(batches)
         with tqdm(
@@ -122,17 +122,27 @@ class Trainer(BaseTrainer):
     def _update(self, batches: Sequence[Any]) -> None:
         """One optimizer step on a group of batches, as if they were one large batch."""
         sizes = [self.batch_size_of(batch) for batch in batches]
+        losses = self._gradients(batches, sizes, self.train_metrics)
+
+        def again() -> Any:
+            losses = self._gradients(batches, sizes, MetricTracker())
+            return sum(loss * n for loss, n in zip(losses, sizes, strict=True)) / sum(sizes)
+
+        self._step(self.optimizer, losses, again)
+        self._schedule("step", {})
+
+    def _gradients(self, batches: Sequence[Any], sizes: Sequence[int], tracker: MetricTracker) -> list[torch.Tensor]:
+        """Add the gradients of the mean loss over all samples of the batches; the loss of each."""
         losses = []
         for batch, n in zip(batches, sizes, strict=True):
             batch = to_device(batch, self.device)
             with self.runtime.autocast():
                 terms, output, target = self._forward(batch)
-                loss = self._record(self.train_metrics, terms, output, target, n)
+                loss = self._record(tracker, terms, output, target, n)
             # Weighted by samples, so that a smaller last batch counts for what it holds.
             self.runtime.backward(loss if len(batches) == 1 else loss * (n / sum(sizes)))
             losses.append(loss.detach())
-        self._step(self.optimizer, losses)
-        self._schedule("step", {})
+        return losses
 
     def _forward(self, batch: Any) -> tuple[Any, Any, Any]:
         """What a batch means, in training, validation and test.
@@ -152,8 +162,15 @@ class Trainer(BaseTrainer):
             raise ConfigError("a batch holds no tensor: let the trainer's batch_size_of(batch) say how large it is")
         return tensor.shape[0]
 
-    def _step(self, optimizer: torch.optim.Optimizer, losses: list[torch.Tensor]) -> None:
-        """Let the optimizer take a step, unless `on_nan` is "skip" and a loss is not finite."""
+    def _step(
+        self, optimizer: torch.optim.Optimizer, losses: list[torch.Tensor], again: Callable[[], Any] | None = None
+    ) -> None:
+        """Let the optimizer take a step, unless `on_nan` is "skip" and a loss is not finite.
+
+        Args:
+            losses: whose gradients are there.
+            again: computes the gradients once more and returns the loss, for an optimizer that searches (LBFGS).
+        """
         self.lr = optimizer.param_groups[0]["lr"]
         if self.on_nan == "skip" and not all(math.isfinite(loss) for loss in losses):  # waits for the GPU
             self.logger.warning(f"step {self.step} of epoch {self.epoch} skipped: the loss is not finite")
@@ -161,7 +178,7 @@ class Trainer(BaseTrainer):
             return
         if self.on_nan == "stop":
             self._losses += losses
-        self.runtime.step(optimizer)
+        self.runtime.step(optimizer, again)
 
     def _record(self, tracker: MetricTracker, terms: Any, output: Any, target: Any, n: int) -> torch.Tensor:
         """Add a batch to the averages; return the loss."""
@@ -246,6 +263,8 @@ class Trainer(BaseTrainer):
                 terms, output, target = self._forward(batch)
                 self._record(tracker, terms, output, target, n)
             self._stop_if_asked()
+            if self.config.checking:
+                break
         return self._averages(tracker)
 
     def _schedule(self, interval: str, log: Log) -> None:

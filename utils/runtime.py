@@ -2,6 +2,8 @@
 
 import contextlib
 import logging
+from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -87,15 +89,32 @@ class Runtime:
         """Add the gradients of `loss`."""
         self._scaler.scale(loss).backward()
 
-    def step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clip the gradients, take the step, clear the gradients."""
+    def step(self, optimizer: torch.optim.Optimizer, again: Callable[[], Any] | None = None) -> None:
+        """Clip the gradients, take the step, clear the gradients.
+
+        Args:
+            again: computes the gradients once more and returns the loss; LBFGS asks for it several times in a step.
+        """
+        if isinstance(optimizer, torch.optim.LBFGS):
+            assert again is not None, "LBFGS needs to compute the gradients again"
+            optimizer.step(partial(self._closure, optimizer, again))  # type: ignore[arg-type]
+        else:
+            self._clip(optimizer)
+            self._scaler.step(optimizer)
+            self._scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+
+    def _closure(self, optimizer: torch.optim.Optimizer, again: Callable[[], Any]) -> Any:
+        optimizer.zero_grad(set_to_none=True)
+        loss = again()
+        self._clip(optimizer)
+        return loss
+
+    def _clip(self, optimizer: torch.optim.Optimizer) -> None:
         if self.clip_grad_norm is not None:
             self._scaler.unscale_(optimizer)
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             self.grad_norm = nn.utils.clip_grad_norm_(parameters, self.clip_grad_norm)
-        self._scaler.step(optimizer)
-        self._scaler.update()
-        optimizer.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the fp16 loss scale; empty otherwise."""

@@ -1,0 +1,64 @@
+"""Settings that make no sense together, found before a run begins."""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from base.monitor import Monitor
+from utils.errors import ConfigError
+
+if TYPE_CHECKING:
+    from parse_config import ConfigParser
+
+#: Names of the table's other columns.
+RESERVED = ("epoch", "lr", "seconds", "samples/s")
+
+
+def check_settings(
+    config: "ConfigParser", names: list[str], validated: bool, batches: int, device: torch.device
+) -> None:
+    """Check the trainer's settings against the metrics, the data and the device.
+
+    Args:
+        names: of the loss terms and metrics.
+        validated: whether there is validation data.
+        batches: in an epoch; 0 if that is not known.
+
+    Raises:
+        ConfigError: with all problems.
+    """
+    settings = config["trainer"]
+    problems = []
+
+    def problem(key: str, text: str) -> None:
+        problems.append(f"{config.where('trainer', key)}: trainer.{key}: {text}")
+
+    monitor = Monitor(settings["monitor"], settings["early_stop"])
+    try:
+        monitor.check([*names, *(f"val_{name}" for name in names if validated)])
+    except ConfigError as error:
+        problems.append(f"{config.where('trainer', 'monitor')}: {error}")
+    if settings["early_stop"] and not monitor.on:
+        problem("early_stop", 'there is nothing to judge by: set trainer.monitor, such as "min val_loss"')
+    if batches and settings["accumulate"] > batches:
+        problem("accumulate", f"{settings['accumulate']} batches are more than the {batches} of an epoch")
+    if batches and settings["save_step"] and settings["save_step"] >= batches:
+        problem("save_step", f"an epoch has {batches} batches, so this would never save")
+    problems += _precision_problems(config, device)
+    for name in names:
+        if name in RESERVED or names.count(name) > 1:
+            problems.append(f'metrics: the name {name!r} is taken: give the metric a "name" of its own')
+    if problems:
+        raise ConfigError("\n  ".join(dict.fromkeys(problems)))
+
+
+def _precision_problems(config: "ConfigParser", device: torch.device) -> list[str]:
+    precision, place = config["trainer"]["precision"], config.where("trainer", "precision")
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return [f"{place}: trainer.precision: {torch.cuda.get_device_name(device)} has no bf16: use fp16"]
+    if precision == "fp16" and config["optimizer"]["type"] == "LBFGS":
+        return [
+            f"{place}: trainer.precision: LBFGS computes its loss several times a step, which the scaling of fp16 "
+            "does not allow: use bf16 or fp32"
+        ]
+    return []
