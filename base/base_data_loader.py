@@ -58,6 +58,8 @@ class BaseDataLoader(DataLoader[Any]):
     ) -> None:
         if isinstance(sampler, DistributedSampler):
             raise ConfigError("leave the DistributedSampler out: the loader cuts each batch for the processes itself")
+        if batch_sampler is None and (type(batch_size) is not int or batch_size < 1):
+            raise ConfigError(f"batch_size: expected at least 1, found {batch_size!r}")
         self.validation_split, self.shuffle, self.name = validation_split, shuffle, name
         self.seed = seeding.root_seed()
         self._iterable = isinstance(dataset, IterableDataset)

@@ -15,7 +15,7 @@ from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from config.schema import nearest
+from config.names import nearest
 from config.source import KeyPath, Source, dotted, kind
 from utils.errors import ConfigError, UserError
 from utils.files import ROOT
@@ -124,7 +124,12 @@ def problems(
             found += problems(item, (*path, "args", key, i), module, given, given_names, source)[1]
     keys = [key for key, _ in inside]
     args = {key: value for key, value in component.get("args", {}).items() if key not in keys}
-    return target, found + bind(target, args, given, [*given_names, *keys], source, path, called_later)
+    found += bind(target, args, given, [*given_names, *keys], source, (*path, "args"), called_later)
+    groups = component.get("param_groups", []) if section == "optimizer" else []
+    for i, group in enumerate(groups):
+        options = {key: value for key, value in group.items() if key != "match"}
+        found += bind(target, options, given, given_names, source, (*path, "param_groups", i), partial=True)
+    return target, found
 
 
 def nested(component: Mapping[str, Any], path: KeyPath) -> list[tuple[str, list[Any]]]:
@@ -161,6 +166,7 @@ def bind(
     Args:
         target: the class or function.
         args: the config's arguments.
+        path: where they are in the config.
         given: positional arguments that the program gives.
         given_names: keyword arguments that the program gives.
         partial: more arguments come with the call (a loss, a metric).
@@ -179,7 +185,7 @@ def bind(
     annotations = _annotations(target)
     problems = []
     for key, value in args.items():
-        here = (*path, "args", key)
+        here = (*path, key)
         place = f"{source.where(here)}: {dotted(here)}"
         if key in by_program:
             problems.append(f"{place}: the program gives {name} its {key}: leave it out")
@@ -187,14 +193,15 @@ def bind(
             near = nearest(key, names)
             if near or not open_ended:
                 hint = f": did you mean {near!r}?" if near else ""
-                takes = ", ".join(n for n in names if n not in by_program) or "no arguments"
+                hidden = by_program | {p.name for p in parameters if partial and p.default is p.empty}
+                takes = ", ".join(n for n in names if n not in hidden) or "no arguments"
                 problems.append(f"{place}: {name} has no argument {key!r}{hint} (it takes {takes})")
         elif key in annotations:
             problems += [f"{place}: {problem}" for problem in _type_problem(name, key, annotations[key], value)]
     for p in parameters if not partial else []:
         required = p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
         if required and p.name not in args and p.name not in by_program:
-            problems.append(f"{source.where(path)}: {dotted((*path, 'args'))}: {name} needs {p.name!r}")
+            problems.append(f"{source.where(path)}: {dotted(path)}: {name} needs {p.name!r}")
     return problems
 
 

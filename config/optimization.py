@@ -4,7 +4,6 @@ import fnmatch
 from typing import TYPE_CHECKING, Any
 
 from config import components
-from config.schema import nearest
 from utils.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,24 +49,18 @@ def init_optimizer(config: "ConfigParser", model: "torch.nn.Module") -> "torch.o
         raise ConfigError(f"{place}: SparseAdam needs sparse gradients, as of nn.Embedding(…, sparse=True)")
     if not component["param_groups"]:
         return config.init_obj("optimizer", torch.optim, list(named.values()))
+    config.check(optimizer=torch.optim)
     rest, groups = dict(named), []
     for i, group in enumerate(component["param_groups"]):
         where = f"{config.where('optimizer', 'param_groups', i)}: optimizer.param_groups.{i}"
         options = {key: value for key, value in group.items() if key != "match"}
-        _check_options(options, getattr(torch.optim, component["type"], None), where)
         patterns = [group["match"]] if isinstance(group["match"], str) else group["match"]
         names = {name for pattern in patterns for name in _matching(pattern, list(named), f"{where}.match")}
         groups.append({"params": [rest.pop(name) for name in named if name in names & rest.keys()], **options})
+        # On its own first: torch checks the values of an optimizer's arguments, but not those of a group.
+        one = torch.zeros(1, 1, requires_grad=True)
+        components.build(getattr(torch.optim, component["type"]), ([one],), {**component["args"], **options}, where)
     return config.init_obj("optimizer", torch.optim, [{"params": list(rest.values())}, *groups])
-
-
-def _check_options(options: dict[str, Any], optimizer: Any, where: str) -> None:
-    names = [name for name in components.accepted(optimizer)[0] if name != "params"] if optimizer is not None else []
-    for key in options:
-        if names and key not in names:
-            near = nearest(key, names)
-            hint = f": did you mean {near!r}?" if near else ""
-            raise ConfigError(f"{where}: {optimizer.__name__} has no option {key!r}{hint}")
 
 
 def init_scheduler(config: "ConfigParser", optimizer: "torch.optim.Optimizer", batches: int) -> Any:

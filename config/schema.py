@@ -3,12 +3,12 @@
 The README's table and `config.schema.json` come from here, and so does every check of types and unknown keys.
 """
 
-import difflib
 import re
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
+from config.names import nearest, similar
 from config.source import KeyPath, Source, dotted, kind
 from utils.errors import ConfigError
 
@@ -149,12 +149,12 @@ _SECTIONS: dict[str, type[BaseModel]] = {
 }
 
 
-def known(path: KeyPath) -> bool:
-    """Whether the schema has a place for `path`."""
-    if len(path) == 1:
-        return path[0] in Config.model_fields
-    section = _SECTIONS.get(str(path[0]))
-    return section is not None and (path[1] in section.model_fields) and (len(path) == 2 or path[1] == "args")
+def known(section: KeyPath) -> list[str]:
+    """The keys that the schema has in a section; `()` is the whole config."""
+    if not section:
+        return list(Config.model_fields)
+    model = _SECTIONS.get(str(section[0])) if len(section) == 1 else None
+    return list(model.model_fields) if model else []
 
 
 def validate(source: Source) -> dict[str, Any]:
@@ -212,7 +212,7 @@ def _worded(source: Source, error: dict[str, Any]) -> str:
         "string_too_short": "a name",
     }.get(error["type"])
     if error["type"] == "missing":
-        near = [key for key in _siblings(source, path) if _similar(str(path[-1]), key)]
+        near = [key for key in _siblings(source, path) if similar(str(path[-1]), key)]
         hint = f" ({near[0]!r} looks like it)" if near else ""
         return f"{source.where(path[:-1])}: {dotted(path)} is missing{hint}"
     if error["type"] == "string_pattern_mismatch":
@@ -260,29 +260,3 @@ def _slips(source: Source) -> list[str]:
 def _own_component(key: str, known_keys: list[str]) -> bool:
     """optimizer_D, arch2 and my_loss are parts of the user's own, not slips."""
     return any(re.fullmatch(rf"{name}(_.+|\d+)|.+_{name}", key) for name in known_keys)
-
-
-def nearest(word: str, names: list[str]) -> str | None:
-    """The name that `word` is probably a slip of, or None."""
-    similar = [name for name in names if _similar(word, name)]
-    return max(similar, key=lambda name: difflib.SequenceMatcher(None, word, name).ratio(), default=None)
-
-
-def _similar(word: str, name: str) -> bool:
-    """Whether one is within a slip or two of the other, or the same but for case, dashes and underscores."""
-    word, name = (re.sub(r"[-_ ]", "", text).lower() for text in (word, name))
-    return word == name or distance(word, name) <= (2 if min(len(word), len(name)) > 5 else 1)
-
-
-def distance(a: str, b: str) -> int:
-    """Letters to insert, drop, replace or swap with their neighbour to turn `a` into `b`."""
-    rows = [list(range(len(b) + 1))]
-    for i, x in enumerate(a, 1):
-        row = [i]
-        for j, y in enumerate(b, 1):
-            cost = min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (x != y))
-            if i > 1 and j > 1 and x == b[j - 2] and y == a[i - 2]:
-                cost = min(cost, rows[-2][j - 2] + 1)
-            row.append(cost)
-        rows.append(row)
-    return rows[-1][-1]

@@ -11,6 +11,7 @@ from json.decoder import scanstring  # type: ignore[attr-defined]
 from pathlib import Path
 from typing import Any
 
+from config.names import nearest
 from utils.errors import ConfigError
 
 #: A dotted path as a tuple: keys of objects, and indices of lists.
@@ -254,8 +255,8 @@ def merge(below: Source, above: Source) -> None:
     lay(below.values, above.values, ())
 
 
-def override(source: Source, path: KeyPath, value: Any, origin: str, known: Callable[[KeyPath], bool]) -> None:
-    """Set the value at `path`, which must be in the config or `known` to the schema.
+def override(source: Source, path: KeyPath, value: Any, origin: str, known: Callable[[KeyPath], list[str]]) -> None:
+    """Set the value at `path`, which must be in the config or among the keys `known` in its section.
 
     Raises:
         ConfigError: there is no such place.
@@ -267,7 +268,7 @@ def override(source: Source, path: KeyPath, value: Any, origin: str, known: Call
             target = _item(target, key, here, origin)
         elif isinstance(target, dict) and isinstance(target.get(str(key)), dict | list):
             target = target[str(key)]
-        elif isinstance(target, dict) and known(here) and target.get(str(key)) is None:
+        elif isinstance(target, dict) and key in known(path[:depth]) and target.get(str(key)) is None:
             target[str(key)] = {}
             target = target[str(key)]
         else:
@@ -275,10 +276,12 @@ def override(source: Source, path: KeyPath, value: Any, origin: str, known: Call
     if isinstance(target, list):
         _item(target, path[-1], path, origin)
         target[int(path[-1])] = value
-    elif path[-1] in target or known(path) or "args" in path[:-1]:
+    elif path[-1] in target or path[-1] in known(path[:-1]) or "args" in path[:-1]:
         target[str(path[-1])] = value
     else:
-        raise ConfigError(f"{origin}: {dotted(path)} is neither in the config nor a known key")
+        near = nearest(str(path[-1]), [*target, *known(path[:-1])])
+        hint = f": did you mean {dotted((*path[:-1], near))}?" if near else ""
+        raise ConfigError(f"{origin}: {dotted(path)} is neither in the config nor a known key{hint}")
     source.origins = {p: place for p, place in source.origins.items() if p[: len(path)] != path}
     source.origins[path] = origin
 

@@ -89,7 +89,7 @@ def test_resuming_from_another_folder_goes_on_in_the_same_run(trained, tmp_path)
     assert result.returncode == 2 and "OneCycleLR" in result.stderr, result.stdout + result.stderr
     again = command(folder, "train.py", "-r", models(folder, "copy"), cwd=tmp_path)
     assert again.returncode == 0 and "nothing to do (epoch 2 of 2)" in again.stdout
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.glob("tmp*"))
 
 
 def test_fine_tuning_is_a_new_run(trained):
@@ -176,6 +176,56 @@ def test_r_auto_finds_the_newest_unfinished_run(trained):
     assert fourth.returncode == 0 and len(list(runs.iterdir())) == 3, fourth.stderr
     refused = command(folder, "-c", script, second, "train.py", "-r", second)
     assert refused.returncode == 2 and "is in use by pid" in refused.stderr
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_check_tries_everything_and_leaves_nothing(trained, tmp_path, resume):
+    folder, _ = trained
+    before = sorted((folder / "saved").rglob("*"))
+    content = [path.read_bytes() for path in before if path.is_file()]
+    where = ["-r", models(folder) / "checkpoint-epoch1.pth"] if resume else ["-c", "config.json"]
+    result = command(folder, "train.py", *where, "--check", env={"TMPDIR": str(tmp_path)})
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.rstrip().endswith(
+        "check passed: trained, validated, saved and read back; nothing of it is kept"
+    )
+    assert sorted((folder / "saved").rglob("*")) == before and not list(tmp_path.glob("tmp*"))
+    assert [path.read_bytes() for path in before if path.is_file()] == content
+
+
+def test_check_finds_what_only_a_batch_can_tell(trained, tmp_path):
+    folder, _ = trained
+    wrong = ["--set", "arch.args.num_classes=5", "--check"]
+    result = command(folder, "train.py", "-c", "config.json", *wrong, env={"TMPDIR": str(tmp_path)})
+    assert result.returncode == 1 and "Target" in result.stderr  # a bug of the project's own: with its traceback
+    assert not list(tmp_path.glob("tmp*"))
+
+
+def test_print_config_shows_where_each_value_came_from(trained):
+    folder, _ = trained
+    (folder / "short.json").write_text('{\n  "base": "config.json",\n  "trainer": {"epochs": 3}\n}')
+    result = command(folder, "train.py", "-c", "short.json", "--lr", "0.5", "--set", "seed=7", "--print-config")
+    assert result.returncode == 0 and "torch" not in result.stderr
+    lines = dict(re.split(r"  +", line, maxsplit=1) for line in result.stdout.splitlines())
+    assert lines["trainer.epochs = 3"] == "short.json:3:15"
+    assert lines["optimizer.args.lr = 0.5"] == "command line (optimizer.args.lr)"
+    assert lines["seed = 7"] == "command line (--set seed)"
+    assert lines['arch.type = "MnistModel"'].startswith("config.json:")
+    assert lines["trainer.accumulate = 1"] == "default"
+    ofcheckpoint = command(folder, "train.py", "-r", models(folder), "--print-config")
+    assert "trainer.epochs = 2" in ofcheckpoint.stdout and "checkpoint-epoch2.pth" in ofcheckpoint.stdout
+
+
+@pytest.mark.parametrize("text", ['{"a": 1,}', '{"name": 5}', '{"trainer": {"epoch": 3}}'])
+def test_json_and_type_errors_load_no_torch(trained, text):
+    folder, _ = trained
+    (folder / "bad.json").write_text(text)
+    script = (
+        "import sys, train; sys.argv = ['train.py', '-c', 'bad.json']\n"
+        "try: train.command()\n"
+        "except train.run_command.__globals__['UserError']: print([m for m in ('torch', 'numpy') if m in sys.modules])"
+    )
+    assert command(folder, "-c", script).stdout.strip() == "[]"
 
 
 def test_a_test_split_needs_a_training_switch(trained):

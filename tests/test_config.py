@@ -258,7 +258,7 @@ def test_set_overrides_any_key(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "setting, message",
     [
-        ("trainer.epoch=3", "trainer.epoch is neither in the config nor a known key"),
+        ("trainer.epoch=3", "trainer.epoch is neither in the config nor a known key: did you mean trainer.epochs?"),
         ("trainer.epochs", "expected KEY=VALUE"),
         ("trainer.epochs=x", 'command line (--set trainer.epochs): trainer.epochs: expected an integer, found "x"'),
         ("metrics.9=x", "metrics.9: the list has 2 items"),
