@@ -95,6 +95,20 @@ class TrainerSection(_Section):
     precision: str = Field(
         default="fp32", pattern="^(fp32|bf16|fp16)$", description='"fp32", or mixed precision in "bf16" or "fp16".'
     )
+    matmul_precision: str = Field(
+        default="highest",
+        pattern="^(highest|high|medium)$",
+        description='Of float32 matrix products on the GPU: "highest", or faster as "high" or "medium".',
+    )
+    channels_last: bool = Field(default=False, description="Keep images channels last in memory: faster convolutions.")
+    compile: bool = Field(default=False, description="Compile the model: a slow first step, then faster ones.")
+    ema: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Decay of a moving average of the weights, which is validated and saved beside them; null: none.",
+    )
+    deterministic: bool = Field(default=False, description="Refuse GPU operations that may give other bits each time.")
     on_nan: str = Field(
         default="stop",
         pattern="^(stop|skip|ignore)$",

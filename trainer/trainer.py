@@ -7,6 +7,7 @@ step of one optimizer (a GAN), there is `_update`.
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,10 @@ from tqdm import tqdm
 from base.base_trainer import BaseTrainer, Log
 from base.batches import evaluation_batches, training_batches
 from base.checks import check_settings
-from utils.errors import ConfigError, NonFiniteError
+from base.loss_watch import LossWatch
+from utils.errors import ConfigError
 from utils.metrics import MetricTracker
-from utils.runtime import Runtime, first_tensor, to_device
+from utils.runtime import Runtime, first_tensor, unwrap
 
 if TYPE_CHECKING:
     from parse_config import ConfigParser
@@ -72,15 +74,15 @@ class Trainer(BaseTrainer):
         self.accumulate: int = settings["accumulate"]
         self.log_step: int = settings["log_step"]
         self.save_step: int | None = settings["save_step"]
-        self.runtime = Runtime(device, settings["precision"], settings["clip_grad_norm"])
+        self.runtime = Runtime(device, settings)
+        #: The moving average of the weights, which is validated in their place; None where `ema` is off.
+        self.ema = self.runtime.averaged(unwrap(model))
+        self.model = self.runtime.prepare(model)
         self.train_metrics = MetricTracker(*names)
         self.valid_metrics = MetricTracker(*names)
         #: Samples of the epoch in hand that an earlier process has trained on.
         self._resumed_samples = 0.0
-        #: The losses since they were last looked at, on the device.
-        self._losses: list[torch.Tensor] = []
-        self._last_loss: torch.Tensor | None = None
-        self._looked = 0
+        self._watch = LossWatch()
 
     def _train_epoch(self, epoch: int) -> Log:
         """Train one epoch, validate, step an epoch scheduler; return the averages over all samples."""
@@ -99,7 +101,7 @@ class Trainer(BaseTrainer):
         """The epoch's batches from where the run stands, in groups of `accumulate`: one group an update."""
         if self.step == 0:
             self._reset(self.train_metrics)
-        self._looked = self.step
+        self._watch.start(self.step)
         self._resumed_samples = self.train_metrics.count(self.loss_terms[0])
         self.stop.polled = True  # from here on `_after_update` asks
         done = (epoch - 1) * self.len_epoch
@@ -135,7 +137,7 @@ class Trainer(BaseTrainer):
         """Add the gradients of the mean loss over all samples of the batches; the loss of each."""
         losses = []
         for batch, n in zip(batches, sizes, strict=True):
-            batch = to_device(batch, self.device)
+            batch = self.runtime.place(batch)
             with self.runtime.autocast():
                 terms, output, target = self._forward(batch)
                 loss = self._record(tracker, terms, output, target, n)
@@ -177,7 +179,7 @@ class Trainer(BaseTrainer):
             optimizer.zero_grad(set_to_none=True)
             return
         if self.on_nan == "stop":
-            self._losses += losses
+            self._watch.add(losses)
         self.runtime.step(optimizer, again)
 
     def _record(self, tracker: MetricTracker, terms: Any, output: Any, target: Any, n: int) -> torch.Tensor:
@@ -197,6 +199,8 @@ class Trainer(BaseTrainer):
     def _after_update(self, batches: int) -> None:
         """Log, save inside the epoch and stop, where it is time."""
         before, self.step = self.step, self.step + batches
+        if self.ema is not None:
+            self.ema.update_parameters(unwrap(self.model))
         if self.step // self.log_step > before // self.log_step:
             self._log_window()
         if self.save_step and self.step // self.save_step > before // self.save_step and self.step < self.len_epoch:
@@ -216,27 +220,8 @@ class Trainer(BaseTrainer):
             self.writer.add_scalar("grad_norm", float(self.runtime.grad_norm))
 
     def _check_losses(self) -> None:
-        """Stop the run if a loss since the last look was not finite: the weights are spoilt from there on.
-
-        Raises:
-            NonFiniteError: with the step, the learning rate and the last finite loss.
-        """
-        losses, self._losses = self._losses, []
-        batches, self._looked = self.step - self._looked, self.step
-        before, self._last_loss = self._last_loss, losses[-1] if losses else self._last_loss
-        if not losses or bool(torch.isfinite(torch.stack(losses).sum())):
-            return
-        values = [float(loss) for loss in losses]
-        bad = next((i for i, value in enumerate(values) if not math.isfinite(value)), None)
-        if bad is None:  # finite values whose sum overflows
-            return
-        # An update with several optimizers has more losses than batches.
-        step = f"step {self.step - batches + bad + 1}" if batches == len(values) else f"by step {self.step}"
-        last = values[bad - 1] if bad else before
-        raise NonFiniteError(
-            f"the loss became {values[bad]} in epoch {self.epoch}, {step} (lr {float(self.lr):.3g}, "
-            f"last finite loss {'none' if last is None else f'{float(last):.4g}'})\n  {self._checkpoints.resume_hint()}"
-        )
+        """Stop the run if a loss since the last look was not finite."""
+        self._watch.look(self.epoch, self.step, self.lr, self._checkpoints.resume_hint())
 
     def _save_step(self) -> None:
         self._check_losses()
@@ -256,16 +241,27 @@ class Trainer(BaseTrainer):
         tracker = tracker or MetricTracker()
         self._set_mode(training=False)
         self._reset(tracker)
-        for batch in evaluation_batches(loader, self.seed):
-            n = self.batch_size_of(batch)
-            batch = to_device(batch, self.device)
-            with self.runtime.autocast():
-                terms, output, target = self._forward(batch)
-                self._record(tracker, terms, output, target, n)
-            self._stop_if_asked()
-            if self.config.checking:
-                break
+        with self._averaged():
+            for batch in evaluation_batches(loader, self.seed):
+                n = self.batch_size_of(batch)
+                batch = self.runtime.place(batch)
+                with self.runtime.autocast():
+                    terms, output, target = self._forward(batch)
+                    self._record(tracker, terms, output, target, n)
+                if self.stop.signum is not None or self.config.checking:
+                    break
+        self._stop_if_asked()
         return self._averages(tracker)
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Let the moving average of the weights stand for the model, if there is one."""
+        model = self.model
+        self.model = model if self.ema is None else self.ema.module
+        try:
+            yield
+        finally:
+            self.model = model
 
     def _schedule(self, interval: str, log: Log) -> None:
         """Step the scheduler if it steps at this interval; a plateau is judged by the monitored number."""
@@ -299,9 +295,7 @@ class Trainer(BaseTrainer):
     def _show_inputs(self, batches: Iterator[Any]) -> Iterator[Any]:
         """Pass the batches on; if the first one holds images, show them in TensorBoard."""
         for k, batch in enumerate(batches):
-            images = first_tensor(batch) if k == 0 else None
-            if images is not None and images.ndim == 4 and images.shape[1] in (1, 3):
-                low, high = images[:64].aminmax()
+            if k == 0:
                 self.writer.set_step(0)
-                self.writer.add_images("input", (images[:64] - low) / (high - low).clamp(min=1e-9))
+                self.writer.add_input_grid(first_tensor(batch))
             yield batch

@@ -2,12 +2,14 @@
 
 import contextlib
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -38,16 +40,18 @@ def unwrap(model: nn.Module) -> nn.Module:
             return cast(nn.Module, inner)
 
 
-def to_device(batch: Any, device: torch.device) -> Any:
+def to_device(batch: Any, device: torch.device, channels_last: bool = False) -> Any:
     """Move the tensors of a batch, through tuples, lists and dicts; copies from pinned memory do not wait."""
     if isinstance(batch, torch.Tensor):
-        return batch.to(device, non_blocking=True)
+        images = channels_last and batch.ndim == 4
+        layout = torch.channels_last if images else torch.preserve_format
+        return batch.to(device, non_blocking=True, memory_format=layout)
     if isinstance(batch, dict):
-        return {key: to_device(value, device) for key, value in batch.items()}
+        return {key: to_device(value, device, channels_last) for key, value in batch.items()}
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(to_device(value, device) for value in batch))
+        return type(batch)(*(to_device(value, device, channels_last) for value in batch))
     if isinstance(batch, list | tuple):
-        return type(batch)(to_device(value, device) for value in batch)
+        return type(batch)(to_device(value, device, channels_last) for value in batch)
     return batch
 
 
@@ -64,20 +68,43 @@ def first_tensor(batch: Any) -> torch.Tensor | None:
 
 
 class Runtime:
-    """Runs forward, backward and the optimizer step in the precision and with the clipping that the config asks for.
+    """How a trainer computes: device, precision, clipping and the other switches of `trainer` in the config.
 
     Args:
         device: where the model is.
-        precision: "fp32", "bf16" or "fp16" (automatic mixed precision; the weights stay float32).
-        clip_grad_norm: largest 2-norm of all gradients of an optimizer together, or None.
+        settings: the section `trainer` of the config.
     """
 
-    def __init__(self, device: torch.device, precision: str = "fp32", clip_grad_norm: float | None = None) -> None:
+    def __init__(self, device: torch.device, settings: Mapping[str, Any]) -> None:
         self.device = device
-        self.clip_grad_norm = clip_grad_norm
+        self.clip_grad_norm: float | None = settings["clip_grad_norm"]
         self.grad_norm: torch.Tensor | None = None
-        self._dtype = _DTYPES.get(precision)
-        self._scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self._settings = settings
+        self._dtype = _DTYPES.get(settings["precision"])
+        self._scaler = torch.amp.GradScaler(device.type, enabled=settings["precision"] == "fp16")
+        if settings["matmul_precision"] != "highest":
+            torch.set_float32_matmul_precision(settings["matmul_precision"])
+        if settings["deterministic"]:
+            # cuBLAS reads it when it starts.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True)
+            torch.backends.cudnn.benchmark = False
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """The model as it is run: in the memory format, and compiled, as the config asks for."""
+        if self._settings["channels_last"]:
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return cast(nn.Module, torch.compile(model)) if self._settings["compile"] else model
+
+    def averaged(self, model: nn.Module) -> AveragedModel | None:
+        """The moving average of the model's weights and buffers (Polyak and Juditsky 1992, doi:10.1137/0330046)."""
+        if self._settings["ema"] is None:
+            return None
+        return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(self._settings["ema"]), use_buffers=True)
+
+    def place(self, batch: Any) -> Any:
+        """The batch on the device, with its images channels last if the model's are."""
+        return to_device(batch, self.device, self._settings["channels_last"])
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The context for a forward pass and its loss."""

@@ -1,0 +1,123 @@
+"""The switches of the trainer: each does what it says, leaves checkpoints clean, and survives a resume."""
+
+import functools
+
+import pytest
+import tiny
+import torch
+from test_resume import interrupted
+from torch import nn
+
+from base import BaseModel
+from utils import checkpoint
+
+
+@pytest.fixture
+def eager_compiler(monkeypatch):
+    """torch.compile without a C++ compiler, which would take half a minute."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+
+
+class Convolutions(BaseModel):
+    """Asserts its memory format."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3, padding=1)
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x):
+        assert x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+        assert self.conv.weight.is_contiguous(memory_format=torch.channels_last)
+        return self.fc(self.conv(x).mean(dim=(2, 3)))
+
+
+class Images(tiny.Points):
+    def __getitem__(self, i):
+        x, y = super().__getitem__(i)
+        return torch.stack([x, x + 1])[:, :, None] * torch.ones(5), y
+
+
+def digests(path):
+    state = checkpoint.load(path)
+    return {name: value.numpy().tobytes() for name, value in state["state_dict"].items()}
+
+
+def test_channels_last(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiny, "TinyModel", type("TinyModel", (Convolutions,), {"__module__": "tiny"}))
+    monkeypatch.setattr(tiny, "Points", Images)
+    trainer = tiny.train(tiny.settings(tmp_path, trainer__channels_last=True))
+    assert trainer.epoch == 3
+
+
+@pytest.mark.parametrize("ema", [None, 0.9])
+def test_compile_leaves_checkpoints_clean(tmp_path, eager_compiler, ema):
+    config = tiny.settings(tmp_path / "a", trainer__compile=True, trainer__ema=ema)
+    trainer = tiny.train(config)
+    assert hasattr(trainer.model, "_orig_mod")
+    state = checkpoint.load(trainer.checkpoint_dir / "checkpoint-epoch3.pth")
+    assert not any("_orig_mod" in name for name in state["state_dict"]) and state["arch"] == "TinyModel"
+    path = interrupted(tiny.settings(tmp_path / "b", trainer__compile=True, trainer__ema=ema), after=16)
+    resumed = tiny.train(tiny.settings(tmp_path / "b", trainer__compile=True, trainer__ema=ema), resume=path)
+    assert digests(resumed.checkpoint_dir / "checkpoint-epoch3.pth") == digests(
+        trainer.checkpoint_dir / "checkpoint-epoch3.pth"
+    )
+
+
+def test_ema_is_torchs_average_and_is_what_validation_judges(tmp_path):
+    seen = []
+
+    class Looking(tiny.Trainer):
+        def _after_update(self, batches):
+            super()._after_update(batches)
+            seen.append({name: p.detach().clone() for name, p in self.model.named_parameters()})
+
+        def _valid_epoch(self, epoch):
+            log = super()._valid_epoch(epoch)
+            raw, self.ema = self.ema, None
+            judged = self.evaluate(self.valid_data_loader)
+            self.model, model = raw.module, self.model
+            averaged = self.evaluate(self.valid_data_loader)
+            self.model, self.ema = model, raw
+            assert log == averaged != judged
+            return log
+
+    trainer = tiny.train(tiny.settings(tmp_path, trainer__ema=0.8), trainer_class=Looking)
+    expected = seen[0]
+    for weights in seen[1:]:
+        expected = {name: 0.8 * value + 0.2 * weights[name] for name, value in expected.items()}
+    for name, parameter in trainer.ema.module.named_parameters():
+        assert torch.allclose(parameter, expected[name], atol=1e-6)
+    # Training itself is as without.
+    plain = tiny.train(tiny.settings(tmp_path / "plain"))
+    assert tiny.digest(plain.model) == tiny.digest(trainer.model)
+
+
+@pytest.mark.parametrize("in_validation", [False, True])
+def test_ema_resumes_exactly(tmp_path, in_validation):
+    whole = tiny.train(tiny.settings(tmp_path / "a", trainer__ema=0.9))
+    config = tiny.settings(tmp_path / "b", trainer__ema=0.9)
+    path = interrupted(config, after=4 if in_validation else 16, in_validation=in_validation)
+    resumed = tiny.train(config, resume=path)
+    assert tiny.rows(resumed) == tiny.rows(whole)
+    assert tiny.digest(resumed.model) == tiny.digest(whole.model)
+    assert tiny.digest(resumed.ema) == tiny.digest(whole.ema)
+    assert int(resumed.ema.n_averaged) == 33
+
+
+def test_matmul_precision_and_deterministic(tmp_path):
+    try:
+        trainer = tiny.train(tiny.settings(tmp_path, trainer__matmul_precision="medium", trainer__deterministic=True))
+        assert torch.get_float32_matmul_precision() == "medium"
+        assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
+        assert trainer.epoch == 3
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        torch.use_deterministic_algorithms(False)
+
+
+def test_what_is_off_is_not_there(tmp_path):
+    trainer = tiny.build(tiny.settings(tmp_path))
+    assert trainer.ema is None and isinstance(trainer.model, tiny.TinyModel)
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert not torch.are_deterministic_algorithms_enabled()
