@@ -108,7 +108,8 @@ class SeededFetcher(Dataset[Any]):
     """Makes the finished batch of a `BatchIndex`, in whichever process it runs, seeding what may be random in it.
 
     A dataset with `__getitems__` (whole-batch data) is handed an index tensor [n]; a list that it returns is collated,
-    anything else is the batch. It is looked for beneath `Subset`s, whose own `__getitems__` is only a short cut.
+    anything else is the batch. It is looked for beneath `Subset`s, whose own `__getitems__` is only a short cut. If it
+    says `draws_rows_only`, all it draws comes from `uniform_rows`, and the global generators need no seed for it.
     """
 
     def __init__(self, dataset: Any, collate_fn: Callable[[list[Any]], Any], seed: int, name: str) -> None:
@@ -133,9 +134,9 @@ class SeededFetcher(Dataset[Any]):
         indices = index.indices
         for subset in self._subsets:
             indices = subset[indices]
-        positions = torch.arange(index.position, index.position + len(indices))
-        seeding.seed_everything(self.seed, self.name, "batch", index.epoch, index.batch, 0)
-        with seeding.fetching(seeding.Rows(self.seed, self.name, index.epoch, positions)):
+        if not getattr(self._whole, "draws_rows_only", False):
+            seeding.seed_everything(self.seed, self.name, "batch", index.epoch, index.batch, 0)
+        with seeding.fetching(seeding.Rows(self.seed, self.name, index.epoch, index.position)):
             batch = self._whole.__getitems__(torch.from_numpy(indices))  # type: ignore[union-attr]
         return self.collate_fn(batch) if isinstance(batch, list) else batch
 

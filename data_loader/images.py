@@ -20,6 +20,9 @@ class InMemoryImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         rotate: turn each image by up to this many degrees to either side.
     """
 
+    #: The global generators need no seed for each batch.
+    draws_rows_only = True
+
     def __init__(
         self,
         images: torch.Tensor,

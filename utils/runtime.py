@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+_NOTHING = contextlib.nullcontext()
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -80,6 +81,7 @@ class Runtime:
         self.clip_grad_norm: float | None = settings["clip_grad_norm"]
         self.grad_norm: torch.Tensor | None = None
         self._settings = settings
+        self._stays = device.type == "cpu" and not settings["channels_last"]
         self._dtype = _DTYPES.get(settings["precision"])
         self._scaler = torch.amp.GradScaler(device.type, enabled=settings["precision"] == "fp16")
         if settings["matmul_precision"] != "highest":
@@ -104,17 +106,19 @@ class Runtime:
 
     def place(self, batch: Any) -> Any:
         """The batch on the device, with its images channels last if the model's are."""
+        if self._stays:
+            return batch
         return to_device(batch, self.device, self._settings["channels_last"])
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The context for a forward pass and its loss."""
         if self._dtype is None:
-            return contextlib.nullcontext()
+            return _NOTHING
         return torch.autocast(self.device.type, dtype=self._dtype)
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradients of `loss`."""
-        self._scaler.scale(loss).backward()
+        (self._scaler.scale(loss) if self._scaler.is_enabled() else loss).backward()
 
     def step(self, optimizer: torch.optim.Optimizer, again: Callable[[], Any] | None = None) -> None:
         """Clip the gradients, take the step, clear the gradients.
@@ -127,8 +131,11 @@ class Runtime:
             optimizer.step(partial(self._closure, optimizer, again))  # type: ignore[arg-type]
         else:
             self._clip(optimizer)
-            self._scaler.step(optimizer)
-            self._scaler.update()
+            if self._scaler.is_enabled():
+                self._scaler.step(optimizer)
+                self._scaler.update()
+            else:
+                optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
     def _closure(self, optimizer: torch.optim.Optimizer, again: Callable[[], Any]) -> Any:

@@ -53,12 +53,12 @@ def seed_everything(*parts: int | str) -> None:
 
 
 class Rows(NamedTuple):
-    """The place of the batch that is being fetched: its loader's seed and name, the epoch, its samples' positions."""
+    """The place of the batch that is being fetched: its loader's seed and name, the epoch, its first position."""
 
     seed: int
     name: str
     epoch: int
-    positions: torch.Tensor
+    position: int
 
 
 _rows: Rows | None = None
@@ -87,7 +87,8 @@ def uniform_rows(count: int, columns: int) -> torch.Tensor:
     if _rows is None:
         return torch.rand(count, columns)
     base = mix(_rows.seed, _rows.name, "rows", _rows.epoch)
-    counters = _rows.positions[:, None] * columns + torch.arange(columns)
+    start = _rows.position * columns
+    counters = torch.arange(start, start + count * columns).view(count, columns)
     return (_splitmix(counters + base) >> 40 & 0xFFFFFF).float() / (1 << 24)
 
 
