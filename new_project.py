@@ -5,7 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from utils.errors import ConfigError, run_command
+from utils.errors import ConfigError, StorageError, run_command
 from utils.files import ROOT
 
 #: What belongs to this checkout, not to the template.
@@ -23,7 +23,10 @@ def main() -> None:
         raise ConfigError(f"{target} exists and is not empty: choose another name")
     if target.is_relative_to(ROOT):
         raise ConfigError(f"{target} is inside the template: choose a folder elsewhere, such as ../{target.name}")
-    shutil.copytree(ROOT, target, ignore=LEFT_OUT, dirs_exist_ok=True)
+    try:
+        shutil.copytree(ROOT, target, ignore=LEFT_OUT, dirs_exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{target} cannot be written: {error.strerror or error}") from error
     print(f"made {target}\n  cd {target}\n  python train.py -c config.json", file=sys.stdout)
 
 

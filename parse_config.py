@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from utils.errors import ConfigError, catch_user_errors
-from utils.files import ROOT, ensure_dir, write_json
+from utils.files import ROOT, ensure_dir
 
 if TYPE_CHECKING:
     from config.source import KeyPath
@@ -76,7 +76,7 @@ class ConfigParser:
         self._config = validate(self._source)
         own = unknown(self._source)
         if own:
-            logging.getLogger("config").debug(f"keys of your own: {', '.join(own)}")
+            self.get_logger("config", self["trainer"]["verbosity"]).debug(f"keys of your own: {', '.join(own)}")
         self.resume = Path(resume) if resume is not None else None
         self.run_id = run_id
         #: The parsed command line, if there was one.
@@ -161,7 +161,9 @@ class ConfigParser:
         # Randomness in a constructor depends on the component alone, not on what was built before.
         seeding.set_root_seed(self["seed"])
         seeding.seed_everything(self["seed"], "init", *([] if path == ("arch",) else path))
-        place = f"{self.where(*path)}: {'.'.join(map(str, path))} ({component['type']})"
+        typed = {o for p, o in self._source.origins.items() if p[: len(path)] == path and o.startswith("command line")}
+        with_ = f", {', '.join(sorted(typed))}" if typed else ""
+        place = f"{self.where(*path)}: {'.'.join(map(str, path))} ({component['type']}){with_}"
         return components.build(target, args, {**own, **kwargs}, place)
 
     def check(self, **modules: ModuleType) -> None:
@@ -324,7 +326,6 @@ class ConfigParser:
         self._save_dir, self._log_dir = run, run.parent.parent.parent / "log" / run.parent.name / run.name
         self.lock = self.lock or run_folder.own(run)
         ensure_dir(self._log_dir)
-        write_json(self._config, self._save_dir / "config.json")
         setup_logging(self._log_dir)
 
     def give_checkpoint(self, state: dict[str, Any] | None) -> None:

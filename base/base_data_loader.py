@@ -59,7 +59,7 @@ class BaseDataLoader(DataLoader[Any]):
         if isinstance(sampler, DistributedSampler):
             raise ConfigError("leave the DistributedSampler out: the loader cuts each batch for the processes itself")
         if batch_sampler is None and (type(batch_size) is not int or batch_size < 1):
-            raise ConfigError(f"batch_size: expected at least 1, found {batch_size!r}")
+            raise ConfigError(f"batch_size: expected an integer of at least 1, found {batch_size!r}")
         self.validation_split, self.shuffle, self.name = validation_split, shuffle, name
         self.seed = seeding.root_seed()
         self._iterable = isinstance(dataset, IterableDataset)
@@ -127,7 +127,11 @@ class BaseDataLoader(DataLoader[Any]):
         )
 
     def __len__(self) -> int:
-        return len(self._inner) if self._order is None else len(self._order)
+        if self._order is not None:
+            return len(self._order)
+        if not hasattr(self.dataset, "__len__"):
+            raise DataError(f"{type(self.dataset).__name__} has no length: give it a __len__, the samples of a pass")
+        return len(self._inner)
 
     def set_place(self, epoch: int, first: int = 0, last: int | None = None, purpose: str = "step") -> None:
         """Say what the next iteration gives: batches `first` up to `last` (all) of pass `epoch`.

@@ -142,10 +142,11 @@ class BaseTrainer(ABC):
     def _start(self) -> None:
         """Restore a checkpoint, if the run has one, and say what is going to happen."""
         self.start_epoch, self.step, self.lr = self.restore()
+        self._checkpoints.begin()
         self.epoch = max(self.start_epoch - (self.step == 0), 1)
         if self.config.checking:
             self.epochs = min(self.epochs, self.start_epoch)
-        if self.start_epoch > 1 or self.step:
+        if self._table.path.exists():
             self._table.cut(self.start_epoch - 1)
             length = getattr(self, "len_epoch", 0)
             self.writer.purge_step = (self.start_epoch - 1) * length + self.step + 1
@@ -205,7 +206,7 @@ class BaseTrainer(ABC):
             best = {f"best/{self.monitor.name}": self.monitor.best}
             self.writer.add_hparams(self.config.flat(), best, run_name=".")
         self.writer.close()
-        if self.config.checking:
+        if self.config.checking and not idle:
             self._checkpoints.read_back(self)
             self.logger.info("check passed: trained, validated, saved and read back; nothing of it is kept")
             return

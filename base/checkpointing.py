@@ -14,7 +14,7 @@ from torch import nn
 from base.monitor import Monitor
 from base.restoring import check_weights, fixed, load_all, load_weights, stateful, take_over
 from utils import checkpoint, environment, run_folder
-from utils.errors import DataError, Stopped, StorageError, UserError
+from utils.errors import DataError, NonFiniteError, Stopped, StorageError, UserError
 from utils.files import write_json
 from utils.runtime import unwrap
 
@@ -41,6 +41,8 @@ class Checkpoints:
         #: Once: asking git takes milliseconds, and the code that runs is that of the start.
         self._environment = {} if config.evaluating else environment.describe(_device(model))
         self._newest: Path | None = config.resume if self._state and not config.fine_tune else None
+        #: Whether the run has taken its folder over: a resume that is refused leaves it as it was.
+        self._begun = False
         #: The files that this process has verified.
         self._whole: set[Path] = set()
         if self._state is not None:
@@ -100,6 +102,8 @@ class Checkpoints:
         """
         if not due and not improved:
             return
+        if trainer.on_nan == "stop":
+            self._check_weights(trainer)
         state = self.state_of(trainer, epoch, step, finished)
         path = self.folder / run_folder.checkpoint_name(epoch, step)
         best = self.folder / run_folder.BEST
@@ -115,6 +119,20 @@ class Checkpoints:
             raise StorageError(f"{error}{self._safe(state)}") from error
         run_folder.prune(self.folder, self.config["trainer"]["keep_last"], self._whole)
         self._status("running", epoch=epoch, step=step)
+
+    def _check_weights(self, trainer: "BaseTrainer") -> None:
+        """A finite loss can have gradients that are not: look at the weights before they become a file."""
+        named = dict(unwrap(trainer.model).named_parameters())
+        sums = [parameter.detach().sum(dtype=torch.float32) for parameter in named.values()]
+        if not sums or bool(torch.isfinite(torch.stack(sums).sum())):
+            return
+        bad = [name for name, parameter in named.items() if not bool(torch.isfinite(parameter).all())]
+        if bad:
+            names = ", ".join(bad[:3]) + (", …" if bad[3:] else "")
+            raise NonFiniteError(
+                f"weights became NaN or infinite by epoch {trainer.epoch} (lr {float(trainer.lr):.3g}): {names}\n"
+                f"  {self.resume_hint()}"
+            )
 
     def read_back(self, trainer: "BaseTrainer") -> None:
         """Restore the checkpoint written last into the trainer, as a continued run would.
@@ -140,21 +158,20 @@ class Checkpoints:
         try:
             run_folder.sweep(self.folder)
             self._preflight(trainer)
-            write_json(self._environment, self.folder / "environment.json")
-            self._status("running")
             yield
             self._status("finished", epoch=trainer.epoch, exit_code=0)
         except BaseException as error:
             stopped = isinstance(error, Stopped | KeyboardInterrupt)
-            code = error.exit_code if isinstance(error, UserError) else 130 if stopped else 1
-            with contextlib.suppress(UserError, OSError):
-                self._status(
-                    "stopped" if stopped else "failed",
-                    epoch=trainer.epoch,
-                    step=trainer.step,
-                    exit_code=code,
-                    message=str(error) or type(error).__name__,
-                )
+            code = error.exit_code if isinstance(error, UserError | Stopped) else 130 if stopped else 1
+            if self._begun:
+                with contextlib.suppress(UserError, OSError):
+                    self._status(
+                        "stopped" if stopped else "failed",
+                        epoch=trainer.epoch,
+                        step=trainer.step,
+                        exit_code=code,
+                        message=str(error) or type(error).__name__,
+                    )
             trainer.writer.close()
             if "Expected more than 1 value per channel" in str(error):
                 raise DataError(
@@ -167,6 +184,13 @@ class Checkpoints:
         finally:
             if self.config.lock is not None:
                 self.config.lock.close()
+
+    def begin(self) -> None:
+        """Describe the run in its folder, now that nothing stands in its way."""
+        self._begun = True
+        write_json(self.config.config, self.folder / "config.json")
+        write_json(self._environment, self.folder / "environment.json")
+        self._status("running")
 
     def _preflight(self, trainer: "BaseTrainer") -> None:
         """Refuse to start where two checkpoints don't fit: the next one is written before an old one goes."""
@@ -202,8 +226,8 @@ class Checkpoints:
         """The last lines of a run: the best value, its file, and what to type next."""
         lines = []
         best = self.folder / run_folder.BEST
+        early = monitor.exhausted and done < epochs
         if idle:
-            early = monitor.exhausted and done < epochs
             what = "stopped early; raise trainer.early_stop" if early else "raise trainer.epochs"
             lines.append(f"nothing to do (epoch {done} of {epochs}); {what} to continue")
         if monitor.best_epoch:
@@ -211,8 +235,9 @@ class Checkpoints:
         newest = best if monitor.best_epoch else self._newest
         if newest is not None:
             lines.append(f"test:     python test.py -r {_shown(newest)}")
-        if self._newest is not None and not fixed_length:
-            lines.append(f"continue: python train.py -r {_shown(self._newest)} --set trainer.epochs={epochs * 2}")
+        if self._newest is not None and (early or not fixed_length):
+            more = f"early_stop={2 * int(monitor.patience)}" if early else f"epochs={2 * max(done, epochs)}"
+            lines.append(f"continue: python train.py -r {_shown(self._newest)} --set trainer.{more}")
         return lines
 
 

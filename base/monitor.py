@@ -60,9 +60,14 @@ class Monitor:
 
     def state_dict(self) -> dict[str, Any]:
         """Best value, its epoch, and the epochs since."""
-        return {"name": self.name, "best": self.best, "best_epoch": self.best_epoch, "bad_epochs": self.bad_epochs}
+        return {
+            "setting": f"{self.mode} {self.name}",
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "bad_epochs": self.bad_epochs,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on judging, unless it is another number that is watched now."""
-        if state["name"] == self.name:
+        if state["setting"] == f"{self.mode} {self.name}":
             self.best, self.best_epoch, self.bad_epochs = state["best"], state["best_epoch"], state["bad_epochs"]

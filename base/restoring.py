@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from parse_config import ConfigParser
 
 State = dict[str, Any]
-#: Schedulers that set the learning rate from their own settings at every step.
-OWNS_RATE = ("OneCycleLR", "CyclicLR")
+#: Schedulers whose learning rates follow from their own settings, or from those of the schedulers inside.
+OWNS_RATE = ("OneCycleLR", "CyclicLR", "SequentialLR", "ChainedScheduler")
 _logger = logging.getLogger("checkpoint")
 
 
@@ -64,6 +64,9 @@ def check_weights(config: "ConfigParser", model: nn.Module, state: State) -> Non
     """
     advice = ""
     if config.fine_tune:
+        for pattern in config["arch"].get("skip") or []:
+            if not fnmatch.filter([*model.state_dict(), *state["state_dict"]], pattern):
+                raise ConfigError(f"{config.where('arch', 'skip')}: arch.skip: {pattern!r} matches no weight")
         kept, saved = _without_skipped(config, model.state_dict()), _without_skipped(config, state["state_dict"])
         problems = checkpoint.mismatches(kept, saved)
         names = [n for n in {**kept, **saved} if n not in kept or n not in saved or kept[n].shape != saved[n].shape]
@@ -102,11 +105,12 @@ def load_all(trainer: "BaseTrainer", state: State) -> None:
     parts = _fitting_parts(trainer, state)
     if not trainer.config.evaluating:
         _compare(trainer, state)
+        _check_changes(trainer, state)
     unwrap(trainer.model).load_state_dict(state["state_dict"])
     for part, part_state in parts:
         part.load_state_dict(part_state)
     if not trainer.config.evaluating:
-        _apply_changes(trainer)
+        _apply_changes(trainer, state)
 
 
 def _fitting_parts(trainer: "BaseTrainer", state: State) -> list[tuple[Any, Any]]:
@@ -170,29 +174,50 @@ def _same_shape(moment: torch.Size, parameter: torch.Size) -> bool:
     return len(moment) == len(parameter) and all(a in (b, 1) for a, b in zip(moment, parameter, strict=True))
 
 
-def _apply_changes(trainer: "BaseTrainer") -> None:
-    """Give the optimizer what the command line changed of its arguments; loading its state has undone that."""
+def _changed(trainer: "BaseTrainer", state: State, section: str) -> State:
+    """The arguments of a component that differ from those of the checkpoint."""
+    before, now = ((config.get(section) or {}).get("args", {}) for config in (state["config"], trainer.config.config))
+    return {key: value for key, value in now.items() if before.get(key) != value}
+
+
+def _check_changes(trainer: "BaseTrainer", state: State) -> None:
+    """Refuse what cannot be changed under way.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    if state.get("converted"):
+        return
+    scheduler = getattr(trainer, "lr_scheduler", None)
+    kind, new_run = type(scheduler).__name__, "start a new run with -c and -r"
+    if kind in OWNS_RATE and "lr" in _changed(trainer, state, "optimizer"):
+        raise ConfigError(f"the learning rate follows {kind}: a running schedule cannot take --lr; {new_run}")
+    for key, value in _changed(trainer, state, "lr_scheduler").items():
+        held = getattr(scheduler, key, None)
+        if kind in OWNS_RATE or type(held) not in (int, float) or type(value) not in (int, float):
+            raise ConfigError(f"lr_scheduler.args.{key} of a running {kind} cannot be changed: {new_run}")
+
+
+def _apply_changes(trainer: "BaseTrainer", state: State) -> None:
+    """Give optimizer and scheduler what the command line changed; loading their states has undone that."""
     for path, old, new in trainer.config.changes:
         _logger.info(f"{path} {old} -> {new} (command line)")
-        section, _, key = path.rpartition(".")
-        if section != "optimizer.args":
-            continue
-        scheduler = getattr(trainer, "lr_scheduler", None)
-        if key == "lr" and type(scheduler).__name__ in OWNS_RATE:
-            raise ConfigError(
-                f"the learning rate follows {type(scheduler).__name__}: a running cycle cannot take --lr; "
-                "start a new run with lr_scheduler.args.max_lr"
-            )
-        # A group with a value of its own for the key keeps it.
-        own = trainer.config["optimizer"].get("param_groups") or []
-        groups = trainer.optimizer.param_groups
-        shared = [i for i in range(len(groups)) if i < len(groups) - len(own) or key not in own[i - len(groups)]]
-        for i in shared:
-            groups[i][key] = new
-            if key == "lr" and "initial_lr" in groups[i]:
-                groups[i]["initial_lr"] = new
-        if key == "lr" and scheduler is not None and hasattr(scheduler, "base_lrs"):
-            scheduler.base_lrs = [new if i in shared else rate for i, rate in enumerate(scheduler.base_lrs)]
+    scheduler, groups = getattr(trainer, "lr_scheduler", None), trainer.optimizer.param_groups
+    own = trainer.config["optimizer"].get("param_groups") or []
+    before = (state["config"].get("optimizer") or {}).get("param_groups") or []
+    for i, group in enumerate(groups):
+        n = i - (len(groups) - len(own))
+        # A group with a value of its own for a key keeps it.
+        options, old = (own[n], before[n] if n < len(before) else {}) if n >= 0 else ({}, {})
+        changed = {key: new for key, new in _changed(trainer, state, "optimizer").items() if key not in options}
+        changed |= {key: new for key, new in options.items() if key != "match" and old.get(key) != new}
+        group.update({key: tuple(new) if isinstance(new, list) else new for key, new in changed.items()})
+        if "lr" in changed and "initial_lr" in group:
+            group["initial_lr"] = changed["lr"]
+        if scheduler is not None and "lr" in changed and hasattr(scheduler, "base_lrs"):
+            scheduler.base_lrs[i] = changed["lr"]
+    for key, value in _changed(trainer, state, "lr_scheduler").items():
+        setattr(scheduler, key, value)
 
 
 def _compare(trainer: "BaseTrainer", state: State) -> None:
@@ -209,13 +234,18 @@ def _compare(trainer: "BaseTrainer", state: State) -> None:
 
 
 def take_over(trainer: "BaseTrainer", state: State) -> None:
-    """Make the run folder that of a run which stands at this checkpoint: later files aside, the best caught up."""
+    """Make the run folder that of a run which stands here: later files aside, and the best the best so far."""
     current, folder = trainer.config.resume or Path(), trainer.config.save_dir
     _logger.info(f"resuming from {current}")
-    for name in run_folder.set_aside_later(folder, current):
+    for name in run_folder.set_aside_later(folder, state["epoch"], state["progress"]["step"]):
         _logger.warning(f"{name} is of a later time: renamed {name}.old")
-    # A kill may have come between the epoch's file and the best.
-    best = folder / run_folder.BEST
-    is_best = trainer.monitor.best_epoch == state["epoch"] and state["progress"]["step"] is None
-    if is_best and current != best and (checkpoint.damage(best) or checkpoint.load(best)["epoch"] != state["epoch"]):
-        checkpoint.copy(current, best)
+    best, epoch = folder / run_folder.BEST, trainer.monitor.best_epoch
+    if current == best or (checkpoint.damage(best) is None and checkpoint.load(best)["epoch"] == epoch):
+        return
+    # The run was continued from before its best, or a kill came between an epoch's file and the best.
+    source = folder / run_folder.checkpoint_name(epoch, None)
+    if epoch and checkpoint.damage(source) is None:
+        checkpoint.copy(source, best)
+    elif best.exists():
+        best.replace(best.with_name(best.name + ".old"))
+        _logger.warning(f"{best.name} is not of epoch {epoch}, the best so far: renamed {best.name}.old")

@@ -66,6 +66,9 @@ def load(
         ConfigError: the command line or the config is wrong, or another process owns the run.
         CheckpointError: the checkpoint cannot be read.
     """
+    for flag, text in (("-c", args.config), ("-r", args.resume)):
+        if text is not None and not text.strip():
+            raise ConfigError(f"{flag} is empty: an unset variable?")
     if args.config is None and args.resume is None:
         raise ConfigError("say what to train: -c config.json, or -r CHECKPOINT to continue a run")
     checking = getattr(args, "check", False)
@@ -97,7 +100,10 @@ def load(
         before = dict(leaves(start.state["config"]))
         for path, value in leaves(config.config):
             if before.get(path) != value:
-                config.changes.append((dotted(path), before.get(path), value))
+                config.changes.append((dotted(path), before.get(path, "(default)"), value))
+        kept = [change for change in config.changes if change[0] in ("name", "trainer.save_dir")]
+        if kept and args.config is None and not evaluating:
+            raise ConfigError(f"{kept[0][0]}: a run that is continued with -r keeps its name and its folder")
     return config
 
 
@@ -162,7 +168,7 @@ def _find_run(config: "ConfigParser") -> Start:
         return _start_in(folder, logger)
     # Run folders are named by the time, but one with a run_id of its own may be newer.
     folders = [path for path in models.glob("*") if path.is_dir()]
-    for folder in sorted(folders, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True):
+    for folder in sorted(folders, key=_last_written, reverse=True):
         try:
             lock = run_folder.own(folder)
         except ConfigError:
@@ -174,6 +180,12 @@ def _find_run(config: "ConfigParser") -> Start:
         if lock is not None:
             lock.close()
     return Start()
+
+
+def _last_written(folder: Path) -> tuple[int, str]:
+    """When a run last saved, or began."""
+    files = [*folder.glob("checkpoint-*.pth"), *folder.glob("config.json")]
+    return max((path.stat().st_mtime_ns for path in files), default=0), folder.name
 
 
 def _start_in(folder: Path, logger: logging.Logger) -> Start:

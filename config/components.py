@@ -35,6 +35,8 @@ KINDS = {
 GIVEN = {"optimizer": ("params",), "lr_scheduler": ("optimizer",)}
 #: Sections whose functions are called with more arguments than the config gives.
 CALLED_LATER = ("loss", "metrics")
+#: The keys of components themselves.
+KEYS = ("type", "args", "name", "freeze", "skip", "param_groups", "interval")
 #: Schedulers made of schedulers.
 NESTED = ("SequentialLR", "ChainedScheduler")
 
@@ -83,7 +85,7 @@ def find(module: ModuleType, section: str, type_name: str, source: Source, path:
     found = candidates(module, section)
     if type_name in found:
         return found[type_name]
-    what = KINDS[section][0] if section in KINDS else section.rstrip("s")
+    what = KINDS[section][0] if section in KINDS else {"metrics": "metric"}.get(section, section)
     near = nearest(type_name, list(found))
     hint = f": did you mean {near!r}?" if near else ""
     names = ", ".join(sorted(found)) or "none"
@@ -119,6 +121,9 @@ def problems(
     except ConfigError as error:
         return None, [str(error)]
     found = []
+    for key in [key for key in component if key not in KEYS and key in accepted(target)[0]]:
+        here = (*path, key)
+        found.append(f"{source.where(here)}: {dotted(here)} is unknown: did you mean {dotted((*path, 'args', key))}?")
     for key, inner in inside:
         for i, item in enumerate(inner):
             found += problems(item, (*path, "args", key, i), module, given, given_names, source)[1]

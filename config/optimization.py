@@ -1,6 +1,7 @@
 """Builds the optimizer and the scheduler, with the groups and lengths that only the program knows."""
 
 import fnmatch
+import math
 from typing import TYPE_CHECKING, Any
 
 from config import components
@@ -51,6 +52,8 @@ def init_optimizer(config: "ConfigParser", model: "torch.nn.Module") -> "torch.o
         return config.init_obj("optimizer", torch.optim, list(named.values()))
     config.check(optimizer=torch.optim)
     rest, groups = dict(named), []
+    one = torch.zeros(1, 1, requires_grad=True)
+    components.build(getattr(torch.optim, component["type"]), ([one],), component["args"], f"{place}.args")
     for i, group in enumerate(component["param_groups"]):
         where = f"{config.where('optimizer', 'param_groups', i)}: optimizer.param_groups.{i}"
         options = {key: value for key, value in group.items() if key != "match"}
@@ -58,7 +61,6 @@ def init_optimizer(config: "ConfigParser", model: "torch.nn.Module") -> "torch.o
         names = {name for pattern in patterns for name in _matching(pattern, list(named), f"{where}.match")}
         groups.append({"params": [rest.pop(name) for name in named if name in names & rest.keys()], **options})
         # On its own first: torch checks the values of an optimizer's arguments, but not those of a group.
-        one = torch.zeros(1, 1, requires_grad=True)
         components.build(getattr(torch.optim, component["type"]), ([one],), {**component["args"], **options}, where)
     return config.init_obj("optimizer", torch.optim, [{"params": list(rest.values())}, *groups])
 
@@ -90,6 +92,14 @@ def init_scheduler(config: "ConfigParser", optimizer: "torch.optim.Optimizer", b
         lengths["total_steps"] = steps
     if component["type"] == "ReduceLROnPlateau":
         _check_plateau(config, place)
+    if component["type"] in ("OneCycleLR", "CyclicLR") and config.where("optimizer", "args", "lr").startswith(
+        "command"
+    ):
+        raise ConfigError(
+            f"{config.where('optimizer', 'args', 'lr')}: the learning rate follows {component['type']}: "
+            "set lr_scheduler.args.max_lr instead"
+        )
+    _try_out(config, optimizer, lengths, place)
     scheduler = config.init_obj("lr_scheduler", torch.optim.lr_scheduler, optimizer, **lengths)
     total = getattr(scheduler, "total_steps", steps)
     if total != steps:
@@ -98,6 +108,25 @@ def init_scheduler(config: "ConfigParser", optimizer: "torch.optim.Optimizer", b
             f'{component["interval"]}): leave total_steps, epochs and steps_per_epoch out, or set "interval"'
         )
     return scheduler
+
+
+def _try_out(config: "ConfigParser", optimizer: "torch.optim.Optimizer", lengths: dict[str, int], place: str) -> None:
+    """Take two steps of the scheduler with an optimizer like the real one: some values fail only then."""
+    import torch
+
+    one = torch.zeros(1, 1, requires_grad=True)
+    kind: Any = type(optimizer)
+    trial = kind([{**group, "params": [one.clone().detach()]} for group in optimizer.param_groups])
+    trial._opt_called = True  # or torch would warn that its step comes first
+    scheduler = config.init_obj("lr_scheduler", torch.optim.lr_scheduler, trial, **lengths)
+    try:
+        for _ in range(min(2, getattr(scheduler, "total_steps", 2))):
+            scheduler.step(*([1.0] if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau) else []))
+    except Exception as error:
+        raise ConfigError(f"{place}: {type(error).__name__} when stepped: {error}") from error
+    rates = [float(group["lr"]) for group in trial.param_groups]
+    if not all(0 <= rate < math.inf for rate in rates):
+        raise ConfigError(f"{place}: makes learning rates of {', '.join(f'{rate:.3g}' for rate in rates)}")
 
 
 def _check_plateau(config: "ConfigParser", place: str) -> None:

@@ -66,7 +66,7 @@ class TrainerSection(_Section):
     """How to train."""
 
     epochs: int = Field(ge=1, description="Number of epochs.")
-    save_dir: str = Field(default="saved", description="Where runs go; relative to the project's root.")
+    save_dir: str = Field(default="saved", min_length=1, description="Where runs go; relative to the project's root.")
     save_period: int = Field(
         default=1, ge=1, description="Save every so many epochs; the best and the last are always saved."
     )
@@ -128,7 +128,10 @@ Named = Annotated[
 class Config(_Section):
     """A whole config."""
 
-    name: str = Field(min_length=1, pattern=r"^[^/\\]+$", description="Name of the experiment; its runs go below it.")
+    name: str = Field(
+        pattern=r"^[^./\\][^/\\]*$",
+        description="Name of the experiment, and of the folder of its runs: without slashes, and no dot at its start.",
+    )
     n_gpu: int = Field(default=1, ge=0, description="Number of GPUs; 0 trains on the CPU.")
     seed: int = Field(default=123, ge=0, description="Seed of everything random.")
     arch: Arch = Field(description="The network, from model/model.py.")
@@ -195,7 +198,7 @@ def validate(source: Source) -> dict[str, Any]:
 
 def unknown(source: Source) -> list[str]:
     """The keys of the user's own, as dotted paths."""
-    keys: list[KeyPath] = [(key,) for key in source.values if key not in Config.model_fields]
+    keys: list[KeyPath] = [(key,) for key in source.values if key not in Config.model_fields and key != "$schema"]
     for name, model in _SECTIONS.items():
         values = source.values.get(name)
         keys += [(name, key) for key in values if key not in model.model_fields] if isinstance(values, dict) else []
@@ -263,6 +266,12 @@ def _slips(source: Source) -> list[str]:
                 problems.append(f"{source.where(here)}: {dotted(here)} is unknown: did you mean {near!r}?")
 
     check(source.values, Config, (), own=True)
+    for section, key in [((), key) for key in TrainerSection.model_fields] + [(("trainer",), "seed")]:
+        values = source.values if not section else source.values.get("trainer")
+        if isinstance(values, dict) and key in values:
+            meant = key if section else f"trainer.{key}"
+            here = (*section, key)
+            problems.append(f"{source.where(here)}: {dotted(here)} is unknown: did you mean {meant!r}?")
     for name, model in _SECTIONS.items():
         check(source.values.get(name), model, (name,), own=False)
     metrics = source.values.get("metrics")

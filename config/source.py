@@ -272,7 +272,9 @@ def override(source: Source, path: KeyPath, value: Any, origin: str, known: Call
             target[str(key)] = {}
             target = target[str(key)]
         else:
-            raise ConfigError(f"{origin}: {dotted(here)} is no section of the config")
+            near = nearest(str(key), list(target)) if isinstance(target, dict) else None
+            hint = f": did you mean {dotted((*path[:depth], near))}?" if near else ""
+            raise ConfigError(f"{origin}: {dotted(here)} is no section of the config{hint}")
     if isinstance(target, list):
         _item(target, path[-1], path, origin)
         target[int(path[-1])] = value
@@ -287,7 +289,7 @@ def override(source: Source, path: KeyPath, value: Any, origin: str, known: Call
 
 
 def _item(items: list[Any], key: str | int, path: KeyPath, origin: str) -> Any:
-    if not str(key).isdigit() or int(key) >= len(items):
+    if not re.fullmatch(r"[0-9]+", str(key)) or int(key) >= len(items):
         raise ConfigError(f"{origin}: {dotted(path)}: the list has {len(items)} items, counted from 0")
     return items[int(key)]
 

@@ -35,7 +35,7 @@ def test_defaults_are_filled_in_and_own_keys_stay(tmp_path):
     config = parse(tmp_path, {**CONFIG, "comment": "mine", "optimizer_D": {"type": "SGD"}, "my_loss": "nll_loss"})
     assert config["trainer"]["accumulate"] == 1 and config["valid_data_loader"] is None
     assert config["comment"] == "mine" and "optimizer_D" in config and "arch2" not in config
-    assert type(config["trainer"]) is dict and config["optimizer"]["args"] == {"lr": 0.001}
+    assert type(config["trainer"]) is dict and config["optimizer"]["args"] == {}
 
 
 def test_reading_writes_nothing(tmp_path):

@@ -13,7 +13,7 @@ import torch
 
 from logger.logger import setup_console
 from utils import checkpoint, environment, run_folder
-from utils.errors import CheckpointError, DataError, NonFiniteError, StorageError
+from utils.errors import CheckpointError, ConfigError, DataError, NonFiniteError, StorageError
 from utils.runtime import prepare_device
 
 Usage = namedtuple("Usage", "total used free")
@@ -308,3 +308,63 @@ def test_stale_temporary_files_are_swept(tmp_path):
     (folder / "checkpoint-epoch2.pth.999.tmp").write_bytes(b"torn")
     tiny.train(tiny.settings(tmp_path), resume=folder / "checkpoint-epoch1.pth")
     assert not list(folder.glob("*.tmp"))
+
+
+def test_a_skipped_batch_leaves_no_trace(tmp_path):
+    class Poisoned(tiny.Points):
+        def __getitem__(self, i):
+            x, y = super().__getitem__(i)
+            return (x * float("nan") if i == 50 and self.noise else x), y
+
+    trainer = tiny.build(
+        tiny.settings(
+            tmp_path, trainer__on_nan="skip", data_loader__args={"validation_split": 0.0}, trainer__monitor="min loss"
+        )
+    )
+    trainer.data_loader._fetcher.dataset = Poisoned(103)
+    trainer.train()
+    assert all(bool(torch.isfinite(value).all()) for value in trainer.model.state_dict().values())
+    assert trainer.monitor.best_epoch > 0 and "nan" not in str(tiny.rows(trainer))
+
+
+def test_weights_that_are_not_finite_never_become_a_file(tmp_path, monkeypatch):
+    class Steep(tiny.Trainer):
+        """A finite loss whose gradient is not, in the last update of the first epoch."""
+
+        def _forward(self, batch):
+            loss, output, target = super()._forward(batch)
+            if self.model.training and self.step == 10:
+                loss = loss + torch.sqrt((output - output).abs().sum())
+            return loss, output, target
+
+    trainer = tiny.build(tiny.settings(tmp_path, trainer__monitor="min loss"), trainer_class=Steep)
+    with pytest.raises(NonFiniteError, match=r"weights became NaN or infinite by epoch 1 .*: fc1.weight"):
+        trainer.train()
+    assert not list(trainer.checkpoint_dir.glob("*.pth"))
+
+
+def test_a_stop_is_no_exception_that_code_on_its_way_catches():
+    from utils.errors import Stopped
+
+    assert not issubclass(Stopped, Exception)
+
+
+def test_loss_terms_must_be_those_of_forward(tmp_path):
+    class Two(tiny.Trainer):
+        loss_terms = ("loss", "kl")
+
+        def _forward(self, batch):
+            loss, output, target = super()._forward(batch)
+            return {"loss": loss, "l1": loss}, output, target
+
+    with pytest.raises(ConfigError, match="loss_terms says loss, kl, but _forward returns loss, l1"):
+        tiny.train(tiny.settings(tmp_path), trainer_class=Two)
+
+
+def test_a_run_that_starts_again_in_its_folder_starts_its_table_again(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(tiny.settings(tmp_path)))
+    auto = ["-c", tmp_path / "config.json", "--run_id", "one", "-r", "auto"]
+    folder = tiny.train(tiny.command_line(*auto)).checkpoint_dir
+    for path in folder.glob("*.pth"):
+        path.unlink()
+    assert [row[0] for row in tiny.rows(tiny.train(tiny.command_line(*auto)))] == ["epoch", "1", "2", "3"]

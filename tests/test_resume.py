@@ -9,7 +9,7 @@ import tiny
 import torch
 
 from utils import checkpoint
-from utils.errors import CheckpointError, Stopped
+from utils.errors import CheckpointError, ConfigError, Stopped
 
 
 class Interrupted(tiny.Trainer):
@@ -240,3 +240,120 @@ def test_the_best_is_written_whenever_it_improves(tmp_path, save_period):
     assert seen == [(1, 5.0), (2, 4.0), (2, 4.0), (4, 3.0), (4, 3.0)]
     saved = {path.name for path in trainer.checkpoint_dir.glob("checkpoint-*.pth")}
     assert saved == {f"checkpoint-epoch{n}.pth" for n in ([1, 2, 3, 4, 5] if save_period == 1 else [3, 5])}
+
+
+def best_by_epoch(values):
+    """A trainer whose validation loss in each epoch is given."""
+
+    class Judged(tiny.Trainer):
+        def _valid_epoch(self, epoch):
+            return {"loss": values[epoch - 1]}
+
+    return Judged
+
+
+def test_continuing_from_the_best_sets_later_files_aside(tmp_path):
+    config = tiny.settings(tmp_path, trainer__epochs=5, trainer__keep_last=2, lr_scheduler=None)
+    folder = tiny.train(config, trainer_class=best_by_epoch([2.0, 1.0, 3.0, 3.0, 3.0])).checkpoint_dir
+    config["trainer"]["epochs"] = 3
+    trainer = tiny.train(config, resume=folder / "model_best.pth")
+    assert trainer.epoch == 3
+    names = {path.name for path in folder.glob("*.pth*")}
+    assert names == {
+        "checkpoint-epoch3.pth",
+        "model_best.pth",
+        "checkpoint-epoch4.pth.old",
+        "checkpoint-epoch5.pth.old",
+    }
+
+
+@pytest.mark.parametrize("keep_last", [None, 2])
+def test_the_best_of_a_way_not_taken_is_no_longer_the_best(tmp_path, keep_last):
+    config = tiny.settings(tmp_path, trainer__epochs=6, trainer__keep_last=keep_last, trainer__save_period=1)
+    folder = tiny.train(config, trainer_class=best_by_epoch([3.0, 2.0, 4.0, 4.0, 4.0, 1.0])).checkpoint_dir
+    resumed = tiny.build(config, resume=folder / "checkpoint-epoch5.pth")
+    resumed.restore()
+    assert resumed.monitor.best_epoch == 2
+    if keep_last is None:  # its file is still there
+        assert checkpoint.load(folder / "model_best.pth")["epoch"] == 2
+    else:
+        assert not (folder / "model_best.pth").exists() and (folder / "model_best.pth.old").exists()
+
+
+def test_what_is_changed_on_resume_is_used(tmp_path):
+    optimizer = {"type": "Adam", "args": {"lr": 0.01}, "param_groups": [{"match": "fc2.*", "lr": 0.001}]}
+    config = tiny.settings(tmp_path, trainer__epochs=1, optimizer=optimizer)
+    folder = tiny.train(config).checkpoint_dir
+    changes = ["optimizer.args.betas=[0.5,0.6]", "lr_scheduler.args.gamma=0.9", "lr_scheduler.args.step_size=1"]
+    parser = tiny.command_line("-r", folder, *[word for change in changes for word in ("--set", change)])
+    trainer = tiny.build(parser)
+    trainer.restore()
+    assert [group["betas"] for group in trainer.optimizer.param_groups] == [(0.5, 0.6)]
+    assert (trainer.lr_scheduler.gamma, trainer.lr_scheduler.step_size) == (0.9, 1)
+
+
+@pytest.mark.parametrize(
+    "scheduler, change, message",
+    [
+        (
+            {"type": "MultiStepLR", "args": {"milestones": [2]}},
+            "lr_scheduler.args.milestones=[1]",
+            "milestones of a running",
+        ),
+        (
+            {"type": "SequentialLR", "args": {"milestones": [1], "schedulers": [{"type": "ConstantLR"}] * 2}},
+            "optimizer.args.lr=0.5",
+            "the learning rate follows SequentialLR",
+        ),
+    ],
+)
+def test_what_cannot_be_changed_on_resume_is_refused(tmp_path, scheduler, change, message):
+    folder = tiny.train(tiny.settings(tmp_path, trainer__epochs=1, lr_scheduler=scheduler)).checkpoint_dir
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
+    with pytest.raises(ConfigError, match=message):
+        tiny.build(tiny.command_line("-r", folder, "--set", change)).train()
+    assert {path: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"} == before
+
+
+class Hits:
+    """A metric object, as torchmetrics has them."""
+
+    __name__ = "hits"
+
+    def __init__(self):
+        self.reset()
+
+    def reset(self):
+        self.hits, self.count = torch.zeros(()), 0
+
+    def update(self, output, target):
+        self.hits += (output.argmax(1) == target).sum()
+        self.count += len(target)
+
+    def compute(self):
+        return self.hits / self.count
+
+
+@pytest.mark.parametrize("in_validation", [False, True])
+def test_metric_objects_resume_too(tmp_path, monkeypatch, in_validation):
+    Hits.__module__ = "tiny"
+    monkeypatch.setattr(tiny, "Hits", Hits, raising=False)
+    metrics = ["accuracy", {"type": "Hits", "name": "hits"}]
+    whole = tiny.train(tiny.settings(tmp_path / "a", metrics=metrics))
+    header, *rows = tiny.rows(whole)
+    for row in rows:
+        cells = dict(zip(header, map(float, row)))
+        assert cells["hits"] == pytest.approx(cells["accuracy"]) and cells["val_hits"] == pytest.approx(
+            cells["val_accuracy"]
+        )
+    config = tiny.settings(tmp_path / "b", metrics=metrics)
+    path = interrupted(config, after=4 if in_validation else 16, in_validation=in_validation)
+    assert tiny.rows(tiny.train(config, resume=path)) == tiny.rows(whole)
+
+
+def test_another_monitor_starts_to_judge_afresh(tmp_path):
+    config = tiny.settings(tmp_path, trainer__epochs=1)
+    folder = tiny.train(config).checkpoint_dir
+    trainer = tiny.build(tiny.command_line("-r", folder, "--set", "trainer.monitor=max val_loss"))
+    trainer.restore()
+    assert trainer.monitor.best_epoch == 0

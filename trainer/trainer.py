@@ -78,10 +78,13 @@ class Trainer(BaseTrainer):
         #: The moving average of the weights, which is validated in their place; None where `ema` is off.
         self.ema = self.runtime.averaged(unwrap(model))
         self.model = self.runtime.prepare(model)
-        self.train_metrics = MetricTracker(*names)
-        self.valid_metrics = MetricTracker(*names)
-        #: Samples of the epoch in hand that an earlier process has trained on.
-        self._resumed_samples = 0.0
+        self._objects = tuple(metric for metric in metric_ftns if hasattr(metric, "compute"))
+        self._functions = tuple(metric for metric in metric_ftns if not hasattr(metric, "compute"))
+        averaged = [*self.loss_terms, *(metric.__name__ for metric in self._functions)]
+        self.train_metrics = MetricTracker(*averaged, objects=self._objects)
+        self.valid_metrics = MetricTracker(*averaged, objects=self._objects)
+        #: Samples of the epoch in hand that an earlier process has trained on; None in a loop of the user's own.
+        self._resumed_samples: float | None = None
         self._watch = LossWatch()
 
     def _train_epoch(self, epoch: int) -> Log:
@@ -91,7 +94,7 @@ class Trainer(BaseTrainer):
             self._update(batches)
             self._after_update(len(batches))
         self._log_window()
-        log = self._averages(self.train_metrics)
+        log = self.train_metrics.result()
         if self.valid_data_loader is not None:
             log.update({f"val_{name}": value for name, value in self._valid_epoch(epoch).items()})
         self._schedule("epoch", log)
@@ -100,7 +103,7 @@ class Trainer(BaseTrainer):
     def _groups(self, epoch: int) -> Iterator[list[Any]]:
         """The epoch's batches from where the run stands, in groups of `accumulate`: one group an update."""
         if self.step == 0:
-            self._reset(self.train_metrics)
+            self.train_metrics.reset()
         self._watch.start(self.step)
         self._resumed_samples = self.train_metrics.count(self.loss_terms[0])
         self.stop.polled = True  # from here on `_after_update` asks
@@ -124,7 +127,12 @@ class Trainer(BaseTrainer):
     def _update(self, batches: Sequence[Any]) -> None:
         """One optimizer step on a group of batches, as if they were one large batch."""
         sizes = [self.batch_size_of(batch) for batch in batches]
+        # A step that is skipped must leave no trace in the running averages of BatchNorm either.
+        buffers = [b.clone() for b in self.model.buffers()] if self.on_nan == "skip" else []
         losses = self._gradients(batches, sizes, self.train_metrics)
+        if buffers and not all(math.isfinite(loss) for loss in losses):
+            for buffer, before in zip(self.model.buffers(), buffers, strict=True):
+                buffer.copy_(before)
 
         def again() -> Any:
             losses = self._gradients(batches, sizes, MetricTracker())
@@ -140,7 +148,9 @@ class Trainer(BaseTrainer):
             batch = self.runtime.place(batch)
             with self.runtime.autocast():
                 terms, output, target = self._forward(batch)
-                loss = self._record(tracker, terms, output, target, n)
+                loss = terms[self.loss_terms[0]] if isinstance(terms, dict) else terms
+                if self.on_nan != "skip" or math.isfinite(loss.detach()):  # waits for the GPU
+                    self._record(tracker, terms, output, target, n)
             # Weighted by samples, so that a smaller last batch counts for what it holds.
             self.runtime.backward(loss if len(batches) == 1 else loss * (n / sum(sizes)))
             losses.append(loss.detach())
@@ -182,19 +192,18 @@ class Trainer(BaseTrainer):
             self._watch.add(losses)
         self.runtime.step(optimizer, again)
 
-    def _record(self, tracker: MetricTracker, terms: Any, output: Any, target: Any, n: int) -> torch.Tensor:
-        """Add a batch to the averages; return the loss."""
+    def _record(self, tracker: MetricTracker, terms: Any, output: Any, target: Any, n: int) -> None:
+        """Add a batch to the averages."""
         if not isinstance(terms, dict):
             terms = {self.loss_terms[0]: terms}
+        if terms.keys() != set(self.loss_terms):
+            raise ConfigError(f"loss_terms says {', '.join(self.loss_terms)}, but _forward returns {', '.join(terms)}")
         with torch.no_grad():
             for name, value in terms.items():
                 tracker.update(name, value, n)
-            for metric in self.metric_ftns:
-                if hasattr(metric, "compute"):
-                    metric.update(output, target)
-                else:
-                    tracker.update(metric.__name__, metric(output, target), n)
-        return terms[self.loss_terms[0]]
+            for metric in self._functions:
+                tracker.update(metric.__name__, metric(output, target), n)
+            tracker.update_objects(output, target)
 
     def _after_update(self, batches: int) -> None:
         """Log, save inside the epoch and stop, where it is time."""
@@ -238,9 +247,9 @@ class Trainer(BaseTrainer):
     @torch.no_grad()
     def evaluate(self, loader: Iterable[Any], tracker: MetricTracker | None = None) -> Log:
         """The averages over all samples of a loader; the same for validation and test."""
-        tracker = tracker or MetricTracker()
+        tracker = tracker or MetricTracker(objects=self._objects)
         self._set_mode(training=False)
-        self._reset(tracker)
+        tracker.reset()
         with self._averaged():
             for batch in evaluation_batches(loader, self.seed):
                 n = self.batch_size_of(batch)
@@ -251,7 +260,7 @@ class Trainer(BaseTrainer):
                 if self.stop.signum is not None or self.config.checking:
                     break
         self._stop_if_asked()
-        return self._averages(tracker)
+        return tracker.result()
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -279,17 +288,9 @@ class Trainer(BaseTrainer):
             if isinstance(part, nn.Module):
                 part.train(training)
 
-    def _reset(self, tracker: MetricTracker) -> None:
-        tracker.reset()
-        for metric in self.metric_ftns:
-            if hasattr(metric, "compute"):
-                metric.reset()
-
-    def _averages(self, tracker: MetricTracker) -> Log:
-        objects = {m.__name__: float(m.compute()) for m in self.metric_ftns if hasattr(m, "compute")}
-        return {**tracker.result(), **objects}
-
     def _samples_per_epoch(self) -> float:
+        if self._resumed_samples is None:  # a loop of the user's own
+            return super()._samples_per_epoch()
         return self.train_metrics.count(self.loss_terms[0]) - self._resumed_samples
 
     def _show_inputs(self, batches: Iterator[Any]) -> Iterator[Any]:

@@ -46,8 +46,8 @@ class StorageError(UserError):
     exit_code = 6
 
 
-class Stopped(UserError):
-    """A signal asked the run to stop, and it has saved what it had."""
+class Stopped(BaseException):
+    """A signal asked the run to stop, and it has saved what it had. No `except Exception` on its way catches it."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -58,7 +58,7 @@ def run_command(command: Callable[[], int | None]) -> None:
     """Run a command's main function and leave the process with the exit code that its outcome stands for."""
     try:
         code = command() or 0
-    except UserError as error:
+    except (UserError, Stopped) as error:
         code = _tell(error)
     except KeyboardInterrupt:
         code = 130
@@ -71,12 +71,12 @@ def catch_user_errors() -> None:
 
 
 def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    if isinstance(error, UserError):
+    if isinstance(error, UserError | Stopped):
         raise SystemExit(_tell(error))
     sys.__excepthook__(kind, error, trace)
 
 
-def _tell(error: UserError) -> int:
+def _tell(error: UserError | Stopped) -> int:
     if "--traceback" in sys.argv:
         traceback.print_exception(error)
     print(error if isinstance(error, Stopped) else f"error: {error}", file=sys.stderr)

@@ -15,8 +15,15 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def ensure_dir(dirname: str | Path) -> None:
-    """Make a folder and its parents unless it is there."""
-    Path(dirname).mkdir(parents=True, exist_ok=True)
+    """Make a folder and its parents unless it is there.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
+    try:
+        Path(dirname).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{dirname} cannot be made: {error.strerror}") from error
 
 
 def read_json(fname: str | Path) -> Any:

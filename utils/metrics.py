@@ -1,9 +1,14 @@
 """Exact averages over samples, summed where the values are."""
 
+import copy
 import math
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
+
+from utils.checkpoint import plain
+from utils.errors import CheckpointError
 
 
 class ScalarWriter(Protocol):
@@ -21,11 +26,13 @@ class MetricTracker:
     Args:
         keys: the names, in the order in which `result` gives them; others may be added by updates.
         writer: gets each updated value as a scalar at its current step, if given.
+        objects: metrics with `update`, `compute` and `reset`; the tracker has copies of its own.
     """
 
-    def __init__(self, *keys: str, writer: ScalarWriter | None = None) -> None:
+    def __init__(self, *keys: str, writer: ScalarWriter | None = None, objects: Sequence[Any] = ()) -> None:
         self.writer = writer
         self._keys = keys
+        self.objects = {metric.__name__: copy.deepcopy(metric) for metric in objects}
         self.reset()
 
     def reset(self) -> None:
@@ -33,6 +40,13 @@ class MetricTracker:
         self._sums: dict[str, Any] = dict.fromkeys(self._keys, 0.0)
         self._counts: dict[str, float] = dict.fromkeys(self._keys, 0)
         self._seen: dict[str, tuple[float, float]] = {}
+        for metric in self.objects.values():
+            metric.reset()
+
+    def update_objects(self, output: Any, target: Any) -> None:
+        """Show a batch to the metrics that are objects."""
+        for metric in self.objects.values():
+            metric.update(output, target)
 
     def update(self, key: str, value: Any, n: float = 1) -> None:
         """Add the mean `value` of `n` samples, or a tensor [n] with one value for each sample (`n` is then its length).
@@ -69,7 +83,8 @@ class MetricTracker:
     def result(self) -> dict[str, float]:
         """The averages of all names that have had an update; one wait for the GPU."""
         sums = self._read()
-        return {key: sums[key] / self._counts[key] for key in sums if self._counts[key]}
+        averages = {key: sums[key] / self._counts[key] for key in sums if self._counts[key]}
+        return averages | {name: float(metric.compute()) for name, metric in self.objects.items()}
 
     def since_last(self) -> dict[str, float]:
         """The averages over what was added since the last call; one wait for the GPU."""
@@ -95,10 +110,27 @@ class MetricTracker:
 
     def state_dict(self) -> dict[str, Any]:
         """Sums and counts, for a checkpoint inside an epoch."""
-        return {"sums": self._read(), "counts": dict(self._counts), "seen": dict(self._seen)}
+        state: dict[str, Any] = {"sums": self._read(), "counts": dict(self._counts), "seen": dict(self._seen)}
+        if self.objects:
+            state["objects"] = {name: _plain_attributes(metric) for name, metric in self.objects.items()}
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from sums and counts; tensors move to the device of the next value."""
         self._sums = {key: float(value) for key, value in state["sums"].items()}
         self._counts = dict(state["counts"])
         self._seen = dict(state["seen"])
+        for name, attributes in state.get("objects", {}).items():
+            if name in self.objects:
+                vars(self.objects[name]).update(copy.deepcopy(attributes))
+
+
+def _plain_attributes(metric: Any) -> dict[str, Any]:
+    """What a metric object has counted so far: those of its attributes that a checkpoint can hold."""
+    found = {}
+    for name, value in vars(metric).items():
+        try:
+            found[name] = plain(value)
+        except CheckpointError:
+            continue
+    return found

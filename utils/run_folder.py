@@ -34,6 +34,8 @@ def create(parent: Path, run_id: str | None) -> Path:
     Raises:
         ConfigError: the run_id is taken.
     """
+    if run_id is not None and (not re.fullmatch(r"[^/\\\x00]+", run_id) or run_id in (".", "..")):
+        raise ConfigError(f"--run_id {run_id!r}: expected the name of a folder, without slashes")
     ensure_dir(parent)
     name = run_id or datetime.now().strftime("%Y%m%d_%H%M%S")
     number = 1
@@ -89,7 +91,9 @@ def newest_whole(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
         return saved.path, state, problems
     if problems:
         raise CheckpointError("no whole checkpoint:\n  " + "\n  ".join(problems))
-    raise CheckpointError(f"{folder} holds no checkpoint-epoch*.pth")
+    runs = sorted({path.parent.name for path in folder.glob("*/checkpoint-epoch*.pth")})
+    hint = f"; its runs: {', '.join(runs[-5:])}" if runs else ""
+    raise CheckpointError(f"{folder} holds no checkpoint-epoch*.pth{hint}")
 
 
 def whole_beside(path: Path) -> list[str]:
@@ -103,11 +107,10 @@ def whole_beside(path: Path) -> list[str]:
     return [other.name for other in others if checkpoint.damage(other) is None]
 
 
-def set_aside_later(folder: Path, current: Path) -> list[str]:
-    """Rename the checkpoints that came after `current` to `*.pth.old`; the run is about to take another way."""
-    files = checkpoints(folder)
-    here = next((saved.order for saved in files if saved.path == current), None)
-    later = [saved.path for saved in files if here is not None and saved.order > here]
+def set_aside_later(folder: Path, epoch: int, step: int | None) -> list[str]:
+    """Rename the checkpoints of later than this place to `*.pth.old`; the run is about to take another way."""
+    here = Saved(epoch, step, folder).order
+    later = [saved.path for saved in checkpoints(folder) if saved.order > here]
     for path in later:
         path.replace(path.with_name(path.name + ".old"))
     return [path.name for path in later]
@@ -132,6 +135,7 @@ def prune(folder: Path, keep_last: int | None, whole: set[Path]) -> None:
         if gone and stay < 2 and _is_whole(saved.path, whole):
             stay += 1
             gone.discard(saved)
+    gone -= set(newest_first[:1])
     for saved in gone if stay == 2 else ():
         with contextlib.suppress(FileNotFoundError):
             saved.path.unlink()
