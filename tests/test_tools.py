@@ -5,7 +5,7 @@ import logging
 from tools import benchmark
 
 
-def test_the_benchmarks_sides_compute_the_same(tmp_path, capsys):
+def test_the_benchmarks_sides_compute_the_same(tmp_path, capfd):
     logging.disable(logging.WARNING)
     try:
         case = benchmark.steps(tmp_path, n=320)  # it compares the losses of both sides itself
@@ -14,4 +14,4 @@ def test_the_benchmarks_sides_compute_the_same(tmp_path, capsys):
     finally:
         logging.disable(logging.NOTSET)
     assert figures["ours_s"] > 0 and figures["unit"] == "step" and validation["ratio"] > 0
-    assert "step of a linear model" in capsys.readouterr().out
+    assert "step of a linear model" in capfd.readouterr().out
