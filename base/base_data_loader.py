@@ -180,6 +180,9 @@ class BaseDataLoader(DataLoader[Any]):
         for index in order:
             # One thread, as in a worker: two threads sum in another order, and give other bits.
             threads = torch.get_num_threads()
+            if threads == 1:
+                yield self._fetcher[index]
+                continue
             torch.set_num_threads(1)
             try:
                 batch = self._fetcher[index]

@@ -96,7 +96,7 @@ def bare_epoch(
     model.train()
     for k in range(0, len(order), size):
         batch = order[k : k + size]
-        output, target = model(x[batch]), y[batch]
+        output, target = model(x.index_select(0, batch)), y.index_select(0, batch)
         loss = loss_of(output, target)
         optimizer.zero_grad()
         loss.backward()
@@ -117,7 +117,7 @@ def bare_evaluation(
     with torch.no_grad():
         for k in range(0, len(indices), 64):
             batch = indices[k : k + 64]
-            output, target = model(x[batch]), y[batch]
+            output, target = model(x.index_select(0, batch)), y.index_select(0, batch)
             total.add_(loss_of(output, target), alpha=len(target))
             hits += (output.argmax(1) == target).sum()
     return float(total) / len(indices)
@@ -163,7 +163,7 @@ class Vectors(torch.utils.data.Dataset[Any]):
         return len(self.y)
 
     def __getitems__(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.x[indices], self.y[indices]
+        return self.x.index_select(0, indices), self.y.index_select(0, indices)
 
 
 def steps(folder: Path, n: int = 32_000, width: int = 8, epochs: int = 1, name: str = "step of a linear model") -> Case:
