@@ -189,12 +189,19 @@ def test_r_auto_finds_the_newest_unfinished_run(trained):
     assert refused.returncode == 2 and "is in use by pid" in refused.stderr
 
 
-@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("resume", ["no", "yes", "auto"])
 def test_check_tries_everything_and_leaves_nothing(trained, tmp_path, resume):
     folder, _ = trained
     before = sorted((folder / "saved").rglob("*"))
     content = [path.read_bytes() for path in before if path.is_file()]
-    where = ["-r", models(folder) / "checkpoint-epoch1.pth"] if resume else ["-c", "config.json"]
+    where = {
+        "no": ["-c", "config.json"],
+        "yes": ["-r", models(folder) / "checkpoint-epoch1.pth"],
+        "auto": ["-c", "config.json", "--run_id", "auto-check", "-r", "auto"],
+    }[resume]
+    if resume == "auto":
+        models(folder, "auto-check").mkdir(exist_ok=True)
+        before = sorted((folder / "saved").rglob("*"))
     result = command(folder, "train.py", *where, "--check", env={"TMPDIR": str(tmp_path)})
     assert result.returncode == 0, result.stderr
     assert result.stdout.rstrip().endswith(
@@ -202,6 +209,18 @@ def test_check_tries_everything_and_leaves_nothing(trained, tmp_path, resume):
     )
     assert sorted((folder / "saved").rglob("*")) == before and not list(tmp_path.glob("tmp*"))
     assert [path.read_bytes() for path in before if path.is_file()] == content
+
+
+def test_a_runs_config_runs_by_itself(trained):
+    folder, _ = trained
+    (folder / "child.json").write_text('{"base": "config.json", "seed": 7}')
+    first = command(folder, "train.py", "-c", "child.json", "--run_id", "child", *SHORT)
+    assert first.returncode == 0, first.stderr
+    again = command(folder, "train.py", "-c", models(folder, "child") / "config.json", "--run_id", "again")
+    assert again.returncode == 0, again.stderr
+    one, two = (checkpoint.load(models(folder, run) / "checkpoint-epoch2.pth") for run in ("child", "again"))
+    assert one["config"] == two["config"] and one["config"]["seed"] == 7
+    assert all(value.equal(two["state_dict"][name]) for name, value in one["state_dict"].items())
 
 
 def test_check_finds_what_only_a_batch_can_tell(trained, tmp_path):

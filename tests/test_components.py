@@ -126,6 +126,33 @@ def test_lbfgs_solves_what_it_should(tmp_path):
     assert second.monitor.best < 0.5 * first.monitor.best
 
 
+def test_lbfgs_takes_the_steps_of_a_hand_written_loop(tmp_path):
+    config = tiny.settings(
+        tmp_path,
+        optimizer={"type": "LBFGS", "args": {"lr": 0.1, "max_iter": 3}},
+        arch={"type": "TinyModel", "args": {"dropout": 0.0, "norm": False}},
+        lr_scheduler=None,
+        data_loader__args={"kind": "whole", "validation_split": 0.0},
+        trainer__monitor="off",
+        trainer__epochs=2,
+    )
+    trainer, bare = build(config), build({**config, "name": "Bare"})
+    trainer.train()
+    optimizer = torch.optim.LBFGS(bare.model.parameters(), lr=0.1, max_iter=3)
+    bare.model.train()
+    for _ in range(2):
+        for x, y in bare.data_loader:
+
+            def closure():
+                optimizer.zero_grad()
+                loss = tiny.cross_entropy(bare.model(x), y)
+                loss.backward()
+                return loss
+
+            optimizer.step(closure)
+    assert tiny.digest(bare.model) == tiny.digest(trainer.model)
+
+
 def test_lbfgs_in_groups_equals_one_large_batch(tmp_path):
     def run(batch_size, accumulate):
         config = tiny.settings(

@@ -24,6 +24,7 @@ FORMAT_VERSION = 1
 #: The classic template's keys, and ours.
 REQUIRED_KEYS = ("format_version", "arch", "epoch", "state_dict", "optimizer", "monitor_best", "config", "progress")
 _COMMENT = b"sha256:"
+_MISMATCH = "its content does not match its checksum"
 _COMMENT_SIZE = len(_COMMENT) + 64
 _EXPECTED = "expected a checkpoint that this template has saved"
 
@@ -141,7 +142,7 @@ def damage(path: Path) -> str | None:
                 sha256.update(block)
                 left -= len(block)
             if sha256.hexdigest().encode() != comment[len(_COMMENT) :]:
-                return f"its content does not match its checksum{_damaged_record(path)}"
+                return f"{_MISMATCH}{_damaged_record(path)}"
     except OSError as error:
         return error.strerror or str(error)
     return None
@@ -165,6 +166,10 @@ def load(path: Path) -> dict[str, Any]:
     """
     _check_kind(path)
     problem = damage(path)
+    # A file that carries our checksum is damaged before it is anything else; another may be foreign or hostile.
+    if problem is None or not problem.startswith(_MISMATCH):
+        _check_entries(path)
+        _check_globals(path)
     if problem:
         raise CheckpointError(f"{path} is damaged: {problem}")
     state = _unpickle(path)
@@ -193,7 +198,7 @@ def _is_state_dict(state: Any) -> bool:
 
 
 def _check_kind(path: Path) -> None:
-    """Refuse what is no zip of stored entries with plain names, without unpickling anything."""
+    """Refuse what is no file, or no zip file."""
     if not path.exists():
         raise CheckpointError(f"{path} does not exist")
     if not path.is_file():
@@ -203,6 +208,10 @@ def _check_kind(path: Path) -> None:
     if not start.startswith(b"PK"):
         kind = "empty" if not start else "a pickle of an old torch" if start[:1] == b"\x80" else "not a checkpoint"
         raise CheckpointError(f"{path} is {kind}: {_EXPECTED}")
+
+
+def _check_entries(path: Path) -> None:
+    """Refuse a zip of anything but stored entries with plain names."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
@@ -215,7 +224,6 @@ def _check_kind(path: Path) -> None:
         raise CheckpointError(f"refused: {path} has compressed entries, which torch never writes")
     if sum(name.endswith("/data.pkl") for name in names) != 1:
         raise CheckpointError(f"{path} is a zip file of something else: {_EXPECTED}")
-    _check_globals(path)
 
 
 def _check_globals(path: Path) -> None:
