@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from config.json_file import read_source
 from config.schema import known
-from config.source import Source, dotted, leaves, override, read_source, read_value, to_plain
+from config.source import Source, dotted, leaves, override, read_value, to_plain
 from utils.errors import CheckpointError, ConfigError
 from utils.files import ROOT
 

@@ -323,7 +323,7 @@ def test_the_bundled_configs_pass_their_own_checks():
     import model.loss as module_loss
     import model.metric as module_metric
     import model.model as module_arch
-    from config.source import read_source
+    from config.json_file import read_source
 
     ConfigParser(read_source(ROOT / "config.json")).check(
         data_loader=module_data, arch=module_arch, loss=module_loss, metrics=module_metric, optimizer=torch.optim
