@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Su
 from torch.utils.data import default_collate as torch_default_collate
 
 from base.data_order import BatchIndex, Failure, PassOrder, SeededFetcher, lost_worker
+from base.prefetch import prefetch
 from utils import seeding
 from utils.errors import ConfigError, DataError
 from utils.stopping import start_worker
@@ -34,6 +35,8 @@ class BaseDataLoader(DataLoader[Any]):
         sampler: chooses the samples of a pass, in place of `shuffle`.
         batch_sampler: chooses the batches, in place of `batch_size`, `shuffle`, `sampler` and `drop_last`.
         drop_last: leave out a last batch that is smaller.
+        device_resident: keep the data on the device that `to` names, and make the batches there; for whole-batch data
+            with a `to(device)`.
         options: passed on to torch's DataLoader: `pin_memory`, `persistent_workers`, `prefetch_factor`, `timeout`, …
 
     Raises:
@@ -54,6 +57,7 @@ class BaseDataLoader(DataLoader[Any]):
         sampler: Iterable[int] | None = None,
         batch_sampler: Iterable[list[int]] | None = None,
         drop_last: bool = False,
+        device_resident: bool = False,
         **options: Any,
     ) -> None:
         if isinstance(sampler, DistributedSampler):
@@ -96,6 +100,14 @@ class BaseDataLoader(DataLoader[Any]):
             self._options["worker_init_fn"] = partial(start_worker, options.get("worker_init_fn"))
         self._options["pin_memory"] = self.pin_memory
         self._make_inner(sampler, batch_sampler)
+        #: Where the batches are made or brought to; see `to`.
+        self.device = torch.device("cpu")
+        self.device_resident = device_resident
+        if device_resident:
+            if self._order is None or not self._fetcher.can_move:
+                raise ConfigError(f"device_resident: {type(dataset).__name__} has no __getitems__ and to(device)")
+            if num_workers or options.get("pin_memory"):
+                raise ConfigError("device_resident makes batches on the device: leave out num_workers and pin_memory")
 
     def _make_inner(self, sampler: Iterable[int] | None, batch_sampler: Iterable[list[int]] | None) -> None:
         if self._iterable:
@@ -133,6 +145,27 @@ class BaseDataLoader(DataLoader[Any]):
             raise DataError(f"{type(self.dataset).__name__} has no length: give it a __len__, the samples of a pass")
         return len(self._inner)
 
+    def to(self, device: torch.device) -> "BaseDataLoader":
+        """Give batches on a device from now on: of resident data, or copied from pinned memory one batch ahead.
+
+        Other batches stay on the CPU, and whoever computes on them moves them.
+
+        Raises:
+            DataError: the data does not fit.
+        """
+        if device == self.device:
+            return self
+        if self.device_resident and self._order is not None:
+            try:
+                self._fetcher.to(device)
+            except torch.OutOfMemoryError as error:
+                raise DataError(
+                    f"device_resident: the data of {self.name!r} does not fit on {device}: {error}"
+                ) from error
+            self._order.device = device
+        self.device = device
+        return self
+
     def set_place(self, epoch: int, first: int = 0, last: int | None = None, purpose: str = "step") -> None:
         """Say what the next iteration gives: batches `first` up to `last` (all) of pass `epoch`.
 
@@ -147,6 +180,8 @@ class BaseDataLoader(DataLoader[Any]):
 
     def _batches(self, epoch: int, first: int, last: int | None, purpose: str) -> Iterator[Any]:
         batches = self._iterable_pass(epoch, first, last) if self._order is None else self._pass(epoch, first, last)
+        if self.pin_memory and self.device.type != "cpu":
+            batches = prefetch(batches, self.device)
         try:
             for k in itertools.count(first):
                 try:
@@ -177,10 +212,11 @@ class BaseDataLoader(DataLoader[Any]):
         return iter(self._inner)
 
     def _fetch_here(self, order: Iterable[BatchIndex]) -> Iterator[Any]:
+        on_device = self.device_resident and self.device.type != "cpu"
         for index in order:
             # One thread, as in a worker: two threads sum in another order, and give other bits.
             threads = torch.get_num_threads()
-            if threads == 1:
+            if threads == 1 or on_device:
                 yield self._fetcher[index]
                 continue
             torch.set_num_threads(1)
@@ -227,7 +263,8 @@ class BaseDataLoader(DataLoader[Any]):
         held_out = list(self.valid_sampler) if indices is None else indices
         kwargs = {**self.init_kwargs, "dataset": Subset(evaluation_view(self.dataset), list(map(int, held_out)))}
         kwargs.update(shuffle=False, drop_last=False)
-        return BaseDataLoader(validation_split=0.0, name=f"{self.name}-valid", **kwargs)
+        name = f"{self.name}-valid"
+        return BaseDataLoader(validation_split=0.0, name=name, device_resident=self.device_resident, **kwargs)
 
 
 def evaluation_view(dataset: Any) -> Any:

@@ -3,13 +3,18 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import torch
+
+from base.base_data_loader import BaseDataLoader
 from base.data_order import lost_worker
 from utils.errors import DataError
 from utils.seeding import seed_everything
 
 
-def training_batches(loader: Any, start: int, stop: int, seed: int) -> Iterator[Any]:
+def training_batches(loader: Any, start: int, stop: int, seed: int, device: torch.device) -> Iterator[Any]:
     """Batches `start` up to `stop`, counted from the beginning of the run, pass after pass over the loader.
+
+    They are on the device where the loader can bring them there ahead of time (`BaseDataLoader.to`).
 
     A loader of ours begins at the place itself; a foreign one is read and dropped up to it, from generators that are
     seeded for each pass and each batch, so that a resumed run sees what the unbroken one saw.
@@ -20,18 +25,18 @@ def training_batches(loader: Any, start: int, stop: int, seed: int) -> Iterator[
     while start < stop:
         epoch, first = start // length + 1, start % length
         last = min(length, first + stop - start)
-        if hasattr(loader, "set_place"):
-            loader.set_place(epoch, first, last)
+        if isinstance(loader, BaseDataLoader):
+            loader.to(device).set_place(epoch, first, last)
             yield from loader
         else:
             yield from _foreign_pass(loader, epoch, first, last, seed)
         start += last - first
 
 
-def evaluation_batches(loader: Any, seed: int) -> Iterator[Any]:
-    """All batches of a loader, with the same random draws at every evaluation."""
-    if hasattr(loader, "set_place"):
-        loader.set_place(0, purpose="eval")
+def evaluation_batches(loader: Any, seed: int, device: torch.device) -> Iterator[Any]:
+    """All batches of a loader, with the same random draws at every evaluation; on the device as in training."""
+    if isinstance(loader, BaseDataLoader):
+        loader.to(device).set_place(0, purpose="eval")
         return iter(loader)
     return _foreign_pass(loader, 0, 0, None, seed)
 

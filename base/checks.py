@@ -6,6 +6,7 @@ import torch
 
 from base.monitor import Monitor
 from utils.errors import ConfigError
+from utils.profiling import steps_needed
 
 if TYPE_CHECKING:
     from parse_config import ConfigParser
@@ -44,6 +45,9 @@ def check_settings(
         problem("accumulate", f"{settings['accumulate']} batches are more than the {batches} of an epoch")
     if batches and settings["save_step"] and settings["save_step"] >= batches:
         problem("save_step", f"an epoch has {batches} batches, so this would never save")
+    needed = steps_needed(settings["profile"]) * settings["accumulate"] if settings["profile"] else 0
+    if batches and needed > batches:
+        problem("profile", f"{settings['profile']} steps need an epoch of {needed} batches; it has {batches}")
     problems += _precision_problems(config, device)
     for name in names:
         if name in RESERVED or names.count(name) > 1:

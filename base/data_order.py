@@ -19,8 +19,9 @@ class BatchIndex(NamedTuple):
     batch: int
     #: The place of the batch's first sample in the pass.
     position: int
-    #: int64 [n]; NumPy's, because a tensor on its way to a worker costs a file descriptor.
-    indices: np.ndarray[Any, np.dtype[np.int64]]
+    #: int64 [n]. NumPy's, because a tensor on its way to a worker costs a file descriptor; for data that is resident on
+    #: a device, a tensor there.
+    indices: np.ndarray[Any, np.dtype[np.int64]] | torch.Tensor
 
 
 class Failure(NamedTuple):
@@ -32,7 +33,8 @@ class Failure(NamedTuple):
 class PassOrder(Sampler[BatchIndex]):
     """The batches of one pass at a time, in an order that depends on the seed, the loader's name and the epoch.
 
-    `epoch`, `first` and `last` say which pass, and which of its batches, the next iteration gives.
+    `epoch`, `first` and `last` say which pass, and which of its batches, the next iteration gives; `device` where the
+    indices of its samples are wanted.
 
     Args:
         n_samples: how many samples the dataset has.
@@ -59,6 +61,7 @@ class PassOrder(Sampler[BatchIndex]):
         self.sampler, self.batch_sampler = sampler, batch_sampler
         self.seed, self.name = seed, name
         self.epoch, self.first, self.last = 1, 0, len(self)
+        self.device = torch.device("cpu")
 
     def __len__(self) -> int:
         """Batches in a pass."""
@@ -77,13 +80,16 @@ class PassOrder(Sampler[BatchIndex]):
             batches = self._listed(self.batch_sampler)
             position = sum(len(batch) for batch in batches[: places.start])
             for k in places:
-                yield BatchIndex(epoch, k, position, np.asarray(batches[k], dtype=np.int64))
+                yield BatchIndex(epoch, k, position, self._placed(np.asarray(batches[k], dtype=np.int64)))
                 position += len(batches[k])
             return
-        order = self._order().numpy()
+        order = self._placed(self._order().numpy())
         for k in places:
             start = k * self.batch_size
             yield BatchIndex(epoch, k, start, order[start : start + self.batch_size])
+
+    def _placed(self, indices: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | torch.Tensor:
+        return indices if self.device.type == "cpu" else torch.from_numpy(indices).to(self.device)
 
     def _order(self) -> torch.Tensor:
         """The order of the pass: int64 [n]."""
@@ -114,12 +120,22 @@ class SeededFetcher(Dataset[Any]):
 
     def __init__(self, dataset: Any, collate_fn: Callable[[list[Any]], Any], seed: int, name: str) -> None:
         self.dataset, self.collate_fn, self.seed, self.name = dataset, collate_fn, seed, name
-        inner, subsets = dataset, []
+        inner = dataset
+        self._subsets: list[np.ndarray[Any, Any] | torch.Tensor] = []
         while isinstance(inner, Subset):
-            subsets.append(np.asarray(inner.indices, dtype=np.int64))
+            self._subsets.append(np.asarray(inner.indices, dtype=np.int64))
             inner = inner.dataset
-        self._whole = inner if hasattr(inner, "__getitems__") else None
-        self._subsets = subsets
+        self._whole: Any = inner if hasattr(inner, "__getitems__") else None
+
+    @property
+    def can_move(self) -> bool:
+        """Whether the data is whole-batch data that can be moved to a device."""
+        return hasattr(self._whole, "to")
+
+    def to(self, device: torch.device) -> None:
+        """Move the data to the device, and take indices that are there."""
+        self._whole.to(device)
+        self._subsets = [torch.as_tensor(subset).to(device) for subset in self._subsets]
 
     def __getitem__(self, index: BatchIndex) -> Any:
         try:
@@ -136,8 +152,9 @@ class SeededFetcher(Dataset[Any]):
             indices = subset[indices]
         if not getattr(self._whole, "draws_rows_only", False):
             seeding.seed_everything(self.seed, self.name, "batch", index.epoch, index.batch, 0)
-        with seeding.fetching(seeding.Rows(self.seed, self.name, index.epoch, index.position)):
-            batch = self._whole.__getitems__(torch.from_numpy(indices))  # type: ignore[union-attr]
+        indices = torch.as_tensor(indices)
+        with seeding.fetching(seeding.Rows(self.seed, self.name, index.epoch, index.position, indices.device)):
+            batch = self._whole.__getitems__(indices)
         return self.collate_fn(batch) if isinstance(batch, list) else batch
 
     def _samples(self, index: BatchIndex) -> Any:

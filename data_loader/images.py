@@ -32,16 +32,30 @@ class InMemoryImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         shift: float = 0.0,
         rotate: float = 0.0,
     ) -> None:
-        self.images = images.unsqueeze(1).float().div_(255).sub_(mean).div_(std)
-        self.labels = labels.long()
+        # In a dict, which views share, so that all move to a device together.
+        self._data = {"images": images.unsqueeze(1).float().div_(255).sub_(mean).div_(std), "labels": labels.long()}
         self.shift, self.rotate = shift, rotate
         self.background = -mean / std
+
+    @property
+    def images(self) -> torch.Tensor:
+        """Float [n, 1, height, width], normalised."""
+        return self._data["images"]
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """Int64 [n]."""
+        return self._data["labels"]
+
+    def to(self, device: torch.device) -> None:
+        """Move the images to a device, where batches are then cut and augmented."""
+        self._data.update({name: tensor.to(device) for name, tensor in self._data.items()})
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        images, labels = self.__getitems__(torch.tensor([index]))
+        images, labels = self.__getitems__(torch.tensor([index], device=self.labels.device))
         return images[0], labels[0]
 
     def __getitems__(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -57,9 +71,9 @@ class InMemoryImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         amounts = uniform_rows(n, 3) * 2 - 1
         angle = amounts[:, 0] * math.radians(self.rotate)
         # Coordinates run from -1 to 1, so a pixel is 2 / size wide.
-        moved = amounts[:, 1:] * torch.tensor([2 * self.shift / width, 2 * self.shift / height])
+        right, down = amounts[:, 1] * (2 * self.shift / width), amounts[:, 2] * (2 * self.shift / height)
         cos, sin = angle.cos(), angle.sin()
-        turn = torch.stack([cos, -sin, moved[:, 0], sin, cos, moved[:, 1]], dim=1).view(n, 2, 3)
+        turn = torch.stack([cos, -sin, right, sin, cos, down], dim=1).view(n, 2, 3)
         grid = F.affine_grid(turn, [n, 1, height, width], align_corners=False)
         # grid_sample fills with 0, so 0 is made the background for the moment.
         return F.grid_sample(images - self.background, grid, align_corners=False).add_(self.background)

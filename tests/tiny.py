@@ -54,6 +54,9 @@ class WholePoints(Points):
             x = x + 0.1 * uniform_rows(len(indices), 6)
         return x, self.y[indices]
 
+    def to(self, device):
+        self.x, self.y = self.x.to(device), self.y.to(device)
+
 
 class Stream(IterableDataset):
     """An endless source cut at n, random in each pass."""

@@ -22,6 +22,7 @@ from base.checks import check_settings
 from base.loss_watch import LossWatch
 from utils.errors import ConfigError
 from utils.metrics import MetricTracker
+from utils.profiling import first_step_timed, profiled, steps_needed
 from utils.runtime import Runtime, first_tensor, unwrap
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ class Trainer(BaseTrainer):
         self.accumulate: int = settings["accumulate"]
         self.log_step: int = settings["log_step"]
         self.save_step: int | None = settings["save_step"]
+        self.profile: int | None = settings["profile"]
+        self._compiling: bool = settings["compile"]
         self.runtime = Runtime(device, settings)
         #: The moving average of the weights, which is validated in their place; None where `ema` is off.
         self.ema = self.runtime.averaged(unwrap(model))
@@ -90,7 +93,7 @@ class Trainer(BaseTrainer):
     def _train_epoch(self, epoch: int) -> Log:
         """Train one epoch, validate, step an epoch scheduler; return the averages over all samples."""
         self._set_mode(training=True)
-        for batches in self._groups(epoch):
+        for batches in self._observed(self._groups(epoch)):
             self._update(batches)
             self._after_update(len(batches))
         self._log_window()
@@ -109,7 +112,7 @@ class Trainer(BaseTrainer):
         self.stop.polled = True  # from here on `_after_update` asks
         done = (epoch - 1) * self.len_epoch
         last = min(self.step + self.accumulate, self.len_epoch) if self.config.checking else self.len_epoch
-        batches = training_batches(self.data_loader, done + self.step, done + last, self.seed)
+        batches = training_batches(self.data_loader, done + self.step, done + last, self.seed, self.runtime.device)
         if self.writer.enabled and done + self.step == 0:
             batches = self._show_inputs(batches)
         with tqdm(
@@ -123,6 +126,17 @@ class Trainer(BaseTrainer):
             while group := list(islice(batches, self.accumulate)):
                 yield group
                 bar.update(len(group))
+
+    def _observed(self, groups: Iterator[list[Any]]) -> Iterator[list[Any]]:
+        """The groups, timed as the config asks for: once in a process, as soon as an epoch has the steps for it."""
+        if self._compiling:
+            self._compiling = False
+            groups = first_step_timed(self, groups)
+        left = -(-(self.len_epoch - self.step) // self.accumulate)
+        if self.profile is not None and left >= steps_needed(self.profile) and not self.config.checking:
+            groups = profiled(self, groups, self.profile, self.config.log_dir / "trace.json.gz")
+            self.profile = None
+        return groups
 
     def _update(self, batches: Sequence[Any]) -> None:
         """One optimizer step on a group of batches, as if they were one large batch."""
@@ -251,7 +265,7 @@ class Trainer(BaseTrainer):
         self._set_mode(training=False)
         tracker.reset()
         with self._averaged():
-            for batch in evaluation_batches(loader, self.seed):
+            for batch in evaluation_batches(loader, self.seed, self.runtime.device):
                 n = self.batch_size_of(batch)
                 batch = self.runtime.place(batch)
                 with self.runtime.autocast():

@@ -63,17 +63,17 @@ class MetricTracker:
             self._counts[key] = self._counts.get(key, 0) + n
 
     def _add_tensor(self, key: str, value: torch.Tensor, n: float) -> None:
-        dtype = torch.float32 if value.device.type == "mps" else torch.float64
-        if value.ndim > 1:
-            raise ValueError(f"{key}: one value, or one for each sample, not a tensor of shape {list(value.shape)}")
         total = self._sums.get(key)
         if not isinstance(total, torch.Tensor):
+            dtype = torch.float32 if value.device.type == "mps" else torch.float64
             total = self._sums[key] = torch.full((), total or 0.0, dtype=dtype, device=value.device)
-        if value.ndim == 1:
-            n = len(value)
-            total += value.sum(dtype=dtype)
-        else:
+        if value.ndim == 0:
             total.add_(value, alpha=n)
+        elif value.ndim == 1:
+            n = len(value)
+            total += value.sum(dtype=total.dtype)
+        else:
+            raise ValueError(f"{key}: one value, or one for each sample, not a tensor of shape {list(value.shape)}")
         self._counts[key] = self._counts.get(key, 0) + n
 
     def avg(self, key: str) -> float:

@@ -53,12 +53,13 @@ def seed_everything(*parts: int | str) -> None:
 
 
 class Rows(NamedTuple):
-    """The place of the batch that is being fetched: its loader's seed and name, the epoch, its first position."""
+    """The batch that is being fetched: its loader's seed and name, the epoch, its first position, where its data is."""
 
     seed: int
     name: str
     epoch: int
     position: int
+    device: torch.device
 
 
 _rows: Rows | None = None
@@ -78,17 +79,17 @@ def fetching(rows: Rows) -> Iterator[None]:
 def uniform_rows(count: int, columns: int) -> torch.Tensor:
     """Random numbers for augmenting a whole batch: row i depends only on the place of sample i.
 
-    Inside a loader the row of a sample is the same however the samples are cut into batches, workers or processes;
-    elsewhere the rows come from torch's generator.
+    Inside a loader the row of a sample is the same however the samples are cut into batches, workers or processes, and
+    on every device; elsewhere the rows come from torch's generator.
 
     Returns:
-        float32 [count, columns] in [0, 1).
+        float32 [count, columns] in [0, 1), on the device of the data.
     """
     if _rows is None:
         return torch.rand(count, columns)
     base = mix(_rows.seed, _rows.name, "rows", _rows.epoch)
     start = _rows.position * columns
-    counters = torch.arange(start, start + count * columns).view(count, columns)
+    counters = torch.arange(start, start + count * columns, device=_rows.device).view(count, columns)
     return (_splitmix(counters + base) >> 40 & 0xFFFFFF).float() / (1 << 24)
 
 

@@ -1,0 +1,53 @@
+"""Batches on their way to the GPU while it computes."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+import torch
+
+from utils.runtime import tensors_of, to_device
+
+T = TypeVar("T")
+
+
+def prefetch(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:
+    """The batches on a device, each copied there on a stream of its own while the one before is computed on.
+
+    Args:
+        batches: in pinned memory, or the copies wait for what the device has to do.
+        device: one with streams.
+    """
+    backend = torch.get_device_module(device)
+    copying = backend.Stream(device)
+
+    def copied() -> Iterator[tuple[Any, Any]]:
+        for batch in batches:
+            with backend.stream(copying):
+                moved = to_device(batch, device)
+            yield moved, copying.record_event()
+
+    for batch, arrived in one_ahead(copied()):
+        computing = backend.current_stream(device)
+        computing.wait_event(arrived)  # the device waits, not this process
+        for tensor in tensors_of(batch):
+            tensor.record_stream(computing)  # its memory is not to be reused before the step is done
+        yield batch
+
+
+def one_ahead(items: Iterator[T]) -> Iterator[T]:
+    """Take each item before the one before it is handed out; an error comes in its own turn."""
+    try:
+        item = next(items)
+    except StopIteration:
+        return
+    while True:
+        try:
+            after = next(items)
+        except StopIteration:
+            yield item
+            return
+        except Exception:
+            yield item
+            raise
+        yield item
+        item = after

@@ -1,0 +1,175 @@
+"""Batches on the device: resident data is cut and augmented there, other batches are copied there one ahead."""
+
+import contextlib
+import itertools
+import types
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from torch.utils.data import Subset
+
+from base import BaseDataLoader, prefetch
+from base.data_order import BatchIndex, SeededFetcher
+from data_loader.images import InMemoryImages
+from utils import seeding
+from utils.errors import ConfigError, DataError
+from utils.runtime import tensors_of
+
+META = torch.device("meta")
+
+
+def images(n=20, **augmentation):
+    pixels = torch.arange(n * 28 * 28).remainder(251).to(torch.uint8).view(n, 28, 28)
+    return InMemoryImages(pixels, torch.arange(n) % 3, 0.1, 0.3, **augmentation)
+
+
+@pytest.mark.parametrize("split", [0.0, 0.3])
+@pytest.mark.parametrize("augmentation", [{}, {"shift": 2, "rotate": 10}])
+def test_resident_data_is_cut_and_augmented_on_the_device(split, augmentation):
+    loader = BaseDataLoader(images(**augmentation), 8, True, split, 0, device_resident=True)
+    valid = loader.split_validation()
+    sizes = []
+    for part in (loader, valid) if split else (loader,):
+        for batch in part.to(META):
+            # On meta, an index, an amount or an image that came from the CPU fails.
+            assert all(tensor.device == META for tensor in tensors_of(batch))
+            sizes.append(len(batch[1]))
+    assert sizes == ([8, 6, 6] if split else [8, 8, 4])
+    if split:  # the view for validation is of the same memory
+        assert valid.dataset.dataset.images is loader.dataset.images
+
+
+def test_resident_batches_are_those_of_the_cpu():
+    data = Subset(images(shift=2, rotate=10), [3, 1, 4, 15, 9, 2, 6, 5])
+    here, there = (SeededFetcher(data, list, 7, "train") for _ in range(2))
+    there.to(torch.device("cpu"))
+    order = np.array([5, 0, 7, 2])
+    (x, y), (x2, y2) = here[BatchIndex(3, 1, 4, order)], there[BatchIndex(3, 1, 4, torch.from_numpy(order))]
+    assert torch.equal(x, x2) and torch.equal(y, y2)
+    assert not torch.equal(x, data.dataset.evaluation_view()[data.indices[5]][0])
+
+
+def test_resident_on_the_cpu_trains_the_same(tmp_path):
+    plain = tiny.train(tiny.settings(tmp_path / "a", data_loader__args={"kind": "whole"}))
+    resident = tiny.train(tiny.settings(tmp_path / "b", data_loader__args={"kind": "whole", "device_resident": True}))
+    assert tiny.rows(plain) == tiny.rows(resident) and tiny.digest(plain.model) == tiny.digest(resident.model)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"kind": "points"}, r"device_resident: Points has no __getitems__ and to\(device\)"),
+        ({"kind": "stream"}, "device_resident: Stream has no __getitems__"),
+        ({"kind": "whole", "num_workers": 1}, "leave out num_workers and pin_memory"),
+        ({"kind": "whole", "pin_memory": True}, "leave out num_workers and pin_memory"),
+    ],
+)
+def test_what_cannot_be_resident_is_refused(arguments, message):
+    arguments = {"validation_split": 0.0, **arguments}
+    with pytest.raises(ConfigError, match=message):
+        tiny.TinyLoader(**arguments, device_resident=True)
+
+
+def test_data_that_does_not_fit_is_told(monkeypatch):
+    def full(self, device):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 90 GiB.")
+
+    monkeypatch.setattr(InMemoryImages, "to", full)
+    loader = BaseDataLoader(images(), 8, True, 0.0, 0, device_resident=True)
+    with pytest.raises(DataError, match=r"the data of 'train' does not fit on meta: .*90 GiB"):
+        loader.to(META)
+
+
+@pytest.fixture
+def streams(monkeypatch):
+    """A device's streams that only note what is asked of them."""
+    log = []
+
+    class Stream:
+        def __init__(self, name):
+            self.name, self.events = name, itertools.count()
+
+        def record_event(self):
+            log.append(f"event {(event := next(self.events))}")
+            return event
+
+        def wait_event(self, event):
+            log.append(f"wait for {event}")
+
+    computing = Stream("computing")
+
+    @contextlib.contextmanager
+    def on(stream):
+        log.append(f"on {stream.name}")
+        yield
+        log.append("off")
+
+    module = types.SimpleNamespace(
+        Stream=lambda device: Stream("copying"), stream=on, current_stream=lambda device: computing
+    )
+    monkeypatch.setattr(torch, "get_device_module", lambda device: module)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: log.append(f"used by {stream.name}"))
+    monkeypatch.setattr(prefetch, "to_device", lambda batch, device: log.append("copy") or batch)
+    return log
+
+
+def test_a_batch_is_copied_while_the_one_before_is_computed_on(streams):
+    for _ in prefetch.prefetch(iter([(torch.zeros(1),), (torch.zeros(1),)]), META):
+        streams.append("step")
+    copies = ["on copying", "copy", "off", "event 0", "on copying", "copy", "off", "event 1"]
+    steps = ["wait for 0", "used by computing", "step", "wait for 1", "used by computing", "step"]
+    assert streams == copies + steps
+
+
+def prefetching(workers=0, **options):
+    """A loader as it is with pinned memory and a GPU."""
+    loader = tiny.TinyLoader(num_workers=workers, **options)
+    loader.pin_memory = True
+    return loader.to(META)
+
+
+@pytest.mark.parametrize("kind", ["points", "whole", "mixup", "stream"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_prefetched_batches_and_the_draws_after_them_are_the_same(streams, kind, workers):
+    def seen(loader):
+        return [(x.tolist(), torch.rand(2).tolist(), np.random.rand()) for x, _ in loader]
+
+    split = 0.0 if kind == "stream" else 0.2
+    options = {"kind": kind, "workers": workers, "validation_split": split, "n": 40}
+    ahead = seen(prefetching(**options))
+    options["num_workers"] = options.pop("workers")
+    assert ahead == seen(tiny.TinyLoader(**options))
+    assert streams.count("copy") == len(ahead) > 3
+
+
+def test_an_error_comes_in_its_own_turn(streams, monkeypatch):
+    class Broken(tiny.Points):
+        def __getitem__(self, i):
+            if i == 9:
+                raise OSError("disk")
+            return super().__getitem__(i)
+
+    monkeypatch.setattr(tiny, "Points", Broken)
+    loader = prefetching(batch_size=2, shuffle=False, validation_split=0.0)
+    taken = []
+    with pytest.raises(DataError, match=r"batch 4 of pass 1: sample 9: OSError: disk"):
+        for batch in loader:
+            taken.append(batch)
+    assert len(taken) == 4
+
+    def items():
+        yield 1
+        raise ValueError("late")
+
+    ahead = prefetch.one_ahead(items())
+    assert next(ahead) == 1
+    with pytest.raises(ValueError, match="late"):
+        next(ahead)
+    assert list(prefetch.one_ahead(iter([]))) == []
+
+
+def test_random_rows_are_on_the_data_s_device():
+    with seeding.fetching(seeding.Rows(1, "train", 2, 3, META)):
+        assert seeding.uniform_rows(4, 2).device == META

@@ -1,0 +1,147 @@
+"""Where the time of a step goes: a trace of some steps, and the shares of what a step does."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+#: Steps to let pass first: caches fill, kernels are chosen, a model is compiled.
+WARM_UP = 3
+#: What a step does, in the order of the report.
+PARTS = ("data", "forward", "backward", "optimizer", "logging")
+
+Part = Callable[[str], AbstractContextManager[Any]]
+
+
+def steps_needed(steps: int) -> int:
+    """The updates that an epoch must have for a profile of `steps`."""
+    return WARM_UP + 2 * steps
+
+
+def profiled(trainer: Any, groups: Iterator[Any], steps: int, file: Path) -> Iterator[Any]:
+    """Pass the groups of batches on; time `steps` updates, trace as many more, and log what came out.
+
+    They are not the same updates: timing the parts makes each wait for the device, and a trace slows them down.
+
+    Args:
+        trainer: a `Trainer`.
+        groups: the batches of each update.
+        steps: how many.
+        file: of the trace, in Chrome's format, gzipped.
+    """
+    yield from islice(groups, WARM_UP)
+    clock = Clock(trainer.device)
+    with labelled(trainer, clock.part):
+        for group in _fetched(groups, steps, clock.part):
+            yield group
+            clock.read("other")  # what no part has counted
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if trainer.device.type == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as trace, labelled(trainer, torch.profiler.record_function):
+        yield from _fetched(groups, steps, torch.profiler.record_function)
+    trainer.logger.info(f"profile of {steps} steps: {clock.report(steps)}")
+    try:
+        trace.export_chrome_trace(str(file))
+    except OSError as error:
+        trainer.logger.warning(f"{file} cannot be written, training goes on: {error}")
+    else:
+        trainer.logger.info(f"trace of {steps} more: {file} (open it in ui.perfetto.dev)")
+    yield from groups
+
+
+def _fetched(groups: Iterator[Any], steps: int, part: Part) -> Iterator[Any]:
+    for _ in range(steps):
+        with part("data"):
+            group = next(groups, None)
+        if group is None:  # a loader that has fewer batches than it says
+            return
+        yield group
+
+
+@contextmanager
+def labelled(trainer: Any, part: Part) -> Iterator[None]:
+    """Let the methods that do a step's parts say so, for as long as the context lasts."""
+
+    def label(owner: Any, name: str, what: str) -> None:
+        method = getattr(owner, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with part(what):
+                return method(*args, **kwargs)
+
+        setattr(owner, name, call)
+
+    runtime = trainer.runtime
+    methods = [
+        (runtime, "place", "data"),
+        (trainer, "_forward", "forward"),
+        (runtime, "backward", "backward"),
+        (runtime, "step", "optimizer"),
+        (trainer, "_record", "logging"),
+        (trainer, "_after_update", "logging"),
+    ]
+    if trainer.ema is not None:
+        methods.append((trainer.ema, "update_parameters", "optimizer"))
+    for owner, name, what in methods:
+        label(owner, name, what)
+    try:
+        yield
+    finally:
+        for owner, name, _ in methods:
+            delattr(owner, name)
+
+
+class Clock:
+    """Adds up the seconds of each part, with the work that the device has for it; a part inside another is its own.
+
+    Args:
+        device: waited for at the edges of the parts.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds = dict.fromkeys((*PARTS, "other"), 0.0)
+        self._device = device
+        self._parts = ["other"]
+        self._since = self._now()
+
+    def _now(self) -> float:
+        if self._device.type != "cpu":
+            torch.accelerator.synchronize()
+        return time.perf_counter()
+
+    def read(self, name: str) -> None:
+        """Count the time since the last reading for `name`."""
+        now = self._now()
+        self.seconds[name] += now - self._since
+        self._since = now
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """A part of a step."""
+        self.read(self._parts[-1])
+        self._parts.append(name)
+        try:
+            yield
+        finally:
+            self.read(self._parts.pop())
+
+    def report(self, steps: int) -> str:
+        """Time for each step, and the share of each part."""
+        total = sum(self.seconds.values())
+        shares = ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in self.seconds.items())
+        return f"{total / steps * 1e3:.3f} ms each: {shares}"
+
+
+def first_step_timed(trainer: Any, groups: Iterator[Any]) -> Iterator[Any]:
+    """Pass the groups of batches on, and say how long the first update took: with `compile`, most of it compiles."""
+    started = time.perf_counter()
+    yield from islice(groups, 1)
+    if trainer.device.type != "cpu":
+        torch.accelerator.synchronize()
+    trainer.logger.info(f"compiled: the first step took {time.perf_counter() - started:.1f} s")
+    yield from groups
