@@ -1,7 +1,8 @@
 """Compare the template with bare loops that compute the same numbers: python tools/benchmark.py
 
-Both sides of a case run in turn, in one process; the table shows medians and ratios. Ratios of one run can be compared
-with those of another machine; seconds cannot. OMP_NUM_THREADS=1 and a quiet machine make them steadier.
+Both sides of a case run in turn; the table shows medians and ratios, and the range of the ratios. Ratios of one run can
+be compared with those of another machine; seconds cannot. OMP_NUM_THREADS=1 and a quiet machine make them steadier.
+Lightning, accelerate and ignite are measured too, once, where they are installed.
 """
 
 import argparse
@@ -11,294 +12,38 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from torch import nn
 
-from base import BaseDataLoader
-from data_loader.data_loaders import MNIST_MEAN, MNIST_STD, DigitsDataLoader
-from data_loader.images import InMemoryImages
-from model.loss import cross_entropy, nll_loss
-from model.metric import accuracy
-from model.model import MnistModel
-from parse_config import ConfigParser
-from trainer import Trainer
-from utils import checkpoint, seeding
+from tools.benchmarks import commands, loops
+from tools.benchmarks.loops import Case
 from utils.files import ROOT
 
-Side = Callable[[], float]
 
-
-class Case(NamedTuple):
-    """What two sides do: each returns seconds; `unit` says of what."""
-
-    name: str
-    unit: str
-    ours: Side
-    bare: Side
-
-
-def timed(function: Callable[[], Any]) -> float:
-    """Seconds that a call takes, with what the GPU has still to do."""
-    started = time.perf_counter()
-    function()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
-
-
-def make_trainer(
-    folder: Path, model: nn.Module, loader: BaseDataLoader, valid: Any, criterion: Any, **settings: Any
-) -> Trainer:
-    """A trainer on a loader, with everything logged."""
-    config = ConfigParser(
-        {
-            "name": "Benchmark",
-            "n_gpu": int(torch.cuda.is_available()),
-            "arch": {"type": type(model).__name__},
-            "data_loader": {"type": "DigitsDataLoader"},
-            "optimizer": {"type": "SGD", "args": {"lr": 0.01}},
-            "loss": criterion.__name__,
-            "metrics": ["accuracy"],
-            "trainer": {"epochs": 1, "save_dir": str(folder), "verbosity": 0, **settings},
-        }
-    )
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    return Trainer(model, criterion, [accuracy], optimizer, config, device(), loader, valid)
-
-
-def device() -> torch.device:
-    """The GPU if there is one."""
-    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-
-
-def digits(copies: int) -> InMemoryImages:
-    """The bundled training digits, repeated."""
-    data: Any = DigitsDataLoader().dataset
-    images = (data.images * MNIST_STD + MNIST_MEAN).mul(255).round().byte()[:, 0]
-    return InMemoryImages(images.repeat(copies, 1, 1), data.labels.repeat(copies), MNIST_MEAN, MNIST_STD)
-
-
-def bare_epoch(
-    model: nn.Module, data: tuple[torch.Tensor, torch.Tensor], order: torch.Tensor, size: int, loss_of: Any
-) -> float:
-    """A hand-written epoch of SGD: batches sliced from tensors, loss and accuracy summed; the mean loss."""
-    x, y = data
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    total = torch.zeros((), dtype=torch.float64, device=x.device)
-    hits = torch.zeros((), dtype=torch.float64, device=x.device)
-    model.train()
-    for k in range(0, len(order), size):
-        batch = order[k : k + size]
-        output, target = model(x.index_select(0, batch)), y.index_select(0, batch)
-        loss = loss_of(output, target)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        total.add_(loss.detach(), alpha=len(target))
-        hits += (output.argmax(1) == target).sum()
-    return float(total) / len(order)
-
-
-def bare_evaluation(
-    model: nn.Module, data: tuple[torch.Tensor, torch.Tensor], indices: torch.Tensor, loss_of: Any
-) -> float:
-    """A hand-written evaluation; the mean loss."""
-    x, y = data
-    total = torch.zeros((), dtype=torch.float64, device=x.device)
-    hits = torch.zeros((), dtype=torch.float64, device=x.device)
-    model.eval()
-    with torch.no_grad():
-        for k in range(0, len(indices), 64):
-            batch = indices[k : k + 64]
-            output, target = model(x.index_select(0, batch)), y.index_select(0, batch)
-            total.add_(loss_of(output, target), alpha=len(target))
-            hits += (output.argmax(1) == target).sum()
-    return float(total) / len(indices)
-
-
-def lenet(folder: Path, copies: int) -> Case:
-    """A whole epoch of LeNet with validation, checkpoints and TensorBoard."""
-    data = digits(copies)
-    tensors = data.images.to(device()), data.labels.to(device())
-
-    def loader() -> BaseDataLoader:
-        return BaseDataLoader(data, 64, True, 0.1, 0)
-
-    def ours() -> float:
-        train = loader()
-        trainer = make_trainer(folder, MnistModel().to(device()), train, train.split_validation(), nll_loss)
-        return timed(trainer.train)
-
-    def bare() -> float:
-        train, model = loader(), MnistModel().to(device())
-        sampler: Any = train.sampler
-        order = torch.as_tensor(sampler.indices)[torch.randperm(train.n_samples)].to(device())
-        held_out = torch.as_tensor(train.valid_sampler.indices).to(device())
-
-        def epoch() -> None:
-            bare_epoch(model, tensors, order, 64, nll_loss)
-            bare_evaluation(model, tensors, held_out, nll_loss)
-
-        return timed(epoch)
-
-    return Case(f"epoch of LeNet, {len(data):,} digits, all logging", "epoch", ours, bare)
-
-
-class Vectors(torch.utils.data.Dataset[Any]):
-    """Whole-batch data for a linear model, with no randomness of its own."""
-
-    draws_rows_only = True
-
-    def __init__(self, n: int, width: int) -> None:
-        self.x, self.y = torch.randn(n, width, generator=seeding.generator("x")), torch.arange(n) % 4
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def __getitems__(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.x.index_select(0, indices), self.y.index_select(0, indices)
-
-
-def steps(folder: Path, n: int = 32_000, width: int = 8, epochs: int = 1, name: str = "step of a linear model") -> Case:
-    """Steps of a tiny model: what is left is the loop's own time. Both sides see the same batches."""
-    data = Vectors(n, width)
-    size, updates = 16, epochs * n // 16
-
-    def model() -> nn.Module:
-        seeding.seed_everything(1, "model")
-        return nn.Linear(width, 4).to(device())
-
-    losses: dict[str, float] = {}
-
-    def ours() -> float:
-        settings = {"epochs": epochs, "tensorboard": False, "save_period": 1000}
-        trainer = make_trainer(
-            folder, model(), BaseDataLoader(data, size, True, 0.0, 0), None, cross_entropy, **settings
-        )
-        seconds = timed(trainer.train)
-        losses["ours"] = trainer.train_metrics.avg("loss")
-        return seconds / updates
-
-    def bare() -> float:
-        linear, tensors = model(), (data.x.to(device()), data.y.to(device()))
-        loader = BaseDataLoader(data, size, True, 0.0, 0)
-
-        def train() -> None:
-            for epoch in range(1, epochs + 1):
-                order = seeding.permutation(torch.arange(n), (loader.seed, "train", "order", epoch)).to(device())
-                losses["bare"] = bare_epoch(linear, tensors, order, size, cross_entropy)
-
-        seconds = timed(train) / updates
-        assert abs(losses["ours"] - losses["bare"]) < 1e-6 or epochs > 1, losses
-        return seconds
-
-    return Case(name, "step", ours, bare)
-
-
-def validation(folder: Path) -> Case:
-    """The evaluation loop."""
-    data, model = digits(5), MnistModel().to(device())
-    tensors, indices = (data.images.to(device()), data.labels.to(device())), torch.arange(len(data)).to(device())
-    trainer = make_trainer(folder, model, BaseDataLoader(data, 64, False, 0.0, 0), None, nll_loss)
-    loader = BaseDataLoader(data, 64, False, 0.0, 0)
-    return Case(
-        "validation of 20,000 digits",
-        "pass",
-        lambda: timed(lambda: trainer.evaluate(loader)),
-        lambda: timed(lambda: bare_evaluation(model, tensors, indices, nll_loss)),
-    )
-
-
-def pipeline(augment: bool) -> Case:
-    """Digits from our loader, against torchvision's MNIST with the usual transforms and torch's loader."""
-    from torchvision import transforms
-
-    data: Any = DigitsDataLoader(shift=2, rotate=10).dataset if augment else digits(1)
-    usual: list[Any] = [transforms.ToTensor(), transforms.Normalize((MNIST_MEAN,), (MNIST_STD,))]
-    if augment:
-        usual.insert(0, transforms.RandomAffine(10, translate=(2 / 28, 2 / 28)))
-    transform = transforms.Compose(usual)
-    pictures = [transforms.functional.to_pil_image(image * MNIST_STD + MNIST_MEAN) for image in data.images]
-    samples = [(picture, int(label)) for picture, label in zip(pictures, data.labels, strict=True)]
-
-    class Pictures(torch.utils.data.Dataset[Any]):
-        def __len__(self) -> int:
-            return len(samples)
-
-        def __getitem__(self, i: int) -> Any:
-            return transform(samples[i][0]), samples[i][1]
-
-    loader = BaseDataLoader(data, 64, True, 0.0, 0)
-    theirs = torch.utils.data.DataLoader(Pictures(), 64, shuffle=True, generator=torch.Generator())
-    what = "augmented digits" if augment else "digits"
-    return Case(
-        f"{what} from memory, against torchvision's per sample",
-        "pass",
-        lambda: timed(lambda: [None for _ in loader]),
-        lambda: timed(lambda: [None for _ in theirs]),
-    )
-
-
-def saving(folder: Path) -> Case:
-    """A checkpoint of 100 MB: written, flushed, verified and renamed, against torch.save alone."""
-    state: dict[str, Any] = dict.fromkeys(checkpoint.REQUIRED_KEYS, 0)
-    state["state_dict"] = {str(i): torch.randn(1024, 1024) for i in range(25)}
-    return Case(
-        "checkpoint of 100 MB, verified, against torch.save",
-        "file",
-        lambda: timed(lambda: checkpoint.save(state, folder / "ours.pth")),
-        lambda: timed(lambda: torch.save(state, folder / "bare.pth")),
-    )
-
-
-def start(folder: Path) -> Case:
-    """From the command to the end of the first step, against the import of torch and its optimizer's compiler hooks."""
-    one = ["--set", "trainer.epochs=1", "--set", "trainer.len_epoch=1", "--set", f"trainer.save_dir={folder}"]
-    command = [sys.executable, "train.py", "-c", "config.json", *one, "--set", "trainer.tensorboard=false"]
-
-    def run(command: list[str]) -> None:
-        subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
-
-    return Case(
-        "start to first step, against importing torch",
-        "start",
-        lambda: timed(lambda: run(command)),
-        lambda: timed(lambda: run([sys.executable, "-c", "import torch, torch._dynamo"])),
-    )
-
-
-def main() -> None:
-    """Run the cases and print the table."""
-    parser = argparse.ArgumentParser(description="Compare the template with bare loops.")
-    parser.add_argument("--runs", type=int, default=5, help="runs of each side (default: 5)")
-    parser.add_argument("--quick", action="store_true", help="smaller cases")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    args = parser.parse_args()
-    logging.disable(logging.WARNING)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        cases = [
-            lenet(folder, 1 if args.quick else 15),
-            steps(folder),
-            steps(folder, n=320_000 if not args.quick else 64_000, name="step, ten times the samples"),
-            steps(folder, n=3_200, epochs=10, name="step, ten times the epochs"),
-            steps(folder, width=80, name="step, ten times the parameters"),
-            validation(folder),
-            pipeline(augment=False),
-            pipeline(augment=True),
-            saving(folder),
-            start(folder),
-        ]
-        figures = [figure(case, args.runs) for case in cases]
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+def cases(quick: bool) -> dict[str, Callable[[Path], Case]]:
+    """The cases by name; each is built when its turn comes."""
+    n = 32_000 if quick else 160_000
+    return {
+        "epoch": lambda folder: loops.lenet(folder, 1 if quick else 15),
+        "step": lambda folder: loops.steps(folder, n, grows=False),
+        "base": lambda folder: loops.steps(folder, n, name="the same, of which the next three have ten times"),
+        "samples": lambda folder: loops.steps(folder, 10 * n, name="… the samples"),
+        "epochs": lambda folder: loops.steps(folder, n, epochs=10, name="… the epochs"),
+        "parameters": lambda folder: loops.steps(folder, n, width=80, name="… the parameters"),
+        "validation": loops.validation,
+        "input": lambda folder: loops.pipeline(augment=False),
+        "augmented": lambda folder: loops.pipeline(augment=True),
+        "checkpoint": loops.saving,
+        "start": commands.start,
+        "import": commands.importing,
+        "run": lambda folder: commands.whole(folder, 2 if quick else 40),
+        "accuracy": lambda folder: commands.accuracy(folder, 0.9 if quick else 0.96),
+    }
 
 
 def figure(case: Case, runs: int) -> dict[str, Any]:
@@ -308,13 +53,66 @@ def figure(case: Case, runs: int) -> dict[str, Any]:
     ours, bare = (statistics.median(side) for side in zip(*pairs, strict=True))
     ratios = sorted(a / b for a, b in pairs)
     extra = statistics.median(a - b for a, b in pairs)
+    others = {name: side() / bare for name, side in case.others.items()}
     print(
         f"{case.name:<55} {ours * 1e3:>10.3f} {bare * 1e3:>10.3f} ms/{case.unit:<6} ratio {ours / bare:6.3f} "
-        f"({ratios[0]:.3f} to {ratios[-1]:.3f})  extra {extra * 1e6:>10.1f} µs",
+        f"({ratios[0]:.3f} to {ratios[-1]:.3f})  extra {extra * 1e6:>10.1f} µs"
+        + "".join(f"  {name} {ratio:.2f}" for name, ratio in others.items()),
         flush=True,
     )
     keys = {"case": case.name, "unit": case.unit, "ours_s": ours, "bare_s": bare, "ratio": ours / bare}
-    return {**keys, "ratios": ratios, "extra_s": extra, "runs": runs, "torch": str(torch.__version__)}
+    return {**keys, "ratios": ratios, "extra_s": extra, "others": others, "runs": runs, "torch": str(torch.__version__)}
+
+
+def peak(case: Callable[[Path], Case], side: str, folder: Path) -> float:
+    """The MB of memory that a side of a case adds at most to the process, or holds on the GPU."""
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak begins anew, without that of the imports
+    before = _peak_so_far()
+    built = case(folder)
+    (built.ours if side == "ours" else built.bare)()
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return _peak_so_far() - before
+
+
+def _peak_so_far() -> float:
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def peaks(name: str, quick: bool) -> dict[str, float]:
+    """The peak memory of both sides, each in a process of its own."""
+    found = {}
+    for side in ("ours", "bare"):
+        command = [sys.executable, __file__, "--only", name, "--peak", side, *(["--quick"] if quick else [])]
+        output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        found[f"{side}_peak_mb"] = float(output)
+    print(f"{'':<55} {found['ours_peak_mb']:>10.1f} {found['bare_peak_mb']:>10.1f} MB at the peak", flush=True)
+    return found
+
+
+def main() -> None:
+    """Run the cases and print the table."""
+    parser = argparse.ArgumentParser(description="Compare the template with bare loops.")
+    parser.add_argument("--runs", type=int, default=5, help="runs of each side (default: 5)")
+    parser.add_argument("--quick", action="store_true", help="smaller cases")
+    parser.add_argument("--only", nargs="+", choices=cases(True), default=list(cases(True)), help="these cases")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--peak", choices=["ours", "bare"], help="only print the peak memory of a side, in MB")
+    args = parser.parse_args()
+    logging.disable(logging.WARNING)
+    with tempfile.TemporaryDirectory() as name:
+        folder, found = Path(name), cases(args.quick)
+        if args.peak:
+            print(peak(found[args.only[0]], args.peak, folder))
+            return
+        figures = []
+        for key in args.only:
+            case = found[key](folder)
+            measured = case.grows and Path("/proc/self/clear_refs").exists()
+            figures.append(figure(case, args.runs) | (peaks(key, args.quick) if measured else {}))
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
