@@ -3,10 +3,14 @@
 On meta, a tensor left on the CPU fails, and so does whatever reads a value: a step that passes never waits for the GPU.
 """
 
+from collections import Counter
+
 import pytest
 import tiny
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from data_loader.images import InMemoryImages
 from model.loss import nll_loss
@@ -147,6 +151,59 @@ def test_what_a_step_costs_in_calls(tmp_path, monkeypatch):
     assert writes.count("add_scalar") == windows * numbers + numbers + len(["lr", "samples_per_second"])
     # One for a fetch, one for a step, and none else but the epoch's own, which base_trainer has by name.
     assert len(seeds) == 2 * (batches + validation)
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations that run, and the memory they take: results that share none with the arguments."""
+
+    def __init__(self):
+        super().__init__()
+        self.names, self.allocations = Counter(), 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        self.names[str(function)] += 1
+        before = {storage(tensor) for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, torch.Tensor)}
+        after = [storage(tensor) for tensor in tree_leaves(result) if isinstance(tensor, torch.Tensor)]
+        self.allocations += sum(one not in before for one in after)
+        return result
+
+
+def storage(tensor):
+    return tensor.untyped_storage()._cdata
+
+
+def bare_step(model, optimizer, data, target, sums):
+    output = model(data)
+    loss = tiny.cross_entropy(output, target)
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    sums[0].add_(loss.detach(), alpha=len(target))
+    sums[1] += (output.argmax(1) == target).sum()
+
+
+def test_what_a_step_costs_in_operations(tmp_path):
+    """Over those of a bare loop: as few as sums in float64 take, and no copy of a batch or of the weights."""
+    trainer = tiny.build(tiny.settings(tmp_path, metrics=["accuracy"], data_loader__args={"kind": "whole"}))
+    trainer.model.train()
+    trainer.log_step = 10**9
+    groups = trainer._groups(1)
+    sums = [torch.zeros((), dtype=torch.float64) for _ in range(2)]
+    counts = []
+    for _ in range(3):  # the first steps set up the optimizer's state and the sums
+        batches = next(groups)
+        with Operations() as ours:
+            trainer._update(batches)
+            trainer._after_update(1)
+        with Operations() as bare:
+            bare_step(trainer.model, trainer.optimizer, *batches[0], sums)
+        counts.append((ours, bare))
+    ours, bare = counts[-1]
+    extra = ours.names - bare.names
+    assert set(extra) <= {"aten._to_copy.default", "aten.detach.default"} and sum(extra.values()) <= 3, extra
+    assert bare.names - ours.names == Counter()
+    assert ours.allocations - bare.allocations <= 1
 
 
 def counted(function, calls):
