@@ -96,11 +96,10 @@ class PassOrder(Sampler[BatchIndex]):
         place = (self.seed, self.name, "order", self.epoch)
         if type(self.sampler) is SubsetRandomSampler:  # the classic validation split: no list of Python integers
             indices = torch.as_tensor(self.sampler.indices)
-            return seeding.permutation(indices, place) if self.shuffle else indices
+            return indices[seeding.permutation(len(indices), *place)] if self.shuffle else indices
         if self.sampler is not None:
             return torch.as_tensor(self._listed(self.sampler), dtype=torch.int64)
-        indices = torch.arange(self.n_samples)
-        return seeding.permutation(indices, place) if self.shuffle else indices
+        return seeding.permutation(self.n_samples, *place) if self.shuffle else torch.arange(self.n_samples)
 
     def _listed(self, sampler: Iterable[Any]) -> list[Any]:
         """A user's own sampler, listed once for the pass, with its draws seeded by the place."""

@@ -36,7 +36,7 @@ def test_a_resumed_run_waits_for_an_epoch_with_enough_steps(tmp_path, capfd):
     path = interrupted(tiny.settings(tmp_path), after=16)
     trainer = tiny.train(config, resume=path)
     # Stopped in epoch 2, after 5 of 11 batches: it is epoch 3 that has the steps.
-    assert trainer.profile is None
+    assert trainer._observer._profile is None
     assert re.search(r"^ +2 .*\nprofile of 4 steps.*\ntrace of 4 more.*\n +3 ", capfd.readouterr().out, re.M)
 
 

@@ -22,7 +22,7 @@ from base.checks import check_settings
 from base.loss_watch import LossWatch
 from utils.errors import ConfigError
 from utils.metrics import MetricTracker
-from utils.profiling import first_step_timed, profiled, steps_needed
+from utils.profiling import Observer
 from utils.runtime import Runtime, first_tensor, unwrap
 
 if TYPE_CHECKING:
@@ -75,8 +75,6 @@ class Trainer(BaseTrainer):
         self.accumulate: int = settings["accumulate"]
         self.log_step: int = settings["log_step"]
         self.save_step: int | None = settings["save_step"]
-        self.profile: int | None = settings["profile"]
-        self._compiling: bool = settings["compile"]
         self.runtime = Runtime(device, settings)
         #: The moving average of the weights, which is validated in their place; None where `ema` is off.
         self.ema = self.runtime.averaged(unwrap(model))
@@ -89,11 +87,12 @@ class Trainer(BaseTrainer):
         #: Samples of the epoch in hand that an earlier process has trained on; None in a loop of the user's own.
         self._resumed_samples: float | None = None
         self._watch = LossWatch()
+        self._observer = Observer(settings)
 
     def _train_epoch(self, epoch: int) -> Log:
         """Train one epoch, validate, step an epoch scheduler; return the averages over all samples."""
         self._set_mode(training=True)
-        for batches in self._observed(self._groups(epoch)):
+        for batches in self._observer.watch(self, self._groups(epoch)):
             self._update(batches)
             self._after_update(len(batches))
         self._log_window()
@@ -126,17 +125,6 @@ class Trainer(BaseTrainer):
             while group := list(islice(batches, self.accumulate)):
                 yield group
                 bar.update(len(group))
-
-    def _observed(self, groups: Iterator[list[Any]]) -> Iterator[list[Any]]:
-        """The groups, timed as the config asks for: once in a process, as soon as an epoch has the steps for it."""
-        if self._compiling:
-            self._compiling = False
-            groups = first_step_timed(self, groups)
-        left = -(-(self.len_epoch - self.step) // self.accumulate)
-        if self.profile is not None and left >= steps_needed(self.profile) and not self.config.checking:
-            groups = profiled(self, groups, self.profile, self.config.log_dir / "trace.json.gz")
-            self.profile = None
-        return groups
 
     def _update(self, batches: Sequence[Any]) -> None:
         """One optimizer step on a group of batches, as if they were one large batch."""

@@ -1,7 +1,7 @@
 """Where the time of a step goes: a trace of some steps, and the shares of what a step does."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -145,3 +145,26 @@ def first_step_timed(trainer: Any, groups: Iterator[Any]) -> Iterator[Any]:
         torch.accelerator.synchronize()
     trainer.logger.info(f"compiled: the first step took {time.perf_counter() - started:.1f} s")
     yield from groups
+
+
+class Observer:
+    """Times what the config asks for, once in a process.
+
+    Args:
+        settings: the section `trainer` of the config.
+    """
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self._profile: int | None = settings["profile"]
+        self._compiling: bool = settings["compile"]
+
+    def watch(self, trainer: Any, groups: Iterator[Any]) -> Iterator[Any]:
+        """Pass an epoch's groups of batches on; profile them as soon as an epoch has the steps for it."""
+        if self._compiling:
+            self._compiling = False
+            groups = first_step_timed(trainer, groups)
+        left = -(-(trainer.len_epoch - trainer.step) // trainer.accumulate)
+        if self._profile is not None and left >= steps_needed(self._profile) and not trainer.config.checking:
+            groups = profiled(trainer, groups, self._profile, trainer.config.log_dir / "trace.json.gz")
+            self._profile = None
+        return groups

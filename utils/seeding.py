@@ -6,7 +6,7 @@ generator states, and a resumed run draws what the unbroken one drew.
 
 import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -101,6 +101,6 @@ def _splitmix(x: torch.Tensor) -> torch.Tensor:
     return x ^ (x >> 31 & 0x1FFFFFFFF)
 
 
-def permutation(indices: torch.Tensor, parts: Sequence[int | str]) -> torch.Tensor:
-    """`indices` (int64 [n]) in the random order that `parts` stand for."""
-    return indices[torch.randperm(len(indices), generator=generator(*parts))]
+def permutation(n: int, *parts: int | str) -> torch.Tensor:
+    """The random order of n things that `parts` stand for: int64 [n]."""
+    return torch.randperm(n, generator=generator(*parts))

@@ -83,6 +83,11 @@ def digits(copies: int) -> InMemoryImages:
     return InMemoryImages(images.repeat(copies, 1, 1), data.labels.repeat(copies), MNIST_MEAN, MNIST_STD)
 
 
+def resident(data: Any, size: int, shuffle: bool = True, split: float = 0.0) -> BaseDataLoader:
+    """A loader whose batches are made where the model is, as the bare loops' are."""
+    return BaseDataLoader(data, size, shuffle, split, 0, device_resident=True)
+
+
 def bare_epoch(
     model: nn.Module, data: tuple[torch.Tensor, torch.Tensor], order: torch.Tensor, size: int, loss_of: Any
 ) -> float:
@@ -124,10 +129,11 @@ def bare_evaluation(
 def lenet(folder: Path, copies: int) -> Case:
     """A whole epoch of LeNet with validation, checkpoints and TensorBoard."""
     data = digits(copies)
-    tensors = data.images.to(device()), data.labels.to(device())
+    images, labels = data.images, data.labels
+    tensors = images.to(device()), labels.to(device())
 
     def loader() -> BaseDataLoader:
-        return BaseDataLoader(data, 64, True, 0.1, 0)
+        return resident(data, 64, split=0.1)
 
     def ours() -> float:
         train = loader()
@@ -151,15 +157,15 @@ def lenet(folder: Path, copies: int) -> Case:
         sampler: Any = train.sampler
         kept, held_out = (torch.as_tensor(part.indices) for part in (sampler, train.valid_sampler))
         model = MnistModel().to(device())
-        valid = data.images[held_out], data.labels[held_out]
-        return library(model, (data.images[kept], data.labels[kept]), valid, 64, nll_loss, device(), folder)
+        valid = images[held_out], labels[held_out]
+        return library(model, (images[kept], labels[kept]), valid, 64, nll_loss, device(), folder)
 
     others = {name: partial(other, library) for name, library in libraries.installed().items()}
     return Case(f"epoch of LeNet, {len(data):,} digits, all logging", "epoch", ours, bare, others)
 
 
 class Vectors(torch.utils.data.Dataset[Any]):
-    """Whole-batch data for a linear model, with no randomness of its own."""
+    """Whole-batch data for a linear model on a device, with no randomness of its own."""
 
     draws_rows_only = True
 
@@ -168,6 +174,9 @@ class Vectors(torch.utils.data.Dataset[Any]):
 
     def __len__(self) -> int:
         return len(self.y)
+
+    def to(self, device: torch.device) -> None:
+        self.x, self.y = self.x.to(device), self.y.to(device)
 
     def __getitems__(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return self.x.index_select(0, indices), self.y.index_select(0, indices)
@@ -188,20 +197,17 @@ def steps(
 
     def ours() -> float:
         settings = {"epochs": epochs, "tensorboard": False, "save_period": 1000}
-        trainer = make_trainer(
-            folder, model(), BaseDataLoader(data, size, True, 0.0, 0), None, cross_entropy, **settings
-        )
+        trainer = make_trainer(folder, model(), resident(data, size), None, cross_entropy, **settings)
         seconds = timed(trainer.train)
         losses["ours"] = trainer.train_metrics.avg("loss")
         return seconds / updates
 
     def bare() -> float:
         linear, tensors = model(), (data.x.to(device()), data.y.to(device()))
-        loader = BaseDataLoader(data, size, True, 0.0, 0)
 
         def train() -> None:
             for epoch in range(1, epochs + 1):
-                order = seeding.permutation(torch.arange(n), (loader.seed, "train", "order", epoch)).to(device())
+                order = seeding.permutation(n, seeding.root_seed(), "train", "order", epoch).to(device())
                 losses["bare"] = bare_epoch(linear, tensors, order, size, cross_entropy)
 
         seconds = timed(train) / updates
@@ -209,7 +215,7 @@ def steps(
         return seconds
 
     def other(library: Library) -> float:
-        return library(model(), (data.x, data.y), None, size, cross_entropy, device(), folder) / updates
+        return library(model(), (data.x.cpu(), data.y.cpu()), None, size, cross_entropy, device(), folder) / updates
 
     others = {name: partial(other, library) for name, library in libraries.installed().items()}
     return Case(name, "step", ours, bare, {} if grows else others, grows)
@@ -219,8 +225,8 @@ def validation(folder: Path) -> Case:
     """The evaluation loop."""
     data, model = digits(5), MnistModel().to(device())
     tensors, indices = (data.images.to(device()), data.labels.to(device())), torch.arange(len(data)).to(device())
-    trainer = make_trainer(folder, model, BaseDataLoader(data, 64, False, 0.0, 0), None, nll_loss)
-    loader = BaseDataLoader(data, 64, False, 0.0, 0)
+    trainer = make_trainer(folder, model, resident(data, 64), None, nll_loss)
+    loader = resident(data, 64, shuffle=False)
     return Case(
         "validation of 20,000 digits",
         "pass",
