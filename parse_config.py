@@ -114,8 +114,6 @@ class ConfigParser(Factory):
             args = args.parse_args()
         if args.device is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = args.device
-        # torch's profiler would tell of its own doings on stderr; read when torch is imported.
-        os.environ.setdefault("KINETO_LOG_LEVEL", "99")
         modification = {option.target: getattr(args, command_line.option_name(option.flags)) for option in options}
         return command_line.load(cls, args, modification, evaluating)
 

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Subset, SubsetRandomSampler
 from torch.utils.data import default_collate as torch_default_collate
 
-from base.data_order import BatchIndex, Failure, PassOrder, SeededFetcher, lost_worker
+from base.data_order import Failure, PassOrder, SeededFetcher, lost_worker
 from base.prefetch import prefetch
 from utils import seeding
 from utils.errors import ConfigError, DataError
@@ -36,7 +36,7 @@ class BaseDataLoader(DataLoader[Any]):
         batch_sampler: chooses the batches, in place of `batch_size`, `shuffle`, `sampler` and `drop_last`.
         drop_last: leave out a last batch that is smaller.
         device_resident: keep the data on the device that `to` names, and make the batches there; for whole-batch data
-            with a `to(device)`.
+            with a `to(device)` that moves it in place.
         options: passed on to torch's DataLoader: `pin_memory`, `persistent_workers`, `prefetch_factor`, `timeout`, …
 
     Raises:
@@ -62,6 +62,8 @@ class BaseDataLoader(DataLoader[Any]):
     ) -> None:
         if isinstance(sampler, DistributedSampler):
             raise ConfigError("leave the DistributedSampler out: the loader cuts each batch for the processes itself")
+        if options.get("prefetch_factor") is not None and options["prefetch_factor"] < 1:
+            raise ConfigError(f"prefetch_factor: expected at least 1, found {options['prefetch_factor']}")
         if batch_sampler is None and (type(batch_size) is not int or batch_size < 1):
             raise ConfigError(f"batch_size: expected an integer of at least 1, found {batch_size!r}")
         self.validation_split, self.shuffle, self.name = validation_split, shuffle, name
@@ -100,14 +102,21 @@ class BaseDataLoader(DataLoader[Any]):
             self._options["worker_init_fn"] = partial(start_worker, options.get("worker_init_fn"))
         self._options["pin_memory"] = self.pin_memory
         self._make_inner(sampler, batch_sampler)
-        #: Where the batches are made or brought to; see `to`.
-        self.device = torch.device("cpu")
+        #: Where `to` has brought the batches; None before.
+        self.device: torch.device | None = None
+        self._ahead = False
         self.device_resident = device_resident
         if device_resident:
-            if self._order is None or not self._fetcher.can_move:
-                raise ConfigError(f"device_resident: {type(dataset).__name__} has no __getitems__ and to(device)")
-            if num_workers or options.get("pin_memory"):
-                raise ConfigError("device_resident makes batches on the device: leave out num_workers and pin_memory")
+            self._check_resident(bool(options.get("pin_memory")))
+
+    def _check_resident(self, pinned: bool) -> None:
+        if self._order is None:
+            raise ConfigError(f"device_resident: {type(self.dataset).__name__} is iterable: its batches are its own")
+        self._fetcher.check_resident()
+        if self.num_workers or pinned:
+            raise ConfigError(
+                "device_resident makes the batches on the device: set num_workers to 0 and pin_memory to false"
+            )
 
     def _make_inner(self, sampler: Iterable[int] | None, batch_sampler: Iterable[list[int]] | None) -> None:
         if self._iterable:
@@ -145,17 +154,24 @@ class BaseDataLoader(DataLoader[Any]):
             raise DataError(f"{type(self.dataset).__name__} has no length: give it a __len__, the samples of a pass")
         return len(self._inner)
 
-    def to(self, device: torch.device) -> "BaseDataLoader":
-        """Give batches on a device from now on: of resident data, or copied from pinned memory one batch ahead.
+    def to(self, device: torch.device, ahead: bool = True) -> "BaseDataLoader":
+        """Give batches on a device from now on: of resident data, or copied there from pinned memory one batch ahead.
 
         Other batches stay on the CPU, and whoever computes on them moves them.
 
+        Args:
+            device: where the model is.
+            ahead: False leaves the batches of pinned memory on the CPU, too.
+
         Raises:
             DataError: the data does not fit.
+            ConfigError: the data does not move in place.
         """
+        self._ahead = ahead and self.pin_memory and device.type != "cpu"
         if device == self.device:
             return self
-        if self.device_resident and self._order is not None:
+        if self.device_resident:
+            assert self._order is not None
             try:
                 self._fetcher.to(device)
             except torch.OutOfMemoryError as error:
@@ -180,7 +196,7 @@ class BaseDataLoader(DataLoader[Any]):
 
     def _batches(self, epoch: int, first: int, last: int | None, purpose: str) -> Iterator[Any]:
         batches = self._iterable_pass(epoch, first, last) if self._order is None else self._pass(epoch, first, last)
-        if self.pin_memory and self.device.type != "cpu":
+        if self._ahead and self.device is not None:
             batches = prefetch(batches, self.device)
         try:
             for k in itertools.count(first):
@@ -208,23 +224,8 @@ class BaseDataLoader(DataLoader[Any]):
         assert order is not None
         order.epoch, order.first, order.last = epoch, first, len(order) if last is None else last
         if self.num_workers == 0 and not self.pin_memory:
-            return self._fetch_here(order)
+            return map(self._fetcher.__getitem__, order)
         return iter(self._inner)
-
-    def _fetch_here(self, order: Iterable[BatchIndex]) -> Iterator[Any]:
-        on_device = self.device_resident and self.device.type != "cpu"
-        for index in order:
-            # One thread, as in a worker: two threads sum in another order, and give other bits.
-            threads = torch.get_num_threads()
-            if threads == 1 or on_device:
-                yield self._fetcher[index]
-                continue
-            torch.set_num_threads(1)
-            try:
-                batch = self._fetcher[index]
-            finally:
-                torch.set_num_threads(threads)
-            yield batch
 
     def _iterable_pass(self, epoch: int, first: int, last: int | None) -> Iterator[Any]:
         place = (self.seed, self.name, "pass", epoch)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from base.base_data_loader import BaseDataLoader
 from base.checkpointing import Checkpoints
 from base.monitor import Monitor
 from logger.table import EpochTable
@@ -119,8 +120,8 @@ class BaseTrainer(ABC):
         self.epoch = epoch
         seed_everything(self.seed, "epoch", epoch, 0)
         for loader in vars(self).values():
-            if hasattr(loader, "set_place"):
-                loader.set_place(epoch)
+            if isinstance(loader, BaseDataLoader):
+                loader.to(torch.device(getattr(self, "device", "cpu"))).set_place(epoch)
         # A loop of the user's own doesn't ask whether to stop, so there a signal ends the epoch at once.
         self.stop.polled = False
         log = self._train_epoch(epoch)

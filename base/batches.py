@@ -11,10 +11,12 @@ from utils.errors import DataError
 from utils.seeding import seed_everything
 
 
-def training_batches(loader: Any, start: int, stop: int, seed: int, device: torch.device) -> Iterator[Any]:
+def training_batches(
+    loader: Any, start: int, stop: int, seed: int, device: torch.device, ahead: bool = True
+) -> Iterator[Any]:
     """Batches `start` up to `stop`, counted from the beginning of the run, pass after pass over the loader.
 
-    They are on the device where the loader can bring them there ahead of time (`BaseDataLoader.to`).
+    They are on the device where the loader brings them there (`BaseDataLoader.to`).
 
     A loader of ours begins at the place itself; a foreign one is read and dropped up to it, from generators that are
     seeded for each pass and each batch, so that a resumed run sees what the unbroken one saw.
@@ -26,7 +28,7 @@ def training_batches(loader: Any, start: int, stop: int, seed: int, device: torc
         epoch, first = start // length + 1, start % length
         last = min(length, first + stop - start)
         if isinstance(loader, BaseDataLoader):
-            loader.to(device).set_place(epoch, first, last)
+            loader.to(device, ahead).set_place(epoch, first, last)
             yield from loader
         else:
             yield from _foreign_pass(loader, epoch, first, last, seed)

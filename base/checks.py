@@ -45,9 +45,10 @@ def check_settings(
         problem("accumulate", f"{settings['accumulate']} batches are more than the {batches} of an epoch")
     if batches and settings["save_step"] and settings["save_step"] >= batches:
         problem("save_step", f"an epoch has {batches} batches, so this would never save")
-    needed = steps_needed(settings["profile"]) * settings["accumulate"] if settings["profile"] else 0
-    if batches and needed > batches:
-        problem("profile", f"{settings['profile']} steps need an epoch of {needed} batches; it has {batches}")
+    steps = -(-batches // settings["accumulate"])
+    if batches and settings["profile"] and steps_needed(settings["profile"]) > steps:
+        asked, needed = settings["profile"], steps_needed(settings["profile"])
+        problem("profile", f"{asked} steps, as many to trace and 3 before take {needed}; an epoch has {steps}")
     problems += _precision_problems(config, device)
     for name in names:
         if name in RESERVED or names.count(name) > 1:

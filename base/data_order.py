@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset, Sampler, Subset, SubsetRandomSampler
 
 from utils import seeding
-from utils.errors import DataError
+from utils.errors import ConfigError, DataError
 
 
 class BatchIndex(NamedTuple):
@@ -124,19 +124,42 @@ class SeededFetcher(Dataset[Any]):
         while isinstance(inner, Subset):
             self._subsets.append(np.asarray(inner.indices, dtype=np.int64))
             inner = inner.dataset
+        self._inner = inner
         self._whole: Any = inner if hasattr(inner, "__getitems__") else None
 
-    @property
-    def can_move(self) -> bool:
-        """Whether the data is whole-batch data that can be moved to a device."""
-        return hasattr(self._whole, "to")
+    def check_resident(self) -> None:
+        """Check that the data can be kept on a device.
+
+        Raises:
+            ConfigError: it lacks a method for that.
+        """
+        lacking = "__getitems__(indices)" if self._whole is None else "to(device)"
+        if self._whole is None or not hasattr(self._whole, "to"):
+            raise ConfigError(f"device_resident: {type(self._inner).__name__} has no {lacking}")
 
     def to(self, device: torch.device) -> None:
-        """Move the data to the device, and take indices that are there."""
-        self._whole.to(device)
-        self._subsets = [torch.as_tensor(subset).to(device) for subset in self._subsets]
+        """Move the data to the device, and take indices that are there.
+
+        Raises:
+            ConfigError: the data does not move in place.
+        """
+        moved = self._whole.to(device)
+        if moved is not None and moved is not self._whole:
+            raise ConfigError(f"device_resident: {type(self._whole).__name__}.to(device) has to move the data in place")
+        self._subsets = [torch.asarray(subset, device=device, copy=True) for subset in self._subsets]
 
     def __getitem__(self, index: BatchIndex) -> Any:
+        threads = torch.get_num_threads()
+        if threads == 1 or isinstance(index.indices, torch.Tensor):  # on a device
+            return self._batch(index)
+        # One thread, as in a worker: two threads sum in another order, and give other bits.
+        torch.set_num_threads(1)
+        try:
+            return self._batch(index)
+        finally:
+            torch.set_num_threads(threads)
+
+    def _batch(self, index: BatchIndex) -> Any:
         try:
             return self._whole_batch(index) if self._whole is not None else self._samples(index)
         except Exception as error:  # whatever the user's dataset raises is told in one piece

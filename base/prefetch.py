@@ -1,6 +1,7 @@
 """Batches on their way to the GPU while it computes."""
 
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -17,8 +18,7 @@ def prefetch(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:
         batches: in pinned memory, or the copies wait for what the device has to do.
         device: one with streams.
     """
-    backend = torch.get_device_module(device)
-    copying = backend.Stream(device)
+    backend, copying = torch.get_device_module(device), _copying(device)
 
     def copied() -> Iterator[tuple[Any, Any]]:
         for batch in batches:
@@ -32,6 +32,12 @@ def prefetch(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:
         for tensor in tensors_of(batch):
             tensor.record_stream(computing)  # its memory is not to be reused before the step is done
         yield batch
+
+
+@cache
+def _copying(device: torch.device) -> Any:
+    """One stream for all passes: memory that a batch leaves is only reused on its own stream."""
+    return torch.get_device_module(device).Stream(device)
 
 
 def one_ahead(items: Iterator[T]) -> Iterator[T]:

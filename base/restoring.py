@@ -1,6 +1,7 @@
 """How a checkpoint goes back into a trainer: all of it or, where something does not fit, nothing."""
 
 import fnmatch
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -128,6 +129,8 @@ def _fitting_parts(trainer: "BaseTrainer", state: State) -> list[tuple[Any, Any]
         saved = {name: None for name in states if name in parts or name != "optimizer"}
         problems = checkpoint.mismatches(dict.fromkeys(parts), saved)
         if problems:
+            if ("ema" in parts) != ("ema" in states):
+                problems.append("trainer.ema is there from a run's start or not at all: leave it as it was")
             raise CheckpointError(f"{resume} holds other parts than this trainer:\n  " + "\n  ".join(problems))
     problems = [line for name, part in parts.items() for line in _part_problems(name, part, state, states[name])]
     if problems:
@@ -198,10 +201,14 @@ def _check_changes(trainer: "BaseTrainer", state: State) -> None:
             raise ConfigError(f"lr_scheduler.args.{key} of a running {kind} cannot be changed: {new_run}")
 
 
+def _as_json(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def _apply_changes(trainer: "BaseTrainer", state: State) -> None:
     """Give optimizer and scheduler what the command line changed; loading their states has undone that."""
     for path, old, new in trainer.config.changes:
-        _logger.info(f"{path} {old} -> {new} (command line)")
+        _logger.info(f"{path} {_as_json(old)} -> {_as_json(new)} (command line)")
     scheduler, groups = getattr(trainer, "lr_scheduler", None), trainer.optimizer.param_groups
     own = trainer.config["optimizer"].get("param_groups") or []
     before = (state["config"].get("optimizer") or {}).get("param_groups") or []

@@ -8,7 +8,7 @@ import re
 import sys
 import traceback
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_type_hints
@@ -216,24 +216,33 @@ def accepted(target: Callable[..., Any]) -> tuple[list[str], bool]:
     A class that passes `**options` on to its base takes the base's as well.
     """
     names: dict[str, None] = {}
-    classes = target.__mro__ if inspect.isclass(target) else ()
-    makers = [vars(cls)["__init__"] for cls in classes if "__init__" in vars(cls)] or [target]
-    for maker in makers:
-        parameters = list(inspect.signature(maker).parameters.values())
+    open_ended = True
+    for maker, parameters in _makers(target):
         own = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
         names.update(dict.fromkeys(name for name in own if name != "self" or maker is target))
+        open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return list(names), open_ended
+
+
+def _makers(target: Callable[..., Any]) -> Iterator[tuple[Any, list[inspect.Parameter]]]:
+    """The functions that take the arguments, with their parameters: bases too, while `**options` are passed on."""
+    classes = target.__mro__ if inspect.isclass(target) else ()
+    for maker in [vars(cls)["__init__"] for cls in classes if "__init__" in vars(cls)] or [target]:
+        parameters = list(inspect.signature(maker).parameters.values())
+        yield maker, parameters
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            return list(names), False
-    return list(names), True
+            return
 
 
 def _annotations(target: Callable[..., Any]) -> dict[str, Any]:
-    try:
-        maker = vars(target).get("__init__", target) if inspect.isclass(target) else target
-        # Some of torch's names are imported for type checkers alone.
-        return get_type_hints(maker, localns={**vars(typing), **vars(collections.abc)})
-    except Exception:  # annotations that cannot be evaluated here say nothing
-        return {}
+    found: dict[str, Any] = {}
+    for maker, _ in _makers(target):
+        try:
+            # Some of torch's names are imported for type checkers alone.
+            found = {**get_type_hints(maker, localns={**vars(typing), **vars(collections.abc)}), **found}
+        except Exception:  # annotations that cannot be evaluated here say nothing
+            continue
+    return found
 
 
 def _type_problem(name: str, key: str, annotation: Any, value: Any) -> list[str]:

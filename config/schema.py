@@ -4,7 +4,7 @@ The README's table and `config.schema.json` come from here, and so does every ch
 """
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
@@ -57,8 +57,8 @@ class Arch(Component):
 class LRScheduler(Component):
     """The learning-rate scheduler."""
 
-    interval: str = Field(
-        default="epoch", pattern="^(epoch|step)$", description='Step it every "epoch" or every optimizer "step".'
+    interval: Literal["epoch", "step"] = Field(
+        default="epoch", description='Step it every "epoch" or every optimizer "step".'
     )
 
 
@@ -92,12 +92,11 @@ class TrainerSection(_Section):
     clip_grad_norm: float | None = Field(
         default=None, gt=0, description="Scale gradients down to this 2-norm at most; null: don't."
     )
-    precision: str = Field(
-        default="fp32", pattern="^(fp32|bf16|fp16)$", description='"fp32", or mixed precision in "bf16" or "fp16".'
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        default="fp32", description='"fp32", or mixed precision in "bf16" or "fp16".'
     )
-    matmul_precision: str = Field(
+    matmul_precision: Literal["highest", "high", "medium"] = Field(
         default="highest",
-        pattern="^(highest|high|medium)$",
         description='Of float32 matrix products on the GPU: "highest", or faster as "high" or "medium".',
     )
     channels_last: bool = Field(default=False, description="Keep images channels last in memory: faster convolutions.")
@@ -114,9 +113,8 @@ class TrainerSection(_Section):
         ge=1,
         description="Log what so many steps spend their time on, and trace as many more; null: none.",
     )
-    on_nan: str = Field(
+    on_nan: Literal["stop", "skip", "ignore"] = Field(
         default="stop",
-        pattern="^(stop|skip|ignore)$",
         description='When the loss is not finite: "stop" the run, "skip" the step, or "ignore" it.',
     )
 
@@ -231,6 +229,8 @@ def _worded(source: Source, error: dict[str, Any]) -> str:
         "greater_than_equal": f"at least {context.get('ge')}",
         "less_than_equal": f"at most {context.get('le')}",
         "greater_than": f"more than {context.get('gt')}",
+        "less_than": f"less than {context.get('lt')}",
+        "literal_error": str(context.get("expected")).replace("'", '"'),
         "string_too_short": "a name",
     }.get(error["type"])
     if error["type"] == "missing":

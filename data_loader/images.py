@@ -48,7 +48,7 @@ class InMemoryImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return self._data["labels"]
 
     def to(self, device: torch.device) -> None:
-        """Move the images to a device, where batches are then cut and augmented."""
+        """Move the images, and those of all views, to a device, where batches are then cut and augmented."""
         self._data.update({name: tensor.to(device) for name, tensor in self._data.items()})
 
     def __len__(self) -> int:
@@ -68,7 +68,7 @@ class InMemoryImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     def _augment(self, images: torch.Tensor) -> torch.Tensor:
         """Turn and shift each image by amounts that depend on the sample's place alone."""
         n, _, height, width = images.shape
-        amounts = uniform_rows(n, 3) * 2 - 1
+        amounts = uniform_rows(n, 3).to(images.device) * 2 - 1
         angle = amounts[:, 0] * math.radians(self.rotate)
         # Coordinates run from -1 to 1, so a pixel is 2 / size wide.
         right, down = amounts[:, 1] * (2 * self.shift / width), amounts[:, 2] * (2 * self.shift / height)

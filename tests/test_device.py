@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import Subset
 
 from base import BaseDataLoader, prefetch
+from base.batches import evaluation_batches
 from base.data_order import BatchIndex, SeededFetcher
 from data_loader.images import InMemoryImages
 from utils import seeding
@@ -33,7 +34,7 @@ def test_resident_data_is_cut_and_augmented_on_the_device(split, augmentation):
     sizes = []
     for part in (loader, valid) if split else (loader,):
         for batch in part.to(META):
-            # On meta, an index, an amount or an image that came from the CPU fails.
+            # On meta, an amount or an image that came from the CPU fails.
             assert all(tensor.device == META for tensor in tensors_of(batch))
             sizes.append(len(batch[1]))
     assert sizes == ([8, 6, 6] if split else [8, 8, 4])
@@ -60,16 +61,89 @@ def test_resident_on_the_cpu_trains_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"kind": "points"}, r"device_resident: Points has no __getitems__ and to\(device\)"),
-        ({"kind": "stream"}, "device_resident: Stream has no __getitems__"),
-        ({"kind": "whole", "num_workers": 1}, "leave out num_workers and pin_memory"),
-        ({"kind": "whole", "pin_memory": True}, "leave out num_workers and pin_memory"),
+        ({"kind": "points"}, r"device_resident: Points has no __getitems__\(indices\)"),
+        ({"kind": "subset"}, r"device_resident: Points has no __getitems__\(indices\)"),
+        ({"kind": "stream"}, "device_resident: Stream is iterable"),
+        ({"kind": "whole", "num_workers": 1}, "set num_workers to 0 and pin_memory to false"),
+        ({"kind": "whole", "pin_memory": True}, "set num_workers to 0 and pin_memory to false"),
     ],
 )
 def test_what_cannot_be_resident_is_refused(arguments, message):
     arguments = {"validation_split": 0.0, **arguments}
     with pytest.raises(ConfigError, match=message):
         tiny.TinyLoader(**arguments, device_resident=True)
+
+
+class Strict(tiny.WholePoints):
+    """Takes only indices that are where its data is, as a GPU does."""
+
+    def __getitems__(self, indices):
+        assert indices.device == self.x.device
+        return self.x.index_select(0, indices), self.y.index_select(0, indices)
+
+
+def test_data_that_cannot_move_in_place_is_told(monkeypatch):
+    class Copied(Strict):
+        def to(self, device):
+            return Copied(len(self))
+
+    loader = BaseDataLoader(Copied(20), 8, True, 0.0, 0, device_resident=True)
+    with pytest.raises(ConfigError, match=r"Copied.to\(device\) has to move the data in place"):
+        loader.to(torch.device("cpu"))  # on a laptop, too
+    monkeypatch.delattr(tiny.WholePoints, "to")
+    with pytest.raises(ConfigError, match=r"device_resident: Strict has no to\(device\)"):
+        BaseDataLoader(Strict(20), 8, True, 0.0, 0, device_resident=True)
+
+
+@pytest.mark.parametrize("own_loop", [False, True])
+def test_the_trainer_takes_its_batches_on_the_device(tmp_path, monkeypatch, own_loop):
+    seen = []
+
+    class Watching(tiny.Trainer):
+        def _train_epoch(self, epoch):
+            if not own_loop:
+                return super()._train_epoch(epoch)
+            for batch in self.data_loader:
+                seen.append(("train", batch[0].device))
+            self._valid_epoch(epoch)
+            return {"loss": 0.0, "val_loss": 0.0}
+
+        def _update(self, batches):
+            seen.extend(("train", batch[0].device) for batch in batches)
+
+        def _valid_epoch(self, epoch):
+            for batch in evaluation_batches(self.valid_data_loader, 1, self.device):
+                seen.append(("valid", batch[0].device))
+            return {"loss": 0.0}
+
+    monkeypatch.setattr(tiny, "WholePoints", Strict)
+    settings = {"data_loader__args": {"kind": "whole", "device_resident": True}, "trainer__monitor": "off"}
+    trainer = tiny.build(tiny.settings(tmp_path, **settings), trainer_class=Watching)
+    trainer._log_window = trainer.train_metrics.result = dict
+    trainer._table.add = lambda *args: None
+    trainer.device = trainer.runtime.device = META
+    for epoch in (1, 2):
+        trainer.step = 0
+        trainer._run_epoch(epoch)
+    assert set(seen) == {("train", META), ("valid", META)} and len(seen) == 2 * (11 + 3)
+
+
+@pytest.mark.parametrize("kind", ["own batches", "subset"])
+def test_indices_of_every_kind_are_on_the_device(kind):
+    data, options = Strict(103), {}
+    if kind == "own batches":
+        options["batch_sampler"] = tiny.Batches(103)
+    else:
+        data = Subset(data, np.arange(3, 103, 2))
+        data.indices.flags.writeable = False
+    loader = BaseDataLoader(data, 8, True, 0.0, 0, device_resident=True, **options)
+    assert len(list(loader.to(META))) == len(loader)
+
+
+def test_a_view_of_resident_images_can_be_read_one_by_one():
+    data = images(shift=2, rotate=10)
+    data.to(META)
+    assert data[3][0].device == META and data.__getitems__(torch.arange(3, device=META))[0].device == META
 
 
 def test_data_that_does_not_fit_is_told(monkeypatch):
@@ -109,6 +183,7 @@ def streams(monkeypatch):
     module = types.SimpleNamespace(
         Stream=lambda device: Stream("copying"), stream=on, current_stream=lambda device: computing
     )
+    prefetch._copying.cache_clear()
     monkeypatch.setattr(torch, "get_device_module", lambda device: module)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: log.append(f"used by {stream.name}"))
     monkeypatch.setattr(prefetch, "to_device", lambda batch, device: log.append("copy") or batch)
@@ -170,6 +245,23 @@ def test_an_error_comes_in_its_own_turn(streams, monkeypatch):
     assert list(prefetch.one_ahead(iter([]))) == []
 
 
-def test_random_rows_are_on_the_data_s_device():
+def test_batches_of_a_group_wait_on_the_cpu(tmp_path, streams, monkeypatch):
+    for accumulate, copied in ((1, True), (2, False)):
+        trainer = tiny.build(tiny.settings(tmp_path / str(accumulate), trainer__accumulate=accumulate))
+        trainer.data_loader.pin_memory = True
+        trainer.runtime.device = META
+        streams.clear()
+        next(trainer._groups(1))
+        assert ("copy" in streams) == copied
+
+
+def test_random_rows_are_on_the_data_s_device_and_fresh_at_each_call():
+    def draw(epoch):
+        with seeding.fetching(seeding.Rows(1, "train", epoch, 3, torch.device("cpu"))):
+            return seeding.uniform_rows(4, 1), seeding.uniform_rows(4, 1), seeding.uniform_rows(4, 2)
+
+    first, second, third = draw(2)
+    assert not torch.equal(first, second) and not torch.equal(second, third[:, :1])
+    assert torch.equal(torch.cat(draw(2), 1), torch.cat([first, second, third], 1))
     with seeding.fetching(seeding.Rows(1, "train", 2, 3, META)):
         assert seeding.uniform_rows(4, 2).device == META

@@ -32,7 +32,7 @@ def test_the_benchmarks_sides_compute_the_same(tmp_path, capfd):
 def test_other_libraries_are_columns(tmp_path, capfd):
     case = loops.Case("a case", "run", lambda: 0.2, lambda: 0.1, {"lightning": lambda: 0.4})
     assert benchmark.figure(case, runs=1)["others"] == {"lightning": 4.0}
-    assert "ratio  2.000" in capfd.readouterr().out
+    assert "200.0 ms   100.0 ms   2.000" in capfd.readouterr().out
     assert set(libraries.installed()) <= {"lightning", "accelerate", "ignite"}
 
 
@@ -58,6 +58,8 @@ def test_the_bare_loop_runs():
     command = [sys.executable, "tools/bare_loop.py", "--epochs", "1"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.startswith("epoch 1: loss ")
+    never = subprocess.run([*command, "--until", "0.999"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert never.returncode == 1 and "0.999 was never reached" in never.stderr
 
 
 def test_the_time_to_an_accuracy_ends_with_the_epoch_that_reaches_it(tmp_path, monkeypatch):
@@ -71,3 +73,22 @@ def test_the_time_to_an_accuracy_ends_with_the_epoch_that_reaches_it(tmp_path, m
 
     monkeypatch.setattr(commands, "seconds", ran)
     assert commands.accuracy(tmp_path, 0.96).ours() == 31.5 - 24
+    (tmp_path / "log" / "Digits_LeNet" / "accuracy1").rename(tmp_path / "aside")
+    with pytest.raises(RuntimeError, match=r"seed 1 did not reach 0\.999"):
+        commands.accuracy(tmp_path, 0.999).ours()
+
+
+def test_peak_memory_is_that_of_the_side(tmp_path):
+    def case(folder):
+        return loops.Case("a case", "run", lambda: float(torch.ones(30_000_000).sum()), lambda: 0.0)
+
+    if benchmark.PEAK.exists():
+        assert benchmark.peak(case, "ours", tmp_path) > 100 > benchmark.peak(case, "bare", tmp_path)
+
+
+def test_the_sides_are_compared(tmp_path, monkeypatch):
+    case = loops.steps(tmp_path, n=320)
+    case.ours()
+    monkeypatch.setattr(loops, "bare_epoch", lambda *args: 7.0)
+    with pytest.raises(AssertionError):
+        case.bare()

@@ -1,10 +1,11 @@
-"""What config.json trains, as a loop written by hand: the yardstick of tools/benchmark.py. It imports torch alone.
+"""What config.json trains, as a loop written by hand: the yardstick of tools/benchmark.py. It uses torch alone.
 
 python tools/bare_loop.py --until 0.96      # until the accuracy on the test digits is that
 """
 
 import argparse
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -72,11 +73,13 @@ def evaluate(model: nn.Module, data: Data, size: int = 64) -> tuple[float, float
 def main() -> None:
     """Train and print a line an epoch."""
     parser = argparse.ArgumentParser(description="Train LeNet on the bundled digits by hand.")
-    parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--until", type=float, default=math.inf, help="stop at this accuracy on the test digits")
-    parser.add_argument("--steps", type=int, help="stop after so many steps")
-    parser.add_argument("--seed", type=int, default=123)
+    parser.add_argument("--epochs", type=int, default=40, help="how many (default: 40)")
+    parser.add_argument("--until", type=float, help="stop at this accuracy (0 to 1) on the test digits")
+    parser.add_argument("--steps", type=int, help="stop after so many steps, without a word")
+    parser.add_argument("--seed", type=int, default=123, help="of the weights, the order and the augmentation")
     args = parser.parse_args()
+    if args.epochs < 1 or (args.steps is not None and args.steps < 1):
+        parser.error("--epochs and --steps are at least 1")
     torch.default_generator.manual_seed(args.seed)
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     training, test = digits(device)
@@ -107,8 +110,10 @@ def main() -> None:
         train = f"loss {float(total) / len(y):.4f} accuracy {float(hits) / len(y):.4f}"
         loss_there, accuracy = evaluate(model, test)
         print(f"epoch {epoch}: {train}, on the test digits {loss_there:.4f} {accuracy:.4f}", flush=True)
-        if accuracy >= args.until:
+        if args.until is not None and accuracy >= args.until:
             return
+    if args.until is not None:
+        sys.exit(f"{args.until} was never reached")
 
 
 if __name__ == "__main__":

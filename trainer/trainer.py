@@ -111,7 +111,9 @@ class Trainer(BaseTrainer):
         self.stop.polled = True  # from here on `_after_update` asks
         done = (epoch - 1) * self.len_epoch
         last = min(self.step + self.accumulate, self.len_epoch) if self.config.checking else self.len_epoch
-        batches = training_batches(self.data_loader, done + self.step, done + last, self.seed, self.runtime.device)
+        # Batches that have to wait for the others of their group do so on the CPU.
+        place = (self.runtime.device, self.accumulate == 1)
+        batches = training_batches(self.data_loader, done + self.step, done + last, self.seed, *place)
         if self.writer.enabled and done + self.step == 0:
             batches = self._show_inputs(batches)
         with tqdm(
@@ -237,6 +239,11 @@ class Trainer(BaseTrainer):
     def _save_step(self) -> None:
         self._check_losses()
         super()._save_step()
+
+    def _finish(self, idle: bool) -> None:
+        if self._observer.profile is not None and not idle and not self.config.checking:
+            self.logger.warning("trainer.profile: nothing was profiled: no epoch had steps enough left")
+        super()._finish(idle)
 
     def _valid_epoch(self, epoch: int) -> Log:
         """Evaluate on the validation data."""

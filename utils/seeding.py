@@ -63,31 +63,36 @@ class Rows(NamedTuple):
 
 
 _rows: Rows | None = None
+#: How often the batch in hand has drawn rows.
+_calls = 0
 
 
 @contextmanager
 def fetching(rows: Rows) -> Iterator[None]:
     """Say which batch is being fetched while whole-batch data draws its augmentation."""
-    global _rows
-    _rows, before = rows, _rows
+    global _rows, _calls
+    before = _rows, _calls
+    _rows, _calls = rows, 0
     try:
         yield
     finally:
-        _rows = before
+        _rows, _calls = before
 
 
 def uniform_rows(count: int, columns: int) -> torch.Tensor:
     """Random numbers for augmenting a whole batch: row i depends only on the place of sample i.
 
     Inside a loader the row of a sample is the same however the samples are cut into batches, workers or processes, and
-    on every device; elsewhere the rows come from torch's generator.
+    on every device; elsewhere the rows come from torch's generator. Each call for a batch gives other numbers.
 
     Returns:
-        float32 [count, columns] in [0, 1), on the device of the data.
+        float32 [count, columns] in [0, 1); inside a loader on the device of the data, elsewhere on the CPU.
     """
+    global _calls
     if _rows is None:
         return torch.rand(count, columns)
-    base = mix(_rows.seed, _rows.name, "rows", _rows.epoch)
+    base = mix(_rows.seed, _rows.name, "rows", _rows.epoch, *([_calls] if _calls else []))
+    _calls += 1
     start = _rows.position * columns
     counters = torch.arange(start, start + count * columns, device=_rows.device).view(count, columns)
     return (_splitmix(counters + base) >> 40 & 0xFFFFFF).float() / (1 << 24)

@@ -27,26 +27,10 @@ def template(folder: Path, *settings: str) -> list[str]:
     return ["train.py", "-c", "config.json", "--set", f"trainer.save_dir={folder}", "--set", TESTED, *changes]
 
 
-def start(folder: Path) -> Case:
-    """From the command to the end of the first step."""
+def start(folder: Path, what: str, *other: str) -> Case:
+    """From the command to the end of the first step, against another Python program."""
     one = template(folder, "trainer.epochs=1", "trainer.len_epoch=1", "trainer.tensorboard=false")
-    return Case(
-        "start to first step, against the bare loop's",
-        "start",
-        lambda: seconds(*one),
-        lambda: seconds("tools/bare_loop.py", "--steps", "1"),
-    )
-
-
-def importing(folder: Path) -> Case:
-    """From the command to the end of the first step, against the import of torch."""
-    one = template(folder, "trainer.epochs=1", "trainer.len_epoch=1", "trainer.tensorboard=false")
-    return Case(
-        "start to first step, against `import torch`",
-        "start",
-        lambda: seconds(*one),
-        lambda: seconds("-c", "import torch"),
-    )
+    return Case(f"start to first step, against {what}", "start", lambda: seconds(*one), lambda: seconds(*other))
 
 
 def whole(folder: Path, epochs: int) -> Case:
@@ -69,7 +53,9 @@ def accuracy(folder: Path, target: float) -> Case:
         spent = seconds(*command, "--run_id", run_id)
         with (folder / "log" / "Digits_LeNet" / run_id / "metrics.csv").open() as file:
             rows = list(csv.DictReader(file))
-        reached = next(k for k, row in enumerate(rows) if float(row["val_accuracy"]) >= target)
+        reached = next((k for k, row in enumerate(rows) if float(row["val_accuracy"]) >= target), None)
+        if reached is None:
+            raise RuntimeError(f"{run_id.replace('accuracy', 'seed ')} did not reach {target}")
         return spent - sum(float(row["seconds"]) for row in rows[reached + 1 :])
 
     def bare() -> float:
