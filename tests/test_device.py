@@ -265,3 +265,20 @@ def test_random_rows_are_on_the_data_s_device_and_fresh_at_each_call():
     assert torch.equal(torch.cat(draw(2), 1), torch.cat([first, second, third], 1))
     with seeding.fetching(seeding.Rows(1, "train", 2, 3, META)):
         assert seeding.uniform_rows(4, 2).device == META
+
+
+def test_batches_are_made_by_one_thread_with_pinned_memory_too():
+    class Counting(tiny.Points):
+        def __getitem__(self, i):
+            threads.append(torch.get_num_threads())
+            return super().__getitem__(i)
+
+    threads, before = [], torch.get_num_threads()
+    loader = BaseDataLoader(Counting(9), 4, True, 0.0, 0)
+    loader.pin_memory = True
+    torch.set_num_threads(2)
+    try:
+        list(loader)
+        assert set(threads) == {1} and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

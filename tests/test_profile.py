@@ -115,6 +115,13 @@ def test_what_takes_no_profile_says_so(tmp_path, capfd):
     assert "trainer.profile: nothing was profiled" in "".join(capfd.readouterr())
 
 
+def test_a_check_takes_none(tmp_path, capfd):
+    trainer = tiny.build(tiny.settings(tmp_path, trainer__profile=2, trainer__verbosity=1))
+    trainer.config.checking = True
+    trainer.train()
+    assert "profile" not in "".join(capfd.readouterr())
+
+
 def test_another_profiler_goes_on(tmp_path, capfd):
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as outer:
         trainer = tiny.train(tiny.settings(tmp_path, trainer__profile=2))

@@ -1,13 +1,17 @@
 """What the README says is so: its commands run, its table is the schema's, its tree is the project's."""
 
+import copy
 import re
 import shutil
 
 import pytest
+import torch
 from projects import ROOT, command, copy_template
 
+from base import BaseDataLoader
 from config.schema import Config, TrainerSection
 from tools.write_schema import outputs
+from utils.seeding import uniform_rows
 
 README = (ROOT / "README.md").read_text()
 SHORT = ["--set", "trainer.epochs=1", "--set", "trainer.len_epoch=3"]
@@ -38,6 +42,22 @@ def test_the_tree_is_the_projects():
     for path in ROOT.iterdir():
         if path.suffix == ".py" or (path / "__init__.py").exists():
             assert path.name in tree, path
+
+
+def test_its_dataset_is_one(monkeypatch):
+    (code,) = re.findall(r"```python\n(class Vectors.*?)```", README, re.S)
+    names = {"copy": copy, "uniform_rows": uniform_rows}
+    exec(code, names)
+    data = names["Vectors"](torch.arange(60.0).view(20, 3), torch.arange(20))
+    loader = BaseDataLoader(data, 8, True, 0.3, 0, device_resident=True)
+    batches = [*loader, *loader.split_validation()]
+    x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    assert sorted(y.tolist()) == list(range(20))
+    moved = (x - data.data["x"][y]).abs()
+    assert 0 < float(moved[:14].max()) < 0.11 and not moved[14:].any()
+    device = torch.device("meta")
+    assert all(part.device == device for batch in loader.to(device) for part in batch)
+    assert loader.split_validation().dataset.dataset.data["x"].device == device
 
 
 @pytest.fixture(scope="module")

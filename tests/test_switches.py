@@ -10,6 +10,7 @@ from torch import nn
 
 from base import BaseModel
 from utils import checkpoint
+from utils.errors import CheckpointError
 
 
 @pytest.fixture
@@ -104,6 +105,12 @@ def test_ema_resumes_exactly(tmp_path, in_validation):
     assert tiny.digest(resumed.model) == tiny.digest(whole.model)
     assert tiny.digest(resumed.ema) == tiny.digest(whole.ema)
     assert int(resumed.ema.n_averaged) == 33
+
+
+def test_ema_is_not_added_to_a_run(tmp_path):
+    path = interrupted(tiny.settings(tmp_path), after=16)
+    with pytest.raises(CheckpointError, match=r"missing: ema\n.*trainer.ema is there from a run's start or not at all"):
+        tiny.train(tiny.settings(tmp_path, trainer__ema=0.9), resume=path)
 
 
 def test_matmul_precision_and_deterministic(tmp_path):
