@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Subset
 
 from base import BaseDataLoader, prefetch
-from base.batches import evaluation_batches
+from base.batches import evaluation_batches, training_batches
 from base.data_order import BatchIndex, SeededFetcher
 from data_loader.images import InMemoryImages
 from utils import seeding
@@ -126,6 +126,16 @@ def test_the_trainer_takes_its_batches_on_the_device(tmp_path, monkeypatch, own_
         trainer.step = 0
         trainer._run_epoch(epoch)
     assert set(seen) == {("train", META), ("valid", META)} and len(seen) == 2 * (11 + 3)
+
+
+def test_a_loader_that_is_not_the_trainer_s_is_taken_there_too():
+    # As test.py has one: nothing but the two functions knows it.
+    for batches in (
+        lambda loader: evaluation_batches(loader, 1, META),
+        lambda loader: training_batches(loader, 0, 3, 1, META),
+    ):
+        loader = BaseDataLoader(Strict(20), 8, True, 0.0, 0, device_resident=True)
+        assert [batch[0].device for batch in batches(loader)] == [META] * 3
 
 
 @pytest.mark.parametrize("kind", ["own batches", "subset"])
