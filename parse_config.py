@@ -20,7 +20,8 @@ from utils.errors import catch_user_errors
 from utils.files import ROOT, ensure_dir
 
 if TYPE_CHECKING:
-    from utils.run_folder import Lock
+    from config.launch import Launch
+    from utils.run import Run
 
 
 class CustomArgs(NamedTuple):
@@ -40,18 +41,18 @@ class CustomArgs(NamedTuple):
 class ConfigParser(Factory):
     """A checked config, the objects that it names, and the folders of its run.
 
-    `config["trainer"]["epochs"]` gives plain values, with defaults filled in. Nothing is written before `save_dir` or
-    `log_dir` is first used.
+    `config["trainer"]["epochs"]` gives plain values, with defaults filled in; `config.settings` the same, typed.
+    Nothing is written before `save_dir` or `log_dir` is first used.
 
     Args:
-        config: the values of a config, or a `Source` that knows their places.
+        config: the values of a config.
         resume: a checkpoint file of the run to continue.
         modification: keys to set, as {"optimizer;args;lr": 0.1}; None values are skipped.
         run_id: the name of the run's folder; by default the time of its start.
+        launch: what is to be done, in place of `resume` and `run_id`.
 
     Raises:
         ConfigError: with all problems of the config.
-        CheckpointError: the checkpoint cannot be read.
     """
 
     def __init__(
@@ -60,39 +61,27 @@ class ConfigParser(Factory):
         resume: str | Path | None = None,
         modification: Mapping[Any, Any] | None = None,
         run_id: str | None = None,
+        launch: "Launch | None" = None,
     ) -> None:
-        from config.schema import known, unknown, validate
-        from config.source import Source, dotted, override, to_plain
+        from config.launch import Launch
+        from config.schema import Checked, check, unknown
+        from config.source import Source, to_plain
         from logger.logger import setup_console
 
         setup_console()
-        source = config if isinstance(config, Source) else Source(to_plain(config))
-        for target, value in (modification or {}).items():
-            if value is not None:
-                path = tuple(target.split(";")) if isinstance(target, str) else tuple(target)
-                override(source, path, value, f"command line ({dotted(path)})", known)
-        super().__init__(source, validate(source))
-        own = unknown(source)
+        if not isinstance(config, Checked):
+            config = check(config if isinstance(config, Source) else Source(to_plain(config)), modification)
+        super().__init__(config)
+        own = unknown(config.source)
         if own:
-            self.get_logger("config", self["trainer"]["verbosity"]).debug(f"keys of your own: {', '.join(own)}")
-        self.resume = Path(resume) if resume is not None else None
-        self.run_id = run_id
-        #: The parsed command line, if there was one.
-        self.args = argparse.Namespace()
-        #: Whether only to evaluate: then nothing is written.
-        self.evaluating = False
-        #: Whether to try everything on one batch only; then nothing that is written stays.
-        self.checking = False
-        #: Whether `resume` only gives the first weights of a new run.
-        self.fine_tune = False
-        #: (dotted path, old value, new value) of what differs from the config of the checkpoint.
-        self.changes: list[tuple[str, Any, Any]] = []
-        #: Holds the run folder for this process.
-        self.lock: Lock | None = None
-        self._checkpoint: dict[str, Any] | None = None
-        self._folder = None if self.resume is None else self.resume.parent
-        self._save_dir: Path | None = None
-        self._log_dir: Path | None = None
+            self.get_logger("config", self.settings.trainer.verbosity).debug(f"keys of your own: {', '.join(own)}")
+        if launch is None:
+            launch = Launch(run_id=run_id)
+            if resume is not None:
+                launch.task, launch.checkpoint = "continue", Path(resume)
+        #: What is to be done, and the parsed command line.
+        self.launch = launch
+        self._run: Run | None = None
 
     @classmethod
     def from_args(
@@ -105,17 +94,24 @@ class ConfigParser(Factory):
             options: `CustomArgs`, or the like.
             evaluating: a run folder stands for its best checkpoint, and nothing is written.
         """
-        from config import command_line
+        from config.launch import add_options, option_name, read_command
+        from logger.logger import setup_console
 
         catch_user_errors()
         options = list(options)
         if isinstance(args, argparse.ArgumentParser):
-            command_line.add_options(args, options, evaluating)
+            add_options(args, options, evaluating)
             args = args.parse_args()
         if args.device is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = args.device
-        modification = {option.target: getattr(args, command_line.option_name(option.flags)) for option in options}
-        return command_line.load(cls, args, modification, evaluating)
+        modification = {option.target: getattr(args, option_name(option.flags)) for option in options}
+        setup_console()
+        checked, launch = read_command(args, modification, evaluating)
+        config = cls(checked, launch=launch)
+        if getattr(args, "print_config", False):
+            print("\n".join(config.described()))
+            raise SystemExit(0)
+        return config
 
     def get_logger(self, name: str, verbosity: int = 2) -> logging.Logger:
         """A logger at the level of a verbosity: 0 warnings, 1 information, 2 details."""
@@ -126,69 +122,63 @@ class ConfigParser(Factory):
     @property
     def config(self) -> dict[str, Any]:
         """The whole config, with defaults."""
-        return self._config
+        return self._values
+
+    @property
+    def resume(self) -> Path | None:
+        """The checkpoint to start from."""
+        return self.launch.checkpoint
 
     @property
     def save_dir(self) -> Path:
         """The folder of the run's checkpoints; made at the first use."""
-        if self._save_dir is None:
-            self._make_folders()
-        assert self._save_dir is not None
-        return self._save_dir
+        return self.run.folder
 
     @property
     def log_dir(self) -> Path:
         """The folder of the run's logs; made at the first use."""
-        if self._log_dir is None:
-            self._make_folders()
-        assert self._log_dir is not None
-        return self._log_dir
+        return self.run.log_dir
 
-    def continue_in(self, folder: Path) -> None:
-        """Go on in the folder of an earlier run."""
-        self._folder = folder
+    @property
+    def run(self) -> "Run":
+        """The run: that of the checkpoint where one goes on or is evaluated, else a new one, made at the first use."""
+        if self._run is None:
+            from logger.logger import setup_logging
+            from utils.run import Run
 
-    def _make_folders(self) -> None:
-        from logger.logger import setup_logging
+            launch = self.launch
+            if launch.task == "evaluate":
+                assert launch.checkpoint is not None
+                self._run = Run(launch.checkpoint.parent, owned=False)
+            else:
+                self._run = launch.run or Run(self._folder())
+                ensure_dir(self._run.log_dir)
+                setup_logging(self._run.log_dir)
+        return self._run
+
+    def _folder(self) -> Path:
         from utils import run_folder
 
-        if self.checking:
+        launch, name = self.launch, self.settings.name
+        if launch.checking:
             scratch = tempfile.mkdtemp()
             atexit.register(shutil.rmtree, scratch, ignore_errors=True)
-            run = run_folder.create(Path(scratch) / "models" / self["name"], "check")
-        elif self._folder is not None and not self.fine_tune:
-            run = self._folder
-        else:
-            run = run_folder.create(ROOT / self["trainer"]["save_dir"] / "models" / self["name"], self.run_id)
-        self._save_dir, self._log_dir = run, run.parent.parent.parent / "log" / run.parent.name / run.name
-        self.lock = self.lock or run_folder.own(run)
-        ensure_dir(self._log_dir)
-        setup_logging(self._log_dir)
-
-    def give_checkpoint(self, state: dict[str, Any] | None) -> None:
-        """Set the content of the checkpoint to start from, which has been read already."""
-        self._checkpoint = state
-
-    def take_checkpoint(self) -> dict[str, Any] | None:
-        """The content of the checkpoint to start from, once; None for a run that starts afresh."""
-        if self._checkpoint is None and self.resume is not None:
-            from utils import checkpoint
-
-            self._checkpoint = checkpoint.load(self.resume)
-        state, self._checkpoint = self._checkpoint, None
-        return state
+            return run_folder.create(Path(scratch) / "models" / name, "check")
+        if launch.task == "continue" and launch.checkpoint is not None:
+            return launch.checkpoint.parent
+        return run_folder.create(ROOT / self.settings.trainer.save_dir / "models" / name, launch.run_id)
 
     def as_markdown(self) -> str:
         """The config as a block of JSON, for TensorBoard's text page."""
-        return f"```json\n{json.dumps(self._config, indent=4)}\n```"
+        return f"```json\n{json.dumps(self.config, indent=4)}\n```"
 
     def described(self) -> list[str]:
         """A line for each value: where it is in the config, what it is, and where it came from."""
         from config.source import dotted, leaves
 
-        given = {path for path, _ in leaves(self._source.values)}
+        given = {path for path, _ in leaves(self.source.values)}
         rows = [
-            (f"{dotted(path)} = {json.dumps(value, ensure_ascii=False)}", path) for path, value in leaves(self._config)
+            (f"{dotted(path)} = {json.dumps(value, ensure_ascii=False)}", path) for path, value in leaves(self.config)
         ]
         width = max(len(text) for text, _ in rows)
         return [f"{text:<{width}}  {self.where(*path) if path in given else 'default'}" for text, path in rows]
@@ -197,7 +187,7 @@ class ConfigParser(Factory):
         """Plain values by dotted path, for TensorBoard's hyper-parameters page."""
         from config.source import leaves
 
-        plain = {path: value for path, value in leaves(self._config) if isinstance(value, bool | str | int | float)}
+        plain = {path: value for path, value in leaves(self.config) if isinstance(value, bool | str | int | float)}
         return {".".join(map(str, path)): value for path, value in plain.items()}
 
 

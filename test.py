@@ -11,24 +11,11 @@ from utils.files import write_json
 def main(config: ConfigParser, split: str) -> None:
     """Evaluate the checkpoint of the config on the "test" or the "valid" split."""
     import data_loader.data_loaders as module_data
-    import model.loss as module_loss
-    import model.metric as module_metric
-    import model.model as module_arch
-    from trainer import Trainer
-    from utils import prepare_device
+    from train import build_trainer
 
     logger = config.get_logger("test")
     loader = test_loader(config, module_data) if split == "test" else valid_loader(config, module_data)
-    model = config.init_obj("arch", module_arch)
-    device, _ = prepare_device(config["n_gpu"])
-    trainer = Trainer(
-        model.to(device),
-        config.init_ftn("loss", module_loss),
-        config.init_ftns("metrics", module_metric),
-        None,  # type: ignore[arg-type]  # nothing is optimized
-        config=config,
-        device=device,
-    )
+    trainer = build_trainer(config)
     trainer.restore()
     metrics = trainer.evaluate(loader)
     logger.info(f"{config.resume}, {split} data, {loader.n_samples:,} samples")
@@ -71,7 +58,7 @@ def command() -> None:
     parser.add_argument("--split", choices=["test", "valid"], default="test", help="data to evaluate on")
     options = [CustomArgs(["--bs", "--batch_size"], type=int, target="data_loader;args;batch_size")]
     config = ConfigParser.from_args(parser, options, evaluating=True)
-    main(config, config.args.split)
+    main(config, config.launch.args.split)
 
 
 if __name__ == "__main__":

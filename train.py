@@ -1,7 +1,7 @@
 """Build every part from the config, and train: python train.py -c config.json"""
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from parse_config import ConfigParser, CustomArgs
 from utils.errors import run_command
@@ -9,19 +9,18 @@ from utils.errors import run_command
 if TYPE_CHECKING:
     from trainer import Trainer
 
+# What needs torch is imported in the functions, so that a mistake in the command line or the config is told before.
+
 
 def main(config: ConfigParser) -> "Trainer":
     """Train what the config says; return the trainer."""
-    # Imported here, so that a mistake in the command line or the config is told before torch is loaded.
     import torch
 
     import data_loader.data_loaders as module_data
     import model.loss as module_loss
     import model.metric as module_metric
     import model.model as module_arch
-    from config.optimization import init_optimizer, init_scheduler
-    from trainer import Trainer
-    from utils import prepare_device
+    import model.optim as module_optim
 
     config.check(
         data_loader=module_data,
@@ -30,26 +29,44 @@ def main(config: ConfigParser) -> "Trainer":
         arch=module_arch,
         loss=module_loss,
         metrics=module_metric,
-        optimizer=torch.optim,
-        lr_scheduler=torch.optim.lr_scheduler,
+        optimizer=(module_optim, torch.optim),
+        lr_scheduler=(module_optim, torch.optim.lr_scheduler),
     )
-    logger = config.get_logger("train")
     data_loader = config.init_obj("data_loader", module_data)
     valid_data_loader = config.init_obj("valid_data_loader", module_data) or data_loader.split_validation()
+    trainer = build_trainer(config, data_loader, valid_data_loader)
+    trainer.train()
+    return trainer
+
+
+def build_trainer(config: ConfigParser, data_loader: Any = None, valid_data_loader: Any = None) -> "Trainer":
+    """The trainer with all but the data. test.py calls this, too, without data: then nothing is optimized.
+
+    A second network, a tracker or a trainer of your own belongs here.
+    """
+    import model.loss as module_loss
+    import model.metric as module_metric
+    import model.model as module_arch
+    import model.optim as module_optim
+    from config.optimization import init_optimizer, init_scheduler
+    from trainer import Trainer
+    from utils import prepare_device
 
     model = config.init_obj("arch", module_arch)
-    logger.info(model)
     device, device_ids = prepare_device(config["n_gpu"])
-    if len(device_ids) > 1:
-        logger.warning("training on several GPUs is not there yet: using the first")
     model = model.to(device)
-
     criterion = config.init_ftn("loss", module_loss)
     metrics = config.init_ftns("metrics", module_metric)
-    optimizer = init_optimizer(config, model)
-    lr_scheduler = init_scheduler(config, optimizer, len(data_loader))
-
-    trainer = Trainer(
+    optimizer: Any = None
+    lr_scheduler = None
+    if data_loader is not None:
+        logger = config.get_logger("train")
+        logger.info(model)
+        if len(device_ids) > 1:
+            logger.warning("training on several GPUs is not there yet: using the first")
+        optimizer = init_optimizer(config, model, module_optim)
+        lr_scheduler = init_scheduler(config, optimizer, len(data_loader), module_optim)
+    return Trainer(
         model,
         criterion,
         metrics,
@@ -60,8 +77,6 @@ def main(config: ConfigParser) -> "Trainer":
         valid_data_loader=valid_data_loader,
         lr_scheduler=lr_scheduler,
     )
-    trainer.train()
-    return trainer
 
 
 def command() -> None:

@@ -1,7 +1,6 @@
 """The base of every data loader: a DataLoader whose order and randomness depend on the place alone."""
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -10,10 +9,10 @@ import torch
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Subset, SubsetRandomSampler
 from torch.utils.data import default_collate as torch_default_collate
 
-from base.data_order import Failure, PassOrder, SeededFetcher, lost_worker
-from base.prefetch import prefetch
+from base.data_order import PassOrder, SeededFetcher, handed_out, replayed
 from utils import seeding
 from utils.errors import ConfigError, DataError
+from utils.prefetch import Prefetch
 from utils.stopping import start_worker
 
 Collate = Callable[[list[Any]], Any]
@@ -32,12 +31,10 @@ class BaseDataLoader(DataLoader[Any]):
         num_workers: processes that prepare batches; 0 prepares them in this one. The batches are the same.
         collate_fn: makes a batch of a list of samples.
         name: makes the random draws of this loader differ from those of another.
-        sampler: chooses the samples of a pass, in place of `shuffle`.
-        batch_sampler: chooses the batches, in place of `batch_size`, `shuffle`, `sampler` and `drop_last`.
-        drop_last: leave out a last batch that is smaller.
         device_resident: keep the data on the device that `to` names, and make the batches there; for whole-batch data
             with a `to(device)` that moves it in place.
-        options: passed on to torch's DataLoader: `pin_memory`, `persistent_workers`, `prefetch_factor`, `timeout`, …
+        options: of torch's DataLoader. `sampler` chooses the samples of a pass in place of `shuffle`, `batch_sampler`
+            the batches themselves, `drop_last` leaves out a last batch that is smaller; `pin_memory`, `timeout`, …
 
     Raises:
         DataError: there are no samples.
@@ -54,60 +51,60 @@ class BaseDataLoader(DataLoader[Any]):
         collate_fn: Collate = torch_default_collate,
         *,
         name: str = "train",
-        sampler: Iterable[int] | None = None,
-        batch_sampler: Iterable[list[int]] | None = None,
-        drop_last: bool = False,
         device_resident: bool = False,
         **options: Any,
     ) -> None:
-        if isinstance(sampler, DistributedSampler):
-            raise ConfigError("leave the DistributedSampler out: the loader cuts each batch for the processes itself")
-        if options.get("prefetch_factor") is not None and options["prefetch_factor"] < 1:
-            raise ConfigError(f"prefetch_factor: expected at least 1, found {options['prefetch_factor']}")
-        if batch_sampler is None and (type(batch_size) is not int or batch_size < 1):
-            raise ConfigError(f"batch_size: expected an integer of at least 1, found {batch_size!r}")
+        sampler, batch_sampler = options.pop("sampler", None), options.pop("batch_sampler", None)
+        _check(batch_size, sampler, batch_sampler, options)
         self.validation_split, self.shuffle, self.name = validation_split, shuffle, name
         self.seed = seeding.root_seed()
-        self._iterable = isinstance(dataset, IterableDataset)
-        self.n_samples = 0 if self._iterable else len(dataset)
-        if not self._iterable and self.n_samples == 0:
+        #: The pass that the next bare iteration takes.
+        self.epoch = 1
+        iterable = isinstance(dataset, IterableDataset)
+        self.n_samples = 0 if iterable else len(dataset)
+        if not iterable and self.n_samples == 0:
             raise DataError(f"the dataset of the loader {name!r} is empty: {type(dataset).__name__} has no samples")
         self.valid_sampler: Any = None
         if sampler is None and batch_sampler is None:
             sampler, self.valid_sampler = self._split_sampler(validation_split)
-        self.init_kwargs = {
-            "dataset": dataset,
-            "batch_size": batch_size,
-            "shuffle": shuffle and sampler is None and not self._iterable,
-            "collate_fn": collate_fn,
-            "num_workers": num_workers,
-            "drop_last": drop_last,
-            **options,
-        }
+        drop_last = options.pop("drop_last", False)
+        shown: dict[str, Any] = {"batch_size": batch_size, "collate_fn": collate_fn, "drop_last": drop_last}
+        shown["shuffle"] = shuffle and sampler is None and not iterable
+        self.init_kwargs = {"dataset": dataset, "num_workers": num_workers, **shown, **options}
         # Only what a user reads of a DataLoader; the inner one does the work, with the workers.
-        super().__init__(
-            dataset,
-            batch_size=batch_size,
-            sampler=sampler,
-            shuffle=self.init_kwargs["shuffle"],
-            collate_fn=collate_fn,
-            drop_last=drop_last,
-        )
+        super().__init__(dataset, sampler=sampler, **shown)
         self.num_workers = num_workers
         # Without an accelerator there is nothing to pin for, and torch would warn.
         self.pin_memory = bool(options.get("pin_memory", False)) and torch.accelerator.is_available()
-        self._next: tuple[int, int, int | None, str] = (1, 0, None, "step")
-        self._options = {"generator": torch.Generator(), **options, "num_workers": num_workers}
-        if num_workers:
-            self._options["worker_init_fn"] = partial(start_worker, options.get("worker_init_fn"))
-        self._options["pin_memory"] = self.pin_memory
-        self._make_inner(sampler, batch_sampler)
-        #: Where `to` has brought the batches; None before.
-        self.device: torch.device | None = None
-        self._ahead = False
+        self._order: PassOrder | None = None
+        if not iterable:
+            self._order = PassOrder(
+                self.n_samples, batch_size, shuffle, self.seed, name, sampler, batch_sampler, drop_last
+            )
+            if batch_sampler is None:
+                self.n_samples = self._order.n_yielded()
+            self._fetcher = SeededFetcher(dataset, collate_fn, self.seed, name)
+        self._inner = self._make_inner(options)
         self.device_resident = device_resident
+        self._brought_to: torch.device | None = None
         if device_resident:
             self._check_resident(bool(options.get("pin_memory")))
+
+    def _make_inner(self, options: dict[str, Any]) -> DataLoader[Any]:
+        """The DataLoader that works, without a reference back to this one."""
+        options = {**options, "num_workers": self.num_workers, "pin_memory": self.pin_memory}
+        if self.num_workers:
+            options["worker_init_fn"] = partial(start_worker, options.get("worker_init_fn"))
+        if self._order is None:
+            options |= {
+                "batch_size": self.batch_size,
+                "collate_fn": self.collate_fn,
+                "drop_last": self.drop_last,
+            }
+            return DataLoader(self.dataset, **options)
+        options.setdefault("generator", torch.Generator())
+        # batch_size None: an index is a whole batch, with its place, which even a prefetching worker then knows.
+        return DataLoader(self._fetcher, batch_size=None, sampler=self._order, collate_fn=_unchanged, **options)
 
     def _check_resident(self, pinned: bool) -> None:
         if self._order is None:
@@ -118,35 +115,6 @@ class BaseDataLoader(DataLoader[Any]):
                 "device_resident makes the batches on the device: set num_workers to 0 and pin_memory to false"
             )
 
-    def _make_inner(self, sampler: Iterable[int] | None, batch_sampler: Iterable[list[int]] | None) -> None:
-        if self._iterable:
-            self._order = None
-            self._inner = DataLoader(
-                self.dataset,
-                batch_size=self.batch_size,
-                collate_fn=self.collate_fn,
-                drop_last=self.drop_last,
-                **self._options,
-            )
-            return
-        self._order = PassOrder(
-            self.n_samples,
-            self.batch_size or 1,
-            self.drop_last,
-            self.shuffle,
-            sampler,
-            batch_sampler,
-            self.seed,
-            self.name,
-        )
-        if batch_sampler is None:
-            self.n_samples = self._order.n_yielded()
-        self._fetcher = SeededFetcher(self.dataset, self.collate_fn, self.seed, self.name)
-        # batch_size None: an index is a whole batch, with its place, which even a prefetching worker then knows.
-        self._inner = DataLoader(
-            self._fetcher, batch_size=None, sampler=self._order, collate_fn=_unchanged, **self._options
-        )
-
     def __len__(self) -> int:
         if self._order is not None:
             return len(self._order)
@@ -154,90 +122,47 @@ class BaseDataLoader(DataLoader[Any]):
             raise DataError(f"{type(self.dataset).__name__} has no length: give it a __len__, the samples of a pass")
         return len(self._inner)
 
-    def to(self, device: torch.device, ahead: bool = True) -> "BaseDataLoader":
-        """Give batches on a device from now on: of resident data, or copied there from pinned memory one batch ahead.
-
-        Other batches stay on the CPU, and whoever computes on them moves them.
-
-        Args:
-            device: where the model is.
-            ahead: False leaves the batches of pinned memory on the CPU, too.
+    def to(self, device: torch.device) -> "BaseDataLoader":
+        """Bring resident data to a device, where its batches are made from now on; other data stays where it is.
 
         Raises:
             DataError: the data does not fit.
             ConfigError: the data does not move in place.
         """
-        self._ahead = ahead and self.pin_memory and device.type != "cpu"
-        if device == self.device:
-            return self
-        if self.device_resident:
-            assert self._order is not None
+        if self.device_resident and self._order is not None and device != self._brought_to:
             try:
                 self._fetcher.to(device)
             except torch.OutOfMemoryError as error:
                 raise DataError(
                     f"device_resident: the data of {self.name!r} does not fit on {device}: {error}"
                 ) from error
-            self._order.device = device
-        self.device = device
+            self._order.device = self._brought_to = device
         return self
 
-    def set_place(self, epoch: int, first: int = 0, last: int | None = None, purpose: str = "step") -> None:
-        """Say what the next iteration gives: batches `first` up to `last` (all) of pass `epoch`.
-
-        `purpose` is "step" in training and "eval" in evaluation, where draws don't depend on the epoch.
-        """
-        self._next = (epoch, first, last, purpose)
-
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        epoch, first, last, purpose = self._next
-        self._next = (epoch + 1, 0, None, "step")
-        return self._batches(epoch, first, last, purpose)
+        self.epoch += 1
+        return self.batches(self.epoch - 1)
 
-    def _batches(self, epoch: int, first: int, last: int | None, purpose: str) -> Iterator[Any]:
-        batches = self._iterable_pass(epoch, first, last) if self._order is None else self._pass(epoch, first, last)
-        if self._ahead and self.device is not None:
-            batches = prefetch(batches, self.device)
-        try:
-            for k in itertools.count(first):
-                try:
-                    batch = next(batches)
-                except StopIteration:
-                    return
-                except RuntimeError as error:
-                    raise lost_worker(error, self.name, k) or error from error.__cause__
-                if isinstance(batch, Failure):
-                    raise DataError(
-                        f"the loader {self.name!r} could not make batch {k} of pass {epoch}: {batch.message}"
-                    )
-                place = (epoch, k) if purpose == "step" else (k,)
-                # Here, after any prefetching, so that a hand-written loop over the loader is exact too.
-                seeding.seed_everything(self.seed, purpose, *place, 0)
-                yield batch
-        finally:
-            # The workers end now. If the iterator went with a traceback that holds this frame, torch would wait for
-            # each of them for 5 s.
-            del batches
+    def batches(
+        self, epoch: int, first: int = 0, last: int | None = None, ahead: Prefetch | None = None
+    ) -> Iterator[Any]:
+        """Batches `first` up to `last` (all) of pass `epoch`, each handed out with the generators seeded for its step.
 
-    def _pass(self, epoch: int, first: int, last: int | None) -> Iterator[Any]:
+        Args:
+            epoch: from 1; 0 is an evaluation, whose draws are the same each time.
+            ahead: copies the batches to a device while the one before is computed on.
+
+        Raises:
+            DataError: a batch could not be made.
+        """
         order = self._order
-        assert order is not None
-        order.epoch, order.first, order.last = epoch, first, len(order) if last is None else last
-        if self.num_workers == 0 and not self.pin_memory:
-            return map(self._fetcher.__getitem__, order)
-        return iter(self._inner)
-
-    def _iterable_pass(self, epoch: int, first: int, last: int | None) -> Iterator[Any]:
-        place = (self.seed, self.name, "pass", epoch)
-        self._options["generator"].manual_seed(seeding.mix(*place))  # the workers' seeds come from it
-        batches = iter(self._inner)
-        for k in itertools.count() if last is None else range(last):
-            seeding.seed_everything(*place, k)  # for data that draws in this process
-            batch = next(batches, None)
-            if batch is None:
-                return
-            if k >= first:
-                yield batch
+        if order is None:
+            batches = replayed(self._inner, self.seed, self.name, epoch, first, last)
+        else:
+            order.epoch, order.first, order.last = epoch, first, len(order) if last is None else last
+            direct = self.num_workers == 0 and not self.pin_memory
+            batches = map(self._fetcher.__getitem__, order) if direct else iter(self._inner)
+        return handed_out(batches, self.seed, self.name, epoch, first, ahead)
 
     def _split_sampler(self, split: float) -> tuple[Any, Any]:
         """The samplers of the training and the validation samples; None, None without a split.
@@ -262,10 +187,10 @@ class BaseDataLoader(DataLoader[Any]):
             return None
         indices = getattr(self.valid_sampler, "indices", None)
         held_out = list(self.valid_sampler) if indices is None else indices
-        kwargs = {**self.init_kwargs, "dataset": Subset(evaluation_view(self.dataset), list(map(int, held_out)))}
-        kwargs.update(shuffle=False, drop_last=False)
-        name = f"{self.name}-valid"
-        return BaseDataLoader(validation_split=0.0, name=name, device_resident=self.device_resident, **kwargs)
+        dataset = Subset(evaluation_view(self.dataset), list(map(int, held_out)))
+        kwargs = {**self.init_kwargs, "dataset": dataset, "shuffle": False, "drop_last": False}
+        name, resident = f"{self.name}-valid", self.device_resident
+        return BaseDataLoader(validation_split=0.0, name=name, device_resident=resident, **kwargs)
 
 
 def evaluation_view(dataset: Any) -> Any:
@@ -273,6 +198,15 @@ def evaluation_view(dataset: Any) -> Any:
     if type(dataset) is Subset:
         return Subset(evaluation_view(dataset.dataset), dataset.indices)
     return dataset.evaluation_view() if hasattr(dataset, "evaluation_view") else dataset
+
+
+def _check(batch_size: Any, sampler: Any, batch_sampler: Any, options: dict[str, Any]) -> None:
+    if isinstance(sampler, DistributedSampler):
+        raise ConfigError("leave the DistributedSampler out: the loader cuts each batch for the processes itself")
+    if options.get("prefetch_factor") is not None and options["prefetch_factor"] < 1:
+        raise ConfigError(f"prefetch_factor: expected at least 1, found {options['prefetch_factor']}")
+    if batch_sampler is None and (type(batch_size) is not int or batch_size < 1):
+        raise ConfigError(f"batch_size: expected an integer of at least 1, found {batch_size!r}")
 
 
 def _unchanged(batch: Any) -> Any:

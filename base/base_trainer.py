@@ -1,5 +1,6 @@
 """The epochs of a run: train, judge, report, save; resume where it stopped. What an epoch is, a subclass says."""
 
+import contextlib
 import logging
 import math
 import time
@@ -10,14 +11,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from base import restoring
 from base.base_data_loader import BaseDataLoader
-from base.checkpointing import Checkpoints
+from base.checkpointing import Checkpoints, take_over
+from base.loss_watch import check_finite
 from base.monitor import Monitor
+from base.parts import bring, held_by, networks
 from logger.table import EpochTable
 from logger.visualization import TensorboardWriter, histogram
+from logger.writers import Writers
+from utils import checkpoint, environment, seeding
 from utils.errors import NonFiniteError
 from utils.runtime import unwrap
-from utils.seeding import seed_everything
 from utils.stopping import StopRequest
 
 if TYPE_CHECKING:
@@ -52,18 +57,21 @@ class BaseTrainer(ABC):
         optimizer: torch.optim.Optimizer,
         config: "ConfigParser",
     ) -> None:
-        settings = config["trainer"]
+        saved, evaluating = config.launch.content(), config.launch.task == "evaluate"
+        if saved is not None:  # before the run folder is made
+            restoring.check_weights(config, unwrap(model), saved)
         self.config = config
-        self.logger: logging.Logger = config.get_logger("trainer", settings["verbosity"])
+        self.settings = settings = config.settings.trainer
+        self.logger: logging.Logger = config.get_logger("trainer", settings.verbosity)
+        config.get_logger("checkpoint", settings.verbosity)
         self.model = model
         self.criterion = criterion
         self.metric_ftns = metric_ftns
         self.optimizer = optimizer
-        self.epochs: int = settings["epochs"]
-        self.save_period: int = settings["save_period"]
+        self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        self.epochs: int = settings.epochs
         self.seed: int = config["seed"]
-        self.on_nan: str = settings["on_nan"]
-        self.monitor = Monitor(settings["monitor"], settings["early_stop"])
+        self.monitor = Monitor(settings.monitor, settings.early_stop)
         self.stop = StopRequest(
             lambda: f" in epoch {self.epoch}, which has to be done again\n{self._checkpoints.resume_hint()}"
         )
@@ -73,15 +81,13 @@ class BaseTrainer(ABC):
         self.step = 0
         #: The learning rate of the last update.
         self.lr = math.nan
-        self._checkpoints = Checkpoints(config, model)
-        if not config.evaluating:
-            self.checkpoint_dir = config.save_dir
-            self._table = EpochTable(config.log_dir / "metrics.csv", self.logger)
-        self.writer = TensorboardWriter(
-            config.log_dir if not config.evaluating else None,
-            self.logger,
-            settings["tensorboard"] and not config.evaluating,
-        )
+        goes_on = config.launch.task == "continue"
+        self._checkpoints = Checkpoints(config.run, settings.keep_last, config.resume if goes_on else None)
+        self.checkpoint_dir = config.run.folder
+        self._table = EpochTable(config.run.log_dir / "metrics.csv", self.logger, lambda: self.monitor.best_epoch)
+        self.writer = TensorboardWriter(config.run.log_dir, self.logger, settings.tensorboard and not evaluating)
+        #: Where the numbers go; a tracker of your own is added in train.py.
+        self.writers = Writers(self._table, self.writer)
 
     @abstractmethod
     def _train_epoch(self, epoch: int) -> Log:
@@ -89,7 +95,7 @@ class BaseTrainer(ABC):
 
     def train(self) -> None:
         """Run the epochs from where the run stands to the last, or until nothing improves any more."""
-        with self.stop, self._checkpoints.owned(self):
+        with self.stop, self._checkpoints.owned(self._place), contextlib.closing(self.writers):
             self._start()
             # A run whose patience was at its end has nothing left to do.
             epochs = range(self.start_epoch, 0 if self.monitor.exhausted else self.epochs + 1)
@@ -98,7 +104,7 @@ class BaseTrainer(ABC):
                 log = self._run_epoch(epoch)
                 self._check_monitored(epoch, log)
                 improved = self.monitor.update(epoch, log)
-                self._report(epoch, log, improved, time.perf_counter() - started)
+                self._report(epoch, log, time.perf_counter() - started)
                 finished = epoch == self.epochs or self.monitor.exhausted
                 self._save_epoch(epoch, improved, finished)
                 if self.monitor.exhausted:
@@ -107,25 +113,34 @@ class BaseTrainer(ABC):
                     break
             self._finish(idle=not epochs)
 
-    def restore(self) -> tuple[int, int, float]:
-        """Load the checkpoint that the config names, if any; `train` does it by itself.
+    def restore(self) -> None:
+        """Load the checkpoint that the config names, if any, and bring all networks to the device.
 
-        Returns:
-            the epoch to go on with, how many of its batches are done, and the last learning rate.
+        `train` does it by itself.
         """
-        return self._checkpoints.restore(self)
+        bring(networks(self), self.device)
+        launch, run = self.config.launch, self.config.run
+        run.environment = run.environment or environment.describe(self.device)
+        saved = launch.content()
+        if saved is None:
+            return
+        restoring.load(self.config, held_by(self), saved, run.environment)
+        if launch.task == "continue" and launch.checkpoint is not None:
+            take_over(run, saved, launch.checkpoint, self.monitor.best_epoch)
+            step = saved["progress"]["step"]
+            self.start_epoch, self.step, self.lr = saved["epoch"] + (step is None), step or 0, saved["progress"]["lr"]
+        launch.release()
 
     def _run_epoch(self, epoch: int) -> Log:
         """One epoch, from the randomness that belongs to its start."""
         self.epoch = epoch
-        seed_everything(self.seed, "epoch", epoch, 0)
+        seeding.seed_everything(self.seed, "epoch", epoch, seeding.RANK)
         for loader in vars(self).values():
             if isinstance(loader, BaseDataLoader):
-                loader.to(torch.device(getattr(self, "device", "cpu"))).set_place(epoch)
-        # A loop of the user's own doesn't ask whether to stop, so there a signal ends the epoch at once.
-        self.stop.polled = False
-        log = self._train_epoch(epoch)
-        self.stop.polled = True
+                loader.to(torch.device(self.device)).epoch = epoch  # for a loop of the user's own
+        # Such a loop doesn't ask whether to stop, so there a signal ends the epoch at once.
+        with self.stop.polled(False):
+            log = self._train_epoch(epoch)
         self.step = 0
         return {name: float(value) for name, value in log.items()}
 
@@ -136,17 +151,22 @@ class BaseTrainer(ABC):
             NonFiniteError: nothing of this epoch is saved.
         """
         value = log.get(self.monitor.name, 0.0)
-        if self.monitor.on and self.on_nan == "stop" and not math.isfinite(value):
+        if self.monitor.on and self.settings.on_nan == "stop" and not math.isfinite(value):
             hint = self._checkpoints.resume_hint()
             raise NonFiniteError(f"{self.monitor.name} became {value} in epoch {epoch} (lr {self.lr:.3g})\n  {hint}")
 
     def _start(self) -> None:
         """Restore a checkpoint, if the run has one, and say what is going to happen."""
-        self.start_epoch, self.step, self.lr = self.restore()
-        self._checkpoints.begin()
+        run = self.config.run
+        run.sweep()
+        run.preflight(checkpoint.size_of([unwrap(self.model).state_dict(), self.optimizer.state_dict()]))
+        self.restore()
+        run.begin(self.config.config)
         self.epoch = max(self.start_epoch - (self.step == 0), 1)
-        if self.config.checking:
+        if self.config.launch.checking:
             self.epochs = min(self.epochs, self.start_epoch)
+        if not self.model.training:
+            self.logger.warning("the model is in evaluation mode, and trains in it: model.train() would change that")
         if self._table.path.exists():
             self._table.cut(self.start_epoch - 1)
             length = getattr(self, "len_epoch", 0)
@@ -155,14 +175,15 @@ class BaseTrainer(ABC):
             self.writer.add_text("config", self.config.as_markdown())
         self.logger.info(f"run folder: {self.checkpoint_dir}")
 
-    def _report(self, epoch: int, log: Log, improved: bool, seconds: float) -> None:
-        """A row of the table, in the console and in metrics.csv, and the epoch's numbers for TensorBoard."""
+    def _place(self) -> dict[str, int]:
+        return {"epoch": self.epoch, "step": self.step}
+
+    def _report(self, epoch: int, log: Log, seconds: float) -> None:
+        """The numbers of an epoch, for the table and all other writers."""
         lr = self.lr if not math.isnan(self.lr) else float(self.optimizer.param_groups[0]["lr"])
         rate = self._samples_per_epoch() / max(seconds, 1e-9)
-        self._table.add({"epoch": epoch, **log, "lr": lr, "seconds": round(seconds, 3), "samples/s": rate}, improved)
-        self.writer.mode = ""
-        self.writer.add_scalar("lr", lr)
-        self.writer.add_scalar("samples_per_second", rate)
+        row = {"epoch": epoch, **log, "lr": lr, "seconds": round(seconds, 3), "samples/s": rate}
+        self.writers.log(row, epoch * getattr(self, "len_epoch", 1))
         if self.writer.enabled:
             self._histograms()
 
@@ -179,21 +200,45 @@ class BaseTrainer(ABC):
                 if counts is not None:
                     self.writer.add_histogram_raw(name, **counts)
 
+    def _content(self, step: int | None, finished: bool) -> checkpoint.Content:
+        """Everything that the run needs to go on."""
+        held = held_by(self)
+        progress: Any = {"step": step, "finished": finished, "lr": self.lr, **held.fixed}
+        return {
+            "format_version": checkpoint.FORMAT_VERSION,
+            "arch": type(held.model).__name__,
+            "epoch": self.epoch,
+            "state_dict": held.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "monitor_best": self.monitor.best,
+            "config": self.config.config,
+            "progress": progress,
+            "states": {name: part.state_dict() for name, part in held.parts.items() if name != "optimizer"},
+            "classes": {name: type(part).__name__ for name, part in held.parts.items()},
+            "environment": self.config.run.environment,
+        }
+
+    def _save(self, step: int | None, due: bool = True, improved: bool = False, finished: bool = False) -> None:
+        if due or improved:
+            if self.settings.on_nan == "stop":
+                check_finite(unwrap(self.model), self.epoch, self.lr, self._checkpoints.resume_hint())
+            self._checkpoints.save(self._content(step, finished), due, improved)
+
     def _save_epoch(self, epoch: int, improved: bool, finished: bool) -> None:
         """Save a finished epoch as the period asks, always the best, the last and the one before a stop."""
         value = self.monitor
         if value.on and not value.best_epoch and finished:
             self.logger.warning(f"{value.name} was never finite: there is no model_best.pth")
-        due = epoch % self.save_period == 0 or finished or self.stop.signum is not None
-        self._checkpoints.save(self, epoch, None, due, improved, finished)
+        due = epoch % self.settings.save_period == 0 or finished or self.stop.signum is not None
+        self._save(None, due, improved, finished)
         if self.stop.signum is not None and not finished:
             if not due:  # asked for while the best was being written
-                self._checkpoints.save(self, epoch, None, due=True, improved=False, finished=False)
+                self._save(None)
             raise self.stop.leave(f" after epoch {epoch}\n{self._checkpoints.resume_hint()}")
 
     def _save_step(self) -> None:
         """Save inside the epoch in hand, after `self.step` of its batches."""
-        self._checkpoints.save(self, self.epoch, self.step, due=True, improved=False, finished=False)
+        self._save(self.step)
 
     def _stop_if_asked(self) -> None:
         """Save and leave, if a signal has asked for it."""
@@ -206,9 +251,10 @@ class BaseTrainer(ABC):
         if self.monitor.best_epoch:
             best = {f"best/{self.monitor.name}": self.monitor.best}
             self.writer.add_hparams(self.config.flat(), best, run_name=".")
-        self.writer.close()
-        if self.config.checking and not idle:
-            self._checkpoints.read_back(self)
+        if self.config.launch.checking and not idle:
+            newest = self._checkpoints.newest
+            if newest is not None:  # read it back as a continued run would
+                restoring.load(self.config, held_by(self), checkpoint.load(newest), self.config.run.environment)
             self.logger.info("check passed: trained, validated, saved and read back; nothing of it is kept")
             return
         # A scheduler made for so many steps cannot be stretched.

@@ -28,26 +28,26 @@ def check_settings(
     Raises:
         ConfigError: with all problems.
     """
-    settings = config["trainer"]
+    settings = config.settings.trainer
     problems = []
 
     def problem(key: str, text: str) -> None:
         problems.append(f"{config.where('trainer', key)}: trainer.{key}: {text}")
 
-    monitor = Monitor(settings["monitor"], settings["early_stop"])
+    monitor = Monitor(settings.monitor, settings.early_stop)
     try:
         monitor.check([*names, *(f"val_{name}" for name in names if validated)])
     except ConfigError as error:
         problems.append(f"{config.where('trainer', 'monitor')}: {error}")
-    if settings["early_stop"] and not monitor.on:
+    if settings.early_stop and not monitor.on:
         problem("early_stop", 'there is nothing to judge by: set trainer.monitor, such as "min val_loss"')
-    if batches and settings["accumulate"] > batches:
-        problem("accumulate", f"{settings['accumulate']} batches are more than the {batches} of an epoch")
-    if batches and settings["save_step"] and settings["save_step"] >= batches:
+    if batches and settings.accumulate > batches:
+        problem("accumulate", f"{settings.accumulate} batches are more than the {batches} of an epoch")
+    if batches and settings.save_step and settings.save_step >= batches:
         problem("save_step", f"an epoch has {batches} batches, so this would never save")
-    steps = -(-batches // settings["accumulate"])
-    if batches and settings["profile"] and steps_needed(settings["profile"]) > steps:
-        asked, needed = settings["profile"], steps_needed(settings["profile"])
+    steps = -(-batches // settings.accumulate)
+    if batches and settings.profile and steps_needed(settings.profile) > steps:
+        asked, needed = settings.profile, steps_needed(settings.profile)
         problem("profile", f"{asked} steps, as many to trace and 3 before take {needed}; an epoch has {steps}")
     problems += _precision_problems(config, device)
     for name in names:
@@ -58,12 +58,7 @@ def check_settings(
 
 
 def _precision_problems(config: "ConfigParser", device: torch.device) -> list[str]:
-    precision, place = config["trainer"]["precision"], config.where("trainer", "precision")
+    precision, where = config.settings.trainer.precision, config.where("trainer", "precision")
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        return [f"{place}: trainer.precision: {torch.cuda.get_device_name(device)} has no bf16: use fp16"]
-    if precision == "fp16" and config["optimizer"]["type"] == "LBFGS":
-        return [
-            f"{place}: trainer.precision: LBFGS computes its loss several times a step, which the scaling of fp16 "
-            "does not allow: use bf16 or fp32"
-        ]
+        return [f"{where}: trainer.precision: {torch.cuda.get_device_name(device)} has no bf16: use fp16"]
     return []

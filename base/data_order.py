@@ -1,5 +1,6 @@
 """Which samples make up which batch, and what is random about them: a function of seed, epoch and place alone."""
 
+import itertools
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from torch.utils.data import Dataset, Sampler, Subset, SubsetRandomSampler
 
 from utils import seeding
 from utils.errors import ConfigError, DataError
+from utils.prefetch import Prefetch
 
 
 class BatchIndex(NamedTuple):
@@ -39,23 +41,23 @@ class PassOrder(Sampler[BatchIndex]):
     Args:
         n_samples: how many samples the dataset has.
         batch_size: samples in a batch.
-        drop_last: leave out a last batch that is smaller.
         shuffle: draw a new order for each pass.
+        seed, name: of the loader.
         sampler: says which samples a pass has, and in which order, if given.
         batch_sampler: says the batches themselves, if given.
-        seed, name: of the loader.
+        drop_last: leave out a last batch that is smaller.
     """
 
     def __init__(
         self,
         n_samples: int,
         batch_size: int,
-        drop_last: bool,
         shuffle: bool,
-        sampler: Iterable[int] | None,
-        batch_sampler: Iterable[list[int]] | None,
         seed: int,
         name: str,
+        sampler: Iterable[int] | None = None,
+        batch_sampler: Iterable[list[int]] | None = None,
+        drop_last: bool = False,
     ) -> None:
         self.n_samples, self.batch_size, self.drop_last, self.shuffle = n_samples, batch_size, drop_last, shuffle
         self.sampler, self.batch_sampler = sampler, batch_sampler
@@ -75,37 +77,40 @@ class PassOrder(Sampler[BatchIndex]):
         return self.n_samples if self.sampler is None else len(self.sampler)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[BatchIndex]:
-        epoch, places = self.epoch, range(self.first, self.last)
+        # Not a generator itself, which would read the place only as it starts.
+        return self._batches(self.epoch, range(self.first, self.last))
+
+    def _batches(self, epoch: int, numbers: range) -> Iterator[BatchIndex]:
         if self.batch_sampler is not None:
-            batches = self._listed(self.batch_sampler)
-            position = sum(len(batch) for batch in batches[: places.start])
-            for k in places:
+            batches = self._listed(self.batch_sampler, epoch)
+            position = sum(len(batch) for batch in batches[: numbers.start])
+            for k in numbers:
                 yield BatchIndex(epoch, k, position, self._placed(np.asarray(batches[k], dtype=np.int64)))
                 position += len(batches[k])
             return
-        order = self._placed(self._order().numpy())
-        for k in places:
+        order = self._placed(self._order(epoch).numpy())
+        for k in numbers:
             start = k * self.batch_size
             yield BatchIndex(epoch, k, start, order[start : start + self.batch_size])
 
     def _placed(self, indices: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | torch.Tensor:
         return indices if self.device.type == "cpu" else torch.from_numpy(indices).to(self.device)
 
-    def _order(self) -> torch.Tensor:
-        """The order of the pass: int64 [n]."""
-        place = (self.seed, self.name, "order", self.epoch)
+    def _order(self, epoch: int) -> torch.Tensor:
+        """The order of a pass: int64 [n]."""
+        place = (self.seed, self.name, "order", epoch)
         if type(self.sampler) is SubsetRandomSampler:  # the classic validation split: no list of Python integers
             indices = torch.as_tensor(self.sampler.indices)
             return indices[seeding.permutation(len(indices), *place)] if self.shuffle else indices
         if self.sampler is not None:
-            return torch.as_tensor(self._listed(self.sampler), dtype=torch.int64)
+            return torch.as_tensor(self._listed(self.sampler, epoch), dtype=torch.int64)
         return seeding.permutation(self.n_samples, *place) if self.shuffle else torch.arange(self.n_samples)
 
-    def _listed(self, sampler: Iterable[Any]) -> list[Any]:
+    def _listed(self, sampler: Iterable[Any], epoch: int) -> list[Any]:
         """A user's own sampler, listed once for the pass, with its draws seeded by the place."""
         if hasattr(sampler, "set_epoch"):
-            sampler.set_epoch(self.epoch)
-        seeding.seed_everything(self.seed, self.name, "order", self.epoch)
+            sampler.set_epoch(epoch)
+        seeding.seed_everything(self.seed, self.name, "order", epoch)
         return list(sampler)
 
 
@@ -126,6 +131,7 @@ class SeededFetcher(Dataset[Any]):
             inner = inner.dataset
         self._inner = inner
         self._whole: Any = inner if hasattr(inner, "__getitems__") else None
+        self._draws_freely = not getattr(inner, "draws_rows_only", False)
 
     def check_resident(self) -> None:
         """Check that the data can be kept on a device.
@@ -150,32 +156,29 @@ class SeededFetcher(Dataset[Any]):
 
     def __getitem__(self, index: BatchIndex) -> Any:
         threads = torch.get_num_threads()
-        if threads == 1 or isinstance(index.indices, torch.Tensor):  # on a device
-            return self._batch(index)
         # One thread, as in a worker: two threads sum in another order, and give other bits.
-        torch.set_num_threads(1)
+        limited = threads > 1 and not isinstance(index.indices, torch.Tensor)  # or it is made on a device
+        if limited:
+            torch.set_num_threads(1)
         try:
-            return self._batch(index)
-        finally:
-            torch.set_num_threads(threads)
-
-    def _batch(self, index: BatchIndex) -> Any:
-        try:
-            return self._whole_batch(index) if self._whole is not None else self._samples(index)
+            return self._samples(index) if self._whole is None else self._whole_batch(index)
         except Exception as error:  # whatever the user's dataset raises is told in one piece
             where = traceback.extract_tb(error.__traceback__)[-1]
             place = f"{where.filename}:{where.lineno}: {where.line}"
             sample = "; ".join(getattr(error, "__notes__", []))
             return Failure(f"{sample}{type(error).__name__}: {error}\n  at {place}")
+        finally:
+            if limited:
+                torch.set_num_threads(threads)
 
     def _whole_batch(self, index: BatchIndex) -> Any:
         indices = index.indices
         for subset in self._subsets:
             indices = subset[indices]
-        if not getattr(self._whole, "draws_rows_only", False):
-            seeding.seed_everything(self.seed, self.name, "batch", index.epoch, index.batch, 0)
+        if self._draws_freely:
+            seeding.seed_everything(self.seed, self.name, "batch", index.epoch, index.batch, seeding.RANK)
         indices = torch.as_tensor(indices)
-        with seeding.fetching(seeding.Rows(self.seed, self.name, index.epoch, index.position, indices.device)):
+        with seeding.Rows(self.seed, self.name, index.epoch, index.position, indices.device):
             batch = self._whole.__getitems__(indices)
         return self.collate_fn(batch) if isinstance(batch, list) else batch
 
@@ -188,11 +191,63 @@ class SeededFetcher(Dataset[Any]):
             except Exception as error:
                 error.add_note(f"sample {i}: ")
                 raise
-        seeding.seed_everything(self.seed, self.name, "batch", index.epoch, index.batch, 0)
+        seeding.seed_everything(self.seed, self.name, "batch", index.epoch, index.batch, seeding.RANK)
         return self.collate_fn(samples)
 
 
-def lost_worker(error: RuntimeError, name: str, batch: int) -> DataError | None:
+def replayed(loader: Iterable[Any], seed: int, name: str, epoch: int, first: int, last: int | None) -> Iterator[Any]:
+    """Batches `first` up to `last` of a pass that can only be read from its beginning.
+
+    The generators are seeded for the pass, which is where torch's workers get their seeds from, and for each batch.
+    """
+    seeding.seed_everything(seed, name, "pass", epoch)
+    batches = iter(loader)
+    try:
+        for k in itertools.count() if last is None else range(last):
+            seeding.seed_everything(seed, name, "pass", epoch, k)  # for data that draws in this process
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            if k >= first:
+                yield batch
+    finally:
+        del batches  # see `handed_out`
+
+
+def handed_out(
+    batches: Iterator[Any], seed: int, name: str, epoch: int, first: int, ahead: Prefetch | None = None
+) -> Iterator[Any]:
+    """Pass the batches of a pass on from batch `first`, and seed what the step on each of them draws.
+
+    Pass 0 is an evaluation, where the draws don't depend on the epoch. The seeding comes after any prefetching, and
+    here, so that a loop of the user's own over a loader is exact, too.
+
+    Raises:
+        DataError: a batch could not be made.
+    """
+    if ahead is not None:
+        batches = ahead(batches)
+    place = ("step", epoch) if epoch else ("eval",)
+    try:
+        for k in itertools.count(first):
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                raise _lost_worker(error, name, k) or error from error.__cause__
+            if isinstance(batch, Failure):
+                raise DataError(f"the loader {name!r} could not make batch {k} of pass {epoch}: {batch.message}")
+            seeding.seed_everything(seed, *place, k, seeding.RANK)
+            yield batch
+    finally:
+        # The workers end now. If the iterator went with a traceback that holds this frame, torch would wait for each
+        # of them for 5 s.
+        del batches
+
+
+def _lost_worker(error: RuntimeError, name: str, batch: int) -> DataError | None:
     """What torch raises when a worker process died or took too long, in plain words; None for any other error."""
     text = str(error).splitlines()[0] if str(error) else ""
     if not text.startswith("DataLoader"):

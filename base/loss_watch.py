@@ -1,16 +1,22 @@
-"""Finds the first loss that is not finite, without waiting for the GPU in each step."""
+"""Finds losses and weights that are not finite, without waiting for the GPU in each step."""
 
 import math
 
 import torch
+from torch import nn
 
 from utils.errors import NonFiniteError
 
 
 class LossWatch:
-    """Keeps the losses on the device until they are looked at."""
+    """Keeps the losses on the device until they are looked at.
 
-    def __init__(self) -> None:
+    Args:
+        policy: what to do about a loss that is not finite: "stop" the run, "skip" the update, or "ignore" it.
+    """
+
+    def __init__(self, policy: str) -> None:
+        self.policy = policy
         self._losses: list[torch.Tensor] = []
         self._last: torch.Tensor | None = None
         self._looked = 0
@@ -19,15 +25,19 @@ class LossWatch:
         """Begin an epoch, of which `step` batches are done."""
         self._looked = step
 
-    def add(self, losses: list[torch.Tensor]) -> None:
-        """Note the losses of an update."""
-        self._losses += losses
+    def accepts(self, losses: list[torch.Tensor]) -> bool:
+        """Note the losses of an update; False if it is to be skipped, which waits for the GPU to know."""
+        if self.policy == "skip":
+            return bool(torch.isfinite(torch.stack(losses)).all())
+        if self.policy == "stop":
+            self._losses += losses
+        return True
 
     def look(self, epoch: int, step: int, lr: float, hint: str) -> None:
         """Look at the losses since the last look; one wait for the GPU.
 
         Args:
-            epoch, step: the place of the run, in batches done.
+            epoch, step: where the run is, in batches done.
             lr: the learning rate.
             hint: what the user can do.
 
@@ -44,9 +54,25 @@ class LossWatch:
         if bad is None:  # finite values whose sum overflows
             return
         # An update with several optimizers has more losses than batches.
-        place = f"step {step - batches + bad + 1}" if batches == len(values) else f"by step {step}"
+        where = f"step {step - batches + bad + 1}" if batches == len(values) else f"by step {step}"
         last = values[bad - 1] if bad else before
         raise NonFiniteError(
-            f"the loss became {values[bad]} in epoch {epoch}, {place} (lr {float(lr):.3g}, "
+            f"the loss became {values[bad]} in epoch {epoch}, {where} (lr {float(lr):.3g}, "
             f"last finite loss {'none' if last is None else f'{float(last):.4g}'})\n  {hint}"
         )
+
+
+def check_finite(model: nn.Module, epoch: int, lr: float, hint: str) -> None:
+    """Look at the weights before they become a file: a finite loss can have gradients that are not.
+
+    Raises:
+        NonFiniteError: with the names of weights.
+    """
+    named = dict(model.named_parameters())
+    sums = [parameter.detach().sum(dtype=torch.float32) for parameter in named.values()]
+    if not sums or bool(torch.isfinite(torch.stack(sums).sum())):
+        return
+    bad = [name for name, parameter in named.items() if not bool(torch.isfinite(parameter).all())]
+    if bad:
+        names = ", ".join(bad[:3]) + (", …" if bad[3:] else "")
+        raise NonFiniteError(f"weights became NaN or infinite by epoch {epoch} (lr {float(lr):.3g}): {names}\n  {hint}")

@@ -1,21 +1,20 @@
-"""How a checkpoint goes back into a trainer: all of it or, where something does not fit, nothing."""
+"""How a checkpoint goes back into what a trainer holds: all of it or, where something does not fit, nothing."""
 
 import fnmatch
 import json
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from utils import checkpoint, environment, run_folder
+from base.parts import Held
+from utils import checkpoint, environment
+from utils.checkpoint import Content
 from utils.errors import CheckpointError, ConfigError
-from utils.runtime import unwrap
 
 if TYPE_CHECKING:
-    from base.base_trainer import BaseTrainer
     from parse_config import ConfigParser
 
 State = dict[str, Any]
@@ -24,47 +23,14 @@ OWNS_RATE = ("OneCycleLR", "CyclicLR", "SequentialLR", "ChainedScheduler")
 _logger = logging.getLogger("checkpoint")
 
 
-def stateful(trainer: "BaseTrainer") -> dict[str, Any]:
-    """The trainer's attributes that have a state, by name, without the model; also in lists, tuples and dicts."""
-    found: dict[str, Any] = {}
-    seen = {id(unwrap(trainer.model))}
-
-    def visit(name: str, value: Any) -> None:
-        value = unwrap(value) if isinstance(value, nn.Module) else value
-        if isinstance(value, dict | list | tuple):
-            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-                visit(f"{name}.{key}", item)
-        elif hasattr(value, "state_dict") and hasattr(value, "load_state_dict") and id(value) not in seen:
-            seen.add(id(value))
-            found[name] = value
-
-    for name, value in vars(trainer).items():
-        if name not in ("model", "config"):
-            visit(name, value)
-    return found
-
-
-def fixed(trainer: "BaseTrainer") -> State:
-    """What must be the same for a run to go on exactly: the seed, the data, and inside an epoch the batches."""
-    loader = getattr(trainer, "data_loader", None)
-    return {
-        "seed": trainer.seed,
-        "samples": getattr(loader, "n_samples", None),
-        "validation_split": getattr(loader, "validation_split", None),
-        "batch_size": getattr(loader, "batch_size", None),
-        "accumulate": getattr(trainer, "accumulate", None),
-        "batches": getattr(trainer, "len_epoch", None),
-    }
-
-
-def check_weights(config: "ConfigParser", model: nn.Module, state: State) -> None:
+def check_weights(config: "ConfigParser", model: nn.Module, state: Content) -> None:
     """Refuse weights that don't fit the model, before anything is loaded.
 
     Raises:
         CheckpointError: with the names that are missing, unexpected or of another shape.
     """
     advice = ""
-    if config.fine_tune:
+    if config.launch.task == "fine-tune":
         for pattern in config["arch"].get("skip") or []:
             if not fnmatch.filter([*model.state_dict(), *state["state_dict"]], pattern):
                 raise ConfigError(f"{config.where('arch', 'skip')}: arch.skip: {pattern!r} matches no weight")
@@ -91,35 +57,36 @@ def _without_skipped(config: "ConfigParser", weights: Mapping[str, Any]) -> Stat
     }
 
 
-def load_weights(trainer: "BaseTrainer", state: State) -> None:
-    """Load the model alone, without what `arch.skip` leaves out."""
-    unwrap(trainer.model).load_state_dict(_without_skipped(trainer.config, state["state_dict"]), strict=False)
-    _logger.info(f"weights from {trainer.config.resume}")
+def load(config: "ConfigParser", held: Held, state: Content, now: State) -> None:
+    """Load the model and the other parts; in evaluation the networks only, for fine-tuning the model alone.
 
-
-def load_all(trainer: "BaseTrainer", state: State) -> None:
-    """Load the model and every part of the trainer; in evaluation, the networks only.
+    Args:
+        now: the environment of this process.
 
     Raises:
         CheckpointError: a part does not fit, or the run cannot be continued like this; nothing has been loaded then.
     """
-    parts = _fitting_parts(trainer, state)
-    if not trainer.config.evaluating:
-        _compare(trainer, state)
-        _check_changes(trainer, state)
-    unwrap(trainer.model).load_state_dict(state["state_dict"])
+    if config.launch.task == "fine-tune":
+        held.model.load_state_dict(_without_skipped(config, state["state_dict"]), strict=False)
+        _logger.info(f"weights from {config.resume}")
+        return
+    parts = _fitting_parts(config, held, state)
+    training = config.launch.task != "evaluate"
+    if training:
+        _compare(config, held, state, now)
+        _check_changes(config, held.parts, state)
+    held.model.load_state_dict(state["state_dict"])
     for part, part_state in parts:
         part.load_state_dict(part_state)
-    if not trainer.config.evaluating:
-        _apply_changes(trainer, state)
+    if training:
+        _apply_changes(config, held.parts, state)
 
 
-def _fitting_parts(trainer: "BaseTrainer", state: State) -> list[tuple[Any, Any]]:
+def _fitting_parts(config: "ConfigParser", held: Held, state: Content) -> list[tuple[Any, Any]]:
     """The trainer's parts and their saved states, after checking that each fits."""
     states = {**state["states"], "optimizer": state["optimizer"]}
-    parts = {name: part for name, part in stateful(trainer).items() if part is not None}
-    resume = trainer.config.resume
-    if trainer.config.evaluating:  # optimizers and progress don't matter then
+    parts, resume = held.parts, config.resume
+    if config.launch.task == "evaluate":  # optimizers and progress don't matter then
         parts = {name: part for name, part in parts.items() if isinstance(part, nn.Module) and name in states}
     elif state.get("converted"):
         fresh = [name for name in parts if name not in states]
@@ -138,7 +105,7 @@ def _fitting_parts(trainer: "BaseTrainer", state: State) -> list[tuple[Any, Any]
     return [(part, states[name]) for name, part in parts.items()]
 
 
-def _part_problems(name: str, part: Any, state: State, saved: State) -> list[str]:
+def _part_problems(name: str, part: Any, state: Content, saved: State) -> list[str]:
     saved_class = state["classes"].get(name)
     if saved_class != type(part).__name__:
         return [f"{name}: {saved_class} -> {type(part).__name__}"]
@@ -177,13 +144,13 @@ def _same_shape(moment: torch.Size, parameter: torch.Size) -> bool:
     return len(moment) == len(parameter) and all(a in (b, 1) for a, b in zip(moment, parameter, strict=True))
 
 
-def _changed(trainer: "BaseTrainer", state: State, section: str) -> State:
+def _changed(config: "ConfigParser", state: Content, section: str) -> State:
     """The arguments of a component that differ from those of the checkpoint."""
-    before, now = ((config.get(section) or {}).get("args", {}) for config in (state["config"], trainer.config.config))
+    before, now = ((values.get(section) or {}).get("args", {}) for values in (state["config"], config.config))
     return {key: value for key, value in now.items() if before.get(key) != value}
 
 
-def _check_changes(trainer: "BaseTrainer", state: State) -> None:
+def _check_changes(config: "ConfigParser", parts: State, state: Content) -> None:
     """Refuse what cannot be changed under way.
 
     Raises:
@@ -191,11 +158,11 @@ def _check_changes(trainer: "BaseTrainer", state: State) -> None:
     """
     if state.get("converted"):
         return
-    scheduler = getattr(trainer, "lr_scheduler", None)
+    scheduler = parts.get("lr_scheduler")
     kind, new_run = type(scheduler).__name__, "start a new run with -c and -r"
-    if kind in OWNS_RATE and "lr" in _changed(trainer, state, "optimizer"):
+    if kind in OWNS_RATE and "lr" in _changed(config, state, "optimizer"):
         raise ConfigError(f"the learning rate follows {kind}: a running schedule cannot take --lr; {new_run}")
-    for key, value in _changed(trainer, state, "lr_scheduler").items():
+    for key, value in _changed(config, state, "lr_scheduler").items():
         held = getattr(scheduler, key, None)
         if kind in OWNS_RATE or type(held) not in (int, float) or type(value) not in (int, float):
             raise ConfigError(f"lr_scheduler.args.{key} of a running {kind} cannot be changed: {new_run}")
@@ -205,54 +172,35 @@ def _as_json(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _apply_changes(trainer: "BaseTrainer", state: State) -> None:
+def _apply_changes(config: "ConfigParser", parts: State, state: Content) -> None:
     """Give optimizer and scheduler what the command line changed; loading their states has undone that."""
-    for path, old, new in trainer.config.changes:
+    for path, old, new in config.launch.changes:
         _logger.info(f"{path} {_as_json(old)} -> {_as_json(new)} (command line)")
-    scheduler, groups = getattr(trainer, "lr_scheduler", None), trainer.optimizer.param_groups
-    own = trainer.config["optimizer"].get("param_groups") or []
+    scheduler, groups = parts.get("lr_scheduler"), parts["optimizer"].param_groups
+    own = config["optimizer"].get("param_groups") or []
     before = (state["config"].get("optimizer") or {}).get("param_groups") or []
     for i, group in enumerate(groups):
         n = i - (len(groups) - len(own))
         # A group with a value of its own for a key keeps it.
         options, old = (own[n], before[n] if n < len(before) else {}) if n >= 0 else ({}, {})
-        changed = {key: new for key, new in _changed(trainer, state, "optimizer").items() if key not in options}
+        changed = {key: new for key, new in _changed(config, state, "optimizer").items() if key not in options}
         changed |= {key: new for key, new in options.items() if key != "match" and old.get(key) != new}
         group.update({key: tuple(new) if isinstance(new, list) else new for key, new in changed.items()})
         if "lr" in changed and "initial_lr" in group:
             group["initial_lr"] = changed["lr"]
         if scheduler is not None and "lr" in changed and hasattr(scheduler, "base_lrs"):
             scheduler.base_lrs[i] = changed["lr"]
-    for key, value in _changed(trainer, state, "lr_scheduler").items():
+    for key, value in _changed(config, state, "lr_scheduler").items():
         setattr(scheduler, key, value)
 
 
-def _compare(trainer: "BaseTrainer", state: State) -> None:
+def _compare(config: "ConfigParser", held: Held, state: Content, now: State) -> None:
     """Refuse what would silently train on other data, warn of what may change bits."""
-    saved, now = state["progress"], fixed(trainer)
-    other = [f"{name} {saved[name]} -> {now[name]}" for name in now if name in saved and saved[name] != now[name]]
+    saved, fixed = dict(state["progress"]), held.fixed
+    other = [f"{name} {saved[name]} -> {fixed[name]}" for name in fixed if name in saved and saved[name] != fixed[name]]
     if saved["step"] is None:  # between epochs these may change
         other = [line for line in other if line.split()[0] not in ("batch_size", "accumulate", "batches")]
     if other:
-        raise CheckpointError(f"{trainer.config.resume} cannot be continued with {'; '.join(other)}")
-    device = next((parameter.device for parameter in trainer.model.parameters()), None)
-    for line in environment.differences(state.get("environment", {}), environment.describe(device)):
+        raise CheckpointError(f"{config.resume} cannot be continued with {'; '.join(other)}")
+    for line in environment.differences(state["environment"], now):
         _logger.warning(f"the continued run may differ in the last bits: {line}")
-
-
-def take_over(trainer: "BaseTrainer", state: State) -> None:
-    """Make the run folder that of a run which stands here: later files aside, and the best the best so far."""
-    current, folder = trainer.config.resume or Path(), trainer.config.save_dir
-    _logger.info(f"resuming from {current}")
-    for name in run_folder.set_aside_later(folder, state["epoch"], state["progress"]["step"]):
-        _logger.warning(f"{name} is of a later time: renamed {name}.old")
-    best, epoch = folder / run_folder.BEST, trainer.monitor.best_epoch
-    if current == best or (checkpoint.damage(best) is None and checkpoint.load(best)["epoch"] == epoch):
-        return
-    # The run was continued from before its best, or a kill came between an epoch's file and the best.
-    source = folder / run_folder.checkpoint_name(epoch, None)
-    if epoch and checkpoint.damage(source) is None:
-        checkpoint.copy(source, best)
-    elif best.exists():
-        best.replace(best.with_name(best.name + ".old"))
-        _logger.warning(f"{best.name} is not of epoch {epoch}, the best so far: renamed {best.name}.old")

@@ -1,24 +1,20 @@
 """Finds the class or function that a component names, and binds its arguments before anything is built."""
 
 import collections.abc
-import functools
 import inspect
 import json
 import re
 import sys
-import traceback
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from config.names import nearest
 from config.source import KeyPath, Source, dotted, kind
-from utils.errors import ConfigError, UserError
-from utils.files import ROOT
+from utils.errors import ConfigError
 
 #: What each section of the config must be, as its kind in words and the base class as "module:name".
 KINDS = {
@@ -29,8 +25,6 @@ KINDS = {
     "optimizer": ("optimizer", "torch.optim:Optimizer"),
     "lr_scheduler": ("scheduler", "torch.optim.lr_scheduler:LRScheduler"),
 }
-
-
 #: What the program gives each component when it builds it.
 GIVEN = {"optimizer": ("params",), "lr_scheduler": ("optimizer",)}
 #: Sections whose functions are called with more arguments than the config gives.
@@ -39,6 +33,99 @@ CALLED_LATER = ("loss", "metrics")
 KEYS = ("type", "args", "name", "freeze", "skip", "param_groups", "interval")
 #: Schedulers made of schedulers.
 NESTED = ("SequentialLR", "ChainedScheduler")
+
+Modules = tuple[ModuleType, ...]
+
+
+class Given(NamedTuple):
+    """What the program gives a component: so many arguments by position, and these by name."""
+
+    positional: int = 0
+    names: tuple[str, ...] = ()
+    #: More come with the call, as for a loss or a metric.
+    later: bool = False
+
+
+class Binder:
+    """Looks components up and binds their arguments to signatures, each of them once.
+
+    Args:
+        source: the config, which knows the places of its values.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self._bound: dict[Any, Any] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"source": self.source, "_bound": {}}  # modules cannot be copied
+
+    def bind(
+        self, component: Mapping[str, Any], path: KeyPath, modules: Modules, given: Given
+    ) -> tuple[Any, list[str]]:
+        """The class or function that a component names, and a line for each problem of it and of those inside it."""
+        key = (path, modules, given, json.dumps(component, default=str))
+        if key in self._bound:
+            return self._bound[key], []
+        # A component of the user's own (optimizer_D) is of the kind that its name says.
+        section = next((name for name in KINDS if str(path[0]).startswith(name)), str(path[0]))
+        try:
+            target = find(modules, section, component["type"], self.source, path)
+            inside = nested(component, path)
+        except ConfigError as error:
+            return None, [str(error)]
+        found = []
+        for name in [name for name in component if name not in KEYS and name in accepted(target)[0]]:
+            meant = dotted((*path, "args", name))
+            found.append(f"{self._where((*path, name))} is unknown: did you mean {meant}?")
+        for name, inner in inside.items():
+            for i, item in enumerate(inner):
+                found += self.bind(item, (*path, "args", name, i), modules, given)[1]
+        args = {name: value for name, value in component.get("args", {}).items() if name not in inside}
+        outer = given._replace(names=(*given.names, *inside))
+        found += self._arguments(target, args, (*path, "args"), outer)
+        for i, group in enumerate(component.get("param_groups", []) if section == "optimizer" else []):
+            options = {name: value for name, value in group.items() if name != "match"}
+            found += self._arguments(target, options, (*path, "param_groups", i), given._replace(later=True))
+        if not found:
+            self._bound[key] = target
+        return target, found
+
+    def _where(self, path: KeyPath) -> str:
+        return f"{self.source.where(path)}: {dotted(path)}"
+
+    def _arguments(self, target: Any, args: Mapping[str, Any], path: KeyPath, given: Given) -> list[str]:
+        """A line for each argument that is unknown, doubled, missing or of the wrong type."""
+        try:
+            parameters = list(inspect.signature(target).parameters.values())
+        except (TypeError, ValueError):  # a builtin without a signature says no itself
+            return []
+        name = getattr(target, "__name__", str(target))
+        positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        by_program = {p.name for p in positional[: given.positional]} | set(given.names)
+        needed = [
+            p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        ]
+        names, open_ended = accepted(target)
+        annotations = _annotations(target)
+        problems = []
+        for key, value in args.items():
+            where = self._where((*path, key))
+            if key in by_program:
+                problems.append(f"{where}: the program gives {name} its {key}: leave it out")
+            elif key not in names:
+                near = nearest(key, names)
+                if near or not open_ended:
+                    hint = f": did you mean {near!r}?" if near else ""
+                    hidden = by_program | set(needed if given.later else ())
+                    takes = ", ".join(n for n in names if n not in hidden) or "no arguments"
+                    problems.append(f"{where}: {name} has no argument {key!r}{hint} (it takes {takes})")
+            elif key in annotations:
+                problems += [f"{where}: {problem}" for problem in _type_problem(name, key, annotations[key], value)]
+        for key in [] if given.later else needed:
+            if key not in args and key not in by_program:
+                problems.append(f"{self._where(path)}: {name} needs {key!r}")
+        return problems
 
 
 def candidates(module: ModuleType, section: str) -> dict[str, Any]:
@@ -76,75 +163,35 @@ def _makes(function: Callable[..., Any]) -> bool:
     return not function.__module__.startswith("torch.optim")
 
 
-def find(module: ModuleType, section: str, type_name: str, source: Source, path: KeyPath) -> Any:
-    """The class or function called `type_name`.
+def find(modules: Modules, section: str, type_name: str, source: Source, path: KeyPath) -> Any:
+    """The class or function called `type_name`, from the first module that has it.
 
     Raises:
         ConfigError: there is none, with those there are and the nearest.
     """
-    found = candidates(module, section)
+    found: dict[str, Any] = {}
+    for module in reversed(modules):
+        found |= candidates(module, section)
     if type_name in found:
         return found[type_name]
     what = KINDS[section][0] if section in KINDS else {"metrics": "metric"}.get(section, section)
     near = nearest(type_name, list(found))
     hint = f": did you mean {near!r}?" if near else ""
     names = ", ".join(sorted(found)) or "none"
+    there = " and ".join(module.__name__ for module in modules) + (" have" if modules[1:] else " has")
     raise ConfigError(
-        f"{source.where(path)}: {dotted(path)}: {module.__name__} has no {what} {type_name!r}{hint}"
-        f"\n  there are: {names}"
+        f"{source.where(path)}: {dotted(path)}: {there} no {what} {type_name!r}{hint}\n  there are: {names}"
     )
 
 
-def problems(
-    component: Mapping[str, Any],
-    path: KeyPath,
-    module: ModuleType,
-    given: tuple[Any, ...],
-    given_names: Iterable[str],
-    source: Source,
-    called_later: bool = False,
-) -> tuple[Any, list[str]]:
-    """Look a component up and bind its arguments, and those of the components inside it.
-
-    Args:
-        given, given_names: what the program gives, by place and by name.
-        called_later: more arguments come with the call (a loss, a metric).
-
-    Returns:
-        the class or function, and a line for each problem.
-    """
-    # A component of the user's own (optimizer_D) is of the kind that its name says.
-    section = next((key for key in KINDS if str(path[0]).startswith(key)), str(path[0]))
-    try:
-        target = find(module, section, component["type"], source, path)
-        inside = nested(component, path)
-    except ConfigError as error:
-        return None, [str(error)]
-    found = []
-    for key in [key for key in component if key not in KEYS and key in accepted(target)[0]]:
-        here = (*path, key)
-        found.append(f"{source.where(here)}: {dotted(here)} is unknown: did you mean {dotted((*path, 'args', key))}?")
-    for key, inner in inside:
-        for i, item in enumerate(inner):
-            found += problems(item, (*path, "args", key, i), module, given, given_names, source)[1]
-    keys = [key for key, _ in inside]
-    args = {key: value for key, value in component.get("args", {}).items() if key not in keys}
-    found += bind(target, args, given, [*given_names, *keys], source, (*path, "args"), called_later)
-    groups = component.get("param_groups", []) if section == "optimizer" else []
-    for i, group in enumerate(groups):
-        options = {key: value for key, value in group.items() if key != "match"}
-        found += bind(target, options, given, given_names, source, (*path, "param_groups", i), partial=True)
-    return target, found
-
-
-def nested(component: Mapping[str, Any], path: KeyPath) -> list[tuple[str, list[Any]]]:
+def nested(component: Mapping[str, Any], path: KeyPath) -> dict[str, list[Any]]:
     """The arguments that are lists of components themselves: the schedulers of SequentialLR and ChainedScheduler.
 
     Raises:
         ConfigError: they are something else.
     """
     if component["type"] not in NESTED or "schedulers" not in component.get("args", {}):
-        return []
+        return {}
     inner = component["args"]["schedulers"]
     if not isinstance(inner, list) or not all(
         isinstance(item, dict) and isinstance(item.get("type"), str) for item in inner
@@ -154,60 +201,7 @@ def nested(component: Mapping[str, Any], path: KeyPath) -> list[tuple[str, list[
     if component["type"] == "SequentialLR" and any(item["type"] in NESTED for item in inner):
         here = dotted((*path, "args", "schedulers"))
         raise ConfigError(f"{here}: torch's SequentialLR cannot hold another {' or '.join(NESTED)}")
-    return [("schedulers", inner)]
-
-
-def bind(
-    target: Callable[..., Any],
-    args: Mapping[str, Any],
-    given: tuple[Any, ...],
-    given_names: Iterable[str],
-    source: Source,
-    path: KeyPath,
-    partial: bool = False,
-) -> list[str]:
-    """Bind a component's arguments to its signature, without calling it.
-
-    Args:
-        target: the class or function.
-        args: the config's arguments.
-        path: where they are in the config.
-        given: positional arguments that the program gives.
-        given_names: keyword arguments that the program gives.
-        partial: more arguments come with the call (a loss, a metric).
-
-    Returns:
-        a line for each unknown, doubled or missing argument.
-    """
-    try:
-        parameters = list(inspect.signature(target).parameters.values())
-    except (TypeError, ValueError):  # a builtin without a signature says no itself
-        return []
-    name = getattr(target, "__name__", str(target))
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    by_program = {p.name for p in positional[: len(given)]} | set(given_names)
-    names, open_ended = accepted(target)
-    annotations = _annotations(target)
-    problems = []
-    for key, value in args.items():
-        here = (*path, key)
-        place = f"{source.where(here)}: {dotted(here)}"
-        if key in by_program:
-            problems.append(f"{place}: the program gives {name} its {key}: leave it out")
-        elif key not in names:
-            near = nearest(key, names)
-            if near or not open_ended:
-                hint = f": did you mean {near!r}?" if near else ""
-                hidden = by_program | {p.name for p in parameters if partial and p.default is p.empty}
-                takes = ", ".join(n for n in names if n not in hidden) or "no arguments"
-                problems.append(f"{place}: {name} has no argument {key!r}{hint} (it takes {takes})")
-        elif key in annotations:
-            problems += [f"{place}: {problem}" for problem in _type_problem(name, key, annotations[key], value)]
-    for p in parameters if not partial else []:
-        required = p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-        if required and p.name not in args and p.name not in by_program:
-            problems.append(f"{source.where(path)}: {dotted(path)}: {name} needs {p.name!r}")
-    return problems
+    return {"schedulers": inner}
 
 
 def accepted(target: Callable[..., Any]) -> tuple[list[str], bool]:
@@ -261,43 +255,3 @@ def _type_problem(name: str, key: str, annotation: Any, value: Any) -> list[str]
     except ValueError:  # a value that JSON cannot hold, from a program
         return []
     return []
-
-
-def build(target: Callable[..., Any], given: tuple[Any, ...], kwargs: Mapping[str, Any], place: str) -> Any:
-    """Call a constructor; what it raises becomes an error that names the component's `place` in the config.
-
-    Raises:
-        ConfigError: with the message, and the line of the project's own code that raised it.
-    """
-    try:
-        return target(*given, **kwargs)
-    except UserError as error:
-        raise type(error)(f"{place}: {error}") from error
-    except Exception as error:  # any exception of a constructor comes from what the config gave it
-        raise ConfigError(f"{place}: {type(error).__name__}: {error}{own_frame(error)}") from error
-
-
-def own_frame(error: BaseException) -> str:
-    """The last line of the project's own code in a traceback, if the exception passed through any."""
-    ours = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if Path(frame.filename).is_relative_to(ROOT)
-        and Path(frame.filename).relative_to(ROOT).parts[0] not in ("config", "parse_config.py", "base", "utils")
-        and "site-packages" not in frame.filename
-    ]
-    own = [f for f in ours if Path(f.filename).name not in ("train.py", "test.py")]
-    return f"\n  at {own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else ""
-
-
-def named(function: Callable[..., Any], args: Mapping[str, Any], name: str) -> Callable[..., Any]:
-    """A loss or metric with its arguments set, under its name in the logs."""
-    result: Any
-    if inspect.isclass(function):
-        result = function(**args)
-    elif args or name != function.__name__:
-        result = functools.partial(function, **args)
-    else:
-        return function
-    result.__name__ = name
-    return result

@@ -1,29 +1,40 @@
 """From the names in a config to objects."""
 
+import inspect
+import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import ConfigError
+from utils.errors import ConfigError, UserError
+from utils.files import ROOT
 
 if TYPE_CHECKING:
-    from config.source import KeyPath, Source
+    from config.components import Modules
+    from config.schema import Checked
+    from config.source import KeyPath
+
+Component = dict[str, Any]
 
 
 class Factory:
     """Builds the components of a checked config; what it imports to do so, such as torch, waits until then.
 
+    A name is looked up in a module, or in several: the first that has it gives it.
+
     Args:
-        source: the values as they were given, which knows their places.
-        values: the same with defaults filled in.
+        checked: the config.
     """
 
-    def __init__(self, source: "Source", values: dict[str, Any]) -> None:
-        self._source = source
-        self._config = values
+    def __init__(self, checked: "Checked") -> None:
+        from config.components import Binder
 
-    def init_obj(self, name: str, module: ModuleType, *args: Any, **kwargs: Any) -> Any:
+        self.source, self.settings, self._values = checked
+        self._binder = Binder(self.source)
+
+    def init_obj(self, name: str, module: "ModuleType | Modules", *args: Any, **kwargs: Any) -> Any:
         """Build the component `name` of the config with the class or function that its type names in `module`.
 
         `config.init_obj("optimizer", torch.optim, parameters)` is `torch.optim.Adam(parameters, lr=0.001)` where the
@@ -35,67 +46,17 @@ class Factory:
         component = self._component(name)
         if component is None:
             return None
-        from config import components
+        from config.components import GIVEN
+        from config.names import matching
 
-        given = {**kwargs, **dict(zip(components.GIVEN.get(name, ()), args, strict=False))}
-        built = self._build(component, (name,), module, args[len(given) - len(kwargs) :], given)
+        given = dict(zip(GIVEN.get(name, ()), args, strict=False))
+        built = self._build(component, (name,), _as_tuple(module), args[len(given) :], {**given, **kwargs})
         if name == "arch" and component.get("freeze"):
-            from config.optimization import freeze
-
-            freeze(built, component["freeze"], f"{self.where('arch', 'freeze')}: arch.freeze")
+            named = dict(built.named_parameters())
+            for pattern in component["freeze"]:
+                for parameter in matching(pattern, list(named), f"{self.where('arch', 'freeze')}: arch.freeze"):
+                    named[parameter].requires_grad_(False)
         return built
-
-    def _build(
-        self,
-        component: dict[str, Any],
-        path: "KeyPath",
-        module: ModuleType,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:
-        from config import components
-        from utils import seeding
-
-        target = self._checked(component, path, module, args, kwargs)
-        own = dict(component.get("args", {}))
-        for key, inner in components.nested(component, path):
-            own[key] = [
-                self._build(item, (*path, "args", key, i), module, args, kwargs) for i, item in enumerate(inner)
-            ]
-        # Randomness in a constructor depends on the component alone, not on what was built before.
-        seeding.set_root_seed(self["seed"])
-        seeding.seed_everything(self["seed"], "init", *([] if path == ("arch",) else path))
-        typed = {o for p, o in self._source.origins.items() if p[: len(path)] == path and o.startswith("command line")}
-        with_ = f", {', '.join(sorted(typed))}" if typed else ""
-        place = f"{self.where(*path)}: {'.'.join(map(str, path))} ({component['type']}){with_}"
-        return components.build(target, args, {**own, **kwargs}, place)
-
-    def check(self, **modules: ModuleType) -> None:
-        """Check the names and arguments of all components at once, before any of them is built.
-
-        Args:
-            modules: for each section of the config (`arch=model.model`, …), where its names are looked up.
-
-        Raises:
-            ConfigError: with all problems.
-        """
-        from config import components
-
-        problems: list[str] = []
-        for name, module in modules.items():
-            listed = name == "metrics"
-            for i, value in enumerate(self[name] if listed else [self._config.get(name)]):
-                if value is not None:
-                    component = {"type": value} if isinstance(value, str) else value
-                    path: KeyPath = (name, i) if listed else (name,)
-                    given, later = components.GIVEN.get(name, ()), name in components.CALLED_LATER
-                    problems += components.problems(component, path, module, (), given, self._source, later)[1]
-        if problems:
-            raise ConfigError("\n  ".join(problems))
-
-    def where(self, *path: str | int) -> str:
-        """The place in the config of the value at a path, such as "config.json:12:5"."""
-        return self._source.where(path)
 
     def init_variant(self, name: str, module: ModuleType, **changes: Any) -> Any:
         """`init_obj` with other values for some of the component's arguments.
@@ -108,30 +69,82 @@ class Factory:
             return None
         from config import components
 
-        target = components.find(module, name, component["type"], self._source, (name,))
+        target = components.find((module,), name, component["type"], self.source, (name,))
         lacking = [key for key in changes if key not in components.accepted(target)[0]]
         if lacking:
             raise ConfigError(
                 f"{name}: {component['type']} has no argument {lacking[0]!r}: configure a loader of its own"
             )
-        variant = {**self._config, name: {**component, "args": {**component.get("args", {}), **changes}}}
-        self._config, before = variant, self._config
-        try:
-            return self.init_obj(name, module)
-        finally:
-            self._config = before
+        variant = {**component, "args": {**component.get("args", {}), **changes}}
+        return self._build(variant, (name,), (module,), (), {})
+
+    def _build(
+        self, component: Component, path: "KeyPath", modules: "Modules", args: tuple[Any, ...], kwargs: Component
+    ) -> Any:
+        from config.components import nested
+        from utils import seeding
+
+        target = self._bound(component, path, modules, len(args), kwargs)
+        own = dict(component.get("args", {}))
+        for key, inner in nested(component, path).items():
+            own[key] = [
+                self._build(item, (*path, "args", key, i), modules, args, kwargs) for i, item in enumerate(inner)
+            ]
+        # Randomness in a constructor depends on the component alone, not on what was built before.
+        seeding.set_root_seed(self.settings.seed)
+        seeding.seed_everything(self.settings.seed, "init", *([] if path == ("arch",) else path))
+        typed = {o for p, o in self.source.origins.items() if p[: len(path)] == path and o.startswith("command line")}
+        with_ = f", {', '.join(sorted(typed))}" if typed else ""
+        where = f"{self.where(*path)}: {'.'.join(map(str, path))} ({component['type']}){with_}"
+        return construct(target, args, {**own, **kwargs}, where)
+
+    def _bound(
+        self, component: Component, path: "KeyPath", modules: "Modules", count: int, names: Mapping[str, Any]
+    ) -> Callable[..., Any]:
+        """The class or function that a component names, its arguments checked."""
+        from config.components import CALLED_LATER, Given
+
+        given = Given(count, tuple(names), path[0] in CALLED_LATER)
+        target, problems = self._binder.bind(component, path, modules, given)
+        if problems:
+            raise ConfigError("\n  ".join(problems))
+        return target
+
+    def check(self, **modules: "ModuleType | Modules") -> None:
+        """Check the names and arguments of all components at once, before any of them is built.
+
+        Args:
+            modules: for each section of the config (`arch=model.model`, …), where its names are looked up.
+
+        Raises:
+            ConfigError: with all problems.
+        """
+        from config.components import CALLED_LATER, GIVEN, Given
+
+        problems: list[str] = []
+        for name, module in modules.items():
+            listed = name == "metrics"
+            given = Given(0, GIVEN.get(name, ()), name in CALLED_LATER)
+            for i, value in enumerate(self[name] if listed else [self._values.get(name)]):
+                if value is not None:
+                    path = (name, i) if listed else (name,)
+                    problems += self._binder.bind(_component(value), path, _as_tuple(module), given)[1]
+        if problems:
+            raise ConfigError("\n  ".join(problems))
+
+    def where(self, *path: str | int) -> str:
+        """The place in the config of the value at a path, such as "config.json:12:5"."""
+        return self.source.where(path)
 
     def init_ftn(self, name: str, module: ModuleType, *args: Any, **kwargs: Any) -> Any:
         """The function that the component `name` names, with its arguments set; an instance if it is a class."""
-        from config import components
-
         component = self._component(name)
         if component is None:
             return None
-        target = self._checked(component, (name,), module, args, kwargs, called_later=True)
+        target = self._bound(component, (name,), (module,), len(args), kwargs)
         given = {**component.get("args", {}), **kwargs}
         function = partial(target, *args) if args else target
-        return components.named(function, given, component.get("name") or component["type"])
+        return _named(function, given, component.get("name") or component["type"])
 
     def init_ftns(self, name: str, module: ModuleType) -> list[Any]:
         """`init_ftn` for each component of a list, such as the metrics.
@@ -139,47 +152,76 @@ class Factory:
         Raises:
             ConfigError: two have the same name.
         """
-        from config import components
-
         functions: dict[str, Any] = {}
         for i, item in enumerate(self[name]):
-            component: dict[str, Any] = {"type": item} if isinstance(item, str) else item
-            target = self._checked(component, (name, i), module, (), {}, called_later=True)
+            component = _component(item)
+            target = self._bound(component, (name, i), (module,), 0, {})
             label = component.get("name") or component["type"]
             if label in functions:
-                where = self._source.where((name, i))
-                raise ConfigError(f"{where}: {name}.{i}: there are two {label!r}: give one a name of its own")
-            functions[label] = components.named(target, component.get("args", {}), label)
+                raise ConfigError(
+                    f"{self.where(name, i)}: {name}.{i}: there are two {label!r}: give one a name of its own"
+                )
+            functions[label] = _named(target, component.get("args", {}), label)
         return list(functions.values())
 
-    def _component(self, name: str) -> dict[str, Any] | None:
-        component = self._config.get(name)
-        if component is None:
-            return None
-        if isinstance(component, str):
-            return {"type": component}
-        if not isinstance(component, dict) or not isinstance(component.get("type"), str):
-            raise ConfigError(f'{self._source.where((name,))}: {name} is no component {{"type": NAME, "args": {{…}}}}')
+    def _component(self, name: str) -> Component | None:
+        value = self._values.get(name)
+        component = None if value is None else _component(value)
+        if component is not None and not isinstance(component.get("type"), str):
+            raise ConfigError(f'{self.where(name)}: {name} is no component {{"type": NAME, "args": {{…}}}}')
         return component
 
-    def _checked(
-        self,
-        component: dict[str, Any],
-        path: "KeyPath",
-        module: ModuleType,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        called_later: bool = False,
-    ) -> Callable[..., Any]:
-        from config import components
-
-        target, problems = components.problems(component, path, module, args, kwargs, self._source, called_later)
-        if problems:
-            raise ConfigError("\n  ".join(problems))
-        return target
-
     def __getitem__(self, name: str) -> Any:
-        return self._config[name]
+        return self._values[name]
 
     def __contains__(self, name: str) -> bool:
-        return name in self._config
+        return name in self._values
+
+
+def _as_tuple(module: "ModuleType | Modules") -> "Modules":
+    return module if isinstance(module, tuple) else (module,)
+
+
+def _component(value: Any) -> Component:
+    """A component; a name alone is one without arguments."""
+    return value if isinstance(value, dict) else {"type": value}
+
+
+def construct(target: Callable[..., Any], given: tuple[Any, ...], kwargs: Mapping[str, Any], where: str) -> Any:
+    """Call a constructor; what it raises becomes an error that names the component's place in the config.
+
+    Raises:
+        ConfigError: with the message, and the line of the project's own code that raised it.
+    """
+    try:
+        return target(*given, **kwargs)
+    except UserError as error:
+        raise type(error)(f"{where}: {error}") from error
+    except Exception as error:  # any exception of a constructor comes from what the config gave it
+        raise ConfigError(f"{where}: {type(error).__name__}: {error}{_own_frame(error)}") from error
+
+
+def _own_frame(error: BaseException) -> str:
+    """The last line of the project's own code in a traceback, if the exception passed through any."""
+    ours = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).is_relative_to(ROOT)
+        and Path(frame.filename).relative_to(ROOT).parts[0] not in ("config", "parse_config.py", "base", "utils")
+        and "site-packages" not in frame.filename
+    ]
+    own = [f for f in ours if Path(f.filename).name not in ("train.py", "test.py")]
+    return f"\n  at {own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else ""
+
+
+def _named(function: Callable[..., Any], args: Mapping[str, Any], name: str) -> Callable[..., Any]:
+    """A loss or metric with its arguments set, under its name in the logs."""
+    result: Any
+    if inspect.isclass(function):
+        result = function(**args)
+    elif args or name != function.__name__:
+        result = partial(function, **args)
+    else:
+        return function
+    result.__name__ = name
+    return result

@@ -1,7 +1,10 @@
-"""Which name a word is probably a slip of."""
+"""Names: which one a word is probably a slip of, and which a pattern means."""
 
 import difflib
+import fnmatch
 import re
+
+from utils.errors import ConfigError
 
 
 def nearest(word: str, names: list[str]) -> str | None:
@@ -28,3 +31,16 @@ def distance(a: str, b: str) -> int:
             row.append(cost)
         rows.append(row)
     return rows[-1][-1]
+
+
+def matching(pattern: str, names: list[str], where: str) -> list[str]:
+    """The names of parameters that a pattern matches.
+
+    Raises:
+        ConfigError: none, with those there are.
+    """
+    found = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+    if not found:
+        there = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+        raise ConfigError(f"{where}: {pattern!r} matches no parameter; there are: {there}")
+    return found

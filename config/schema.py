@@ -4,20 +4,20 @@ The README's table and `config.schema.json` come from here, and so does every ch
 """
 
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError
 
 from config.names import nearest, similar
-from config.source import KeyPath, Source, dotted, kind
+from config.source import KeyPath, Source, dotted, kind, override
 from utils.errors import ConfigError
+from utils.settings import Section, TrainerSettings
+
+__all__ = ["Checked", "Config", "check", "known", "unknown"]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
-
-
-class Component(_Section):
+class Component(Section):
     """A part that is built by name."""
 
     type: str = Field(min_length=1, description="Name of a class or function in the project's module for it.")
@@ -30,7 +30,7 @@ class NamedComponent(Component):
     name: str | None = Field(default=None, description="Name in logs and tables; the type by default.")
 
 
-class ParamGroup(_Section):
+class ParamGroup(Section):
     """Parameters with options of their own."""
 
     match: str | list[str] = Field(description='Pattern or patterns of parameter names, such as "fc*".')
@@ -62,63 +62,6 @@ class LRScheduler(Component):
     )
 
 
-class TrainerSection(_Section):
-    """How to train."""
-
-    epochs: int = Field(ge=1, description="Number of epochs.")
-    save_dir: str = Field(default="saved", min_length=1, description="Where runs go; relative to the project's root.")
-    save_period: int = Field(
-        default=1, ge=1, description="Save every so many epochs; the best and the last are always saved."
-    )
-    keep_last: int | None = Field(
-        default=None, ge=2, description="Keep only so many epoch checkpoints; null keeps all."
-    )
-    save_step: int | None = Field(
-        default=None, ge=1, description="Also save inside an epoch, every so many batches; null: only when stopped."
-    )
-    verbosity: int = Field(default=2, ge=0, le=2, description="0: warnings, 1: also information, 2: also details.")
-    monitor: str = Field(
-        default="off",
-        pattern=r"^(off|(min|max) \S+)$",
-        description='"min NAME" or "max NAME" of a number in the log decides which epoch is best; or "off".',
-    )
-    early_stop: int | None = Field(
-        default=None, ge=0, description="Stop after so many epochs in a row without improvement; null or 0: never."
-    )
-    tensorboard: bool = Field(default=True, description="Write TensorBoard logs.")
-    log_step: int = Field(default=50, ge=1, description="Read and log the training numbers every so many batches.")
-    len_epoch: int | None = Field(default=None, ge=1, description="Batches in an epoch; null: one pass over the data.")
-    accumulate: int = Field(default=1, ge=1, description="Sum the gradients of so many batches for one optimizer step.")
-    clip_grad_norm: float | None = Field(
-        default=None, gt=0, description="Scale gradients down to this 2-norm at most; null: don't."
-    )
-    precision: Literal["fp32", "bf16", "fp16"] = Field(
-        default="fp32", description='"fp32", or mixed precision in "bf16" or "fp16".'
-    )
-    matmul_precision: Literal["highest", "high", "medium"] = Field(
-        default="highest",
-        description='Of float32 matrix products on the GPU: "highest", or faster as "high" or "medium".',
-    )
-    channels_last: bool = Field(default=False, description="Keep images channels last in memory: faster convolutions.")
-    compile: bool = Field(default=False, description="Compile the model: a slow first step, then faster ones.")
-    ema: float | None = Field(
-        default=None,
-        gt=0,
-        lt=1,
-        description="Decay of a moving average of the weights, which is validated and saved beside them; null: none.",
-    )
-    deterministic: bool = Field(default=False, description="Refuse GPU operations that may give other bits each time.")
-    profile: int | None = Field(
-        default=None,
-        ge=1,
-        description="Log what so many steps spend their time on, and trace as many more; null: none.",
-    )
-    on_nan: Literal["stop", "skip", "ignore"] = Field(
-        default="stop",
-        description='When the loss is not finite: "stop" the run, "skip" the step, or "ignore" it.',
-    )
-
-
 def _name_or_component(value: Any) -> str:
     return "component" if isinstance(value, dict | NamedComponent) else "name"
 
@@ -128,7 +71,7 @@ Named = Annotated[
 ]
 
 
-class Config(_Section):
+class Config(Section):
     """A whole config."""
 
     name: str = Field(
@@ -146,14 +89,17 @@ class Config(_Section):
         default=None, description="The test data; null: the training loader's class with training=False."
     )
     optimizer: Optimizer = Field(description="The optimizer, from torch.optim.")
-    loss: Named = Field(description="The loss, from model/loss.py: a name, or a component with args.")
+    loss: Named | None = Field(
+        default=None,
+        description="The loss, from model/loss.py: a name, or a component with args; null: the trainer has its own.",
+    )
     metrics: list[Named] = Field(
         default=[], description="The metrics, from model/metric.py: names, or components with args and a name."
     )
     lr_scheduler: LRScheduler | None = Field(
         default=None, description="The learning-rate scheduler, from torch.optim.lr_scheduler; null: none."
     )
-    trainer: TrainerSection = Field(description="How to train.")
+    trainer: TrainerSettings = Field(description="How to train.")
 
 
 #: Sections whose keys are known; below `args` the signature decides.
@@ -164,7 +110,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "test_data_loader": Component,
     "optimizer": Optimizer,
     "lr_scheduler": LRScheduler,
-    "trainer": TrainerSection,
+    "trainer": TrainerSettings,
     "loss": NamedComponent,
 }
 
@@ -177,18 +123,30 @@ def known(section: KeyPath) -> list[str]:
     return list(model.model_fields) if model else []
 
 
-def validate(source: Source) -> dict[str, Any]:
-    """Check types, bounds and unknown keys.
+class Checked(NamedTuple):
+    """A checked config."""
 
-    Returns:
-        the values as plain containers, with the defaults filled in and the user's own keys kept.
+    #: The values as they were given, which know their places.
+    source: Source
+    #: The same, typed and with the defaults filled in.
+    settings: Config
+    #: The same as plain containers, with the user's own keys kept.
+    values: dict[str, Any]
+
+
+def check(source: Source, modification: Mapping[Any, Any] | None = None) -> Checked:
+    """Set the keys of `modification`, and check types, bounds and unknown keys.
 
     Raises:
         ConfigError: with a line for each problem.
     """
+    for target, value in (modification or {}).items():
+        if value is not None:
+            path = tuple(target.split(";")) if isinstance(target, str) else tuple(target)
+            override(source, path, value, f"command line ({dotted(path)})", known)
     problems = _slips(source)
     try:
-        config = Config.model_validate(source.values)
+        settings = Config.model_validate(source.values)
     except ValidationError as error:
         problems += [_worded(source, dict(item)) for item in error.errors()]
         lacking = [item for item in error.errors() if item["type"] == "missing" and len(item["loc"]) == 1]
@@ -196,7 +154,7 @@ def validate(source: Source) -> dict[str, Any]:
             problems.append(f'{source.name}: to give only what differs from another config: "base": "config.json"')
     if problems:
         raise ConfigError("\n  ".join(sorted(dict.fromkeys(problems), key=_line)))
-    return config.model_dump()
+    return Checked(source, settings, settings.model_dump())
 
 
 def unknown(source: Source) -> list[str]:
@@ -271,7 +229,7 @@ def _slips(source: Source) -> list[str]:
                 problems.append(f"{source.where(here)}: {dotted(here)} is unknown: did you mean {near!r}?")
 
     check(source.values, Config, (), own=True)
-    for section, key in [((), key) for key in TrainerSection.model_fields] + [(("trainer",), "seed")]:
+    for section, key in [((), key) for key in TrainerSettings.model_fields] + [(("trainer",), "seed")]:
         values = source.values if not section else source.values.get("trainer")
         if isinstance(values, dict) and key in values:
             meant = key if section else f"trainer.{key}"

@@ -1,5 +1,6 @@
 """Images held in memory as one tensor, fetched and augmented a whole batch at a time."""
 
+import copy
 import math
 
 import torch
@@ -80,6 +81,6 @@ class InMemoryImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     def evaluation_view(self) -> "InMemoryImages":
         """The same samples without augmentation, sharing the memory."""
-        view = object.__new__(InMemoryImages)
-        view.__dict__.update(self.__dict__, shift=0.0, rotate=0.0)
+        view = copy.copy(self)
+        view.shift = view.rotate = 0.0
         return view

@@ -4,7 +4,7 @@ import csv
 import io
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from utils.errors import StorageError
@@ -19,22 +19,26 @@ class EpochTable:
     Args:
         path: the CSV file.
         logger: prints the rows, and a warning once where the file cannot be written.
+        best_epoch: says which epoch is the best so far; its row gets a star.
     """
 
-    def __init__(self, path: Path, logger: logging.Logger) -> None:
+    def __init__(self, path: Path, logger: logging.Logger, best_epoch: Callable[[], int]) -> None:
         self.path = path
         self.logger = logger
+        self._best_epoch = best_epoch
         self._header: list[str] = []
         self._names: list[str] | None = None
         self._warned = False
 
-    def add(self, row: Row, best: bool) -> None:
-        """Print a row, with a star behind the best so far, and append it to the file."""
+    def log(self, row: Row, step: int) -> None:
+        """Print the row of an epoch, and append it to the file; other numbers have no place here."""
+        if "epoch" not in row:
+            return
         if list(row) != self._header:
             self._header = list(row)
             self.logger.info("  ".join(f"{name:>{_width(name)}}" for name in row))
         cells = [f"{_shown(name, value):>{_width(name)}}" for name, value in row.items()]
-        self.logger.info("  ".join(cells) + ("  *" if best else ""))
+        self.logger.info("  ".join(cells) + ("  *" if row["epoch"] == self._best_epoch() else ""))
         try:
             self._append(row)
         except OSError as error:
@@ -51,6 +55,9 @@ class EpochTable:
         else:  # the first row, or a metric that came later and gets a column
             self._names += [name for name in row if name not in self._names]
             self._rewrite([*self._read(), cells])
+
+    def close(self) -> None:
+        """Nothing is pending."""
 
     def cut(self, last_epoch: int) -> None:
         """Drop the rows after `last_epoch`, and one that was left unfinished: the run goes on from there."""

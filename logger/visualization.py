@@ -3,29 +3,16 @@
 import contextlib
 import logging
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-_METHODS = {
-    "add_scalar",
-    "add_scalars",
-    "add_image",
-    "add_images",
-    "add_audio",
-    "add_text",
-    "add_histogram",
-    "add_histogram_raw",
-    "add_pr_curve",
-    "add_embedding",
-    "add_figure",
-    "add_video",
-    "add_mesh",
-    "add_graph",
-    "add_hparams",
-}
+_METHODS = re.compile(
+    r"add_(scalars?|images?|audio|text|histogram(_raw)?|pr_curve|embedding|figure|video|mesh|graph|hparams)"
+)
 _WITHOUT_MODE = {"add_histogram", "add_histogram_raw", "add_embedding", "add_text"}
 _WITHOUT_STEP = {"add_graph", "add_hparams"}
 
@@ -56,8 +43,17 @@ class TensorboardWriter:
         """Set the step and the mode ("train", "valid") of the writes that follow."""
         self.step, self.mode = step, mode
 
+    def log(self, numbers: Mapping[str, float], step: int) -> None:
+        """A point for each number; of a whole epoch only the numbers that have no points yet."""
+        if "epoch" in numbers:
+            numbers = {"lr": numbers["lr"], "samples_per_second": numbers["samples/s"]}
+        before, self.step, self.mode = self.mode, step, ""
+        for name, value in numbers.items():
+            self.add_scalar(name, value)
+        self.mode = before
+
     def __getattr__(self, name: str) -> Callable[..., None]:
-        if name not in _METHODS:
+        if not _METHODS.fullmatch(name):
             raise AttributeError(f"TensorboardWriter has no method {name!r}")
         return lambda tag, *args, **kwargs: self._write(name, tag, *args, **kwargs)
 

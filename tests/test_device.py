@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import types
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,11 +11,11 @@ import tiny
 import torch
 from torch.utils.data import Subset
 
-from base import BaseDataLoader, prefetch
+from base import BaseDataLoader
 from base.batches import evaluation_batches, training_batches
 from base.data_order import BatchIndex, SeededFetcher
 from data_loader.images import InMemoryImages
-from utils import seeding
+from utils import prefetch, seeding
 from utils.errors import ConfigError, DataError
 from utils.runtime import tensors_of
 
@@ -112,7 +113,7 @@ def test_the_trainer_takes_its_batches_on_the_device(tmp_path, monkeypatch, own_
             seen.extend(("train", batch[0].device) for batch in batches)
 
         def _valid_epoch(self, epoch):
-            for batch in evaluation_batches(self.valid_data_loader, 1, self.device):
+            for batch in evaluation_batches(self.valid_data_loader, 1):
                 seen.append(("valid", batch[0].device))
             return {"loss": 0.0}
 
@@ -120,7 +121,7 @@ def test_the_trainer_takes_its_batches_on_the_device(tmp_path, monkeypatch, own_
     settings = {"data_loader__args": {"kind": "whole", "device_resident": True}, "trainer__monitor": "off"}
     trainer = tiny.build(tiny.settings(tmp_path, **settings), trainer_class=Watching)
     trainer._log_window = trainer.train_metrics.result = dict
-    trainer._table.add = lambda *args: None
+    trainer._table.log = lambda *args: None
     trainer.device = trainer.runtime.device = META
     for epoch in (1, 2):
         trainer.step = 0
@@ -131,11 +132,11 @@ def test_the_trainer_takes_its_batches_on_the_device(tmp_path, monkeypatch, own_
 def test_a_loader_that_is_not_the_trainer_s_is_taken_there_too():
     # As test.py has one: nothing but the two functions knows it.
     for batches in (
-        lambda loader: evaluation_batches(loader, 1, META),
-        lambda loader: training_batches(loader, 0, 3, 1, META),
+        lambda loader: evaluation_batches(loader, 1),
+        lambda loader: training_batches(loader, 0, 3, 1),
     ):
         loader = BaseDataLoader(Strict(20), 8, True, 0.0, 0, device_resident=True)
-        assert [batch[0].device for batch in batches(loader)] == [META] * 3
+        assert [batch[0].device for batch in batches(loader.to(META))] == [META] * 3
 
 
 @pytest.mark.parametrize("kind", ["own batches", "subset"])
@@ -196,23 +197,26 @@ def streams(monkeypatch):
     prefetch._copying.cache_clear()
     monkeypatch.setattr(torch, "get_device_module", lambda device: module)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: log.append(f"used by {stream.name}"))
-    monkeypatch.setattr(prefetch, "to_device", lambda batch, device: log.append("copy") or batch)
     return log
 
 
 def test_a_batch_is_copied_while_the_one_before_is_computed_on(streams):
-    for _ in prefetch.prefetch(iter([(torch.zeros(1),), (torch.zeros(1),)]), META):
+    for _ in prefetch.prefetch(iter([(torch.zeros(1),), (torch.zeros(1),)]), META, moving(streams)):
         streams.append("step")
     copies = ["on copying", "copy", "off", "event 0", "on copying", "copy", "off", "event 1"]
     steps = ["wait for 0", "used by computing", "step", "wait for 1", "used by computing", "step"]
     assert streams == copies + steps
 
 
-def prefetching(workers=0, **options):
-    """A loader as it is with pinned memory and a GPU."""
+def moving(log):
+    return lambda batch: log.append("copy") or batch
+
+
+def prefetching(log, workers=0, **options):
+    """A pass over a loader as it is with pinned memory and a GPU."""
     loader = tiny.TinyLoader(num_workers=workers, **options)
     loader.pin_memory = True
-    return loader.to(META)
+    return loader.batches(1, ahead=partial(prefetch.prefetch, device=META, move=moving(log)))
 
 
 @pytest.mark.parametrize("kind", ["points", "whole", "mixup", "stream"])
@@ -223,7 +227,7 @@ def test_prefetched_batches_and_the_draws_after_them_are_the_same(streams, kind,
 
     split = 0.0 if kind == "stream" else 0.2
     options = {"kind": kind, "workers": workers, "validation_split": split, "n": 40}
-    ahead = seen(prefetching(**options))
+    ahead = seen(prefetching(streams, **options))
     options["num_workers"] = options.pop("workers")
     assert ahead == seen(tiny.TinyLoader(**options))
     assert streams.count("copy") == len(ahead) > 3
@@ -237,7 +241,7 @@ def test_an_error_comes_in_its_own_turn(streams, monkeypatch):
             return super().__getitem__(i)
 
     monkeypatch.setattr(tiny, "Points", Broken)
-    loader = prefetching(batch_size=2, shuffle=False, validation_split=0.0)
+    loader = prefetching(streams, batch_size=2, shuffle=False, validation_split=0.0)
     taken = []
     with pytest.raises(DataError, match=r"batch 4 of pass 1: sample 9: OSError: disk"):
         for batch in loader:
@@ -260,6 +264,7 @@ def test_batches_of_a_group_wait_on_the_cpu(tmp_path, streams, monkeypatch):
         trainer = tiny.build(tiny.settings(tmp_path / str(accumulate), trainer__accumulate=accumulate))
         trainer.data_loader.pin_memory = True
         trainer.runtime.device = META
+        trainer.runtime.move = moving(streams)
         streams.clear()
         next(trainer._groups(1))
         assert ("copy" in streams) == copied
@@ -267,13 +272,13 @@ def test_batches_of_a_group_wait_on_the_cpu(tmp_path, streams, monkeypatch):
 
 def test_random_rows_are_on_the_data_s_device_and_fresh_at_each_call():
     def draw(epoch):
-        with seeding.fetching(seeding.Rows(1, "train", epoch, 3, torch.device("cpu"))):
+        with seeding.Rows(1, "train", epoch, 3, torch.device("cpu")):
             return seeding.uniform_rows(4, 1), seeding.uniform_rows(4, 1), seeding.uniform_rows(4, 2)
 
     first, second, third = draw(2)
     assert not torch.equal(first, second) and not torch.equal(second, third[:, :1])
     assert torch.equal(torch.cat(draw(2), 1), torch.cat([first, second, third], 1))
-    with seeding.fetching(seeding.Rows(1, "train", 2, 3, META)):
+    with seeding.Rows(1, "train", 2, 3, META):
         assert seeding.uniform_rows(4, 2).device == META
 
 

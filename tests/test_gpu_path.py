@@ -19,18 +19,10 @@ from model.model import MnistModel
 from utils import seeding
 from utils.metrics import MetricTracker
 from utils.runtime import Runtime
+from utils.settings import TrainerSettings
 
 #: What torch says when a value of device meta is read.
 READS = r"meta tensors|meta tensor; no data"
-SETTINGS = {
-    "precision": "fp32",
-    "clip_grad_norm": None,
-    "matmul_precision": "highest",
-    "channels_last": False,
-    "compile": False,
-    "ema": None,
-    "deterministic": False,
-}
 
 
 def on_meta(tmp_path, **changes):
@@ -39,7 +31,7 @@ def on_meta(tmp_path, **changes):
     trainer.model = trainer.model.to("meta")
     trainer.optimizer = torch.optim.Adam(trainer.model.parameters(), lr=0.01)
     trainer.device = torch.device("meta")
-    trainer.runtime = Runtime(trainer.device, trainer.config["trainer"])
+    trainer.runtime = Runtime(trainer.device, trainer.settings)
     return trainer
 
 
@@ -107,7 +99,7 @@ def test_forward_and_step_on_a_fake_gpu(monkeypatch, precision, channels_last):
     with FakeTensorMode(allow_non_fake_inputs=True):
         # The scaler of fp16 asks the real driver, so only its casts are tried here.
         scaled = precision == "fp16"
-        settings = {**SETTINGS, "precision": "fp32" if scaled else precision, "channels_last": channels_last}
+        settings = TrainerSettings(epochs=1, precision="fp32" if scaled else precision, channels_last=channels_last)
         runtime = Runtime(device, settings)
         if scaled:
             runtime._dtype = torch.float16
@@ -116,7 +108,7 @@ def test_forward_and_step_on_a_fake_gpu(monkeypatch, precision, channels_last):
         optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
         seen = []
         model.conv1.register_forward_hook(lambda module, inputs, result: seen.append(result.dtype))
-        data, target = runtime.place(batch)
+        data, target = runtime.move(batch)
         assert data.device == target.device == device
         with runtime.autocast():
             output = model(data)
@@ -130,7 +122,7 @@ def test_forward_and_step_on_a_fake_gpu(monkeypatch, precision, channels_last):
         assert loss.dtype == torch.float32 and tracker._sums["loss"].device == device
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
-        runtime.step(optimizer)
+        runtime.apply(optimizer)
         assert all(state["exp_avg"].device == device for state in optimizer.state.values())
 
 
@@ -149,8 +141,8 @@ def test_what_a_step_costs_in_calls(tmp_path, monkeypatch):
     batches, validation, windows, numbers = 21, 5, 3, 3
     assert len(fetches) == batches + validation
     assert writes.count("add_scalar") == windows * numbers + numbers + len(["lr", "samples_per_second"])
-    # One for a fetch, one for a step, and none else but the epoch's own, which base_trainer has by name.
-    assert len(seeds) == 2 * (batches + validation)
+    # One for a fetch, one for a step, and none else but the epoch's own.
+    assert len(seeds) == 2 * (batches + validation) + 1
 
 
 class Operations(TorchDispatchMode):

@@ -75,23 +75,23 @@ def test_monitor_wants_strict_finite_improvement():
 
 def test_the_table_goes_on_after_a_cut(tmp_path):
     path = tmp_path / "metrics.csv"
-    table = EpochTable(path, logging.getLogger("test"))
+    table = EpochTable(path, logging.getLogger("test"), lambda: 0)
     for epoch in (1, 2, 3):
-        table.add({"epoch": epoch, "loss": 1 / epoch}, best=False)
+        table.log({"epoch": epoch, "loss": 1 / epoch}, 0)
     with open(path, "a") as file:
         file.write("4,0.2")  # a kill in the middle of a line
-    again = EpochTable(path, logging.getLogger("test"))
+    again = EpochTable(path, logging.getLogger("test"), lambda: 0)
     again.cut(2)
-    again.add({"epoch": 3, "loss": 0.25}, best=True)
-    again.add({"epoch": 4, "loss": 0.125, "extra": 7}, best=True)
+    again.log({"epoch": 3, "loss": 0.25}, 0)
+    again.log({"epoch": 4, "loss": 0.125, "extra": 7}, 0)
     assert path.read_text() == "epoch,loss,extra\n1,1.0,\n2,0.5,\n3,0.25,\n4,0.125,7\n"
 
 
 def test_trouble_with_logs_warns_once_and_goes_on(tmp_path, caplog):
     logger = logging.getLogger("trouble")
-    table = EpochTable(tmp_path, logger)  # a folder is in the way
-    table.add({"epoch": 1}, best=False)
-    table.add({"epoch": 2}, best=False)
+    table = EpochTable(tmp_path, logger, lambda: 0)  # a folder is in the way
+    table.log({"epoch": 1}, 0)
+    table.log({"epoch": 2}, 0)
     assert caplog.text.count("cannot be written, training goes on") == 1
     writer = TensorboardWriter(tmp_path / "file" / "x", logger, enabled=True)
     (tmp_path / "file").write_text("")

@@ -32,7 +32,7 @@ def test_a_profile_is_logged_and_traced_and_changes_nothing(tmp_path, capfd):
     assert events["logging"] == events["data"] == 6  # a record and what follows; a fetch and a move
     assert events["optimizer"] == 6  # a step, and the moving average
     assert tiny.digest(trainer.model) == tiny.digest(plain.model)
-    assert "_forward" not in vars(trainer) and "step" not in vars(trainer.runtime)
+    assert trainer.runtime.observer is None
 
 
 def test_a_resumed_run_waits_for_an_epoch_with_enough_steps(tmp_path, capfd):
@@ -40,7 +40,7 @@ def test_a_resumed_run_waits_for_an_epoch_with_enough_steps(tmp_path, capfd):
     path = interrupted(tiny.settings(tmp_path), after=16)
     trainer = tiny.train(config, resume=path)
     # Stopped in epoch 2, after 5 of 11 batches: it is epoch 3 that has the steps.
-    assert trainer._observer.profile is None
+    assert trainer._profile is None
     assert re.search(
         r"^ +2 .*\nprofile of 4 steps.*\ntrace of the steps after these.*\n +3 ", capfd.readouterr().out, re.M
     )
@@ -80,7 +80,7 @@ def test_a_stop_inside_a_trace_leaves_nothing_switched_on(tmp_path, capfd):
     trainer = tiny.build(tiny.settings(tmp_path, trainer__profile=3, trainer__verbosity=1), trainer_class=Stopping)
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
-    assert "_forward" not in vars(trainer)
+    assert trainer.runtime.observer is None
     assert "profile of 3 steps" in capfd.readouterr().out  # what was measured is told
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):  # one that runs would refuse
         pass
@@ -117,7 +117,7 @@ def test_what_takes_no_profile_says_so(tmp_path, capfd):
 
 def test_a_check_takes_none(tmp_path, capfd):
     trainer = tiny.build(tiny.settings(tmp_path, trainer__profile=2, trainer__verbosity=1))
-    trainer.config.checking = True
+    trainer.config.launch.checking = True
     trainer.train()
     assert "profile" not in "".join(capfd.readouterr())
 

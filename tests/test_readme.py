@@ -9,7 +9,7 @@ import torch
 from projects import ROOT, command, copy_template
 
 from base import BaseDataLoader
-from config.schema import Config, TrainerSection
+from config.schema import Config, TrainerSettings
 from tools.write_schema import outputs
 from utils.seeding import uniform_rows
 
@@ -23,7 +23,7 @@ def test_generated_parts_are_current():
 
 
 def test_every_key_is_explained():
-    for name, field in [*Config.model_fields.items(), *TrainerSection.model_fields.items()]:
+    for name, field in [*Config.model_fields.items(), *TrainerSettings.model_fields.items()]:
         assert field.description and f"{name}`" in README
 
 

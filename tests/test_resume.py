@@ -8,6 +8,8 @@ import pytest
 import tiny
 import torch
 
+from config.launch import Launch
+from parse_config import ConfigParser
 from utils import checkpoint
 from utils.errors import CheckpointError, ConfigError, Stopped
 
@@ -200,10 +202,10 @@ def test_batch_size_may_change_between_epochs(tmp_path):
 def test_fine_tuning_takes_the_weights_only(tmp_path):
     config = tiny.settings(tmp_path, trainer__epochs=1)
     source = tiny.train(config)
-    state = checkpoint.load(newest(source.checkpoint_dir))
-    parser_config = tiny.settings(tmp_path, arch={"type": "TinyModel", "args": {}, "skip": ["fc2.*"]})
-    trainer = tiny.build(parser_config)
-    trainer._checkpoints._state, trainer.config.fine_tune = state, True
+    path = newest(source.checkpoint_dir)
+    state = checkpoint.load(path)
+    config = tiny.settings(tmp_path, arch={"type": "TinyModel", "args": {}, "skip": ["fc2.*"]})
+    trainer = tiny.build(ConfigParser(config, launch=Launch("fine-tune", checkpoint=path)))
     fresh = trainer.model.fc2.weight.clone()
     trainer.restore()
     assert torch.equal(trainer.model.fc1.weight, state["state_dict"]["fc1.weight"])

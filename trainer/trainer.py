@@ -4,7 +4,6 @@ Most tasks need one method of their own: `_forward`, which says what a batch mea
 step of one optimizer (a GAN), there is `_update`.
 """
 
-import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,13 +15,16 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
+from base.base_data_loader import BaseDataLoader
 from base.base_trainer import BaseTrainer, Log
 from base.batches import evaluation_batches, training_batches
 from base.checks import check_settings
 from base.loss_watch import LossWatch
+from base.parts import evaluating, networks
 from utils.errors import ConfigError
 from utils.metrics import MetricTracker
-from utils.profiling import Observer
+from utils.prefetch import prefetcher
+from utils.profiling import profiled, steps_needed
 from utils.runtime import Runtime, first_tensor, unwrap
 
 if TYPE_CHECKING:
@@ -57,10 +59,11 @@ class Trainer(BaseTrainer):
         lr_scheduler: Any = None,
         len_epoch: int | None = None,
     ) -> None:
-        settings = config["trainer"]
+        settings = config.settings.trainer
         names = [*self.loss_terms, *(metric.__name__ for metric in metric_ftns)]
-        self.len_epoch = len_epoch or settings["len_epoch"] or (0 if data_loader is None else len(data_loader))
-        if not config.evaluating:  # before the run folder is made
+        self.len_epoch = len_epoch or settings.len_epoch or (0 if data_loader is None else len(data_loader))
+        self._check_own(criterion, optimizer)
+        if config.launch.task != "evaluate":  # before the run folder is made
             check_settings(config, names, valid_data_loader is not None, self.len_epoch, device)
         super().__init__(model, criterion, metric_ftns, optimizer, config)
         self.device = device
@@ -72,9 +75,9 @@ class Trainer(BaseTrainer):
             # and where fp16 skips the first step.
             optimizer._opt_called = True  # type: ignore[attr-defined]
         self.interval: str = (config["lr_scheduler"] or {}).get("interval", "epoch")
-        self.accumulate: int = settings["accumulate"]
-        self.log_step: int = settings["log_step"]
-        self.save_step: int | None = settings["save_step"]
+        self.accumulate: int = settings.accumulate
+        self.log_step: int = settings.log_step
+        self.save_step: int | None = settings.save_step
         self.runtime = Runtime(device, settings)
         #: The moving average of the weights, which is validated in their place; None where `ema` is off.
         self.ema = self.runtime.averaged(unwrap(model))
@@ -86,21 +89,36 @@ class Trainer(BaseTrainer):
         self.valid_metrics = MetricTracker(*averaged, objects=self._objects)
         #: Samples of the epoch in hand that an earlier process has trained on; None in a loop of the user's own.
         self._resumed_samples: float | None = None
-        self._watch = LossWatch()
-        self._observer = Observer(settings)
+        self._watch = LossWatch(settings.on_nan)
+        #: How many steps are still to be profiled.
+        self._profile = settings.profile
+
+    def _check_own(self, criterion: Any, optimizer: Any) -> None:
+        """Refuse what only a trainer with a method of its own can do.
+
+        Raises:
+            ConfigError: naming the method.
+        """
+        if criterion is None and type(self)._forward is Trainer._forward:
+            raise ConfigError("loss is missing: name one of model/loss.py, or give the trainer a _forward of its own")
+        if isinstance(optimizer, torch.optim.LBFGS) and type(self)._update is Trainer._update:
+            raise ConfigError(
+                "optimizer: LBFGS computes its loss several times a step: use the trainer of examples/lbfgs.py"
+            )
 
     def _train_epoch(self, epoch: int) -> Log:
         """Train one epoch, validate, step an epoch scheduler; return the averages over all samples."""
-        self._set_mode(training=True)
-        for batches in self._observer.watch(self, self._groups(epoch)):
-            self._update(batches)
-            self._after_update(len(batches))
-        self._log_window()
-        log = self.train_metrics.result()
-        if self.valid_data_loader is not None:
-            log.update({f"val_{name}": value for name, value in self._valid_epoch(epoch).items()})
-        self._schedule("epoch", log)
-        return log
+        with self.stop.polled(True):
+            for batches in self._profiled(self._groups(epoch)):
+                self._update(batches)
+                self._after_update(len(batches))
+            self._log_window()
+            log = self.train_metrics.result()
+            if self.valid_data_loader is not None:
+                with evaluating(networks(self)):
+                    log.update({f"val_{name}": value for name, value in self._valid_epoch(epoch).items()})
+            self._schedule("epoch", log)
+            return log
 
     def _groups(self, epoch: int) -> Iterator[list[Any]]:
         """The epoch's batches from where the run stands, in groups of `accumulate`: one group an update."""
@@ -108,12 +126,12 @@ class Trainer(BaseTrainer):
             self.train_metrics.reset()
         self._watch.start(self.step)
         self._resumed_samples = self.train_metrics.count(self.loss_terms[0])
-        self.stop.polled = True  # from here on `_after_update` asks
         done = (epoch - 1) * self.len_epoch
-        last = min(self.step + self.accumulate, self.len_epoch) if self.config.checking else self.len_epoch
+        self.writer.set_step(done + self.step)
+        last = min(self.step + self.accumulate, self.len_epoch) if self.config.launch.checking else self.len_epoch
         # Batches that have to wait for the others of their group do so on the CPU.
-        place = (self.runtime.device, self.accumulate == 1)
-        batches = training_batches(self.data_loader, done + self.step, done + last, self.seed, *place)
+        ahead = prefetcher(self.data_loader, self.runtime) if self.accumulate == 1 else None
+        batches = training_batches(self.data_loader, done + self.step, done + last, self.seed, ahead)
         if self.writer.enabled and done + self.step == 0:
             batches = self._show_inputs(batches)
         with tqdm(
@@ -124,41 +142,68 @@ class Trainer(BaseTrainer):
             leave=False,
             disable=not sys.stderr.isatty(),
         ) as bar:
-            while group := list(islice(batches, self.accumulate)):
+            while True:
+                with self.runtime.part("data"):
+                    group = list(islice(batches, self.accumulate))
+                if not group:
+                    return
                 yield group
                 bar.update(len(group))
+
+    def _profiled(self, groups: Iterator[Any]) -> Iterator[Any]:
+        """The groups, profiled if the config asks for it and the epoch has the steps for it; once in a process."""
+        left = -(-(self.len_epoch - self.step) // self.accumulate)
+        if self._profile is None or left < steps_needed(self._profile) or self.config.launch.checking:
+            return groups
+        steps, self._profile = self._profile, None
+        return profiled(self.runtime, groups, steps, self.config.log_dir / f"trace-{self.epoch}.json.gz")
 
     def _update(self, batches: Sequence[Any]) -> None:
         """One optimizer step on a group of batches, as if they were one large batch."""
         sizes = [self.batch_size_of(batch) for batch in batches]
-        # A step that is skipped must leave no trace in the running averages of BatchNorm either.
-        buffers = [b.clone() for b in self.model.buffers()] if self.on_nan == "skip" else []
-        losses = self._gradients(batches, sizes, self.train_metrics)
-        if buffers and not all(math.isfinite(loss) for loss in losses):
+        total, losses, held = sum(sizes), [], []
+        # An update that is skipped must leave no trace, also in the averages and in the buffers of BatchNorm.
+        may_skip = self._watch.policy == "skip"
+        buffers = [buffer.clone() for buffer in self.model.buffers()] if may_skip else []
+        for batch, n in zip(batches, sizes, strict=True):
+            terms, output, target = self._compute(batch, None if may_skip else self.train_metrics, n)
+            loss = terms[self.loss_terms[0]]
+            # Weighted by samples, so that a smaller last batch counts for what it holds.
+            self.runtime.backward(loss if n == total else loss * (n / total))
+            losses.append(loss.detach())
+            if may_skip:
+                held.append((terms, output, target, n))
+        if self._apply(self.optimizer, losses):
+            for record in held:
+                self._record(self.train_metrics, *record)
+        else:
             for buffer, before in zip(self.model.buffers(), buffers, strict=True):
                 buffer.copy_(before)
-
-        def again() -> Any:
-            losses = self._gradients(batches, sizes, MetricTracker())
-            return sum(loss * n for loss, n in zip(losses, sizes, strict=True)) / sum(sizes)
-
-        self._step(self.optimizer, losses, again)
         self._schedule("step", {})
 
-    def _gradients(self, batches: Sequence[Any], sizes: Sequence[int], tracker: MetricTracker) -> list[torch.Tensor]:
-        """Add the gradients of the mean loss over all samples of the batches; the loss of each."""
-        losses = []
-        for batch, n in zip(batches, sizes, strict=True):
-            batch = self.runtime.place(batch)
-            with self.runtime.autocast():
+    def _compute(self, batch: Any, tracker: MetricTracker | None, n: int | None = None) -> tuple[Any, Any, Any]:
+        """What `_forward` gives of a batch, with the batch on the device and in the precision of the run.
+
+        Updates and evaluations go through here, also those of your own.
+
+        Args:
+            tracker: gets the loss terms and metrics, if given.
+            n: how many samples the batch holds, where that is known already.
+
+        Returns:
+            the loss terms as a dict, the output and the target.
+        """
+        n = self.batch_size_of(batch) if n is None else n
+        with self.runtime.part("data"):
+            batch = self.runtime.move(batch)
+        with self.runtime.autocast():
+            with self.runtime.part("forward"):
                 terms, output, target = self._forward(batch)
-                loss = terms[self.loss_terms[0]] if isinstance(terms, dict) else terms
-                if self.on_nan != "skip" or math.isfinite(loss.detach()):  # waits for the GPU
-                    self._record(tracker, terms, output, target, n)
-            # Weighted by samples, so that a smaller last batch counts for what it holds.
-            self.runtime.backward(loss if len(batches) == 1 else loss * (n / sum(sizes)))
-            losses.append(loss.detach())
-        return losses
+            if not isinstance(terms, dict):
+                terms = {self.loss_terms[0]: terms}
+            if tracker is not None:
+                self._record(tracker, terms, output, target, n)
+        return terms, output, target
 
     def _forward(self, batch: Any) -> tuple[Any, Any, Any]:
         """What a batch means, in training, validation and test.
@@ -178,95 +223,82 @@ class Trainer(BaseTrainer):
             raise ConfigError("a batch holds no tensor: let the trainer's batch_size_of(batch) say how large it is")
         return tensor.shape[0]
 
-    def _step(
-        self, optimizer: torch.optim.Optimizer, losses: list[torch.Tensor], again: Callable[[], Any] | None = None
-    ) -> None:
-        """Let the optimizer take a step, unless `on_nan` is "skip" and a loss is not finite.
-
-        Args:
-            losses: whose gradients are there.
-            again: computes the gradients once more and returns the loss, for an optimizer that searches (LBFGS).
-        """
+    def _apply(self, optimizer: torch.optim.Optimizer, losses: list[torch.Tensor]) -> bool:
+        """Let the optimizer apply the gradients of the losses; False if `on_nan` says to skip them."""
         self.lr = optimizer.param_groups[0]["lr"]
-        if self.on_nan == "skip" and not all(math.isfinite(loss) for loss in losses):  # waits for the GPU
-            self.logger.warning(f"step {self.step} of epoch {self.epoch} skipped: the loss is not finite")
-            optimizer.zero_grad(set_to_none=True)
-            return
-        if self.on_nan == "stop":
-            self._watch.add(losses)
-        self.runtime.step(optimizer, again)
+        if self._watch.accepts(losses):
+            self.runtime.apply(optimizer)
+            return True
+        self.logger.warning(f"step {self.step} of epoch {self.epoch} skipped: the loss is not finite")
+        optimizer.zero_grad(set_to_none=True)
+        return False
 
-    def _record(self, tracker: MetricTracker, terms: Any, output: Any, target: Any, n: int) -> None:
+    def _record(self, tracker: MetricTracker, terms: dict[str, Any], output: Any, target: Any, n: int) -> None:
         """Add a batch to the averages."""
-        if not isinstance(terms, dict):
-            terms = {self.loss_terms[0]: terms}
         if terms.keys() != set(self.loss_terms):
             raise ConfigError(f"loss_terms says {', '.join(self.loss_terms)}, but _forward returns {', '.join(terms)}")
-        with torch.no_grad():
+        with self.runtime.part("logging"), torch.no_grad():
             for name, value in terms.items():
                 tracker.update(name, value, n)
             for metric in self._functions:
                 tracker.update(metric.__name__, metric(output, target), n)
-            tracker.update_objects(output, target)
+            if self._objects:
+                tracker.update_objects(output, target)
 
     def _after_update(self, batches: int) -> None:
         """Log, save inside the epoch and stop, where it is time."""
         before, self.step = self.step, self.step + batches
         if self.ema is not None:
-            self.ema.update_parameters(unwrap(self.model))
-        if self.step // self.log_step > before // self.log_step:
-            self._log_window()
+            with self.runtime.part("optimizer"):
+                self.ema.update_parameters(unwrap(self.model))
+        with self.runtime.part("logging"):
+            if self.step // self.log_step > before // self.log_step:
+                self._log_window()
         if self.save_step and self.step // self.save_step > before // self.save_step and self.step < self.len_epoch:
             self._save_step()
         self._stop_if_asked()
 
     def _log_window(self) -> None:
-        """Write the averages since the last time to TensorBoard; one wait for the GPU."""
+        """Write the averages since the last time; one wait for the GPU."""
         self._check_losses()
-        window = self.train_metrics.since_last()
-        if not window or not self.writer.enabled:
-            return
-        self.writer.set_step((self.epoch - 1) * self.len_epoch + self.step)
-        for name, value in window.items():
-            self.writer.add_scalar(name, value)
-        if self.runtime.grad_norm is not None:
-            self.writer.add_scalar("grad_norm", float(self.runtime.grad_norm))
+        window = {f"{name}/train": value for name, value in self.train_metrics.since_last().items()}
+        if window and self.runtime.grad_norm is not None:
+            window["grad_norm/train"] = float(self.runtime.grad_norm)
+        if window:
+            self.writers.log(window, (self.epoch - 1) * self.len_epoch + self.step)
 
     def _check_losses(self) -> None:
         """Stop the run if a loss since the last look was not finite."""
         self._watch.look(self.epoch, self.step, self.lr, self._checkpoints.resume_hint())
 
     def _save_step(self) -> None:
-        self._check_losses()
-        super()._save_step()
+        with self.runtime.part("saving"):
+            self._check_losses()
+            super()._save_step()
 
     def _finish(self, idle: bool) -> None:
-        if self._observer.profile is not None and not idle and not self.config.checking:
+        if self._profile is not None and not idle and not self.config.launch.checking:
             self.logger.warning("trainer.profile: nothing was profiled: no epoch had steps enough left")
         super()._finish(idle)
 
     def _valid_epoch(self, epoch: int) -> Log:
         """Evaluate on the validation data."""
-        log = self.evaluate(self.valid_data_loader, self.valid_metrics)
         self.writer.set_step(epoch * self.len_epoch, "valid")
-        for name, value in log.items():
-            self.writer.add_scalar(name, value)
+        log = self.evaluate(self.valid_data_loader, self.valid_metrics)
+        self.writers.log({f"{name}/valid": value for name, value in log.items()}, epoch * self.len_epoch)
         return log
 
     @torch.no_grad()
     def evaluate(self, loader: Iterable[Any], tracker: MetricTracker | None = None) -> Log:
         """The averages over all samples of a loader; the same for validation and test."""
         tracker = tracker or MetricTracker(objects=self._objects)
-        self._set_mode(training=False)
         tracker.reset()
-        with self._averaged():
-            for batch in evaluation_batches(loader, self.seed, self.runtime.device):
-                n = self.batch_size_of(batch)
-                batch = self.runtime.place(batch)
-                with self.runtime.autocast():
-                    terms, output, target = self._forward(batch)
-                    self._record(tracker, terms, output, target, n)
-                if self.stop.signum is not None or self.config.checking:
+        if isinstance(loader, BaseDataLoader):
+            loader.to(self.runtime.device)
+        with evaluating(networks(self)), self._averaged():
+            for batch in evaluation_batches(loader, self.seed, prefetcher(loader, self.runtime)):
+                self._compute(batch, tracker)
+                if self.stop.signum is not None or self.config.launch.checking:
                     break
         self._stop_if_asked()
         return tracker.result()
@@ -290,12 +322,6 @@ class Trainer(BaseTrainer):
             self.lr_scheduler.step(log[name])
         else:
             self.lr_scheduler.step()
-
-    def _set_mode(self, training: bool) -> None:
-        """Put every network of the trainer in training or evaluation mode."""
-        for part in vars(self).values():
-            if isinstance(part, nn.Module):
-                part.train(training)
 
     def _samples_per_epoch(self) -> float:
         if self._resumed_samples is None:  # a loop of the user's own

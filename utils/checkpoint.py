@@ -12,7 +12,7 @@ import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, NotRequired, TypedDict, cast
 
 import numpy as np
 import torch
@@ -21,8 +21,46 @@ from utils.errors import CheckpointError, StorageError
 from utils.files import replacing
 
 FORMAT_VERSION = 1
-#: The classic template's keys, and ours.
-REQUIRED_KEYS = ("format_version", "arch", "epoch", "state_dict", "optimizer", "monitor_best", "config", "progress")
+
+
+class Progress(TypedDict):
+    """How far a run has come, and what must be the same for it to go on exactly."""
+
+    #: Batches done in an unfinished epoch; None after a finished one.
+    step: int | None
+    finished: bool
+    #: The learning rate of the last update.
+    lr: float
+    seed: int
+    samples: int | None
+    validation_split: float | None
+    batch_size: int | None
+    accumulate: int | None
+    #: Batches in an epoch.
+    batches: int | None
+
+
+class Content(TypedDict):
+    """What a checkpoint holds: the classic template's keys, and ours."""
+
+    format_version: int
+    arch: str
+    epoch: int
+    #: The bare model's weights.
+    state_dict: dict[str, Any]
+    optimizer: dict[str, Any]
+    monitor_best: float
+    config: dict[str, Any]
+    progress: Progress
+    #: State and class of each of the trainer's other parts, by name.
+    states: NotRequired[dict[str, Any]]
+    classes: NotRequired[dict[str, str]]
+    environment: NotRequired[dict[str, Any]]
+    #: Whether it comes from the classic template, which saved less.
+    converted: NotRequired[bool]
+
+
+REQUIRED_KEYS = tuple(key for key in Content.__annotations__ if key in Content.__required_keys__)
 _COMMENT = b"sha256:"
 _MISMATCH = "its content does not match its checksum"
 _COMMENT_SIZE = len(_COMMENT) + 64
@@ -89,7 +127,7 @@ class _HashingFile:
         self.file.write(struct.pack("<H", _COMMENT_SIZE) + _COMMENT + self.sha256.hexdigest().encode())
 
 
-def save(state: Mapping[str, Any], path: Path) -> None:
+def save(state: Mapping[str, Any] | Content, path: Path) -> None:
     """Write `state` to `path`, whole and verified, or leave what stood there.
 
     Raises:
@@ -158,8 +196,11 @@ def _damaged_record(path: Path) -> str:
     return f" (record {record})" if record else ""
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path, mmap: bool = False) -> Content:
     """Read a checkpoint on the CPU, after checking that it is one, that it is whole, and that it holds no code.
+
+    Args:
+        mmap: leave the tensors in the file until they are used.
 
     Raises:
         CheckpointError: with the reason, in one line.
@@ -172,7 +213,7 @@ def load(path: Path) -> dict[str, Any]:
         _check_globals(path)
     if problem:
         raise CheckpointError(f"{path} is damaged: {problem}")
-    state = _unpickle(path)
+    state = _unpickle(path, mmap)
     if not isinstance(state, dict) or "format_version" not in state:
         kind = "a bare state_dict" if _is_state_dict(state) else f"a {type(state).__name__}"
         raise CheckpointError(f"{path} is {kind}: {_EXPECTED}")
@@ -182,7 +223,7 @@ def load(path: Path) -> dict[str, Any]:
     missing = [key for key in REQUIRED_KEYS if key not in state]
     if missing:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}: {_EXPECTED}")
-    return state
+    return cast(Content, {"states": {}, "classes": {}, "environment": {}, **state})
 
 
 def size_of(value: Any) -> int:
@@ -241,10 +282,10 @@ def _check_globals(path: Path) -> None:
         raise CheckpointError(f"refused: {path} contains globals [{', '.join(sorted(found))}]")
 
 
-def _unpickle(path: Path) -> Any:
+def _unpickle(path: Path, mmap: bool) -> Any:
     try:
         # Explicit: the environment variable TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD turns the default off.
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # whatever the unpickler trips over, the file is what is wrong
         raise CheckpointError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
 

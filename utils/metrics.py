@@ -56,25 +56,25 @@ class MetricTracker:
         """
         if self.writer is not None:
             self.writer.add_scalar(key, float(value if not isinstance(value, torch.Tensor) else value.float().mean()))
-        if isinstance(value, torch.Tensor):
-            self._add_tensor(key, value.detach(), n)
-        else:
+        if not isinstance(value, torch.Tensor):
             self._sums[key] = self._sums.get(key, 0.0) + float(value) * n
-            self._counts[key] = self._counts.get(key, 0) + n
+        elif value.ndim == 0:
+            self._sum(key, value).add_(value.detach(), alpha=n)
+        elif value.ndim == 1:
+            total = self._sum(key, value)
+            total += value.detach().sum(dtype=total.dtype)
+            n = len(value)
+        else:
+            raise ValueError(f"{key}: one value, or one for each sample, not a tensor of shape {list(value.shape)}")
+        self._counts[key] = self._counts.get(key, 0) + n
 
-    def _add_tensor(self, key: str, value: torch.Tensor, n: float) -> None:
+    def _sum(self, key: str, value: torch.Tensor) -> torch.Tensor:
+        """The sum that a value is added to, on its device."""
         total = self._sums.get(key)
         if not isinstance(total, torch.Tensor):
             dtype = torch.float32 if value.device.type == "mps" else torch.float64
             total = self._sums[key] = torch.full((), total or 0.0, dtype=dtype, device=value.device)
-        if value.ndim == 0:
-            total.add_(value, alpha=n)
-        elif value.ndim == 1:
-            n = len(value)
-            total += value.sum(dtype=total.dtype)
-        else:
-            raise ValueError(f"{key}: one value, or one for each sample, not a tensor of shape {list(value.shape)}")
-        self._counts[key] = self._counts.get(key, 0) + n
+        return total
 
     def avg(self, key: str) -> float:
         """The average of one name over its samples (waits for the GPU); NaN before the first update."""

@@ -6,10 +6,13 @@ import re
 import socket
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from utils.errors import CheckpointError, ConfigError, StorageError
 from utils.files import ensure_dir
+
+if TYPE_CHECKING:
+    from utils.checkpoint import Content
 
 BEST = "model_best.pth"
 _NAME = re.compile(r"checkpoint-epoch(\d+)(?:-step(\d+))?\.pth")
@@ -66,7 +69,7 @@ def checkpoints(folder: Path) -> list[Saved]:
     return sorted(found, key=lambda saved: saved.order)
 
 
-def newest_whole(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
+def newest_whole(folder: Path) -> tuple[Path, "Content", list[str]]:
     """Load the newest checkpoint of a run folder that is whole.
 
     Returns:
@@ -149,30 +152,8 @@ def _is_whole(path: Path, whole: set[Path]) -> bool:
     return path in whole
 
 
-def sweep(folder: Path) -> None:
-    """Remove the temporary files that a killed process left; call it as the owner of the run."""
-    for path in folder.glob("*.tmp"):
-        with contextlib.suppress(OSError):
-            path.unlink()
-
-
-class Lock:
-    """Keeps a run folder for this process, until it ends or closes the lock."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def close(self) -> None:
-        """Let go of the folder."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-        self._descriptor = -1
-
-    __del__ = close
-
-
-def own(folder: Path) -> Lock | None:
-    """Lock a run folder for this process; None where the system has no locks.
+def own(folder: Path) -> int:
+    """Lock a run folder for this process, until it ends or closes the descriptor; -1 where the system has no locks.
 
     Raises:
         ConfigError: another process owns it.
@@ -181,21 +162,20 @@ def own(folder: Path) -> Lock | None:
     try:
         import fcntl
     except ImportError:
-        return None
+        return -1
     try:
         descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise StorageError(f"{folder} cannot be written: {error.strerror}") from error
-    lock = Lock(descriptor)
     try:
         # A record lock: unlike flock's, forked workers do not inherit it and hold it when this process is killed.
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         owner = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
-        lock.close()
+        os.close(descriptor)
         raise ConfigError(f"{folder} is in use by {owner}: stop it first, or start another run") from None
     except OSError:  # a file system without locks
-        return lock
+        return descriptor
     os.truncate(descriptor, 0)
     os.write(descriptor, f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
-    return lock
+    return descriptor

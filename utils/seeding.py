@@ -6,13 +6,12 @@ generator states, and a resumed run draws what the unbroken one drew.
 
 import hashlib
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
+#: The number of this process among those that train together: it makes their draws differ where they have to.
+RANK = 0
 #: The seed of the run; `ConfigParser` sets it from the config before it builds anything.
 _root_seed = 0
 
@@ -52,31 +51,30 @@ def seed_everything(*parts: int | str) -> None:
     np.random.seed(value & 0xFFFFFFFF)
 
 
-class Rows(NamedTuple):
-    """The batch that is being fetched: its loader's seed and name, the epoch, its first position, where its data is."""
+class Rows:
+    """The batch that is being fetched, for as long as it is entered: whole-batch data draws its augmentation for it.
 
-    seed: int
-    name: str
-    epoch: int
-    position: int
-    device: torch.device
+    Args:
+        seed, name: of the loader.
+        epoch, position: the place of the batch's first sample.
+        device: where the data is.
+    """
+
+    def __init__(self, seed: int, name: str, epoch: int, position: int, device: torch.device) -> None:
+        self.parts, self.position, self.device = (seed, name, "rows", epoch), position, device
+        #: How often it has been drawn for.
+        self.calls = 0
+
+    def __enter__(self) -> None:
+        global _rows
+        self._before, _rows = _rows, self
+
+    def __exit__(self, *_: object) -> None:
+        global _rows
+        _rows = self._before
 
 
 _rows: Rows | None = None
-#: How often the batch in hand has drawn rows.
-_calls = 0
-
-
-@contextmanager
-def fetching(rows: Rows) -> Iterator[None]:
-    """Say which batch is being fetched while whole-batch data draws its augmentation."""
-    global _rows, _calls
-    before = _rows, _calls
-    _rows, _calls = rows, 0
-    try:
-        yield
-    finally:
-        _rows, _calls = before
 
 
 def uniform_rows(count: int, columns: int) -> torch.Tensor:
@@ -88,11 +86,10 @@ def uniform_rows(count: int, columns: int) -> torch.Tensor:
     Returns:
         float32 [count, columns] in [0, 1); inside a loader on the device of the data, elsewhere on the CPU.
     """
-    global _calls
     if _rows is None:
         return torch.rand(count, columns)
-    base = mix(_rows.seed, _rows.name, "rows", _rows.epoch, *([_calls] if _calls else []))
-    _calls += 1
+    base = mix(*_rows.parts, *([_rows.calls] if _rows.calls else []))
+    _rows.calls += 1
     start = _rows.position * columns
     counters = torch.arange(start, start + count * columns, device=_rows.device).view(count, columns)
     return (_splitmix(counters + base) >> 40 & 0xFFFFFF).float() / (1 << 24)

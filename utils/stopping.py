@@ -6,7 +6,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -26,8 +27,7 @@ class StopRequest:
 
     def __init__(self, describe: Callable[[], str] = lambda: "") -> None:
         self.signum: int | None = None
-        #: Whether the code that runs asks for `signum`; where it doesn't, the signal raises `Stopped` at once.
-        self.polled = True
+        self._polled = True
         self._describe = describe
         self._before: dict[int, Any] = {}
 
@@ -40,14 +40,24 @@ class StopRequest:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
 
+    @contextmanager
+    def polled(self, asks: bool) -> Iterator[None]:
+        """Say whether the code inside asks for `signum`; where it doesn't, a signal raises `Stopped` at once."""
+        before, self._polled = self._polled, asks
+        try:
+            if self.signum is not None and not asks:
+                raise self.leave(self._describe())
+            yield
+        finally:
+            self._polled = before
+
     def _note(self, signum: int, _frame: FrameType | None) -> None:
         if self.signum is not None and signum == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             end_workers()
             raise KeyboardInterrupt
-        self.signum = signum
-        if not self.polled:
-            self.polled = True
+        first, self.signum = self.signum is None, signum
+        if first and not self._polled:
             raise self.leave(self._describe())
 
     def leave(self, message: str) -> Stopped:

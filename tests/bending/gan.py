@@ -15,27 +15,23 @@ class GANTrainer(Trainer):
         self.critic = nn.Sequential(nn.Linear(6, 16), nn.LeakyReLU(), nn.Linear(16, 1))
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=0.01)
 
-    def _terms(self, data):
-        fake = self.model(torch.randn(len(data), 6))
-        real_score, fake_score = self.critic(data), self.critic(fake.detach())
+    def _forward(self, batch):
+        data, _ = batch
+        fake = self.model(torch.randn_like(data))
         terms = {
-            "critic": F.softplus(-real_score).mean() + F.softplus(fake_score).mean(),
+            "critic": F.softplus(-self.critic(data)).mean() + F.softplus(self.critic(fake.detach())).mean(),
             "generator": F.softplus(-self.critic(fake)).mean(),
         }
         return terms, fake, data
 
-    def _forward(self, batch):
-        return self._terms(batch[0])
-
     def _update(self, batches):
         for batch in batches:
-            terms, output, target = self._forward(batch)
-            self._record(self.train_metrics, terms, output, target, self.batch_size_of(batch))
-            terms["critic"].backward(retain_graph=True)
-            self._step(self.critic_optimizer, [terms["critic"].detach()])
-            self.optimizer.zero_grad()
-            F.softplus(-self.critic(output)).mean().backward()
-            self._step(self.optimizer, [terms["generator"].detach()])
+            terms, _, _ = self._compute(batch, self.train_metrics)
+            self.runtime.backward(terms["critic"])
+            self._apply(self.critic_optimizer, [terms["critic"].detach()])
+            terms, _, _ = self._compute(batch, None)  # the critic has moved
+            self.runtime.backward(terms["generator"])
+            self._apply(self.optimizer, [terms["generator"].detach()])
             self.critic_optimizer.zero_grad()
 
 

@@ -1,0 +1,81 @@
+"""What a trainer holds: the parts that a checkpoint saves, and the networks, wherever among its attributes they are."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from utils.runtime import unwrap
+
+
+class Held(NamedTuple):
+    """A trainer as a checkpoint knows it."""
+
+    model: nn.Module
+    #: The other objects that have a state, by name, the optimizer among them.
+    parts: dict[str, Any]
+    #: What must be the same for a run to go on exactly: the seed, the data, and inside an epoch the batches.
+    fixed: dict[str, Any]
+
+
+def held_by(trainer: Any) -> Held:
+    """What a trainer holds, of the template or of the user's own."""
+    model = unwrap(trainer.model)
+    parts: dict[str, Any] = {}
+    for name, value in _objects(trainer):
+        part = unwrap(value) if isinstance(value, nn.Module) else value
+        stateful = hasattr(part, "state_dict") and hasattr(part, "load_state_dict")
+        if stateful and all(part is not other for other in (model, *parts.values())):
+            parts[name] = part
+    loader = getattr(trainer, "data_loader", None)
+    fixed = {
+        "seed": trainer.seed,
+        "samples": getattr(loader, "n_samples", None),
+        "validation_split": getattr(loader, "validation_split", None),
+        "batch_size": getattr(loader, "batch_size", None),
+        "accumulate": getattr(trainer, "accumulate", None),
+        "batches": getattr(trainer, "len_epoch", None),
+    }
+    return Held(model, parts, fixed)
+
+
+def networks(trainer: object) -> list[nn.Module]:
+    """The networks of a trainer, its loss if it is one, and its metrics that are."""
+    return [value for _, value in _objects(trainer) if isinstance(value, nn.Module)]
+
+
+def _objects(trainer: object) -> Iterator[tuple[str, Any]]:
+    """The attributes with their names, and what is in lists, tuples and dicts among them."""
+
+    def visit(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, dict | list | tuple):
+            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+                yield from visit(f"{name}.{key}", item)
+        else:
+            yield name, value
+
+    for name, value in vars(trainer).items():
+        yield from visit(name, value)
+
+
+def bring(parts: list[nn.Module], device: torch.device) -> None:
+    """Bring networks that are on the CPU to the device; one that is elsewhere has been put there."""
+    for network in parts:
+        tensors = [*network.parameters(), *network.buffers()]
+        if device.type != "cpu" and all(tensor.device.type == "cpu" for tensor in tensors):
+            network.to(device)
+
+
+@contextmanager
+def evaluating(parts: list[nn.Module]) -> Iterator[None]:
+    """Put networks in evaluation mode; afterwards each of their modules is in the mode that it was in."""
+    modes = [(module, module.training) for network in parts for module in network.modules()]
+    try:
+        for network in parts:
+            network.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

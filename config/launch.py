@@ -1,0 +1,222 @@
+"""How a process starts: from a command line to what it is to do, with which config, from which checkpoint."""
+
+import argparse
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from config.json_file import read_source
+from config.schema import Checked, check, known
+from config.source import Source, dotted, leaves, override, read_value, to_plain
+from utils.errors import CheckpointError, ConfigError
+from utils.files import ROOT
+
+if TYPE_CHECKING:
+    from utils.checkpoint import Content
+    from utils.run import Run
+
+AUTO = "auto"
+
+
+@dataclass
+class Launch:
+    """What a process is to do; decided before there is a `ConfigParser`. Copies read the checkpoint themselves."""
+
+    task: Literal["train", "continue", "fine-tune", "evaluate"] = "train"
+    #: Try everything on one batch only; then nothing that is written stays.
+    checking: bool = False
+    #: The checkpoint to start from.
+    checkpoint: Path | None = None
+    #: The run to go on in.
+    run: "Run | None" = None
+    #: The name of a new run's folder; None is the time.
+    run_id: str | None = None
+    #: (dotted path, old value, new value) of what differs from the config of the checkpoint.
+    changes: list[tuple[str, Any, Any]] = field(default_factory=list)
+    #: The parsed command line, if there was one.
+    args: argparse.Namespace = field(default_factory=argparse.Namespace)
+    _content: "Content | None" = None
+
+    def content(self) -> "Content | None":
+        """What the checkpoint holds, read at the first call; None without one."""
+        if self._content is None and self.checkpoint is not None:
+            from utils import checkpoint
+
+            self._content = checkpoint.load(self.checkpoint)
+        return self._content
+
+    def release(self) -> None:
+        """Let the content go: it has been restored, and is as large as the model."""
+        self._content = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_content": None}
+
+
+def add_options(parser: argparse.ArgumentParser, options: Iterable[Any], evaluating: bool) -> None:
+    """Add the custom options, and the common ones that the program has not declared itself."""
+    common: list[tuple[list[str], dict[str, Any]]] = [
+        (["-c", "--config"], {"help": "config file"}),
+        (["-r", "--resume"], {"help": "checkpoint or run folder"}),
+        (["-d", "--device"], {"help": "GPUs to use, as for CUDA_VISIBLE_DEVICES"}),
+        (["--set"], {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": "set any key of the config"}),
+        (["--run_id"], {"help": "name of the run's folder; by default the time"}),
+        (["--print-config"], {"action": "store_true", "help": "show each value with its origin, and leave"}),
+        (["--traceback"], {"action": "store_true", "help": "show the traceback of an error"}),
+    ]
+    if not evaluating:
+        common.append(
+            (["--check"], {"action": "store_true", "help": "try everything on one batch, leave nothing behind"})
+        )
+    for option in options:
+        target = option.target if isinstance(option.target, str) else ";".join(option.target)
+        parser.add_argument(*option.flags, type=option.type, help=f"sets {target.replace(';', '.')}")
+    for flags, settings in common:
+        if not any(flag in parser._option_string_actions for flag in flags):
+            parser.add_argument(*flags, **settings)
+
+
+def option_name(flags: Iterable[str]) -> str:
+    """argparse's name of an option: the first long flag, as argparse takes it."""
+    flags = list(flags)
+    flag = next((flag for flag in flags if flag.startswith("--")), flags[0])
+    return flag.lstrip("-").replace("-", "_")
+
+
+def read_command(args: argparse.Namespace, modification: Mapping[Any, Any], evaluating: bool) -> tuple[Checked, Launch]:
+    """The config that a parsed command line means, and what is to be done with it.
+
+    Raises:
+        ConfigError: the command line or the config is wrong, or another process owns the run.
+        CheckpointError: the checkpoint cannot be read.
+    """
+    for flag, text in (("-c", args.config), ("-r", args.resume)):
+        if text is not None and not text.strip():
+            raise ConfigError(f"{flag} is empty: an unset variable?")
+    if args.config is None and args.resume is None:
+        raise ConfigError("say what to train: -c config.json, or -r CHECKPOINT to continue a run")
+    launch = Launch(checking=getattr(args, "check", False), run_id=getattr(args, "run_id", None), args=args)
+    auto = args.resume == AUTO and not evaluating
+    if auto and args.config is None:
+        raise ConfigError("-r auto needs the config of the run: -c config.json -r auto")
+    if evaluating:
+        launch.task = "evaluate"
+    elif args.resume is not None and not auto:
+        launch.task = "continue" if args.config is None else "fine-tune"
+    leaves_no_trace = launch.checking or getattr(args, "print_config", False)
+    if args.resume is not None and not auto:
+        _read_start(launch, Path(args.resume).resolve(), args.resume, leaves_no_trace)
+    checked = check(_source(args, launch), modification)
+    if auto and not leaves_no_trace:
+        _find_run(launch, checked)
+    if launch.task == "continue":
+        _compare(launch, checked, renamed=auto)
+    return checked, launch
+
+
+def _source(args: argparse.Namespace, launch: Launch) -> Source:
+    """The values of the file, or of the checkpoint, with what `--set` changes."""
+    if args.config is not None:
+        source = read_source(Path(args.config))
+    else:
+        content = launch.content()
+        assert content is not None
+        source = Source(to_plain(content["config"]), name=str(launch.checkpoint))
+    for text in getattr(args, "set", []):
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {text}: expected KEY=VALUE, such as --set trainer.epochs=3")
+        override(source, tuple(key.split(".")), read_value(value), f"command line (--set {key})", known)
+    return source
+
+
+def _read_start(launch: Launch, path: Path, given: str, leaves_no_trace: bool) -> None:
+    """Start from a checkpoint file, or from a run folder's newest whole one; an evaluation from its best, if any."""
+    from utils import checkpoint, run_folder
+    from utils.run import Run
+
+    folder = path if path.is_dir() else path.parent
+    is_run = (folder / "config.json").exists() and folder.parent.parent.name == "models"
+    if launch.task == "continue":
+        if launch.run_id is not None:
+            raise ConfigError("--run_id names a new run: a run that is continued with -r keeps its folder")
+        if is_run and not leaves_no_trace:
+            launch.run = Run(folder)
+    if launch.task == "evaluate" and (path / run_folder.BEST).exists():
+        path /= run_folder.BEST
+    if path.is_dir():
+        _start_from_newest(launch, path)
+    else:
+        try:
+            launch.checkpoint, launch._content = path, checkpoint.load(path)
+        except CheckpointError as error:
+            beside = run_folder.whole_beside(path) if folder.is_dir() else []
+            hint = f"\n  whole checkpoints beside it: {', '.join(beside)}" if beside else ""
+            raise CheckpointError(f"{error}{hint}") from None
+    if launch.task == "continue" and not is_run:
+        raise CheckpointError(
+            f"{launch.checkpoint} is not in a run folder, so it cannot be continued; "
+            f"a new run with its weights: -c CONFIG -r {given}"
+        )
+
+
+def _start_from_newest(launch: Launch, folder: Path) -> None:
+    from utils import run_folder
+
+    launch.checkpoint, launch._content, warnings = run_folder.newest_whole(folder)
+    for warning in warnings:
+        logging.getLogger("checkpoint").warning(warning)
+
+
+def _find_run(launch: Launch, checked: Checked) -> None:
+    """What `-r auto` continues: the run `run_id`, else the newest unfinished one of the config's name, else nothing."""
+    from utils.run import Run
+
+    models = ROOT / checked.settings.trainer.save_dir / "models" / checked.settings.name
+    if launch.run_id is not None:
+        if (models / launch.run_id).exists():
+            _go_on_in(launch, Run(models / launch.run_id))
+        return
+    # Run folders are named by the time, but one with a run_id of its own may be newer.
+    folders = [path for path in models.glob("*") if path.is_dir()]
+    for folder in sorted(folders, key=_last_written, reverse=True):
+        try:
+            run = Run(folder)
+        except ConfigError:
+            continue  # in use
+        _go_on_in(launch, run)
+        if launch._content is None or not launch._content["progress"]["finished"]:
+            return
+        run.close()
+        launch.task, launch.run, launch.checkpoint, launch._content = "train", None, None, None
+
+
+def _go_on_in(launch: Launch, run: "Run") -> None:
+    from utils import run_folder
+
+    launch.run = run
+    if run_folder.checkpoints(run.folder):
+        launch.task = "continue"
+        _start_from_newest(launch, run.folder)
+    else:
+        logging.getLogger("checkpoint").warning(f"{run.folder} holds no checkpoint: starting at epoch 1 in it")
+
+
+def _last_written(folder: Path) -> tuple[int, str]:
+    """When a run last saved, or began."""
+    files = [*folder.glob("checkpoint-*.pth"), *folder.glob("config.json")]
+    return max((path.stat().st_mtime_ns for path in files), default=0), folder.name
+
+
+def _compare(launch: Launch, checked: Checked, renamed: bool) -> None:
+    """Note what differs from the config of the checkpoint."""
+    content = launch.content()
+    before = dict(leaves(content["config"] if content else {}))
+    for path, value in leaves(checked.values):
+        if before.get(path) != value:
+            launch.changes.append((dotted(path), before.get(path, "(default)"), value))
+    kept = [change for change in launch.changes if change[0] in ("name", "trainer.save_dir")]
+    if kept and not renamed:
+        raise ConfigError(f"{kept[0][0]}: a run that is continued with -r keeps its name and its folder")

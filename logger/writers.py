@@ -1,0 +1,53 @@
+"""Where a run's numbers go: the table of epochs, TensorBoard, and any tracker of your own are writers."""
+
+import logging
+from collections.abc import Mapping
+from typing import Protocol
+
+
+class Writer(Protocol):
+    """Writes numbers somewhere. Add yours in train.py: `trainer.writers.add(MyTracker())`."""
+
+    def log(self, numbers: Mapping[str, float], step: int) -> None:
+        """Write numbers by name, such as "loss/train"; those of a whole epoch have an "epoch" among them.
+
+        Args:
+            step: batches done since the run began.
+        """
+
+    def close(self) -> None:
+        """Write what is pending: the run ends, or is stopped."""
+
+
+class Writers:
+    """All writers of a run; one that fails is left out from then on, and training goes on."""
+
+    def __init__(self, *writers: Writer) -> None:
+        self._writers = list(writers)
+
+    def add(self, writer: Writer) -> None:
+        """Write to this one, too."""
+        self._writers.append(writer)
+
+    def log(self, numbers: Mapping[str, float], step: int) -> None:
+        """Hand the numbers to each."""
+        for writer in list(self._writers):
+            try:
+                writer.log(numbers, step)
+            except Exception as error:  # whatever a tracker meets (no network, a full disk) must not end a training
+                self._writers.remove(writer)
+                self._warn(writer, error)
+
+    def close(self) -> None:
+        """Close each."""
+        for writer in self._writers:
+            try:
+                writer.close()
+            except Exception as error:  # the run has been saved
+                self._warn(writer, error)
+
+    def _warn(self, writer: Writer, error: Exception) -> None:
+        name = type(writer).__name__
+        logging.getLogger("logger").warning(
+            f"{name} is off from here on, training goes on: {type(error).__name__}: {error}"
+        )

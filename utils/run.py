@@ -1,0 +1,90 @@
+"""A run: its folder, who owns it, and what the folder says of it."""
+
+import contextlib
+import logging
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from utils import run_folder
+from utils.errors import StorageError
+from utils.files import write_json
+
+
+class Run:
+    """The folder of one run, which this process owns until `close`. Copies own nothing.
+
+    Args:
+        folder: of the checkpoints: models/NAME/RUN; that of the logs is log/NAME/RUN beside it.
+        owned: lock the folder; False only reads it.
+
+    Raises:
+        ConfigError: another process owns it.
+        StorageError: it cannot be written.
+    """
+
+    _lock = -1
+
+    def __init__(self, folder: Path, owned: bool = True) -> None:
+        self.folder = folder
+        self.log_dir = folder.parent.parent.parent / "log" / folder.parent.name / folder.name
+        #: What the run is made of: code, versions, machine and command line.
+        self.environment: dict[str, Any] = {}
+        self._lock = run_folder.own(folder) if owned else -1
+        self._begun = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_lock": -1}
+
+    def sweep(self) -> None:
+        """Remove the temporary files that a killed process left."""
+        for path in self.folder.glob("*.tmp"):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+    def preflight(self, size: int) -> None:
+        """Refuse to start where two checkpoints of `size` bytes don't fit: one is written before another goes.
+
+        Raises:
+            StorageError: with what there is and what is needed.
+        """
+        with contextlib.suppress(OSError):
+            free = shutil.disk_usage(self.folder).free
+            if free < 2 * size:
+                raise StorageError(
+                    f"{self.folder} has {free / 1e6:.0f} MB free, and two checkpoints take {2 * size / 1e6:.0f} MB: "
+                    "make room, or set trainer.save_dir"
+                )
+
+    def begin(self, config: Mapping[str, Any]) -> None:
+        """Describe the run in its folder, now that nothing stands in its way."""
+        self._begun = True
+        self._describe(config)
+        self.status("running")
+
+    def remake(self, config: Mapping[str, Any]) -> None:
+        """Make the folder again if somebody has removed it."""
+        if not self.folder.exists():
+            logging.getLogger("checkpoint").warning(f"{self.folder} is gone: making it again")
+            self._describe(config)
+
+    def _describe(self, config: Mapping[str, Any]) -> None:
+        write_json(config, self.folder / "config.json")
+        write_json(self.environment, self.folder / "environment.json")
+
+    def status(self, state: str, **fields: Any) -> None:
+        """Say how the run is doing; a run that has not begun leaves its folder as it was."""
+        if self._begun:
+            now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+            write_json({"state": state, **fields, "time": now}, self.folder / "status.json")
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        if self._lock >= 0:
+            os.close(self._lock)
+        self._lock = -1
+
+    __del__ = close
