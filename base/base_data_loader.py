@@ -76,19 +76,19 @@ class BaseDataLoader(DataLoader[Any]):
         self.num_workers = num_workers
         # Without an accelerator there is nothing to pin for, and torch would warn.
         self.pin_memory = bool(options.get("pin_memory", False)) and torch.accelerator.is_available()
-        self._order: PassOrder | None = None
-        if not iterable:
-            self._order = PassOrder(
-                self.n_samples, batch_size, shuffle, self.seed, name, sampler, batch_sampler, drop_last
-            )
+        order = (batch_size, shuffle, self.seed, name, sampler, batch_sampler, drop_last)
+        self._order = None if iterable else PassOrder(self.n_samples, *order)
+        if self._order is not None:
             if batch_sampler is None:
                 self.n_samples = self._order.n_yielded()
             self._fetcher = SeededFetcher(dataset, collate_fn, self.seed, name)
         self._inner = self._make_inner(options)
         self.device_resident = device_resident
-        self._brought_to: torch.device | None = None
         if device_resident:
             self._check_resident(bool(options.get("pin_memory")))
+
+    #: Where `to` has brought the data.
+    _brought_to: torch.device | None = None
 
     def _make_inner(self, options: dict[str, Any]) -> DataLoader[Any]:
         """The DataLoader that works, without a reference back to this one."""

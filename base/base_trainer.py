@@ -21,6 +21,7 @@ from logger.table import EpochTable
 from logger.visualization import TensorboardWriter, histogram
 from logger.writers import Writers
 from utils import checkpoint, environment, seeding
+from utils.content import Content
 from utils.errors import NonFiniteError
 from utils.runtime import unwrap
 from utils.stopping import StopRequest
@@ -200,7 +201,7 @@ class BaseTrainer(ABC):
                 if counts is not None:
                     self.writer.add_histogram_raw(name, **counts)
 
-    def _content(self, step: int | None, finished: bool) -> checkpoint.Content:
+    def _content(self, step: int | None, finished: bool) -> Content:
         """Everything that the run needs to go on."""
         held = held_by(self)
         progress: Any = {"step": step, "finished": finished, "lr": self.lr, **held.fixed}

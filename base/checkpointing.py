@@ -8,7 +8,7 @@ from pathlib import Path
 
 from base.monitor import Monitor
 from utils import checkpoint, run_folder
-from utils.checkpoint import Content
+from utils.content import Content
 from utils.errors import DataError, Stopped, StorageError, UserError
 from utils.run import Run
 

@@ -1,6 +1,6 @@
 """Settings that make no sense together, found before a run begins."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,6 +13,20 @@ if TYPE_CHECKING:
 
 #: Names of the table's other columns.
 RESERVED = ("epoch", "lr", "seconds", "samples/s")
+
+
+def check_parts(criterion: Any, own_forward: bool, optimizer: Any, own_update: bool) -> None:
+    """Refuse parts that only a trainer with a method of its own can use.
+
+    Raises:
+        ConfigError: naming the method, or where there is one.
+    """
+    if criterion is None and not own_forward:
+        raise ConfigError("loss is missing: name one of model/loss.py, or give the trainer a _forward of its own")
+    if isinstance(optimizer, torch.optim.LBFGS) and not own_update:
+        raise ConfigError(
+            "optimizer: LBFGS computes its loss several times a step: take the trainer of examples/lbfgs.py"
+        )
 
 
 def check_settings(

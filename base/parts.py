@@ -1,11 +1,12 @@
 """What a trainer holds: the parts that a checkpoint saves, and the networks, wherever among its attributes they are."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from utils.runtime import unwrap
 
@@ -46,18 +47,19 @@ def networks(trainer: object) -> list[nn.Module]:
     return [value for _, value in _objects(trainer) if isinstance(value, nn.Module)]
 
 
-def _objects(trainer: object) -> Iterator[tuple[str, Any]]:
+def _objects(trainer: object) -> list[tuple[str, Any]]:
     """The attributes with their names, and what is in lists, tuples and dicts among them."""
+    found: list[tuple[str, Any]] = []
 
-    def visit(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-        if isinstance(value, dict | list | tuple):
-            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-                yield from visit(f"{name}.{key}", item)
-        else:
-            yield name, value
+    def visit(prefix: str, items: Iterable[tuple[Any, Any]]) -> None:
+        for name, value in items:
+            if isinstance(value, dict | list | tuple):
+                visit(f"{prefix}{name}.", value.items() if isinstance(value, dict) else enumerate(value))
+            else:
+                found.append((f"{prefix}{name}", value))
 
-    for name, value in vars(trainer).items():
-        yield from visit(name, value)
+    visit("", vars(trainer).items())
+    return found
 
 
 def bring(parts: list[nn.Module], device: torch.device) -> None:
@@ -79,3 +81,14 @@ def evaluating(parts: list[nn.Module]) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def averaged(trainer: Any, ema: AveragedModel | None) -> Iterator[None]:
+    """Let the moving average of the weights stand for a trainer's model, if there is one."""
+    model = trainer.model
+    trainer.model = model if ema is None else ema.module
+    try:
+        yield
+    finally:
+        trainer.model = model

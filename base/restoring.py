@@ -11,7 +11,7 @@ from torch import nn
 
 from base.parts import Held
 from utils import checkpoint, environment
-from utils.checkpoint import Content
+from utils.content import Content
 from utils.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:

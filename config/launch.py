@@ -14,7 +14,7 @@ from utils.errors import CheckpointError, ConfigError
 from utils.files import ROOT
 
 if TYPE_CHECKING:
-    from utils.checkpoint import Content
+    from utils.content import Content
     from utils.run import Run
 
 AUTO = "auto"

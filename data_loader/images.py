@@ -61,10 +61,10 @@ class InMemoryImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     def __getitems__(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Samples int64 [n] as a batch: images float [n, 1, height, width] and labels int64 [n]."""
-        images = self.images.index_select(0, indices)  # copies rows: a third of the time of images[indices]
+        images = self._data["images"].index_select(0, indices)  # copies rows: a third of the time of images[indices]
         if self.shift or self.rotate:
             images = self._augment(images)
-        return images, self.labels.index_select(0, indices)
+        return images, self._data["labels"].index_select(0, indices)
 
     def _augment(self, images: torch.Tensor) -> torch.Tensor:
         """Turn and shift each image by amounts that depend on the sample's place alone."""

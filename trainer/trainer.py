@@ -4,27 +4,25 @@ Most tasks need one method of their own: `_forward`, which says what a batch mea
 step of one optimizer (a GAN), there is `_update`.
 """
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from tqdm import tqdm
 
 from base.base_data_loader import BaseDataLoader
 from base.base_trainer import BaseTrainer, Log
 from base.batches import evaluation_batches, training_batches
-from base.checks import check_settings
+from base.checks import check_parts, check_settings
 from base.loss_watch import LossWatch
-from base.parts import evaluating, networks
+from base.parts import averaged, evaluating, networks
 from utils.errors import ConfigError
 from utils.metrics import MetricTracker
 from utils.prefetch import prefetcher
 from utils.profiling import profiled, steps_needed
+from utils.progress import progress_bar
 from utils.runtime import Runtime, first_tensor, unwrap
 
 if TYPE_CHECKING:
@@ -62,22 +60,19 @@ class Trainer(BaseTrainer):
         settings = config.settings.trainer
         names = [*self.loss_terms, *(metric.__name__ for metric in metric_ftns)]
         self.len_epoch = len_epoch or settings.len_epoch or (0 if data_loader is None else len(data_loader))
-        self._check_own(criterion, optimizer)
+        own_update = type(self)._update is not Trainer._update
+        check_parts(criterion, type(self)._forward is not Trainer._forward, optimizer, own_update)
         if config.launch.task != "evaluate":  # before the run folder is made
             check_settings(config, names, valid_data_loader is not None, self.len_epoch, device)
         super().__init__(model, criterion, metric_ftns, optimizer, config)
         self.device = device
-        self.data_loader = data_loader
-        self.valid_data_loader = valid_data_loader
-        self.lr_scheduler = lr_scheduler
+        self.data_loader, self.valid_data_loader, self.lr_scheduler = data_loader, valid_data_loader, lr_scheduler
         if lr_scheduler is not None:
             # The order of the two steps is fixed below; torch's check of it cries wolf after a resume in validation,
             # and where fp16 skips the first step.
             optimizer._opt_called = True  # type: ignore[attr-defined]
         self.interval: str = (config["lr_scheduler"] or {}).get("interval", "epoch")
-        self.accumulate: int = settings.accumulate
-        self.log_step: int = settings.log_step
-        self.save_step: int | None = settings.save_step
+        self.accumulate, self.log_step, self.save_step = settings.accumulate, settings.log_step, settings.save_step
         self.runtime = Runtime(device, settings)
         #: The moving average of the weights, which is validated in their place; None where `ema` is off.
         self.ema = self.runtime.averaged(unwrap(model))
@@ -90,21 +85,7 @@ class Trainer(BaseTrainer):
         #: Samples of the epoch in hand that an earlier process has trained on; None in a loop of the user's own.
         self._resumed_samples: float | None = None
         self._watch = LossWatch(settings.on_nan)
-        #: How many steps are still to be profiled.
-        self._profile = settings.profile
-
-    def _check_own(self, criterion: Any, optimizer: Any) -> None:
-        """Refuse what only a trainer with a method of its own can do.
-
-        Raises:
-            ConfigError: naming the method.
-        """
-        if criterion is None and type(self)._forward is Trainer._forward:
-            raise ConfigError("loss is missing: name one of model/loss.py, or give the trainer a _forward of its own")
-        if isinstance(optimizer, torch.optim.LBFGS) and type(self)._update is Trainer._update:
-            raise ConfigError(
-                "optimizer: LBFGS computes its loss several times a step: use the trainer of examples/lbfgs.py"
-            )
+        self._profile = settings.profile  # steps that are still to be profiled
 
     def _train_epoch(self, epoch: int) -> Log:
         """Train one epoch, validate, step an epoch scheduler; return the averages over all samples."""
@@ -134,14 +115,7 @@ class Trainer(BaseTrainer):
         batches = training_batches(self.data_loader, done + self.step, done + last, self.seed, ahead)
         if self.writer.enabled and done + self.step == 0:
             batches = self._show_inputs(batches)
-        with tqdm(
-            total=self.len_epoch,
-            initial=self.step,
-            desc=f"epoch {epoch}/{self.epochs}",
-            unit="batch",
-            leave=False,
-            disable=not sys.stderr.isatty(),
-        ) as bar:
+        with progress_bar(f"epoch {epoch}/{self.epochs}", self.step, self.len_epoch) as bar:
             while True:
                 with self.runtime.part("data"):
                     group = list(islice(batches, self.accumulate))
@@ -151,12 +125,12 @@ class Trainer(BaseTrainer):
                 bar.update(len(group))
 
     def _profiled(self, groups: Iterator[Any]) -> Iterator[Any]:
-        """The groups, profiled if the config asks for it and the epoch has the steps for it; once in a process."""
+        """The groups, profiled once in a process if the config asks for it, in an epoch that has the steps for it."""
         left = -(-(self.len_epoch - self.step) // self.accumulate)
         if self._profile is None or left < steps_needed(self._profile) or self.config.launch.checking:
             return groups
-        steps, self._profile = self._profile, None
-        return profiled(self.runtime, groups, steps, self.config.log_dir / f"trace-{self.epoch}.json.gz")
+        steps, self._profile, file = self._profile, None, self.config.log_dir / f"trace-{self.epoch}.json.gz"
+        return profiled(self.runtime, groups, steps, file)
 
     def _update(self, batches: Sequence[Any]) -> None:
         """One optimizer step on a group of batches, as if they were one large batch."""
@@ -194,8 +168,7 @@ class Trainer(BaseTrainer):
             the loss terms as a dict, the output and the target.
         """
         n = self.batch_size_of(batch) if n is None else n
-        with self.runtime.part("data"):
-            batch = self.runtime.move(batch)
+        batch = self.runtime.move(batch)
         with self.runtime.autocast():
             with self.runtime.part("forward"):
                 terms, output, target = self._forward(batch)
@@ -251,9 +224,8 @@ class Trainer(BaseTrainer):
         if self.ema is not None:
             with self.runtime.part("optimizer"):
                 self.ema.update_parameters(unwrap(self.model))
-        with self.runtime.part("logging"):
-            if self.step // self.log_step > before // self.log_step:
-                self._log_window()
+        if self.step // self.log_step > before // self.log_step:
+            self._log_window()
         if self.save_step and self.step // self.save_step > before // self.save_step and self.step < self.len_epoch:
             self._save_step()
         self._stop_if_asked()
@@ -261,11 +233,12 @@ class Trainer(BaseTrainer):
     def _log_window(self) -> None:
         """Write the averages since the last time; one wait for the GPU."""
         self._check_losses()
-        window = {f"{name}/train": value for name, value in self.train_metrics.since_last().items()}
-        if window and self.runtime.grad_norm is not None:
-            window["grad_norm/train"] = float(self.runtime.grad_norm)
-        if window:
-            self.writers.log(window, (self.epoch - 1) * self.len_epoch + self.step)
+        with self.runtime.part("logging"):
+            window = {f"{name}/train": value for name, value in self.train_metrics.since_last().items()}
+            if window and self.runtime.grad_norm is not None:
+                window["grad_norm/train"] = float(self.runtime.grad_norm)
+            if window:
+                self.writers.log(window, (self.epoch - 1) * self.len_epoch + self.step)
 
     def _check_losses(self) -> None:
         """Stop the run if a loss since the last look was not finite."""
@@ -295,23 +268,13 @@ class Trainer(BaseTrainer):
         tracker.reset()
         if isinstance(loader, BaseDataLoader):
             loader.to(self.runtime.device)
-        with evaluating(networks(self)), self._averaged():
+        with evaluating(networks(self)), averaged(self, self.ema):
             for batch in evaluation_batches(loader, self.seed, prefetcher(loader, self.runtime)):
                 self._compute(batch, tracker)
                 if self.stop.signum is not None or self.config.launch.checking:
                     break
         self._stop_if_asked()
         return tracker.result()
-
-    @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """Let the moving average of the weights stand for the model, if there is one."""
-        model = self.model
-        self.model = model if self.ema is None else self.ema.module
-        try:
-            yield
-        finally:
-            self.model = model
 
     def _schedule(self, interval: str, log: Log) -> None:
         """Step the scheduler if it steps at this interval; a plateau is judged by the monitored number."""

@@ -12,54 +12,16 @@ import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, NotRequired, TypedDict, cast
+from typing import IO, Any, cast
 
 import numpy as np
 import torch
 
+from utils.content import Content
 from utils.errors import CheckpointError, StorageError
 from utils.files import replacing
 
 FORMAT_VERSION = 1
-
-
-class Progress(TypedDict):
-    """How far a run has come, and what must be the same for it to go on exactly."""
-
-    #: Batches done in an unfinished epoch; None after a finished one.
-    step: int | None
-    finished: bool
-    #: The learning rate of the last update.
-    lr: float
-    seed: int
-    samples: int | None
-    validation_split: float | None
-    batch_size: int | None
-    accumulate: int | None
-    #: Batches in an epoch.
-    batches: int | None
-
-
-class Content(TypedDict):
-    """What a checkpoint holds: the classic template's keys, and ours."""
-
-    format_version: int
-    arch: str
-    epoch: int
-    #: The bare model's weights.
-    state_dict: dict[str, Any]
-    optimizer: dict[str, Any]
-    monitor_best: float
-    config: dict[str, Any]
-    progress: Progress
-    #: State and class of each of the trainer's other parts, by name.
-    states: NotRequired[dict[str, Any]]
-    classes: NotRequired[dict[str, str]]
-    environment: NotRequired[dict[str, Any]]
-    #: Whether it comes from the classic template, which saved less.
-    converted: NotRequired[bool]
-
-
 REQUIRED_KEYS = tuple(key for key in Content.__annotations__ if key in Content.__required_keys__)
 _COMMENT = b"sha256:"
 _MISMATCH = "its content does not match its checksum"

@@ -58,23 +58,19 @@ class MetricTracker:
             self.writer.add_scalar(key, float(value if not isinstance(value, torch.Tensor) else value.float().mean()))
         if not isinstance(value, torch.Tensor):
             self._sums[key] = self._sums.get(key, 0.0) + float(value) * n
-        elif value.ndim == 0:
-            self._sum(key, value).add_(value.detach(), alpha=n)
-        elif value.ndim == 1:
-            total = self._sum(key, value)
-            total += value.detach().sum(dtype=total.dtype)
-            n = len(value)
         else:
-            raise ValueError(f"{key}: one value, or one for each sample, not a tensor of shape {list(value.shape)}")
+            if value.ndim > 1:
+                raise ValueError(f"{key}: one value, or one for each sample, not a tensor of shape {list(value.shape)}")
+            total = self._sums.get(key)
+            if not isinstance(total, torch.Tensor):
+                dtype = torch.float32 if value.device.type == "mps" else torch.float64
+                total = self._sums[key] = torch.full((), total or 0.0, dtype=dtype, device=value.device)
+            if value.ndim == 0:
+                total.add_(value.detach(), alpha=n)
+            else:
+                total += value.detach().sum(dtype=total.dtype)
+                n = len(value)
         self._counts[key] = self._counts.get(key, 0) + n
-
-    def _sum(self, key: str, value: torch.Tensor) -> torch.Tensor:
-        """The sum that a value is added to, on its device."""
-        total = self._sums.get(key)
-        if not isinstance(total, torch.Tensor):
-            dtype = torch.float32 if value.device.type == "mps" else torch.float64
-            total = self._sums[key] = torch.full((), total or 0.0, dtype=dtype, device=value.device)
-        return total
 
     def avg(self, key: str) -> float:
         """The average of one name over its samples (waits for the GPU); NaN before the first update."""

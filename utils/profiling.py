@@ -14,12 +14,10 @@ import torch
 
 from utils.errors import StorageError
 from utils.files import replacing
-from utils.runtime import Runtime
+from utils.runtime import PARTS, UNSEEN, Runtime
 
 #: Steps to let pass first: caches fill, kernels are chosen, a model is compiled.
 WARM_UP = 3
-#: What a step does, in the order of the report.
-PARTS = ("data", "forward", "backward", "optimizer", "logging", "saving")
 
 
 def steps_needed(steps: int) -> int:
@@ -42,13 +40,13 @@ def profiled(runtime: Runtime, groups: Iterator[Any], steps: int, file: Path) ->
     yield from islice(groups, WARM_UP)
     clock = Clock(runtime.device)
     try:
-        runtime.observer = clock.part
+        runtime.part = clock.part
         for group in islice(groups, steps):
             yield group
             clock.read("other")  # what no part has counted
             clock.steps += 1
     finally:
-        runtime.observer = None
+        runtime.part = UNSEEN
     if clock.steps:
         logger.info(clock.report())
     if torch._C._autograd._profiler_enabled():
@@ -66,10 +64,10 @@ def _traced(runtime: Runtime, groups: Iterator[Any], steps: int, file: Path, log
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     with torch.profiler.profile(activities=activities) as trace:
         try:
-            runtime.observer = torch.profiler.record_function
+            runtime.part = torch.profiler.record_function
             yield from islice(groups, steps)
         finally:
-            runtime.observer = None
+            runtime.part = UNSEEN
     plain = file.with_suffix("")
     try:
         trace.export_chrome_trace(str(plain))

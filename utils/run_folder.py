@@ -12,7 +12,7 @@ from utils.errors import CheckpointError, ConfigError, StorageError
 from utils.files import ensure_dir
 
 if TYPE_CHECKING:
-    from utils.checkpoint import Content
+    from utils.content import Content
 
 BEST = "model_best.pth"
 _NAME = re.compile(r"checkpoint-epoch(\d+)(?:-step(\d+))?\.pth")

@@ -15,6 +15,9 @@ from utils.settings import TrainerSettings
 Context = contextlib.AbstractContextManager[Any]
 
 _NOTHING = contextlib.nullcontext()
+#: What a step does, in the order in which a profile tells it.
+PARTS = ("data", "forward", "backward", "optimizer", "logging", "saving")
+UNSEEN: Callable[[str], Context] = dict.fromkeys(PARTS, _NOTHING).__getitem__
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -70,7 +73,14 @@ def tensors_of(batch: Any) -> Iterator[torch.Tensor]:
 
 def first_tensor(batch: Any) -> torch.Tensor | None:
     """The first tensor of a batch, in the order of its containers."""
-    return next(tensors_of(batch), None)
+    if isinstance(batch, torch.Tensor):
+        return batch
+    if isinstance(batch, dict | list | tuple):
+        for value in batch.values() if isinstance(batch, dict) else batch:
+            tensor = first_tensor(value)
+            if tensor is not None:
+                return tensor
+    return None
 
 
 class Runtime:
@@ -85,8 +95,8 @@ class Runtime:
         self.device = device
         #: The 2-norm of the gradients before they were last clipped.
         self.grad_norm: torch.Tensor | None = None
-        #: What the parts of a step are shown to while somebody profiles.
-        self.observer: Callable[[str], Context] | None = None
+        #: The context of a part of a step, by name; it does nothing (0.2 µs) but while somebody profiles.
+        self.part: Callable[[str], Context] = UNSEEN
         self._settings = settings
         self._stays = device.type == "cpu" and not settings.channels_last
         self._dtype = _DTYPES.get(settings.precision)
@@ -112,15 +122,12 @@ class Runtime:
             return None
         return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(self._settings.ema), use_buffers=True)
 
-    def part(self, name: str) -> Context:
-        """The context of a part of a step; it costs 0.5 µs while nobody profiles."""
-        return _NOTHING if self.observer is None else self.observer(name)
-
     def move(self, batch: Any) -> Any:
         """The batch on the device, with its images channels last if the model's are."""
         if self._stays:
             return batch
-        return to_device(batch, self.device, self._settings.channels_last)
+        with self.part("data"):
+            return to_device(batch, self.device, self._settings.channels_last)
 
     def autocast(self) -> Context:
         """The context for a forward pass and its loss."""
@@ -136,7 +143,8 @@ class Runtime:
     def apply(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradients, let the optimizer apply them, clear them."""
         with self.part("optimizer"):
-            self.clip(optimizer)
+            if self._settings.clip_grad_norm is not None:
+                self.clip(optimizer)
             if self._scaled:
                 self._scaler.step(optimizer)
                 self._scaler.update()
