@@ -1,17 +1,43 @@
 """Copy the template into a clean new project: python new_project.py ../my_project"""
 
 import argparse
+import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 from utils.errors import ConfigError, StorageError, run_command
 from utils.files import ROOT
 
-#: What belongs to this checkout, not to the template.
-LEFT_OUT = shutil.ignore_patterns(
-    ".git", "saved", "__pycache__", "*.pyc", ".venv", "venv", ".*_cache", ".hypothesis", "*.tmp", "test.json", "MNIST"
+#: What is about the template itself, and not for a project that is made from it.
+LEFT_OUT = re.compile(
+    r"README\.md|new_project\.py|tools/(bench.*|bare_loop\.py|write_schema\.py|trace_ways\.py)|"
+    r"tests/test_(tools|readme|new_project|structure)\.py"
 )
+#: Where there is no git to say what belongs to the template.
+IGNORED = re.compile(
+    r"(.*/)?(\.git|saved|__pycache__|\.?venv|\.\w+_cache|\.hypothesis|MNIST|test\.json|.*\.(pyc|tmp))(/.*)?"
+)
+README = """# {name}
+
+```
+python3 -m venv .venv && . .venv/bin/activate && pip install -r requirements.txt && python train.py -c config.json
+. .venv/bin/activate && pip install -r requirements-dev.txt && pytest
+```
+
+`.ci/run` checks everything: format, lint, types and tests. Yours to change: `config.json`, `model/`, `data_loader/`,
+`trainer/`, `train.py`.
+"""
+#: Your own code may go without annotations.
+RELAXED = """
+[[tool.mypy.overrides]]
+module = ["train", "test", "data_loader.*", "model.*", "trainer.*", "examples.*"]
+disallow_untyped_defs = false
+disallow_incomplete_defs = false
+disallow_any_generics = false
+check_untyped_defs = false
+"""
 
 
 def main() -> None:
@@ -24,10 +50,37 @@ def main() -> None:
     if target.is_relative_to(ROOT):
         raise ConfigError(f"{target} is inside the template: choose a folder elsewhere, such as ../{target.name}")
     try:
-        shutil.copytree(ROOT, target, ignore=LEFT_OUT, dirs_exist_ok=True)
+        for name in sorted(set(_files())):
+            if not LEFT_OUT.fullmatch(name) and (ROOT / name).is_file():
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, target / name)
+        (target / "README.md").write_text(README.format(name=target.name), encoding="utf-8")
+        settings = (target / "pyproject.toml").read_text(encoding="utf-8").replace('"new_project.py", ', "")
+        package = re.sub(r"[^A-Za-z0-9]+", "-", target.name).strip("-").lower() or "project"
+        settings = re.sub(r"(?m)^name = .*$", f'name = "{package}"', settings, count=1)
+        settings = re.sub(r"(?m)^description = .*\n", "", settings, count=1)
+        (target / "pyproject.toml").write_text(settings + RELAXED, encoding="utf-8")
     except OSError as error:
         raise StorageError(f"{target} cannot be written: {error.strerror or error}") from error
-    print(f"made {target}\n  cd {target}\n  python train.py -c config.json", file=sys.stdout)
+    committed = all(_git(target, *words) is not None for words in (["init"], ["add", "-A"], ["commit", "-m", "Begin"]))
+    history = "" if committed else " (without a first commit: is git there, and does it know your name?)"
+    print(f"made {target}{history}\n  cd {target}\n  python train.py -c config.json", file=sys.stdout)
+
+
+def _files() -> list[str]:
+    """The files of the template: those that git tracks."""
+    tracked = _git(ROOT, "ls-files", "-z") if (ROOT / ".git").exists() else None
+    if tracked is not None:
+        return tracked.strip("\0").split("\0")
+    names = [path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*")]
+    return [name for name in names if not IGNORED.fullmatch(name)]
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    try:
+        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 if __name__ == "__main__":

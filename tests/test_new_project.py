@@ -1,19 +1,103 @@
-"""new_project.py makes a clean copy that works."""
+"""new_project.py makes a clean copy that works, and goes on working as it grows."""
 
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
-from projects import ROOT, command
+import pytest
+from projects import ROOT, command, copy_template
+
+GAN = (
+    re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S) if (ROOT / "README.md").exists() else []
+)
+IDENTITY = {f"GIT_{who}_{what}": "me@there" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 
 
-def test_a_new_project_is_clean_and_its_tests_pass(tmp_path):
-    target = tmp_path / "mine"
-    assert command(ROOT, "new_project.py", target).returncode == 0
-    names = {path.name for path in target.rglob("*")}
-    assert {"train.py", "mnist5k.npz", "README.md", "run", ".gitignore", "pyproject.toml"} <= names
-    assert not names & {".git", "saved", "__pycache__", ".venv", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
-    result = command(target, "-m", "pytest", "-q", "-n0", "tests/test_structure.py", "tests/test_metrics.py")
-    assert result.returncode == 0, result.stdout
-    again = command(ROOT, "new_project.py", target)
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    target = tmp_path_factory.mktemp("new") / "My Project"
+    result = command(ROOT, "new_project.py", target, env=IDENTITY)
+    assert result.returncode == 0 and "without a first commit" not in result.stdout, result.stderr
+    return target
+
+
+def test_it_is_clean_and_has_a_history(project):
+    names = {path.relative_to(project).as_posix() for path in project.rglob("*")}
+    assert {"train.py", "data/mnist5k.npz", ".ci/run", ".gitignore", "pyproject.toml", "examples/lbfgs.py"} <= names
+    assert not names & {
+        "saved",
+        "new_project.py",
+        "tools/benchmark.py",
+        "tools/write_schema.py",
+        "tests/test_readme.py",
+    }
+    assert not any("__pycache__" in name or "_cache" in name for name in names)
+    assert (project / "README.md").read_text().startswith("# My Project\n")
+    assert 'name = "my-project"' in (project / "pyproject.toml").read_text()
+    log = subprocess.run(["git", "log", "--oneline"], cwd=project, capture_output=True, text=True, check=True).stdout
+    assert len(log.splitlines()) == 1
+    left = subprocess.run(["git", "status", "--short"], cwd=project, capture_output=True, text=True, check=True).stdout
+    assert left == ""
+
+
+def grow(project):
+    """Replace the README, and add the GAN of the template's."""
+    (project / "README.md").write_text("mine\n")
+    (code,) = [block for block in GAN if "class GANTrainer" in block]
+    (project / "trainer" / "gan.py").write_text(code)
+    model = project / "model" / "model.py"
+    model.write_text(model.read_text() + GENERATOR)
+
+
+GENERATOR = """
+
+class Generator(BaseModel):
+    def __init__(self, width=16):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(6, width), nn.ReLU(), nn.Linear(width, 6))
+
+    def forward(self, z):
+        return self.net(z)
+"""
+
+
+def checks(project, *tests):
+    for tool in (["ruff", "format", "--check"], ["ruff", "check"], ["mypy"], ["pytest", "-q", "-n0", *tests]):
+        result = command(project, "-m", *tool)
+        assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_its_checks_pass_also_when_it_has_grown(project):
+    checks(project, "tests/test_metrics.py", "tests/test_bending.py")
+    grow(project)
+    checks(project, "tests/test_metrics.py")
+
+
+@pytest.mark.soak
+def test_all_its_tests_pass_when_it_has_grown(tmp_path):
+    target = tmp_path / "grown"
+    assert command(ROOT, "new_project.py", target, env=IDENTITY).returncode == 0
+    grow(target)
+    checks(target, "tests")
+
+
+def test_a_name_that_is_taken_is_refused(project):
+    again = command(ROOT, "new_project.py", project)
     assert again.returncode == 2 and "is not empty" in again.stderr
     inside = command(ROOT, "new_project.py", Path("saved") / "x")
     assert inside.returncode == 2 and "inside the template" in inside.stderr
+
+
+def test_without_git_it_is_a_copy_all_the_same(tmp_path):
+    source = copy_template(tmp_path / "downloaded")
+    for name in ("new_project.py", "pyproject.toml"):
+        (source / name).write_bytes((ROOT / name).read_bytes())
+    (source / "saved").mkdir()
+    (source / "saved" / "x.pth").write_text("")
+    bare = {"PATH": os.path.dirname(sys.executable)}
+    result = command(source, "new_project.py", tmp_path / "mine", env=bare)
+    assert result.returncode == 0 and "without a first commit" in result.stdout, result.stderr
+    names = {path.relative_to(tmp_path / "mine").as_posix() for path in (tmp_path / "mine").rglob("*")}
+    assert {"train.py", "model/model.py", "data/mnist5k.npz"} <= names and "saved" not in names
