@@ -9,7 +9,7 @@ from pathlib import Path
 from base.monitor import Monitor
 from utils import checkpoint, run_folder
 from utils.content import Content
-from utils.errors import DataError, Stopped, StorageError, UserError
+from utils.errors import CheckpointError, DataError, Stopped, StorageError, UserError
 from utils.run import Run
 
 
@@ -124,8 +124,9 @@ def take_over(run: Run, content: Content, current: Path, best_epoch: int) -> Non
     for name in run_folder.set_aside_later(folder, content["epoch"], content["progress"]["step"]):
         logger.warning(f"{name} is of a later time: renamed {name}.old")
     best = folder / run_folder.BEST
-    if current == best or (checkpoint.damage(best) is None and checkpoint.load(best, mmap=True)["epoch"] == best_epoch):
-        return
+    with contextlib.suppress(CheckpointError):
+        if current == best or checkpoint.load(best, mmap=True)["epoch"] == best_epoch:
+            return
     # The run was continued from before its best, or a kill came between an epoch's file and the best.
     source = folder / run_folder.checkpoint_name(best_epoch, None)
     if best_epoch and checkpoint.damage(source) is None:

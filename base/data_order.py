@@ -163,10 +163,10 @@ class SeededFetcher(Dataset[Any]):
         try:
             return self._samples(index) if self._whole is None else self._whole_batch(index)
         except Exception as error:  # whatever the user's dataset raises is told in one piece
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            place = f"{where.filename}:{where.lineno}: {where.line}"
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{frame.filename}:{frame.lineno}: {frame.line}"
             sample = "; ".join(getattr(error, "__notes__", []))
-            return Failure(f"{sample}{type(error).__name__}: {error}\n  at {place}")
+            return Failure(f"{sample}{type(error).__name__}: {error}\n  at {where}")
         finally:
             if limited:
                 torch.set_num_threads(threads)

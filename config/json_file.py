@@ -24,15 +24,15 @@ class _Parser:
         self.origins: dict[KeyPath, str] = {}
         self.problems: list[str] = []
 
-    def place(self, at: int) -> str:
+    def where(self, at: int) -> str:
         line = self.text.count("\n", 0, at) + 1
         return f"{self.name}:{line}:{at - self.text.rfind(chr(10), 0, at)}"
 
     def fail(self, message: str, at: int | None = None) -> ConfigError:
-        return ConfigError("\n  ".join([*self.problems, f"{self.place(self.at if at is None else at)}: {message}"]))
+        return ConfigError("\n  ".join([*self.problems, f"{self.where(self.at if at is None else at)}: {message}"]))
 
     def note(self, message: str, at: int) -> None:
-        self.problems.append(f"{self.place(at)}: {message}")
+        self.problems.append(f"{self.where(at)}: {message}")
 
     def parse(self) -> Any:
         self.space()
@@ -56,7 +56,7 @@ class _Parser:
                 return
 
     def value(self, path: KeyPath) -> Any:
-        self.origins[path] = self.place(self.at)
+        self.origins[path] = self.where(self.at)
         char = self.text[self.at : self.at + 1]
         if char == "{":
             return self.object(path)
@@ -116,7 +116,7 @@ class _Parser:
             self.at += 1
             self.space()
             result[key] = self.value((*path, key))
-            self.origins[(*path, key)] = self.place(start)
+            self.origins[(*path, key)] = self.where(start)
         return result
 
     def list(self, path: KeyPath) -> list[Any]:

@@ -56,7 +56,7 @@ def merge(below: Source, above: Source) -> None:
             lower[key] = value
             for stale in [p for p in below.origins if p[: len(here)] == here]:
                 del below.origins[stale]
-            below.origins.update({p: place for p, place in above.origins.items() if p[: len(here)] == here})
+            below.origins.update({p: origin for p, origin in above.origins.items() if p[: len(here)] == here})
 
     lay(below.values, above.values, ())
 
@@ -90,7 +90,7 @@ def override(source: Source, path: KeyPath, value: Any, origin: str, known: Call
         near = nearest(str(path[-1]), [*target, *known(path[:-1])])
         hint = f": did you mean {dotted((*path[:-1], near))}?" if near else ""
         raise ConfigError(f"{origin}: {dotted(path)} is neither in the config nor a known key{hint}")
-    source.origins = {p: place for p, place in source.origins.items() if p[: len(path)] != path}
+    source.origins = {p: origin for p, origin in source.origins.items() if p[: len(path)] != path}
     source.origins[path] = origin
 
 

@@ -1,6 +1,5 @@
 """new_project.py makes a clean copy that works, and goes on working as it grows."""
 
-import os
 import re
 import subprocess
 import sys
@@ -9,9 +8,7 @@ from pathlib import Path
 import pytest
 from projects import ROOT, command, copy_template
 
-GAN = (
-    re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S) if (ROOT / "README.md").exists() else []
-)
+GAN = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
 IDENTITY = {f"GIT_{who}_{what}": "me@there" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 
 
@@ -96,7 +93,7 @@ def test_without_git_it_is_a_copy_all_the_same(tmp_path):
         (source / name).write_bytes((ROOT / name).read_bytes())
     (source / "saved").mkdir()
     (source / "saved" / "x.pth").write_text("")
-    bare = {"PATH": os.path.dirname(sys.executable)}
+    bare = {"PATH": str(Path(sys.executable).parent)}
     result = command(source, "new_project.py", tmp_path / "mine", env=bare)
     assert result.returncode == 0 and "without a first commit" in result.stdout, result.stderr
     names = {path.relative_to(tmp_path / "mine").as_posix() for path in (tmp_path / "mine").rglob("*")}
