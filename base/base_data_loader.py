@@ -96,6 +96,7 @@ class BaseDataLoader(DataLoader[Any]):
         if self.num_workers:
             options["worker_init_fn"] = partial(start_worker, options.get("worker_init_fn"))
         if self._order is None:
+            options["persistent_workers"] = False  # their generators would go on from pass to pass
             options |= {
                 "batch_size": self.batch_size,
                 "collate_fn": self.collate_fn,
@@ -157,7 +158,8 @@ class BaseDataLoader(DataLoader[Any]):
         """
         order = self._order
         if order is None:
-            batches = replayed(self._inner, self.seed, self.name, epoch, first, last)
+            place = (self.seed, self.name, "pass", epoch)
+            batches = replayed(self._inner, place, place, first, last)
         else:
             order.epoch, order.first, order.last = epoch, first, len(order) if last is None else last
             direct = self.num_workers == 0 and not self.pin_memory

@@ -140,7 +140,7 @@ class BaseTrainer(ABC):
             if isinstance(loader, BaseDataLoader):
                 loader.to(torch.device(self.device)).epoch = epoch  # for a loop of the user's own
         # Such a loop doesn't ask whether to stop, so there a signal ends the epoch at once.
-        with self.stop.polled(False):
+        with self.stop.unpolled():
             log = self._train_epoch(epoch)
         self.step = 0
         return {name: float(value) for name, value in log.items()}
@@ -181,7 +181,7 @@ class BaseTrainer(ABC):
 
     def _report(self, epoch: int, log: Log, seconds: float) -> None:
         """The numbers of an epoch, for the table and all other writers."""
-        lr = self.lr if not math.isnan(self.lr) else float(self.optimizer.param_groups[0]["lr"])
+        lr = self.lr if not math.isnan(self.lr) else float(self.optimizer.param_groups[0].get("lr", math.nan))
         rate = self._samples_per_epoch() / max(seconds, 1e-9)
         row = {"epoch": epoch, **log, "lr": lr, "seconds": round(seconds, 3), "samples/s": rate}
         self.writers.log(row, epoch * getattr(self, "len_epoch", 1))

@@ -1,6 +1,7 @@
 """The batches from one place of a run to another, of the template's own loaders and of foreign ones."""
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from base.base_data_loader import BaseDataLoader
@@ -31,7 +32,10 @@ def evaluation_batches(loader: Any, seed: int, ahead: Prefetch | None = None) ->
 
 
 def _pass(loader: Any, seed: int, epoch: int, first: int, last: int | None, ahead: Prefetch | None) -> Iterator[Any]:
-    if isinstance(loader, BaseDataLoader):
+    if not isinstance(loader, BaseDataLoader):
+        batches = replayed(loader, (seed, "pass", epoch), (seed, "fetch", epoch), first, last)
+        return handed_out(batches, seed, type(loader).__name__, epoch, first, ahead)
+    if type(loader).__iter__ is BaseDataLoader.__iter__:
         return loader.batches(epoch, first, last, ahead)
-    name = type(loader).__name__
-    return handed_out(replayed(loader, seed, name, epoch, first, last), seed, name, epoch, first, ahead)
+    loader.epoch = epoch  # what the user's own iteration adds to a pass is not to be left out
+    return islice(iter(loader), first, last)

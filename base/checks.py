@@ -15,18 +15,26 @@ if TYPE_CHECKING:
 RESERVED = ("epoch", "lr", "seconds", "samples/s")
 
 
-def check_parts(criterion: Any, own_forward: bool, optimizer: Any, own_update: bool) -> None:
-    """Refuse parts that only a trainer with a method of its own can use.
+def check_parts(kind: type, template: type, criterion: Any, optimizer: Any) -> None:
+    """Refuse parts that only a trainer with methods of its own can use.
+
+    Args:
+        kind, template: the trainer's class, and the one whose methods it may have replaced.
 
     Raises:
         ConfigError: naming the method, or where there is one.
     """
-    if criterion is None and not own_forward:
+    own = {name for name in ("_forward", "_compute", "_update", "_train_epoch") if _replaced(kind, template, name)}
+    if criterion is None and not own:
         raise ConfigError("loss is missing: name one of model/loss.py, or give the trainer a _forward of its own")
-    if isinstance(optimizer, torch.optim.LBFGS) and not own_update:
+    if isinstance(optimizer, torch.optim.LBFGS) and not own & {"_update", "_train_epoch"}:
         raise ConfigError(
             "optimizer: LBFGS computes its loss several times a step: take the trainer of examples/lbfgs.py"
         )
+
+
+def _replaced(kind: type, template: type, name: str) -> bool:
+    return getattr(kind, name) is not getattr(template, name)
 
 
 def check_settings(

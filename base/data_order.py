@@ -195,16 +195,22 @@ class SeededFetcher(Dataset[Any]):
         return self.collate_fn(samples)
 
 
-def replayed(loader: Iterable[Any], seed: int, name: str, epoch: int, first: int, last: int | None) -> Iterator[Any]:
+def replayed(
+    loader: Iterable[Any], place: tuple[Any, ...], fetch: tuple[Any, ...], first: int, last: int | None
+) -> Iterator[Any]:
     """Batches `first` up to `last` of a pass that can only be read from its beginning.
 
-    The generators are seeded for the pass, which is where torch's workers get their seeds from, and for each batch.
+    Args:
+        place: of the pass, which generators and torch's workers are seeded from.
+        fetch: of a batch, without its number: what data draws in this process is seeded from it.
     """
-    seeding.seed_everything(seed, name, "pass", epoch)
+    seeding.seed_everything(*place)
+    if getattr(loader, "generator", None) is not None:  # a DataLoader's own
+        loader.generator.manual_seed(seeding.mix(*place))  # type: ignore[attr-defined]
     batches = iter(loader)
     try:
         for k in itertools.count() if last is None else range(last):
-            seeding.seed_everything(seed, name, "pass", epoch, k)  # for data that draws in this process
+            seeding.seed_everything(*fetch, k)
             try:
                 batch = next(batches)
             except StopIteration:

@@ -1,6 +1,6 @@
 """What a trainer holds: the parts that a checkpoint saves, and the networks, wherever among its attributes they are."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -70,17 +70,41 @@ def bring(parts: list[nn.Module], device: torch.device) -> None:
             network.to(device)
 
 
+def to_training(parts: list[nn.Module]) -> None:
+    """Put networks in training mode by their own `train()`; what has been switched off stays off."""
+    off = [module for network in parts for module in network.modules() if not module.training]
+    for network in parts:
+        if network.training:
+            network.train()
+    for module in off:
+        module.training = False
+
+
 @contextmanager
 def evaluating(parts: list[nn.Module]) -> Iterator[None]:
     """Put networks in evaluation mode; afterwards each of their modules is in the mode that it was in."""
     modes = [(module, module.training) for network in parts for module in network.modules()]
+    training = [network for network in parts if network.training]
     try:
         for network in parts:
             network.eval()
         yield
     finally:
-        for module, training in modes:
-            module.training = training
+        for network in training:
+            network.train()  # which may do more than set flags
+        for module, mode in modes:
+            module.training = mode
+
+
+def keep_buffers(parts: list[nn.Module]) -> Callable[[], None]:
+    """What puts the buffers of networks back as they are now."""
+    buffers = [(buffer, buffer.clone()) for network in parts for buffer in network.buffers()]
+
+    def put_back() -> None:
+        for buffer, before in buffers:
+            buffer.copy_(before)
+
+    return put_back
 
 
 @contextmanager

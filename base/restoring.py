@@ -87,7 +87,11 @@ def _fitting_parts(config: "ConfigParser", held: Held, state: Content) -> list[t
     states = {**state["states"], "optimizer": state["optimizer"]}
     parts, resume = held.parts, config.resume
     if config.launch.task == "evaluate":  # optimizers and progress don't matter then
-        parts = {name: part for name, part in parts.items() if isinstance(part, nn.Module) and name in states}
+        parts = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
+        fresh = [name for name, part in parts.items() if name not in states and [*part.parameters()]]
+        if fresh:
+            raise CheckpointError(f"{resume} holds no weights of {', '.join(fresh)}: it was trained without")
+        parts = {name: part for name, part in parts.items() if name in states}
     elif state.get("converted"):
         fresh = [name for name in parts if name not in states]
         _logger.warning(f"{resume} was converted from the classic template: these start afresh: {', '.join(fresh)}")
@@ -158,7 +162,10 @@ def _check_changes(config: "ConfigParser", parts: State, state: Content) -> None
     """
     if state.get("converted"):
         return
-    scheduler = parts.get("lr_scheduler")
+    scheduler, groups = parts.get("lr_scheduler"), parts["optimizer"].param_groups
+    for key in _changed(config, state, "optimizer"):
+        if key not in groups[0]:
+            raise ConfigError(f"optimizer.args.{key} of a running optimizer cannot be changed: start a new run")
     kind, new_run = type(scheduler).__name__, "start a new run with -c and -r"
     if kind in OWNS_RATE and "lr" in _changed(config, state, "optimizer"):
         raise ConfigError(f"the learning rate follows {kind}: a running schedule cannot take --lr; {new_run}")

@@ -25,8 +25,8 @@ KINDS = {
     "optimizer": ("optimizer", "torch.optim:Optimizer"),
     "lr_scheduler": ("scheduler", "torch.optim.lr_scheduler:LRScheduler"),
 }
-#: What the program gives each component when it builds it.
-GIVEN = {"optimizer": ("params",), "lr_scheduler": ("optimizer",)}
+#: How many arguments the program gives a component first: the parameters, the optimizer.
+GIVEN = {"optimizer": 1, "lr_scheduler": 1}
 #: Sections whose functions are called with more arguments than the config gives.
 CALLED_LATER = ("loss", "metrics")
 #: The keys of components themselves.

@@ -46,11 +46,9 @@ class Factory:
         component = self._component(name)
         if component is None:
             return None
-        from config.components import GIVEN
         from config.names import matching
 
-        given = dict(zip(GIVEN.get(name, ()), args, strict=False))
-        built = self._build(component, (name,), _as_tuple(module), args[len(given) :], {**given, **kwargs})
+        built = self._build(component, (name,), _as_tuple(module), args, kwargs)
         if name == "arch" and component.get("freeze"):
             named = dict(built.named_parameters())
             for pattern in component["freeze"]:
@@ -90,6 +88,8 @@ class Factory:
             own[key] = [
                 self._build(item, (*path, "args", key, i), modules, args, kwargs) for i, item in enumerate(inner)
             ]
+        if component["type"] == "ChainedScheduler":  # takes its optimizer last
+            own["optimizer"], args = args[0], args[1:]
         # Randomness in a constructor depends on the component alone, not on what was built before.
         seeding.set_root_seed(self.settings.seed)
         seeding.seed_everything(self.settings.seed, "init", *([] if path == ("arch",) else path))
@@ -124,7 +124,7 @@ class Factory:
         problems: list[str] = []
         for name, module in modules.items():
             listed = name == "metrics"
-            given = Given(0, GIVEN.get(name, ()), name in CALLED_LATER)
+            given = Given(GIVEN.get(name, 0), (), name in CALLED_LATER)
             for i, value in enumerate(self[name] if listed else [self._values.get(name)]):
                 if value is not None:
                     path = (name, i) if listed else (name,)

@@ -97,6 +97,10 @@ def read_command(args: argparse.Namespace, modification: Mapping[Any, Any], eval
             raise ConfigError(f"{flag} is empty: an unset variable?")
     if args.config is None and args.resume is None:
         raise ConfigError("say what to train: -c config.json, or -r CHECKPOINT to continue a run")
+    from utils.run import Run
+    from utils.run_folder import check_run_id
+
+    check_run_id(getattr(args, "run_id", None))
     launch = Launch(checking=getattr(args, "check", False), run_id=getattr(args, "run_id", None), args=args)
     auto = args.resume == AUTO and not evaluating
     if auto and args.config is None:
@@ -107,12 +111,14 @@ def read_command(args: argparse.Namespace, modification: Mapping[Any, Any], eval
         launch.task = "continue" if args.config is None else "fine-tune"
     leaves_no_trace = launch.checking or getattr(args, "print_config", False)
     if args.resume is not None and not auto:
-        _read_start(launch, Path(args.resume).resolve(), args.resume, leaves_no_trace)
+        _read_start(launch, Path(args.resume).resolve(), args.resume)
     checked = check(_source(args, launch), modification)
     if auto and not leaves_no_trace:
         _find_run(launch, checked)
     if launch.task == "continue":
         _compare(launch, checked, renamed=auto)
+        if launch.run is None and launch.checkpoint is not None and not leaves_no_trace:
+            launch.run = Run(launch.checkpoint.parent)  # nothing stands in the way any more
     return checked, launch
 
 
@@ -132,18 +138,13 @@ def _source(args: argparse.Namespace, launch: Launch) -> Source:
     return source
 
 
-def _read_start(launch: Launch, path: Path, given: str, leaves_no_trace: bool) -> None:
+def _read_start(launch: Launch, path: Path, given: str) -> None:
     """Start from a checkpoint file, or from a run folder's newest whole one; an evaluation from its best, if any."""
     from utils import checkpoint, run_folder
-    from utils.run import Run
 
     folder = path if path.is_dir() else path.parent
-    is_run = (folder / "config.json").exists() and folder.parent.parent.name == "models"
-    if launch.task == "continue":
-        if launch.run_id is not None:
-            raise ConfigError("--run_id names a new run: a run that is continued with -r keeps its folder")
-        if is_run and not leaves_no_trace:
-            launch.run = Run(folder)
+    if launch.task == "continue" and launch.run_id is not None:
+        raise ConfigError("--run_id names a new run: a run that is continued with -r keeps its folder")
     if launch.task == "evaluate" and (path / run_folder.BEST).exists():
         path /= run_folder.BEST
     if path.is_dir():
@@ -155,6 +156,7 @@ def _read_start(launch: Launch, path: Path, given: str, leaves_no_trace: bool) -
             beside = run_folder.whole_beside(path) if folder.is_dir() else []
             hint = f"\n  whole checkpoints beside it: {', '.join(beside)}" if beside else ""
             raise CheckpointError(f"{error}{hint}") from None
+    is_run = (folder / "config.json").exists() and folder.parent.parent.name == "models"
     if launch.task == "continue" and not is_run:
         raise CheckpointError(
             f"{launch.checkpoint} is not in a run folder, so it cannot be continued; "

@@ -35,18 +35,22 @@ def init_optimizer(config: Factory, model: "torch.nn.Module", *own: ModuleType) 
     if component["type"] == "SparseAdam" and not any(getattr(module, "sparse", False) for module in model.modules()):
         raise ConfigError(f"{where}: SparseAdam needs sparse gradients, as of nn.Embedding(…, sparse=True)")
     if not component["param_groups"]:
-        return config.init_obj("optimizer", modules, list(named.values()))
+        return _of_kind(config.init_obj("optimizer", modules, list(named.values())), torch.optim.Optimizer, where)
     config.check(optimizer=modules)
     kind = find(modules, "optimizer", component["type"], config.source, ("optimizer",))
     rest, groups = dict(named), []
     one = torch.zeros(1, 1, requires_grad=True)
-    construct(kind, ([one],), component["args"], f"{where}.args")
+    trial = construct(kind, ([one],), component["args"], f"{where}.args")
+    known = _of_kind(trial, torch.optim.Optimizer, where).defaults
     for i, group in enumerate(component["param_groups"]):
         where = f"{config.where('optimizer', 'param_groups', i)}: optimizer.param_groups.{i}"
         options = {key: value for key, value in group.items() if key != "match"}
         patterns = [group["match"]] if isinstance(group["match"], str) else group["match"]
         names = {name for pattern in patterns for name in matching(pattern, list(named), f"{where}.match")}
         groups.append({"params": [rest.pop(name) for name in named if name in names & rest.keys()], **options})
+        if not options.keys() <= known.keys():
+            unknown = ", ".join(options.keys() - known.keys())
+            raise ConfigError(f"{where}: {component['type']} takes no {unknown} for a group (but {', '.join(known)})")
         # On its own first: torch checks the values of an optimizer's arguments, but not those of a group.
         construct(kind, ([one],), {**component["args"], **options}, where)
     return config.init_obj("optimizer", modules, [{"params": list(rest.values())}, *groups])
@@ -66,7 +70,8 @@ def init_scheduler(config: Factory, optimizer: "torch.optim.Optimizer", batches:
     """
     import torch
 
-    modules = (*own, torch.optim.lr_scheduler)
+    schedulers = torch.optim.lr_scheduler
+    modules = (*own, schedulers)
     component, settings = config["lr_scheduler"], config.settings.trainer
     if component is None:
         return None
@@ -75,14 +80,15 @@ def init_scheduler(config: Factory, optimizer: "torch.optim.Optimizer", batches:
     steps = settings.epochs * (updates if component["interval"] == "step" else 1)
     lengths = {}
     where = f"{config.where('lr_scheduler')}: lr_scheduler"
-    if kind == "OneCycleLR" and not {"total_steps", "epochs", "steps_per_epoch"} & component["args"].keys():
+    one_cycle = find(modules, "lr_scheduler", kind, config.source, ("lr_scheduler",)) is schedulers.OneCycleLR
+    if one_cycle and not {"total_steps", "epochs", "steps_per_epoch"} & component["args"].keys():
         lengths["total_steps"] = steps
-    if kind == "ReduceLROnPlateau":
-        _check_plateau(config, where)
     rate = config.where("optimizer", "args", "lr")
     if kind in ("OneCycleLR", "CyclicLR") and rate.startswith("command"):
         raise ConfigError(f"{rate}: the learning rate follows {kind}: set lr_scheduler.args.max_lr instead")
-    _try_out(partial(config.init_obj, "lr_scheduler", modules, **lengths), optimizer, where)
+    trial = _try_out(partial(config.init_obj, "lr_scheduler", modules, **lengths), optimizer, where)
+    if isinstance(trial, schedulers.ReduceLROnPlateau):
+        _check_plateau(config, trial.mode, where)
     scheduler = config.init_obj("lr_scheduler", modules, optimizer, **lengths)
     total = getattr(scheduler, "total_steps", steps)
     if total != steps:
@@ -93,8 +99,8 @@ def init_scheduler(config: Factory, optimizer: "torch.optim.Optimizer", batches:
     return scheduler
 
 
-def _try_out(make: Callable[..., Any], optimizer: "torch.optim.Optimizer", where: str) -> None:
-    """Take two steps of the scheduler with an optimizer that trains nothing: some values fail only then."""
+def _try_out(make: Callable[..., Any], optimizer: "torch.optim.Optimizer", where: str) -> Any:
+    """A scheduler that has taken two steps with an optimizer that trains nothing: some values fail only then."""
     import torch
 
     one = torch.zeros(1, 1)
@@ -102,7 +108,7 @@ def _try_out(make: Callable[..., Any], optimizer: "torch.optim.Optimizer", where
         [{**group, "params": [one.clone()]} for group in optimizer.param_groups], optimizer.defaults
     )
     trial._opt_called = True  # or torch would warn that its step comes first
-    scheduler = make(trial)
+    scheduler: Any = _of_kind(make(trial), torch.optim.lr_scheduler.LRScheduler, where)
     try:
         for _ in range(min(2, getattr(scheduler, "total_steps", 2))):
             scheduler.step(*([1.0] if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau) else []))
@@ -111,11 +117,18 @@ def _try_out(make: Callable[..., Any], optimizer: "torch.optim.Optimizer", where
     rates = [float(group["lr"]) for group in trial.param_groups]
     if not all(0 <= rate < math.inf for rate in rates):
         raise ConfigError(f"{where}: makes learning rates of {', '.join(f'{rate:.3g}' for rate in rates)}")
+    return scheduler
 
 
-def _check_plateau(config: Factory, where: str) -> None:
+def _of_kind(built: Any, kind: type, where: str) -> Any:
+    """What a function of the user's own has made, if it is of the kind that it should be."""
+    if not isinstance(built, kind):
+        raise ConfigError(f"{where}: made a {type(built).__name__}, not a {kind.__name__}")
+    return built
+
+
+def _check_plateau(config: Factory, mode: str, where: str) -> None:
     monitor = config.settings.trainer.monitor
-    mode = config["lr_scheduler"]["args"].get("mode", "min")
     if config["lr_scheduler"]["interval"] != "epoch":
         raise ConfigError(f'{where}: ReduceLROnPlateau judges epochs: "interval": "epoch"')
     if monitor != "off" and not monitor.startswith(f"{mode} "):

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 
 from trainer import Trainer
+from utils.errors import ConfigError
+from utils.metrics import MetricTracker
 
 
 class LBFGSTrainer(Trainer):
@@ -13,27 +15,35 @@ class LBFGSTrainer(Trainer):
 
     Source: Liu and Nocedal 1989, doi:10.1007/BF01589116.
 
-    The numbers of the log are those of the first computation in each step. fp16 cannot be had: its scaling allows one.
+    Raises:
+        ConfigError: with fp16, whose scaling allows for one computation a step.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        config = kwargs["config"] if "config" in kwargs else args[4]
+        if config.settings.trainer.precision == "fp16":
+            raise ConfigError("trainer.precision: LBFGS computes its loss several times a step: use bf16 or fp32")
+        super().__init__(*args, **kwargs)
 
     def _update(self, batches: Sequence[Any]) -> None:
         """One search for the minimum on a group of batches, as if they were one large batch."""
-        sizes = [self.batch_size_of(batch) for batch in batches]
-        losses: list[torch.Tensor] = []
-
-        def closure() -> torch.Tensor:
-            self.optimizer.zero_grad()
-            tracker, mean = None if losses else self.train_metrics, torch.zeros((), device=self.device)
-            for batch, n in zip(batches, sizes, strict=True):
-                loss = self._compute(batch, tracker, n)[0][self.loss_terms[0]] * (n / sum(sizes))
-                self.runtime.backward(loss)
-                mean = mean + loss.detach()
-            self.runtime.clip(self.optimizer)
-            losses.append(mean)
-            return mean
-
         self.lr = self.optimizer.param_groups[0]["lr"]
-        self.optimizer.step(closure)  # type: ignore[arg-type]
+        mean = self._gradients(batches, self.train_metrics)
+        if self._watch.accepts([mean]):
+            self.optimizer.step(lambda: self._gradients(batches, None))  # type: ignore[arg-type,return-value]
+        else:
+            self.logger.warning(f"step {self.step} of epoch {self.epoch} skipped: the loss is not finite")
         self.optimizer.zero_grad()
-        self._watch.accepts(losses[:1])
         self._schedule("step", {})
+
+    def _gradients(self, batches: Sequence[Any], tracker: MetricTracker | None) -> torch.Tensor:
+        """Compute the gradients of the mean loss over all samples of the batches; that loss."""
+        self.optimizer.zero_grad()
+        sizes = [self.batch_size_of(batch) for batch in batches]
+        mean = torch.zeros((), device=self.device)
+        for batch, n in zip(batches, sizes, strict=True):
+            loss = self._compute(batch, tracker, n)[0][self.loss_terms[0]] * (n / sum(sizes))
+            self.runtime.backward(loss)
+            mean = mean + loss.detach()
+        self.runtime.clip(self.optimizer)
+        return mean

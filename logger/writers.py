@@ -24,6 +24,7 @@ class Writers:
 
     def __init__(self, *writers: Writer) -> None:
         self._writers = list(writers)
+        self._failed: list[Writer] = []
 
     def add(self, writer: Writer) -> None:
         """Write to this one, too."""
@@ -31,11 +32,12 @@ class Writers:
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         """Hand the numbers to each."""
-        for writer in list(self._writers):
+        for writer in self._writers:
             try:
-                writer.log(numbers, step)
+                if writer not in self._failed:
+                    writer.log(numbers, step)
             except Exception as error:  # whatever a tracker meets (no network, a full disk) must not end a training
-                self._writers.remove(writer)
+                self._failed.append(writer)
                 self._warn(writer, error)
 
     def close(self) -> None:

@@ -264,6 +264,7 @@ def test_freezing(tmp_path):
         ({"data_loader__args": {"validation_split": 0.0}}, "'val_loss' (there is no validation data)"),
         ({"metrics": [{"type": "accuracy", "name": "lr"}]}, "metrics: the name 'lr' is taken"),
         ({"metrics": [{"type": "accuracy", "name": "loss"}]}, "metrics: the name 'loss' is taken"),
+        ({"optimizer": {"type": "LBFGS"}, "trainer__precision": "fp16"}, "LBFGS computes its loss several times"),
         ({"data_loader__args": {"validation_split": 1.0}}, "validation_split 1.0 of 103 leaves 0 for training"),
         ({"data_loader__args": {"validation_split": 103}}, "validation_split 103 of 103 leaves 0 for training"),
         ({"data_loader__args": {"pin_memori": True}}, "TinyLoader has no argument 'pin_memori': did you mean 'pin_memory'?"),

@@ -160,7 +160,7 @@ def test_components_are_found_by_their_public_names(tmp_path):
     def build(name, module, **changes):
         return error(parse(tmp_path, changed(**changes)).init_obj, name, module)
 
-    assert "did you mean 'MnistModel'?\n  there are: MnistModel" in build("arch", module_arch, arch__type="MnistModl")
+    assert "did you mean 'MnistModel'?\n  there are: " in build("arch", module_arch, arch__type="MnistModl")
     for bad in ("os", "nn", "F", "BaseModel", "__import__", "nn.Linear", "torch"):
         assert f"has no model {bad!r}" in build("arch", module_arch, arch__type=bad)
     for bad in ("lr_scheduler", "Optimizer", "Adam ", "adam"):

@@ -16,12 +16,13 @@ from test_resume import interrupted
 
 from config.optimization import init_optimizer, init_scheduler
 from parse_config import ConfigParser
-from utils.errors import ConfigError
+from utils.errors import CheckpointError, ConfigError
 from utils.run_folder import own
 from utils.runtime import Runtime
 
 OPTIM = '''
 import torch
+from torch.optim import SGD
 from torch.optim.lr_scheduler import LRScheduler
 
 
@@ -40,6 +41,18 @@ class SignSGD(torch.optim.Optimizer):
 
 def nesterov(params, lr: float = 0.1) -> torch.optim.Optimizer:
     return torch.optim.SGD(params, lr=lr, momentum=0.9, nesterov=True)
+
+
+def renamed(parameters, /, learning_rate: float = 0.1):
+    return SGD(parameters, lr=learning_rate)
+
+
+def nothing(parameters):
+    pass
+
+
+def plateau(optimizer):
+    return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max")
 
 
 class Halving(LRScheduler):
@@ -72,6 +85,7 @@ def built(config, optim):
         ({"type": "SignSGD", "args": {"rate": 0.01}}, "SignSGD"),
         ({"type": "SignSGD", "args": {"rate": 0.01}, "param_groups": [{"match": "fc2.*", "rate": 0.1}]}, "SignSGD"),
         ({"type": "nesterov"}, "SGD"),
+        ({"type": "renamed", "args": {"learning_rate": 0.05}}, "SGD"),
         ({"type": "Adam"}, "Adam"),
     ],
 )
@@ -99,12 +113,51 @@ def test_optimizers_and_schedulers_of_ones_own(tmp_path, optim, optimizer, kind)
             "model.optim_of_the_test and torch.optim have no optimizer 'SignSDG': did you mean 'SignSGD'",
         ),
         ({"type": "Halving"}, "have no optimizer 'Halving'"),
+        ({"type": "nothing"}, "made a NoneType, not a Optimizer"),
+        (
+            {"type": "renamed", "param_groups": [{"match": "fc2.*", "learning_rate": 0.1}]},
+            "optimizer.param_groups.0: renamed takes no learning_rate for a group (but lr",
+        ),
     ],
 )
 def test_mistakes_with_them_are_told(tmp_path, optim, optimizer, message):
     with pytest.raises(ConfigError) as caught:
         built(tiny.settings(tmp_path, optimizer=optimizer), optim)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "message"),
+    [
+        ({"type": "plateau", "interval": "step"}, "ReduceLROnPlateau judges epochs"),
+        ({"type": "plateau"}, 'mode "max" watches trainer.monitor "min val_loss"'),
+        ({"type": "Halving", "args": {"gamma": 1}}, "Halving has no argument 'gamma'"),
+    ],
+)
+def test_mistakes_with_schedulers_are_told(tmp_path, optim, scheduler, message):
+    with pytest.raises(ConfigError) as caught:
+        built(tiny.settings(tmp_path, lr_scheduler=scheduler), optim)
+    assert message in str(caught.value)
+
+
+def test_what_an_optimizer_cannot_take_under_way_is_refused(tmp_path, optim):
+    config = tiny.settings(tmp_path, optimizer={"type": "renamed", "args": {"learning_rate": 0.05}}, lr_scheduler=None)
+    trainer = built(config, optim)
+    trainer.train()
+    config["optimizer"]["args"]["learning_rate"] = 0.5
+    again = built(config, optim)
+    again.config.launch.task, again.config.launch.checkpoint = "continue", trainer.checkpoint_dir / "model_best.pth"
+    with pytest.raises(ConfigError, match=r"optimizer.args.learning_rate of a running optimizer cannot be changed"):
+        again.restore()
+
+
+def test_an_evaluation_wants_the_weights_of_all_networks(tmp_path):
+    trainer = tiny.train(tiny.settings(tmp_path, trainer__epochs=1))
+    again = tiny.build(tiny.settings(tmp_path))
+    again.second = torch.nn.Linear(2, 2)
+    again.config.launch.task, again.config.launch.checkpoint = "evaluate", trainer.checkpoint_dir / "model_best.pth"
+    with pytest.raises(CheckpointError, match="holds no weights of second: it was trained without"):
+        again.restore()
 
 
 class Tracker:
@@ -141,8 +194,10 @@ def test_a_tracker_gets_windows_and_epochs(tmp_path):
 def test_a_tracker_that_fails_is_left_out(tmp_path, capfd):
     plain = tiny.train(tiny.settings(tmp_path / "plain"))
     trainer = tiny.build(tiny.settings(tmp_path))
-    trainer.writers.add(Tracker(fail_at=2))
+    failing = Tracker(fail_at=2)
+    trainer.writers.add(failing)
     trainer.train()
+    assert failing.closed == 1
     text = "".join(capfd.readouterr())
     assert text.count("Tracker is off from here on, training goes on: ConnectionError: no network") == 1
     assert tiny.digest(trainer.model) == tiny.digest(plain.model) and len(tiny.rows(trainer)) == 4

@@ -104,3 +104,77 @@ def test_skip_reads_one_value_an_update(tmp_path, monkeypatch, accumulate):
         reads.clear()
         trainer._update(batches)
         assert len(reads) == 1
+
+
+def test_a_network_s_own_train_is_called(tmp_path, monkeypatch):
+    calls = []
+
+    class Frozen(tiny.TinyModel):
+        """Keeps its normalisation frozen, and counts, as adapters merge and unmerge."""
+
+        def train(self, mode=True):
+            super().train(mode)
+            self.norm.eval()
+            calls.append(mode)
+            return self
+
+    Frozen.__module__ = "tiny"
+    monkeypatch.setattr(tiny, "TinyModel", Frozen)
+    trainer = tiny.train(tiny.settings(tmp_path))
+    assert int(trainer.model.norm.num_batches_tracked) == 0 and trainer.model.training
+    assert False in calls and calls[-1] is True
+
+
+def test_skipping_leaves_no_trace_in_other_networks_and_metrics(tmp_path):
+    class Poisoned(Several):
+        def _forward(self, batch):
+            x, y = batch
+            if self.model.training and (self.epoch, self.step) == (2, 4):
+                x = x * float("nan")
+            return super()._forward((x, y))
+
+    trainer = tiny.train(tiny.settings(tmp_path, trainer__on_nan="skip"), trainer_class=Poisoned)
+    assert all(bool(torch.isfinite(buffer).all()) for part in trainer.experts[:1] for buffer in part.buffers())
+    assert "nan" not in str(tiny.rows(trainer))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_skip_counts_what_stop_counts(tmp_path, monkeypatch, precision):
+    matrix = torch.eye(3)
+
+    class Watching(tiny.Trainer):
+        loss_terms = ("loss", "temperature")
+
+        def _forward(self, batch):
+            loss, output, target = super()._forward(batch)
+            return {"loss": loss, "temperature": self.model.fc2.bias[0]}, output, target
+
+    def projected(output, target):
+        return ((output @ matrix).argmax(1) == target).float()
+
+    projected.__module__ = "tiny"
+    monkeypatch.setattr(tiny, "projected", projected, raising=False)
+    settings = {"metrics": ["projected"], "trainer__precision": precision}
+    stop = tiny.train(tiny.settings(tmp_path / "stop", **settings), trainer_class=Watching)
+    skip = tiny.train(tiny.settings(tmp_path / "skip", trainer__on_nan="skip", **settings), trainer_class=Watching)
+    assert tiny.rows(stop) == tiny.rows(skip)
+
+
+def test_a_loader_s_own_iteration_is_taken(tmp_path):
+    class Blank(tiny.TinyLoader):
+        def __iter__(self):
+            for x, y in super().__iter__():
+                yield x * 0, y
+
+    def run(folder, **kwargs):
+        trainer = tiny.build(tiny.settings(tmp_path / folder), **kwargs)
+        trainer.data_loader = Blank()
+        return trainer
+
+    seen = []
+    trainer = run("a")
+    forward = trainer._forward
+    trainer._forward = lambda batch: seen.append(float(batch[0].abs().sum())) or forward(batch)
+    trainer.valid_data_loader = Blank(training=False, shuffle=False)
+    trainer.train()
+    assert len(seen) > 40 and not any(seen)

@@ -4,6 +4,7 @@ Most tasks need one method of their own: `_forward`, which says what a batch mea
 step of one optimizer (a GAN), there is `_update`.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from base.base_trainer import BaseTrainer, Log
 from base.batches import evaluation_batches, training_batches
 from base.checks import check_parts, check_settings
 from base.loss_watch import LossWatch
-from base.parts import averaged, evaluating, networks
+from base.parts import averaged, evaluating, keep_buffers, networks, to_training
 from utils.errors import ConfigError
 from utils.metrics import MetricTracker
 from utils.prefetch import prefetcher
@@ -60,8 +61,7 @@ class Trainer(BaseTrainer):
         settings = config.settings.trainer
         names = [*self.loss_terms, *(metric.__name__ for metric in metric_ftns)]
         self.len_epoch = len_epoch or settings.len_epoch or (0 if data_loader is None else len(data_loader))
-        own_update = type(self)._update is not Trainer._update
-        check_parts(criterion, type(self)._forward is not Trainer._forward, optimizer, own_update)
+        check_parts(type(self), Trainer, criterion, optimizer)
         if config.launch.task != "evaluate":  # before the run folder is made
             check_settings(config, names, valid_data_loader is not None, self.len_epoch, device)
         super().__init__(model, criterion, metric_ftns, optimizer, config)
@@ -89,20 +89,21 @@ class Trainer(BaseTrainer):
 
     def _train_epoch(self, epoch: int) -> Log:
         """Train one epoch, validate, step an epoch scheduler; return the averages over all samples."""
-        with self.stop.polled(True):
-            for batches in self._profiled(self._groups(epoch)):
-                self._update(batches)
-                self._after_update(len(batches))
-            self._log_window()
-            log = self.train_metrics.result()
-            if self.valid_data_loader is not None:
-                with evaluating(networks(self)):
-                    log.update({f"val_{name}": value for name, value in self._valid_epoch(epoch).items()})
-            self._schedule("epoch", log)
-            return log
+        to_training(networks(self))
+        for batches in self._profiled(self._groups(epoch)):
+            self._update(batches)
+            self._after_update(len(batches))
+        self._log_window()
+        log = self.train_metrics.result()
+        if self.valid_data_loader is not None:
+            with evaluating(networks(self)):
+                log.update({f"val_{name}": value for name, value in self._valid_epoch(epoch).items()})
+        self._schedule("epoch", log)
+        return log
 
     def _groups(self, epoch: int) -> Iterator[list[Any]]:
         """The epoch's batches from where the run stands, in groups of `accumulate`: one group an update."""
+        self.stop.polled()  # `_after_update` asks
         if self.step == 0:
             self.train_metrics.reset()
         self._watch.start(self.step)
@@ -129,43 +130,42 @@ class Trainer(BaseTrainer):
         left = -(-(self.len_epoch - self.step) // self.accumulate)
         if self._profile is None or left < steps_needed(self._profile) or self.config.launch.checking:
             return groups
-        steps, self._profile, file = self._profile, None, self.config.log_dir / f"trace-{self.epoch}.json.gz"
-        return profiled(self.runtime, groups, steps, file)
+        steps, self._profile = self._profile, None
+        return profiled(self.runtime, groups, steps, self.config.log_dir / f"trace-{self.epoch}.json.gz")
 
     def _update(self, batches: Sequence[Any]) -> None:
         """One optimizer step on a group of batches, as if they were one large batch."""
         sizes = [self.batch_size_of(batch) for batch in batches]
-        total, losses, held = sum(sizes), [], []
+        total, losses, shown = sum(sizes), [], []
         # An update that is skipped must leave no trace, also in the averages and in the buffers of BatchNorm.
         may_skip = self._watch.policy == "skip"
-        buffers = [buffer.clone() for buffer in self.model.buffers()] if may_skip else []
+        tracker = MetricTracker() if may_skip else self.train_metrics
+        put_back = keep_buffers(networks(self) if may_skip else [])
         for batch, n in zip(batches, sizes, strict=True):
-            terms, output, target = self._compute(batch, None if may_skip else self.train_metrics, n)
+            terms, output, target = self._compute(batch, tracker, n)
             loss = terms[self.loss_terms[0]]
             # Weighted by samples, so that a smaller last batch counts for what it holds.
             self.runtime.backward(loss if n == total else loss * (n / total))
             losses.append(loss.detach())
-            if may_skip:
-                held.append((terms, output, target, n))
-        if self._apply(self.optimizer, losses):
-            for record in held:
-                self._record(self.train_metrics, *record)
-        else:
-            for buffer, before in zip(self.model.buffers(), buffers, strict=True):
-                buffer.copy_(before)
+            if may_skip and self._objects:
+                shown.append((output, target))
+        if not self._apply(self.optimizer, losses):
+            put_back()
+        elif may_skip:
+            self.train_metrics.add(tracker)
+            with torch.no_grad(), self.runtime.autocast():
+                for output, target in shown:
+                    self.train_metrics.update_objects(output, target)
         self._schedule("step", {})
 
     def _compute(self, batch: Any, tracker: MetricTracker | None, n: int | None = None) -> tuple[Any, Any, Any]:
-        """What `_forward` gives of a batch, with the batch on the device and in the precision of the run.
+        """The loss terms (a dict), output and target of a batch, computed on the device and in the run's precision.
 
         Updates and evaluations go through here, also those of your own.
 
         Args:
             tracker: gets the loss terms and metrics, if given.
             n: how many samples the batch holds, where that is known already.
-
-        Returns:
-            the loss terms as a dict, the output and the target.
         """
         n = self.batch_size_of(batch) if n is None else n
         batch = self.runtime.move(batch)
@@ -198,7 +198,7 @@ class Trainer(BaseTrainer):
 
     def _apply(self, optimizer: torch.optim.Optimizer, losses: list[torch.Tensor]) -> bool:
         """Let the optimizer apply the gradients of the losses; False if `on_nan` says to skip them."""
-        self.lr = optimizer.param_groups[0]["lr"]
+        self.lr = optimizer.param_groups[0].get("lr", math.nan)
         if self._watch.accepts(losses):
             self.runtime.apply(optimizer)
             return True
@@ -235,9 +235,9 @@ class Trainer(BaseTrainer):
         self._check_losses()
         with self.runtime.part("logging"):
             window = {f"{name}/train": value for name, value in self.train_metrics.since_last().items()}
-            if window and self.runtime.grad_norm is not None:
-                window["grad_norm/train"] = float(self.runtime.grad_norm)
             if window:
+                if self.runtime.grad_norm is not None:
+                    window["grad_norm/train"] = float(self.runtime.grad_norm)
                 self.writers.log(window, (self.epoch - 1) * self.len_epoch + self.step)
 
     def _check_losses(self) -> None:
@@ -293,8 +293,7 @@ class Trainer(BaseTrainer):
 
     def _show_inputs(self, batches: Iterator[Any]) -> Iterator[Any]:
         """Pass the batches on; if the first one holds images, show them in TensorBoard."""
-        for k, batch in enumerate(batches):
-            if k == 0:
-                self.writer.set_step(0)
-                self.writer.add_input_grid(first_tensor(batch))
+        for batch in islice(batches, 1):
+            self.writer.add_input_grid(first_tensor(batch))
             yield batch
+        yield from batches

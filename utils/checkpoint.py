@@ -206,8 +206,11 @@ def _check_kind(path: Path) -> None:
         raise CheckpointError(f"{path} does not exist")
     if not path.is_file():
         raise CheckpointError(f"{path} is not a file: {_EXPECTED}")
-    with open(path, "rb") as file:
-        start = file.read(64)
+    try:
+        with open(path, "rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
     if not start.startswith(b"PK"):
         kind = "empty" if not start else "a pickle of an old torch" if start[:1] == b"\x80" else "not a checkpoint"
         raise CheckpointError(f"{path} is {kind}: {_EXPECTED}")

@@ -72,6 +72,12 @@ class MetricTracker:
                 n = len(value)
         self._counts[key] = self._counts.get(key, 0) + n
 
+    def add(self, other: "MetricTracker") -> None:
+        """Add the sums and samples of another; not what its objects have seen."""
+        for key, count in other._counts.items():
+            self._sums[key] = self._sums.get(key, 0.0) + other._sums[key]
+            self._counts[key] = self._counts.get(key, 0) + count
+
     def avg(self, key: str) -> float:
         """The average of one name over its samples (waits for the GPU); NaN before the first update."""
         return float(self._sums[key]) / self._counts[key] if self._counts[key] else math.nan

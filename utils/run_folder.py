@@ -31,14 +31,23 @@ class Saved(NamedTuple):
         return self.epoch, float("inf") if self.step is None else self.step
 
 
+def check_run_id(run_id: str | None) -> None:
+    """Refuse what is no name of a folder.
+
+    Raises:
+        ConfigError: with what it should be.
+    """
+    if run_id is not None and (not re.fullmatch(r"[^/\\\x00]+", run_id) or run_id in (".", "..")):
+        raise ConfigError(f"--run_id {run_id!r}: expected the name of a folder, without slashes")
+
+
 def create(parent: Path, run_id: str | None) -> Path:
     """Make the folder of a new run: `run_id`, or the time with -2, -3, … where two start in one second.
 
     Raises:
         ConfigError: the run_id is taken.
     """
-    if run_id is not None and (not re.fullmatch(r"[^/\\\x00]+", run_id) or run_id in (".", "..")):
-        raise ConfigError(f"--run_id {run_id!r}: expected the name of a folder, without slashes")
+    check_run_id(run_id)
     ensure_dir(parent)
     name = run_id or datetime.now().strftime("%Y%m%d_%H%M%S")
     number = 1
@@ -51,6 +60,8 @@ def create(parent: Path, run_id: str | None) -> Path:
                 raise ConfigError(f"the run {folder} exists: continue it with -r, or choose another --run_id") from None
             number += 1
             continue
+        except OSError as error:
+            raise StorageError(f"{folder} cannot be made: {error.strerror}") from error
         return folder
 
 

@@ -41,15 +41,19 @@ class StopRequest:
             signal.signal(signum, handler)
 
     @contextmanager
-    def polled(self, asks: bool) -> Iterator[None]:
-        """Say whether the code inside asks for `signum`; where it doesn't, a signal raises `Stopped` at once."""
-        before, self._polled = self._polled, asks
+    def unpolled(self) -> Iterator[None]:
+        """Code that may not ask for `signum`: until it calls `polled`, a signal raises `Stopped` at once."""
+        self._polled = False
         try:
-            if self.signum is not None and not asks:
+            if self.signum is not None:
                 raise self.leave(self._describe())
             yield
         finally:
-            self._polled = before
+            self._polled = True
+
+    def polled(self) -> None:
+        """From here to the end of the `unpolled` code, somebody asks."""
+        self._polled = True
 
     def _note(self, signum: int, _frame: FrameType | None) -> None:
         if self.signum is not None and signum == signal.SIGINT:
