@@ -119,9 +119,10 @@ class BaseTrainer(ABC):
 
         `train` does it by itself.
         """
-        bring(networks(self), self.device)
+        device = torch.device(self.device)  # a trainer of the user's own may have its name
+        bring(networks(self), device)
         launch, run = self.config.launch, self.config.run
-        run.environment = run.environment or environment.describe(self.device)
+        run.environment = run.environment or environment.describe(device)
         saved = launch.content()
         if saved is None:
             return

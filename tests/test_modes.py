@@ -80,6 +80,13 @@ def test_networks_are_brought_to_the_device(tmp_path):
     assert all(tensor.is_meta for part in parts for tensor in (*part.parameters(), *part.buffers()))
 
 
+def test_the_device_may_be_a_name(tmp_path):
+    trainer = tiny.build(tiny.settings(tmp_path))
+    trainer.device = "cpu"
+    trainer.train()
+    assert trainer.epoch == 3
+
+
 def test_modes_do_not_matter_to_a_resume(tmp_path):
     whole = tiny.train(tiny.settings(tmp_path / "a"), trainer_class=Several)
     path = interrupted(tiny.settings(tmp_path / "b"), after=4, in_validation=True)
