@@ -83,10 +83,10 @@ def start_worker(init: Callable[[int], None] | None, worker: int) -> None:
         worker: number of the worker.
     """
     if hasattr(signal, "sigwaitinfo"):
-        for signum in _SIGNALS:
-            if signum != signal.SIGTERM:
-                signal.signal(signum, signal.SIG_IGN)
+        # Blocked first: what is blocked and ignored still reaches the thread that waits for it, and nobody else.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        for signum in _SIGNALS:
+            signal.signal(signum, signal.SIG_IGN)
         threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
