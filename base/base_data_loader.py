@@ -13,7 +13,7 @@ from base.data_order import PassOrder, SeededFetcher, handed_out, replayed
 from utils import seeding
 from utils.errors import ConfigError, DataError
 from utils.prefetch import Prefetch
-from utils.stopping import start_worker
+from utils.stopping import shielded, start_worker
 
 Collate = Callable[[list[Any]], Any]
 
@@ -102,10 +102,10 @@ class BaseDataLoader(DataLoader[Any]):
                 "collate_fn": self.collate_fn,
                 "drop_last": self.drop_last,
             }
-            return DataLoader(self.dataset, **options)
+            return _Inner(self.dataset, **options)
         options.setdefault("generator", torch.Generator())
         # batch_size None: an index is a whole batch, with its place, which even a prefetching worker then knows.
-        return DataLoader(self._fetcher, batch_size=None, sampler=self._order, collate_fn=_unchanged, **options)
+        return _Inner(self._fetcher, batch_size=None, sampler=self._order, collate_fn=_unchanged, **options)
 
     def _check_resident(self, pinned: bool) -> None:
         if self._order is None:
@@ -193,6 +193,14 @@ class BaseDataLoader(DataLoader[Any]):
         kwargs = {**self.init_kwargs, "dataset": dataset, "shuffle": False, "drop_last": False}
         name, resident = f"{self.name}-valid", self.device_resident
         return BaseDataLoader(validation_split=0.0, name=name, device_resident=resident, **kwargs)
+
+
+class _Inner(DataLoader[Any]):
+    """Starts its workers so that they outlive a stop."""
+
+    def __iter__(self) -> Any:
+        with shielded():
+            return super().__iter__()
 
 
 def evaluation_view(dataset: Any) -> Any:

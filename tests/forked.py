@@ -55,9 +55,9 @@ class KillAt:
     """A profile function that kills its process at the n-th call or return, in Python or in C."""
 
     def __init__(self, n):
-        self.n, self.count = n, 0
+        self.n, self.count, self.pid = n, 0, os.getpid()
 
     def __call__(self, frame, event, argument):
         self.count += 1
-        if self.count == self.n:
+        if self.count == self.n and os.getpid() == self.pid:  # a worker inherits it, and is not meant
             os.kill(os.getpid(), signal.SIGKILL)

@@ -8,7 +8,9 @@ from pathlib import Path
 import forked
 import pytest
 import tiny
+import torch
 
+from base import BaseDataLoader
 from utils import checkpoint, run_folder
 
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGUSR1: 143}
@@ -224,3 +226,30 @@ def test_a_lost_worker_is_told_with_the_last_checkpoint(tmp_path):
     output = (tmp_path / "output").read_text()
     assert "the loader 'train' lost a worker" in output and "Traceback" not in output, output
     assert f"resume: python train.py -r {Path(tmp_path) / 'models/Tiny/run/checkpoint-epoch1.pth'}" in output
+
+
+class Masks(tiny.Points):
+    """Notes which signals the threads of a worker have blocked."""
+
+    file = None
+
+    def __getitem__(self, i):
+        statuses = [path.read_text() for path in Path("/proc/self/task").glob("*/status")]
+        self.file.write_text("\n".join(line for text in statuses for line in text.splitlines() if "SigBlk" in line))
+        return super().__getitem__(i)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="only Linux shows it")
+def test_all_threads_of_a_worker_are_shielded(tmp_path):
+    data = Masks(4)
+    data.file = tmp_path / "masks"
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)  # whose pool torch makes again in a worker
+    try:
+        list(BaseDataLoader(data, 4, False, 0.0, 1))
+    finally:
+        torch.set_num_threads(before)
+    masks = [int(line.split()[1], 16) for line in data.file.read_text().splitlines()]
+    # The thread that waits for a signal shows it as not blocked.
+    assert len(masks) >= 2 and sum(not mask >> (signal.SIGTERM - 1) & 1 for mask in masks) <= 1, masks
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, [])

@@ -72,6 +72,19 @@ class StopRequest:
         return Stopped(f"stopped by {name}{message}", 130 if number == signal.SIGINT else 143)
 
 
+@contextmanager
+def shielded() -> Iterator[None]:
+    """Where workers are started: all their threads have SIGTERM blocked then, also those that torch starts at once."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def start_worker(init: Callable[[int], None] | None, worker: int) -> None:
     """Make a DataLoader worker outlive a stop until its parent has saved, and never outlive its parent.
 
@@ -83,10 +96,10 @@ def start_worker(init: Callable[[int], None] | None, worker: int) -> None:
         worker: number of the worker.
     """
     if hasattr(signal, "sigwaitinfo"):
-        # Blocked first: what is blocked and ignored still reaches the thread that waits for it, and nobody else.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         for signum in _SIGNALS:
-            signal.signal(signum, signal.SIG_IGN)
+            if signum != signal.SIGTERM:
+                signal.signal(signum, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
