@@ -1,7 +1,10 @@
 """Doors for what people bring: optimizers, schedulers, trackers, a loss of the trainer's own; copies of configs."""
 
 import copy
+import json
+import os
 import pickle
+import signal
 import sys
 import types
 
@@ -16,7 +19,7 @@ from test_resume import interrupted
 
 from config.optimization import init_optimizer, init_scheduler
 from parse_config import ConfigParser
-from utils.errors import CheckpointError, ConfigError
+from utils.errors import CheckpointError, ConfigError, Stopped
 from utils.run_folder import own
 from utils.runtime import Runtime
 
@@ -325,3 +328,33 @@ NETWORK = """    )
     return trainer
 """
 NETWORK = NETWORK.replace("    trainer.second =", "    import torch\n\n    trainer.second =")
+
+
+def test_a_signal_after_the_templates_epoch_keeps_it(tmp_path):
+    class Afterwards(tiny.Trainer):
+        def _train_epoch(self, epoch):
+            log = super()._train_epoch(epoch)
+            if epoch == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return log
+
+    trainer = tiny.build(tiny.settings(tmp_path), trainer_class=Afterwards)
+    with pytest.raises(Stopped, match="after epoch 2"):
+        trainer.train()
+    assert (trainer.checkpoint_dir / "checkpoint-epoch2.pth").exists()
+
+
+def test_a_folder_that_is_no_run_is_left_alone(tmp_path):
+    folder = tmp_path / "models" / "google" / "bert"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError):
+        tiny.command_line("-r", folder)
+    assert [path.name for path in folder.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize("run_id", ["", "..", "a/b"])
+def test_a_run_id_is_the_name_of_a_folder_also_for_auto(tmp_path, run_id):
+    (tmp_path / "config.json").write_text(json.dumps(tiny.settings(tmp_path)))
+    with pytest.raises(ConfigError, match="expected the name of a folder"):
+        tiny.command_line("-c", tmp_path / "config.json", "-r", "auto", "--run_id", run_id)
