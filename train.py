@@ -14,6 +14,13 @@ if TYPE_CHECKING:
 
 def main(config: ConfigParser) -> "Trainer":
     """Train what the config says; return the trainer."""
+    trainer = build(config)
+    trainer.train()
+    return trainer
+
+
+def build(config: ConfigParser) -> "Trainer":
+    """The trainer with its data, after a check of the whole config."""
     import torch
 
     import data_loader.data_loaders as module_data
@@ -34,9 +41,7 @@ def main(config: ConfigParser) -> "Trainer":
     )
     data_loader = config.init_obj("data_loader", module_data)
     valid_data_loader = config.init_obj("valid_data_loader", module_data) or data_loader.split_validation()
-    trainer = build_trainer(config, data_loader, valid_data_loader)
-    trainer.train()
-    return trainer
+    return build_trainer(config, data_loader, valid_data_loader)
 
 
 def build_trainer(config: ConfigParser, data_loader: Any = None, valid_data_loader: Any = None) -> "Trainer":

@@ -6,7 +6,6 @@ import torch
 
 from base.monitor import Monitor
 from utils.errors import ConfigError
-from utils.profiling import steps_needed
 
 if TYPE_CHECKING:
     from parse_config import ConfigParser
@@ -67,10 +66,6 @@ def check_settings(
         problem("accumulate", f"{settings.accumulate} batches are more than the {batches} of an epoch")
     if batches and settings.save_step and settings.save_step >= batches:
         problem("save_step", f"an epoch has {batches} batches, so this would never save")
-    steps = -(-batches // settings.accumulate)
-    if batches and settings.profile and steps_needed(settings.profile) > steps:
-        asked, needed = settings.profile, steps_needed(settings.profile)
-        problem("profile", f"{asked} steps, as many to trace and 3 before take {needed}; an epoch has {steps}")
     problems += _precision_problems(config, device)
     for name in names:
         if name in RESERVED or names.count(name) > 1:

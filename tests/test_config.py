@@ -116,7 +116,6 @@ def changed(**changes):
         (changed(trainer__epochs="3"), ['trainer.epochs: expected an integer, found "3"']),
         (changed(trainer__epochs=True), ["trainer.epochs: expected an integer, found true"]),
         (changed(trainer__epochs=0), ["trainer.epochs: expected at least 1, found 0"]),
-        (changed(trainer__profile=0), ["trainer.profile: expected at least 1, found 0"]),
         (changed(trainer__ema=1.5), ["trainer.ema: expected less than 1.0, found 1.5"]),
         (changed(trainer__precision="bf"), ['trainer.precision: expected "fp32", "bf16" or "fp16", found "bf"']),
         (changed(trainer__epochs=...), ["trainer.epochs is missing"]),

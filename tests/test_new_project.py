@@ -15,7 +15,7 @@ IDENTITY = {f"GIT_{who}_{what}": "me@there" for who in ("AUTHOR", "COMMITTER") f
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     target = tmp_path_factory.mktemp("new") / "My Project"
-    result = command(ROOT, "new_project.py", target, env=IDENTITY)
+    result = command(ROOT, "tools/new_project.py", target, env=IDENTITY)
     assert result.returncode == 0 and "without a first commit" not in result.stdout, result.stderr
     return target
 
@@ -25,7 +25,7 @@ def test_it_is_clean_and_has_a_history(project):
     assert {"train.py", "data/mnist5k.npz", ".ci/run", ".gitignore", "pyproject.toml", "examples/lbfgs.py"} <= names
     assert not names & {
         "saved",
-        "new_project.py",
+        "tools/new_project.py",
         "tools/benchmark.py",
         "tools/write_schema.py",
         "tests/test_readme.py",
@@ -75,26 +75,27 @@ def test_its_checks_pass_also_when_it_has_grown(project):
 @pytest.mark.soak
 def test_all_its_tests_pass_when_it_has_grown(tmp_path):
     target = tmp_path / "grown"
-    assert command(ROOT, "new_project.py", target, env=IDENTITY).returncode == 0
+    assert command(ROOT, "tools/new_project.py", target, env=IDENTITY).returncode == 0
     grow(target)
     checks(target, "tests")
 
 
 def test_a_name_that_is_taken_is_refused(project):
-    again = command(ROOT, "new_project.py", project)
+    again = command(ROOT, "tools/new_project.py", project)
     assert again.returncode == 2 and "is not empty" in again.stderr
-    inside = command(ROOT, "new_project.py", Path("saved") / "x")
+    inside = command(ROOT, "tools/new_project.py", Path("saved") / "x")
     assert inside.returncode == 2 and "inside the template" in inside.stderr
 
 
 def test_without_git_it_is_a_copy_all_the_same(tmp_path):
     source = copy_template(tmp_path / "downloaded")
-    for name in ("new_project.py", "pyproject.toml"):
+    (source / "tools").mkdir()
+    for name in ("tools/new_project.py", "pyproject.toml"):
         (source / name).write_bytes((ROOT / name).read_bytes())
     (source / "saved").mkdir()
     (source / "saved" / "x.pth").write_text("")
     bare = {"PATH": str(Path(sys.executable).parent)}
-    result = command(source, "new_project.py", tmp_path / "mine", env=bare)
+    result = command(source, "tools/new_project.py", tmp_path / "mine", env=bare)
     assert result.returncode == 0 and "without a first commit" in result.stdout, result.stderr
     names = {path.relative_to(tmp_path / "mine").as_posix() for path in (tmp_path / "mine").rglob("*")}
     assert {"train.py", "model/model.py", "data/mnist5k.npz"} <= names and "saved" not in names

@@ -22,7 +22,6 @@ from base.parts import averaged, evaluating, keep_buffers, networks, to_training
 from utils.errors import ConfigError
 from utils.metrics import MetricTracker
 from utils.prefetch import prefetcher
-from utils.profiling import profiled, steps_needed
 from utils.progress import progress_bar
 from utils.runtime import Runtime, first_tensor, unwrap
 
@@ -85,12 +84,11 @@ class Trainer(BaseTrainer):
         #: Samples of the epoch in hand that an earlier process has trained on; None in a loop of the user's own.
         self._resumed_samples: float | None = None
         self._watch = LossWatch(settings.on_nan)
-        self._profile = settings.profile  # steps that are still to be profiled
 
     def _train_epoch(self, epoch: int) -> Log:
         """Train one epoch, validate, step an epoch scheduler; return the averages over all samples."""
         to_training(networks(self))
-        for batches in self._profiled(self._groups(epoch)):
+        for batches in self._groups(epoch):
             self._update(batches)
             self._after_update(len(batches))
         self._log_window()
@@ -124,14 +122,6 @@ class Trainer(BaseTrainer):
                     return
                 yield group
                 bar.update(len(group))
-
-    def _profiled(self, groups: Iterator[Any]) -> Iterator[Any]:
-        """The groups, profiled once in a process if the config asks for it, in an epoch that has the steps for it."""
-        left = -(-(self.len_epoch - self.step) // self.accumulate)
-        if self._profile is None or left < steps_needed(self._profile) or self.config.launch.checking:
-            return groups
-        steps, self._profile = self._profile, None
-        return profiled(self.runtime, groups, steps, self.config.log_dir / f"trace-{self.epoch}.json.gz")
 
     def _update(self, batches: Sequence[Any]) -> None:
         """One optimizer step on a group of batches, as if they were one large batch."""
@@ -248,11 +238,6 @@ class Trainer(BaseTrainer):
         with self.runtime.part("saving"):
             self._check_losses()
             super()._save_step()
-
-    def _finish(self, idle: bool) -> None:
-        if self._profile is not None and not idle and not self.config.launch.checking:
-            self.logger.warning("trainer.profile: nothing was profiled: no epoch had steps enough left")
-        super()._finish(idle)
 
     def _valid_epoch(self, epoch: int) -> Log:
         """Evaluate on the validation data."""

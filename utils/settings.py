@@ -60,11 +60,6 @@ class TrainerSettings(Section):
         description="Decay of a moving average of the weights, which is validated and saved beside them; null: none.",
     )
     deterministic: bool = Field(default=False, description="Refuse GPU operations that may give other bits each time.")
-    profile: int | None = Field(
-        default=None,
-        ge=1,
-        description="Log what so many steps spend their time on, and trace as many more; null: none.",
-    )
     on_nan: Literal["stop", "skip", "ignore"] = Field(
         default="stop",
         description='When the loss is not finite: "stop" the run, "skip" the step, or "ignore" it.',

@@ -1,4 +1,4 @@
-"""Copy the template into a clean new project: python new_project.py ../my_project"""
+"""Copy the template into a clean new project: python tools/new_project.py ../my_project"""
 
 import argparse
 import re
@@ -7,12 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from utils.errors import ConfigError, StorageError, run_command
 from utils.files import ROOT
 
 #: What is about the template itself, and not for a project that is made from it.
 LEFT_OUT = re.compile(
-    r"README\.md|new_project\.py|tools/(bench.*|bare_loop\.py|write_schema\.py|trace_ways\.py)|"
+    r"README\.md|tools/(bench.*|bare_loop\.py|new_project\.py|write_schema\.py|trace_ways\.py)|"
     r"tests/test_(tools|readme|new_project|structure)\.py"
 )
 #: Where there is no git to say what belongs to the template.
@@ -55,7 +57,7 @@ def main() -> None:
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, target / name)
         (target / "README.md").write_text(README.format(name=target.name), encoding="utf-8")
-        settings = (target / "pyproject.toml").read_text(encoding="utf-8").replace('"new_project.py", ', "")
+        settings = (target / "pyproject.toml").read_text(encoding="utf-8")
         package = re.sub(r"[^A-Za-z0-9]+", "-", target.name).strip("-").lower() or "project"
         settings = re.sub(r"(?m)^name = .*$", f'name = "{package}"', settings, count=1)
         settings = re.sub(r"(?m)^description = .*\n", "", settings, count=1)

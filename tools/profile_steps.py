@@ -1,0 +1,169 @@
+"""Where the time of a step goes, and a trace of some steps: python tools/profile_steps.py -c config.json
+
+It trains in a scratch folder, in the first epochs of the run or from where a checkpoint (-r) stands, and keeps nothing.
+"""
+
+import argparse
+import gzip
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from parse_config import ConfigParser
+from utils.errors import ConfigError, StorageError, run_command
+
+#: Steps to let pass first: caches fill, kernels are chosen, a model is compiled.
+WARM_UP = 3
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Show what the time of a step goes to, and trace some steps.")
+    parser.add_argument("--steps", type=int, default=20, help="optimizer steps to time, and as many to trace (20)")
+    parser.add_argument("--trace", type=Path, default=Path("trace.json.gz"), help="file of the trace (trace.json.gz)")
+    sys.argv.append("--check")  # a scratch folder that goes at the end
+    config = ConfigParser.from_args(parser)
+    arguments = config.launch.args
+    if arguments.steps < 1:
+        raise ConfigError(f"--steps {arguments.steps}: expected at least 1")
+    import train
+
+    trainer = train.build(config)
+    config.launch.checking = False  # which would end each epoch after a batch
+    with trainer.stop:
+        trainer.restore()
+        print("\n".join(profiled(trainer, arguments.steps, arguments.trace)))
+
+
+def profiled(trainer: Any, steps: int, file: Path) -> Iterator[str]:
+    """Time the parts of `steps` updates, trace as many more, and tell what came out, a line each.
+
+    They are not the same updates: timing the parts makes each wait for the device, and a trace slows them down.
+
+    Args:
+        trainer: one with the template's own loop.
+        file: of the trace, in Chrome's format, gzipped.
+
+    Raises:
+        ConfigError: the run is shorter.
+    """
+    idle = trainer.runtime.part
+    updates = _updates(trainer)
+    warm = sum(1 for _ in islice(updates, WARM_UP))
+    clock = Clock(trainer.runtime.device)
+    trainer.runtime.part = clock.part
+    try:
+        for _ in islice(updates, steps):
+            clock.read("other")  # what no part has counted
+            clock.steps += 1
+    finally:
+        trainer.runtime.part = idle
+    if warm < WARM_UP or clock.steps < steps:
+        raise ConfigError(f"the run has {warm + clock.steps} optimizer steps left, and this takes {WARM_UP + steps}")
+    yield clock.report()
+    yield _traced(trainer, islice(updates, steps), file)
+
+
+def _updates(trainer: Any) -> Iterator[None]:
+    """Train, an update at a time."""
+    from base.parts import networks, to_training
+    from trainer import Trainer
+
+    if type(trainer)._train_epoch is not Trainer._train_epoch:
+        raise ConfigError(f"{type(trainer).__name__} has an epoch of its own, which is not made of updates")
+    for epoch in range(trainer.start_epoch, trainer.epochs + 1):
+        trainer.epoch = epoch
+        to_training(networks(trainer))
+        for batches in trainer._groups(epoch):
+            trainer._update(batches)
+            trainer._after_update(len(batches))
+            yield
+        trainer.step = 0
+
+
+def _traced(trainer: Any, updates: Iterator[None], file: Path) -> str:
+    import torch
+
+    from utils.files import replacing
+
+    # Kineto would tell of its own doings on stderr.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if trainer.runtime.device.type == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    idle, trainer.runtime.part = trainer.runtime.part, torch.profiler.record_function
+    try:
+        with torch.profiler.profile(activities=activities) as trace:
+            traced = sum(1 for _ in updates)
+    finally:
+        trainer.runtime.part = idle
+    plain = trainer.config.log_dir / "trace.json"
+    try:
+        trace.export_chrome_trace(str(plain))
+        content = plain.read_bytes()
+    except (OSError, RuntimeError) as error:
+        raise StorageError(f"{plain} cannot be written: {error}") from error
+    if not content.rstrip().endswith(b"}"):  # a full disk, of which Kineto says nothing
+        raise StorageError(f"{plain} was cut short: is the disk full?")
+    with replacing(file) as target:
+        target.write(gzip.compress(content, compresslevel=6))
+    return f"trace of {traced} steps after these: {file} (open it in ui.perfetto.dev)"
+
+
+class Clock:
+    """Adds up the seconds of each part, with the work that the device has for it; a part inside another is its own.
+
+    Args:
+        device: waited for at the edges of the parts.
+    """
+
+    def __init__(self, device: Any) -> None:
+        from utils.runtime import PARTS
+
+        self.seconds = dict.fromkeys((*PARTS, "other"), 0.0)
+        self.steps = 0
+        self._device = device
+        self._parts = ["other"]
+        self._since = self._now()
+
+    def _now(self) -> float:
+        if self._device.type != "cpu":
+            import torch
+
+            torch.accelerator.synchronize()
+        return time.perf_counter()
+
+    def read(self, name: str) -> None:
+        """Count the time since the last reading for `name`."""
+        now = self._now()
+        self.seconds[name] += now - self._since
+        self._since = now
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """A part of a step."""
+        self.read(self._parts[-1])
+        self._parts.append(name)
+        try:
+            yield
+        finally:
+            self.read(self._parts.pop())
+
+    def report(self) -> str:
+        """Time for each step, and the share of each part."""
+        total = sum(self.seconds.values())
+        shares = ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in self.seconds.items() if seconds)
+        return (
+            f"profile of {self.steps} step{'s' * (self.steps != 1)}: {total / self.steps * 1e3:.3f} ms each: {shares}"
+        )
+
+
+if __name__ == "__main__":
+    run_command(main)
