@@ -2,15 +2,15 @@
 
 import json
 import re
-from json.decoder import scanstring  # type: ignore[attr-defined]
 from pathlib import Path
 from typing import Any
 
 from config.source import KeyPath, Source, kind, merge
 from utils.errors import ConfigError
 
-_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?")
-_SPACE = " \t\n\r"
+#: A string, a mark, a word or number, the start of a comment, a string of another language, anything else, or the end.
+_TOKEN = re.compile(r"""[ \t\n\r]*("(?:[^"\\\n]|\\.)*"|[{}\[\],:]|[-+.\w]+|//|/\*|'[^'\n]*'|.|$)""", re.DOTALL)
+_PYTHON = {"True": "true", "False": "false", "None": "null"}
 
 
 class _Parser:
@@ -20,130 +20,100 @@ class _Parser:
     """
 
     def __init__(self, text: str, name: str) -> None:
-        self.text, self.name, self.at = text, name, 0
+        self.text, self.name, self.end = text, name, 0
         self.origins: dict[KeyPath, str] = {}
         self.problems: list[str] = []
+        self.step()
 
-    def where(self, at: int) -> str:
+    def step(self) -> None:
+        """Read the next token."""
+        match = _TOKEN.match(self.text, self.end)
+        assert match is not None  # it takes anything
+        self.token, self.at, self.end = match[1], match.start(1), match.end()
+        if self.token in ("//", "/*", "#"):
+            raise self.fail('JSON has no comments: delete it, or keep it under a key of your own ("comment": …)')
+
+    def where(self, offset: int = 0) -> str:
+        at = self.at + offset
         line = self.text.count("\n", 0, at) + 1
         return f"{self.name}:{line}:{at - self.text.rfind(chr(10), 0, at)}"
 
-    def fail(self, message: str, at: int | None = None) -> ConfigError:
-        return ConfigError("\n  ".join([*self.problems, f"{self.where(self.at if at is None else at)}: {message}"]))
+    def fail(self, message: str, offset: int = 0) -> ConfigError:
+        return ConfigError("\n  ".join([*self.problems, f"{self.where(offset)}: {message}"]))
 
-    def note(self, message: str, at: int) -> None:
-        self.problems.append(f"{self.where(at)}: {message}")
+    def found(self) -> str:
+        return repr(self.token[:1]) if self.token else "the end of the file"
 
     def parse(self) -> Any:
-        self.space()
-        if self.at == len(self.text):
+        if not self.token:
             raise self.fail("the file is empty: a config is an object in braces { … }")
         value = self.value(())
-        self.space()
-        if self.at < len(self.text):
-            raise self.fail(f"unexpected {self.text[self.at]!r} after the end of the config")
+        if self.token:
+            raise self.fail(f"unexpected {self.found()} after the end of the config")
         if self.problems:
             raise ConfigError("\n  ".join(self.problems))
         return value
 
-    def space(self) -> None:
-        while self.at < len(self.text):
-            if self.text[self.at] in _SPACE:
-                self.at += 1
-            elif self.text.startswith(("//", "/*", "#"), self.at):
-                raise self.fail('JSON has no comments: delete it, or keep it under a key of your own ("comment": …)')
-            else:
-                return
-
     def value(self, path: KeyPath) -> Any:
-        self.origins[path] = self.where(self.at)
-        char = self.text[self.at : self.at + 1]
-        if char == "{":
-            return self.object(path)
-        if char == "[":
-            return self.list(path)
-        if char == '"':
-            return self.string()
-        for word, value in (("true", True), ("false", False), ("null", None)):
-            if self.text.startswith(word, self.at):
-                self.at += len(word)
-                return value
-        match = _NUMBER.match(self.text, self.at)
-        if match:
-            self.at = match.end()
-            return float(match[0]) if match[1] or match[2] else int(match[0])
-        return self.odd_value()
-
-    def odd_value(self) -> Any:
-        match = re.compile(r"[-+]?[\w.]+|'[^'\n]*'").match(self.text, self.at)
-        word = match[0] if match else self.text[self.at : self.at + 1]
-        hints = {"True": "true", "False": "false", "None": "null"}
-        if word.lstrip("-+") in ("NaN", "Infinity"):
-            self.note(f"{word} is no JSON number", self.at)
-        elif word in hints:
-            self.note(f"{word} is Python: write {hints[word]}", self.at)
-        elif word.startswith("'"):
-            self.note(f'strings stand in double quotes: "{word[1:-1]}"', self.at)
-        elif not word:
-            raise self.fail("the file ends too early: a closing brace or bracket is missing")
+        self.origins[path] = self.where()
+        if self.token in ("{", "["):
+            return self.container(path)
+        value, token = None, self.token
+        if token.lstrip("-+") in ("NaN", "Infinity"):
+            self.problems.append(f"{self.where()}: {token} is no JSON number")
+        elif token in _PYTHON:
+            self.problems.append(f"{self.where()}: {token} is Python: write {_PYTHON[token]}")
+        elif token[:1] == "'" and token[1:]:
+            self.problems.append(f'{self.where()}: strings stand in double quotes: "{token[1:-1]}"')
         else:
-            raise self.fail(f"expected a value, found {word!r}")
-        self.at += len(word)
-        return None
+            value = self.plain()
+        self.step()
+        return value
 
-    def string(self) -> str:
-        start = self.at
+    def plain(self) -> Any:
+        """The string, number or word in hand."""
+        if not self.token:
+            raise self.fail("the file ends too early: a closing brace or bracket is missing")
         try:
-            value, self.at = scanstring(self.text, start + 1, True)
+            return json.loads(self.token)
         except json.JSONDecodeError as error:
-            raise self.fail(f"bad string: {error.msg}", error.pos) from None
-        return str(value)
+            if self.token[0] == '"':
+                raise self.fail(f"bad string: {error.msg}", error.pos) from None
+            raise self.fail(f"expected a value, found {self.token!r}") from None
+        except ValueError as error:  # an integer of thousands of digits
+            raise self.fail(str(error)) from None
 
-    def object(self, path: KeyPath) -> dict[str, Any]:
-        result: dict[str, Any] = {}
-        self.at += 1
-        while not self.closes("}", bool(result)):
-            start = self.at
-            if self.text[start : start + 1] != '"':
-                found = self.text[start : start + 1]
-                raise self.fail(f"expected a key in double quotes, found {found!r}" if found else "the file ends early")
-            key = self.string()
-            if key in result:
-                self.note(f"the key {key!r} is there twice (first at {self.origins[(*path, key)]})", start)
-            self.space()
-            if self.text[self.at : self.at + 1] != ":":
-                raise self.fail(f"expected a colon after the key {key!r}")
-            self.at += 1
-            self.space()
-            result[key] = self.value((*path, key))
-            self.origins[(*path, key)] = self.where(start)
-        return result
+    def container(self, path: KeyPath) -> Any:
+        items: dict[str, Any] = {}
+        ordered, closing = self.token == "[", {"{": "}", "[": "]"}[self.token]
+        self.step()
+        while self.token != closing:
+            here = self.where()
+            key: Any = len(items) if ordered else self.key(items, path)
+            items[key] = self.value((*path, key))
+            self.origins[(*path, key)] = here
+            comma = self.where()
+            if self.token not in (",", closing):
+                raise self.fail(f"expected a comma or {closing!r}, found {self.found()}")
+            if self.token == ",":
+                self.step()
+                if self.token == closing:
+                    self.problems.append(f"{comma}: a comma before the closing {closing!r}: JSON has none there")
+        self.step()
+        return list(items.values()) if ordered else items
 
-    def list(self, path: KeyPath) -> list[Any]:
-        result: list[Any] = []
-        self.at += 1
-        while not self.closes("]", bool(result)):
-            result.append(self.value((*path, len(result))))
-        return result
-
-    def closes(self, bracket: str, comma: bool) -> bool:
-        """Step over the closing bracket, or the comma before the next item."""
-        self.space()
-        if self.text[self.at : self.at + 1] == bracket:
-            self.at += 1
-            return True
-        if comma:
-            if self.text[self.at : self.at + 1] != ",":
-                found = repr(self.text[self.at]) if self.at < len(self.text) else "the end of the file"
-                raise self.fail(f"expected a comma or {bracket!r}, found {found}")
-            at = self.at
-            self.at += 1
-            self.space()
-            if self.text[self.at : self.at + 1] == bracket:
-                self.note(f"a comma before the closing {bracket!r}: JSON has none there", at)
-                self.at += 1
-                return True
-        return False
+    def key(self, items: dict[str, Any], path: KeyPath) -> str:
+        if self.token[:1] != '"':
+            raise self.fail(f"expected a key in double quotes, found {self.found()}")
+        key = str(self.plain())
+        if key in items:
+            first = self.origins[(*path, key)]
+            self.problems.append(f"{self.where()}: the key {key!r} is there twice (first at {first})")
+        self.step()
+        if self.token != ":":
+            raise self.fail(f"expected a colon after the key {key!r}")
+        self.step()
+        return key
 
 
 def parse_json(text: str, name: str) -> Source:
@@ -152,8 +122,8 @@ def parse_json(text: str, name: str) -> Source:
     Raises:
         ConfigError: with the place of each problem.
     """
-    parser = _Parser(text, name)
     try:
+        parser = _Parser(text, name)
         values = parser.parse()
     except RecursionError:
         raise ConfigError(f"{name}: nested too deeply") from None
