@@ -20,46 +20,47 @@ __all__ = ["Checked", "Config", "check", "known", "unknown"]
 class Component(Section):
     """A part that is built by name."""
 
-    type: str = Field(min_length=1, description="Name of a class or function in the project's module for it.")
-    args: dict[str, Any] = Field(default={}, description="Its arguments; checked against its signature.")
+    type: str = Field(min_length=1)
+    """Name of a class or function in the project's module for it."""
+    args: dict[str, Any] = Field({})
+    """Its arguments; checked against its signature."""
 
 
 class NamedComponent(Component):
     """A loss or metric with arguments."""
 
-    name: str | None = Field(default=None, description="Name in logs and tables; the type by default.")
+    name: str | None = None
+    """Name in logs and tables; the type by default."""
 
 
 class ParamGroup(Section):
     """Parameters with options of their own."""
 
-    match: str | list[str] = Field(description='Pattern or patterns of parameter names, such as "fc*".')
+    match: str | list[str]
+    """Pattern or patterns of parameter names, such as "fc*"."""
 
 
 class Optimizer(Component):
     """The optimizer."""
 
-    param_groups: list[ParamGroup] = Field(
-        default=[],
-        description='Options for some parameters: [{"match": "fc*", "lr": 1e-4}, …]; the first match decides.',
-    )
+    param_groups: list[ParamGroup] = Field([])
+    """Options for some parameters: [{"match": "fc*", "lr": 1e-4}, …]; the first match decides."""
 
 
 class Arch(Component):
     """The network."""
 
-    freeze: list[str] = Field(default=[], description='Patterns of parameters that are not trained, such as "conv1.*".')
-    skip: list[str] = Field(
-        default=[], description='When fine-tuning: patterns of weights that stay fresh, such as "fc2.*".'
-    )
+    freeze: list[str] = Field([])
+    """Patterns of parameters that are not trained, such as "conv1.*"."""
+    skip: list[str] = Field([])
+    """When fine-tuning: patterns of weights that stay fresh, such as "fc2.*"."""
 
 
 class LRScheduler(Component):
     """The learning-rate scheduler."""
 
-    interval: Literal["epoch", "step"] = Field(
-        default="epoch", description='Step it every "epoch" or every optimizer "step".'
-    )
+    interval: Literal["epoch", "step"] = "epoch"
+    """Step it every "epoch" or every optimizer "step"."""
 
 
 def _name_or_component(value: Any) -> str:
@@ -74,32 +75,30 @@ Named = Annotated[
 class Config(Section):
     """A whole config."""
 
-    name: str = Field(
-        pattern=r"^[^./\\][^/\\]*$",
-        description="Name of the experiment, and of the folder of its runs: without slashes, and no dot at its start.",
-    )
-    n_gpu: int = Field(default=1, ge=0, description="Number of GPUs; 0 trains on the CPU.")
-    seed: int = Field(default=123, ge=0, description="Seed of everything random.")
-    arch: Arch = Field(description="The network, from model/model.py.")
-    data_loader: Component = Field(description="The training data, from data_loader/data_loaders.py.")
-    valid_data_loader: Component | None = Field(
-        default=None, description="The validation data; null: split off by the training loader's validation_split."
-    )
-    test_data_loader: Component | None = Field(
-        default=None, description="The test data; null: the training loader's class with training=False."
-    )
-    optimizer: Optimizer = Field(description="The optimizer, from torch.optim.")
-    loss: Named | None = Field(
-        default=None,
-        description="The loss, from model/loss.py: a name, or a component with args; null: the trainer has its own.",
-    )
-    metrics: list[Named] = Field(
-        default=[], description="The metrics, from model/metric.py: names, or components with args and a name."
-    )
-    lr_scheduler: LRScheduler | None = Field(
-        default=None, description="The learning-rate scheduler, from torch.optim.lr_scheduler; null: none."
-    )
-    trainer: TrainerSettings = Field(description="How to train.")
+    name: str = Field(pattern=r"^[^./\\][^/\\]*$")
+    """Name of the experiment, and of the folder of its runs: without slashes, and no dot at its start."""
+    n_gpu: int = Field(1, ge=0)
+    """Number of GPUs; 0 trains on the CPU."""
+    seed: int = Field(123, ge=0)
+    """Seed of everything random."""
+    arch: Arch
+    """The network, from model/model.py."""
+    data_loader: Component
+    """The training data, from data_loader/data_loaders.py."""
+    valid_data_loader: Component | None = None
+    """The validation data; null: split off by the training loader's validation_split."""
+    test_data_loader: Component | None = None
+    """The test data; null: the training loader's class with training=False."""
+    optimizer: Optimizer
+    """The optimizer, from torch.optim."""
+    loss: Named | None = None
+    """The loss, from model/loss.py: a name, or a component with args; null: the trainer has its own."""
+    metrics: list[Named] = Field([])
+    """The metrics, from model/metric.py: names, or components with args and a name."""
+    lr_scheduler: LRScheduler | None = None
+    """The learning-rate scheduler, from torch.optim.lr_scheduler; null: none."""
+    trainer: TrainerSettings
+    """How to train."""
 
 
 #: Sections whose keys are known; below `args` the signature decides.

@@ -54,9 +54,9 @@ def code_lines(path):
     """Lines of code: without blanks, comments and docstrings."""
     text = path.read_text()
     documented = set()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
-            documented |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    for node in ast.walk(ast.parse(text)):  # strings that stand alone, also below a field, document what is above them
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            documented |= set(range(node.lineno, node.end_lineno + 1))
     empty = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
     lines = set()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):

@@ -1,6 +1,7 @@
 """The settings of a trainer: the keys of the section `trainer`, with types, bounds, defaults and a sentence each.
 
-The README's table and `config.schema.json` come from here and from `config/schema.py`.
+The README's table and `config.schema.json` come from here and from `config/schema.py`; the sentences are the strings
+below the fields.
 """
 
 from typing import Literal
@@ -11,56 +12,49 @@ from pydantic import BaseModel, ConfigDict, Field
 class Section(BaseModel):
     """A section of a config: strict types, and keys of the user's own beside the known ones."""
 
-    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class TrainerSettings(Section):
     """The section `trainer` of a config, checked and with defaults."""
 
-    epochs: int = Field(ge=1, description="Number of epochs.")
-    save_dir: str = Field(default="saved", min_length=1, description="Where runs go; relative to the project's root.")
-    save_period: int = Field(
-        default=1, ge=1, description="Save every so many epochs; the best and the last are always saved."
-    )
-    keep_last: int | None = Field(
-        default=None, ge=2, description="Keep only so many epoch checkpoints; null keeps all."
-    )
-    save_step: int | None = Field(
-        default=None, ge=1, description="Also save inside an epoch, every so many batches; null: only when stopped."
-    )
-    verbosity: int = Field(default=2, ge=0, le=2, description="0: warnings, 1: also information, 2: also details.")
-    monitor: str = Field(
-        default="off",
-        pattern=r"^(off|(min|max) \S+)$",
-        description='"min NAME" or "max NAME" of a number in the log decides which epoch is best; or "off".',
-    )
-    early_stop: int | None = Field(
-        default=None, ge=0, description="Stop after so many epochs in a row without improvement; null or 0: never."
-    )
-    tensorboard: bool = Field(default=True, description="Write TensorBoard logs.")
-    log_step: int = Field(default=50, ge=1, description="Read and log the training numbers every so many batches.")
-    len_epoch: int | None = Field(default=None, ge=1, description="Batches in an epoch; null: one pass over the data.")
-    accumulate: int = Field(default=1, ge=1, description="Sum the gradients of so many batches for one optimizer step.")
-    clip_grad_norm: float | None = Field(
-        default=None, gt=0, description="Scale gradients down to this 2-norm at most; null: don't."
-    )
-    precision: Literal["fp32", "bf16", "fp16"] = Field(
-        default="fp32", description='"fp32", or mixed precision in "bf16" or "fp16".'
-    )
-    matmul_precision: Literal["highest", "high", "medium"] = Field(
-        default="highest",
-        description='Of float32 matrix products on the GPU: "highest", or faster as "high" or "medium".',
-    )
-    channels_last: bool = Field(default=False, description="Keep images channels last in memory: faster convolutions.")
-    compile: bool = Field(default=False, description="Compile the model: a slow first step, then faster ones.")
-    ema: float | None = Field(
-        default=None,
-        gt=0,
-        lt=1,
-        description="Decay of a moving average of the weights, which is validated and saved beside them; null: none.",
-    )
-    deterministic: bool = Field(default=False, description="Refuse GPU operations that may give other bits each time.")
-    on_nan: Literal["stop", "skip", "ignore"] = Field(
-        default="stop",
-        description='When the loss is not finite: "stop" the run, "skip" the step, or "ignore" it.',
-    )
+    epochs: int = Field(ge=1)
+    """Number of epochs."""
+    save_dir: str = Field("saved", min_length=1)
+    """Where runs go; relative to the project's root."""
+    save_period: int = Field(1, ge=1)
+    """Save every so many epochs; the best and the last are always saved."""
+    keep_last: int | None = Field(None, ge=2)
+    """Keep only so many epoch checkpoints; null keeps all."""
+    save_step: int | None = Field(None, ge=1)
+    """Also save inside an epoch, every so many batches; null: only when stopped."""
+    verbosity: int = Field(2, ge=0, le=2)
+    """0: warnings, 1: also information, 2: also details."""
+    monitor: str = Field("off", pattern=r"^(off|(min|max) \S+)$")
+    """"min NAME" or "max NAME" of a number in the log decides which epoch is best; or "off"."""
+    early_stop: int | None = Field(None, ge=0)
+    """Stop after so many epochs in a row without improvement; null or 0: never."""
+    tensorboard: bool = True
+    """Write TensorBoard logs."""
+    log_step: int = Field(50, ge=1)
+    """Read and log the training numbers every so many batches."""
+    len_epoch: int | None = Field(None, ge=1)
+    """Batches in an epoch; null: one pass over the data."""
+    accumulate: int = Field(1, ge=1)
+    """Sum the gradients of so many batches for one optimizer step."""
+    clip_grad_norm: float | None = Field(None, gt=0)
+    """Scale gradients down to this 2-norm at most; null: don't."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """"fp32", or mixed precision in "bf16" or "fp16"."""
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    """Of float32 matrix products on the GPU: "highest", or faster as "high" or "medium"."""
+    channels_last: bool = False
+    """Keep images channels last in memory: faster convolutions."""
+    compile: bool = False
+    """Compile the model: a slow first step, then faster ones."""
+    ema: float | None = Field(None, gt=0, lt=1)
+    """Decay of a moving average of the weights, which is validated and saved beside them; null: none."""
+    deterministic: bool = False
+    """Refuse GPU operations that may give other bits each time."""
+    on_nan: Literal["stop", "skip", "ignore"] = "stop"
+    """When the loss is not finite: "stop" the run, "skip" the step, or "ignore" it."""
