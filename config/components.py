@@ -175,7 +175,7 @@ def find(modules: Modules, section: str, type_name: str, source: Source, path: K
     if type_name in found:
         return found[type_name]
     what = KINDS[section][0] if section in KINDS else {"metrics": "metric"}.get(section, section)
-    near = nearest(type_name, list(found))
+    near = nearest(type_name, found)
     hint = f": did you mean {near!r}?" if near else ""
     names = ", ".join(sorted(found)) or "none"
     there = " and ".join(module.__name__ for module in modules) + (" have" if modules[1:] else " has")

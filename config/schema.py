@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError
 
-from config.names import nearest, similar
+from config.names import nearest
 from config.source import KeyPath, Source, dotted, kind, override
 from utils.errors import ConfigError
 from utils.settings import Section, TrainerSettings
@@ -191,8 +191,8 @@ def _worded(source: Source, error: dict[str, Any]) -> str:
         "string_too_short": "a name",
     }.get(error["type"])
     if error["type"] == "missing":
-        near = [key for key in _siblings(source, path) if similar(str(path[-1]), key)]
-        hint = f" ({near[0]!r} looks like it)" if near else ""
+        near = nearest(str(path[-1]), _siblings(source, path))
+        hint = f" ({near!r} looks like it)" if near else ""
         return f"{source.where(path[:-1])}: {dotted(path)} is missing{hint}"
     if error["type"] == "string_pattern_mismatch":
         field = _field(path)
@@ -222,7 +222,7 @@ def _slips(source: Source) -> list[str]:
         if not isinstance(values, dict):
             return
         for key in values:
-            near = None if key in model.model_fields else nearest(key, list(model.model_fields))
+            near = None if key in model.model_fields else nearest(key, model.model_fields)
             if near and not (own and _own_component(key, list(model.model_fields))):
                 here = (*path, key)
                 problems.append(f"{source.where(here)}: {dotted(here)} is unknown: did you mean {near!r}?")

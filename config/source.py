@@ -78,7 +78,7 @@ def override(source: Source, path: KeyPath, value: Any, origin: str, known: Call
             target[str(key)] = {}
             target = target[str(key)]
         else:
-            near = nearest(str(key), list(target)) if isinstance(target, dict) else None
+            near = nearest(str(key), target) if isinstance(target, dict) else None
             hint = f": did you mean {dotted((*path[:depth], near))}?" if near else ""
             raise ConfigError(f"{origin}: {dotted(here)} is no section of the config{hint}")
     if isinstance(target, list):
