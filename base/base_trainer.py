@@ -18,7 +18,7 @@ from base.loss_watch import check_finite
 from base.monitor import Monitor
 from base.parts import bring, held_by, networks
 from logger.table import EpochTable
-from logger.visualization import TensorboardWriter, histogram
+from logger.visualization import TensorboardWriter
 from logger.writers import Writers
 from utils import checkpoint, environment, seeding
 from utils.content import Content
@@ -197,10 +197,8 @@ class BaseTrainer(ABC):
     def _histograms(self) -> None:
         """The weights' histograms; constant, empty, huge or non-finite tensors have none."""
         for name, parameter in unwrap(self.model).named_parameters():
-            if 1 < parameter.numel() <= 10_000_000:
-                counts = histogram(parameter)
-                if counts is not None:
-                    self.writer.add_histogram_raw(name, **counts)
+            if 1 < parameter.numel() <= 10_000_000 and -math.inf < parameter.min() < parameter.max() < math.inf:
+                self.writer.add_histogram(name, parameter.float(), bins=64)
 
     def _content(self, step: int | None, finished: bool) -> Content:
         """Everything that the run needs to go on."""

@@ -38,7 +38,18 @@ class DigitsDataLoader(BaseDataLoader):
         rotate: float = 0.0,
         **options: Any,
     ) -> None:
-        file = ROOT / data_dir / "mnist5k.npz"
+        images, labels = self.read(ROOT / data_dir, training)
+        augmentation = {"shift": shift, "rotate": rotate} if training else {}
+        dataset = InMemoryImages(images, labels, MNIST_MEAN, MNIST_STD, **augmentation)
+        super().__init__(dataset, batch_size, shuffle, validation_split, num_workers, **options)
+
+    def read(self, folder: Path, training: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images uint8 [n, 28, 28] and labels [n].
+
+        Raises:
+            DataError: the file is not there.
+        """
+        file = folder / "mnist5k.npz"
         if not file.exists():
             raise DataError(f"{file} is missing: `git checkout data` restores it, or set data_loader.args.data_dir")
         with np.load(file, allow_pickle=False) as arrays:
@@ -46,58 +57,29 @@ class DigitsDataLoader(BaseDataLoader):
         # The file is sorted by class, 500 of each: the first 400 are for training.
         by_class = np.arange(len(labels)).reshape(10, 500)
         rows = (by_class[:, :400] if training else by_class[:, 400:]).reshape(-1)
-        augmentation = {"shift": shift, "rotate": rotate} if training else {}
-        dataset = InMemoryImages(
-            torch.from_numpy(images[rows]), torch.from_numpy(labels[rows]), MNIST_MEAN, MNIST_STD, **augmentation
-        )
-        super().__init__(dataset, batch_size, shuffle, validation_split, num_workers, **options)
+        return torch.from_numpy(images[rows]), torch.from_numpy(labels[rows])
 
 
-class MnistDataLoader(BaseDataLoader):
-    """MNIST (60,000 training and 10,000 test digits), downloaded by torchvision at the first use.
+class MnistDataLoader(DigitsDataLoader):
+    """MNIST (60,000 training and 10,000 test digits), downloaded by torchvision to `data_dir` at the first use.
 
-    Args:
-        data_dir: where the files are, or go, relative to the project's root.
-        batch_size, shuffle, validation_split, num_workers, options: as in `BaseDataLoader`.
-        training: the training samples, or the test samples.
-        shift, rotate: as in `DigitsDataLoader`.
+    The arguments are those of `DigitsDataLoader`.
     """
 
-    def __init__(
-        self,
-        data_dir: str,
-        batch_size: int,
-        shuffle: bool = True,
-        validation_split: float = 0.0,
-        num_workers: int = 1,
-        training: bool = True,
-        shift: float = 0.0,
-        rotate: float = 0.0,
-        **options: Any,
-    ) -> None:
-        images, labels = read_mnist(ROOT / data_dir, training)
-        augmentation = {"shift": shift, "rotate": rotate} if training else {}
-        dataset = InMemoryImages(images, labels, MNIST_MEAN, MNIST_STD, **augmentation)
-        super().__init__(dataset, batch_size, shuffle, validation_split, num_workers, **options)
+    def read(self, folder: Path, training: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images uint8 [n, 28, 28] and labels int64 [n].
 
+        Raises:
+            DataError: the files are neither there nor to be had.
+        """
+        # Imported here: torchvision doubles the start-up, and only this loader wants it.
+        from torchvision.datasets import MNIST
 
-def read_mnist(folder: Path, training: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Read MNIST, downloading it first where it is missing.
-
-    Returns:
-        images uint8 [n, 28, 28] and labels int64 [n].
-
-    Raises:
-        DataError: the files are neither there nor to be had.
-    """
-    # Imported here: torchvision doubles the start-up, and only this loader wants it.
-    from torchvision.datasets import MNIST
-
-    try:
-        data = MNIST(str(folder), train=training, download=True)
-    except (RuntimeError, OSError) as error:
-        raise DataError(
-            f"MNIST is not in {folder} and could not be downloaded: {str(error).strip().splitlines()[0]}\n"
-            "  the bundled digits need no network: python train.py -c config.json"
-        ) from error
-    return data.data, data.targets
+        try:
+            data = MNIST(str(folder), train=training, download=True)
+        except (RuntimeError, OSError) as error:
+            raise DataError(
+                f"MNIST is not in {folder} and could not be downloaded: {str(error).strip().splitlines()[0]}\n"
+                "  the bundled digits need no network: python train.py -c config.json"
+            ) from error
+        return data.data, data.targets

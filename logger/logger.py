@@ -1,13 +1,11 @@
 """Messages: to the console at once, and to the run's `info.log` as soon as the run has a folder."""
 
-import copy
 import logging
 import logging.config
 import logging.handlers
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from utils.files import ROOT, read_json
 
@@ -36,7 +34,7 @@ def setup_console() -> None:
     """Send records to the console, and hold them for the run's info.log."""
     root = logging.getLogger()
     if _held not in root.handlers:
-        settings = _settings()
+        settings = read_json(CONFIG)
         for name in settings["root"]["handlers"]:
             if "filename" in settings["handlers"][name]:
                 del settings["handlers"][name]
@@ -47,7 +45,7 @@ def setup_console() -> None:
 
 def setup_logging(save_dir: Path, log_config: str | Path = CONFIG) -> None:
     """Configure logging as `logger_config.json` says, with the files of its handlers in `save_dir`."""
-    settings = _settings(log_config)
+    settings = read_json(log_config)
     for handler in settings["handlers"].values():
         if "filename" in handler:
             handler["filename"] = str(Path(save_dir) / handler["filename"])
@@ -55,7 +53,7 @@ def setup_logging(save_dir: Path, log_config: str | Path = CONFIG) -> None:
     # What the console has shown already goes to the files alone.
     files = [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]
     for handler in files:
-        setattr(handler, "handleError", _FileTrouble(handler))  # noqa: B010
+        _warn_once(handler)
     for record in _held.buffer:
         for handler in files:
             if record.levelno >= handler.level:
@@ -63,20 +61,12 @@ def setup_logging(save_dir: Path, log_config: str | Path = CONFIG) -> None:
     _held.buffer.clear()
 
 
-class _FileTrouble:
-    """Warns once, on the console, that a log file cannot be written; training goes on."""
+def _warn_once(handler: logging.FileHandler) -> None:
+    """Let a log file that cannot be written say so once, on the console; training goes on."""
 
-    def __init__(self, handler: logging.FileHandler) -> None:
-        self.handler = handler
-        self.warned = False
+    def warn(_record: logging.LogRecord) -> None:
+        setattr(handler, "handleError", lambda _record: None)  # noqa: B010
+        name, error = Path(handler.baseFilename).name, sys.exc_info()[1]
+        logging.getLogger("logger").warning(f"{name} cannot be written, training goes on: {error}")
 
-    def __call__(self, _record: logging.LogRecord) -> None:
-        if not self.warned:
-            self.warned = True
-            error = sys.exc_info()[1]
-            name = Path(self.handler.baseFilename).name
-            logging.getLogger("logger").warning(f"{name} cannot be written, training goes on: {error}")
-
-
-def _settings(log_config: str | Path = CONFIG) -> dict[str, Any]:
-    return copy.deepcopy(read_json(log_config))
+    setattr(handler, "handleError", warn)  # noqa: B010

@@ -2,13 +2,13 @@
 
 import contextlib
 import logging
-import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 _METHODS = re.compile(
     r"add_(scalars?|images?|audio|text|histogram(_raw)?|pr_curve|embedding|figure|video|mesh|graph|hparams)"
@@ -57,7 +57,7 @@ class TensorboardWriter:
             raise AttributeError(f"TensorboardWriter has no method {name!r}")
         return lambda tag, *args, **kwargs: self._write(name, tag, *args, **kwargs)
 
-    def add_input_grid(self, images: torch.Tensor | None) -> None:
+    def add_input_grid(self, images: "torch.Tensor | None") -> None:
         """The first 64 images of a batch [n, 1 or 3, height, width]; other tensors have no picture."""
         if self.enabled and images is not None and images.ndim == 4 and images.shape[1] in (1, 3):
             low, high = images[:64].aminmax()
@@ -91,24 +91,3 @@ class TensorboardWriter:
             with contextlib.suppress(Exception):  # a full disk must not stop a run that has been saved
                 self._writer.close()
             self._writer = None
-
-
-def histogram(values: torch.Tensor, bins: int = 64) -> dict[str, Any] | None:
-    """What `add_histogram_raw` takes of a tensor; None if its values are all the same, or not all finite.
-
-    `add_histogram` counts in NumPy, in a thousand bins: four times as long.
-    """
-    values = values.detach().float().flatten()
-    low, high, total, squares = torch.stack([*values.aminmax(), values.sum(), values.square().sum()]).tolist()
-    if not math.isfinite(squares) or low >= high:
-        return None
-    counts = torch.histc(values, bins, low, high)
-    return {
-        "min": low,
-        "max": high,
-        "num": len(values),
-        "sum": total,
-        "sum_squares": squares,
-        "bucket_limits": torch.linspace(low, high, bins + 1)[1:].tolist(),
-        "bucket_counts": counts.tolist(),
-    }

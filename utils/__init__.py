@@ -9,12 +9,9 @@ __all__ = ["MetricTracker", "ensure_dir", "inf_loop", "prepare_device", "read_js
 
 
 def __getattr__(name: str) -> Any:
+    # Reading a config must not wait for torch, which some of these need.
     if name in __all__:
         from utils import util
 
         return getattr(util, name)
     raise AttributeError(f"module 'utils' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *__all__]
