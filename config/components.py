@@ -42,7 +42,7 @@ class Given(NamedTuple):
 
     positional: int = 0
     names: tuple[str, ...] = ()
-    #: More come with the call, as for a loss or a metric.
+    #: More may come with a call.
     later: bool = False
 
 
@@ -60,36 +60,37 @@ class Binder:
     def __getstate__(self) -> dict[str, Any]:
         return {"source": self.source, "_bound": {}}  # modules cannot be copied
 
-    def bind(
-        self, component: Mapping[str, Any], path: KeyPath, modules: Modules, given: Given
-    ) -> tuple[Any, list[str]]:
-        """The class or function that a component names, and a line for each problem of it and of those inside it."""
+    def bind(self, component: Mapping[str, Any], path: KeyPath, modules: Modules, given: Given) -> Any:
+        """What a component names: a class, a function, or another object that is called.
+
+        Raises:
+            ConfigError: with a line for each problem of it and of the components inside it.
+        """
         key = (path, modules, given, json.dumps(component, default=str))
-        if key in self._bound:
-            return self._bound[key], []
-        # A component of the user's own (optimizer_D) is of the kind that its name says.
-        section = next((name for name in KINDS if str(path[0]).startswith(name)), str(path[0]))
-        try:
+        if key not in self._bound:
+            section = section_of(path)
             target = find(modules, section, component["type"], self.source, path)
+            found = []
+            for name in [name for name in component if name not in KEYS and name in accepted(target)[0]]:
+                meant = dotted((*path, "args", name))
+                found.append(f"{self._where((*path, name))} is unknown: did you mean {meant}?")
             inside = nested(component, path)
-        except ConfigError as error:
-            return None, [str(error)]
-        found = []
-        for name in [name for name in component if name not in KEYS and name in accepted(target)[0]]:
-            meant = dotted((*path, "args", name))
-            found.append(f"{self._where((*path, name))} is unknown: did you mean {meant}?")
-        for name, inner in inside.items():
-            for i, item in enumerate(inner):
-                found += self.bind(item, (*path, "args", name, i), modules, given)[1]
-        args = {name: value for name, value in component.get("args", {}).items() if name not in inside}
-        outer = given._replace(names=(*given.names, *inside))
-        found += self._arguments(target, args, (*path, "args"), outer)
-        for i, group in enumerate(component.get("param_groups", []) if section == "optimizer" else []):
-            options = {name: value for name, value in group.items() if name != "match"}
-            found += self._arguments(target, options, (*path, "param_groups", i), given._replace(later=True))
-        if not found:
+            for name, i, item in [(name, i, item) for name, items in inside.items() for i, item in enumerate(items)]:
+                try:
+                    self.bind(item, (*path, "args", name, i), modules, given)
+                except ConfigError as error:
+                    found.append(str(error))
+            args = {name: value for name, value in component.get("args", {}).items() if name not in inside}
+            later = section in CALLED_LATER and not inspect.isclass(target)
+            outer = Given(given.positional, (*given.names, *inside), later)
+            found += self._arguments(target, args, (*path, "args"), outer)
+            for i, group in enumerate(component.get("param_groups", []) if section == "optimizer" else []):
+                options = {name: value for name, value in group.items() if name != "match"}
+                found += self._arguments(target, options, (*path, "param_groups", i), given._replace(later=True))
+            if found:
+                raise ConfigError("\n  ".join(found))
             self._bound[key] = target
-        return target, found
+        return self._bound[key]
 
     def _where(self, path: KeyPath) -> str:
         return f"{self.source.where(path)}: {dotted(path)}"
@@ -128,39 +129,36 @@ class Binder:
         return problems
 
 
-def candidates(module: ModuleType, section: str) -> dict[str, Any]:
-    """The public classes and functions of a module that a component of this section may name."""
-    package = module.__name__.rpartition(".")[0] or module.__name__
-    exported = getattr(module, "__all__", ())
-    required = _required_class(section)
-    found = {}
-    for name, value in vars(module).items():
-        if name.startswith("_") or not (inspect.isclass(value) or inspect.isfunction(value)):
-            continue
-        home = str(value.__module__)
-        if name not in exported and home != module.__name__ and not home.startswith(package + "."):
-            continue
-        if inspect.isclass(value) and (inspect.isabstract(value) or value is required):
-            continue
-        if required is not None and not (issubclass(value, required) if inspect.isclass(value) else _makes(value)):
-            continue
-        found[name] = value
-    return found
+def section_of(path: KeyPath) -> str:
+    """The section that says what a component must be; optimizer_D, of the user's own, is an optimizer by its name."""
+    return next((name for name in KINDS if str(path[0]).startswith(name)), str(path[0]))
 
 
-def _required_class(section: str) -> type | None:
+def required_class(section: str) -> Any:
+    """The class that the components of a section must be of; None where anything that can be called will do."""
     if section not in KINDS:
         return None
     module, name = KINDS[section][1].split(":")
     __import__(module)
-    required = getattr(sys.modules[module], name)
-    assert isinstance(required, type)
-    return required
+    return getattr(sys.modules[module], name)
 
 
-def _makes(function: Callable[..., Any]) -> bool:
-    """Whether a function may make a component: torch's own optimizer functions don't."""
-    return not function.__module__.startswith("torch.optim")
+def candidates(module: ModuleType, section: str) -> dict[str, Any]:
+    """What a component of this section may name in a module: its public names of the right kind, also imported ones."""
+    required = required_class(section)
+    # In torch's own modules, functions are helpers.
+    functions = not module.__name__.startswith("torch.")
+
+    def fits(value: Any) -> bool:
+        if inspect.isclass(value):
+            called = "__call__" in dir(value) and any("__call__" in vars(cls) for cls in value.__mro__)
+            right = called or hasattr(value, "compute") if required is None else issubclass(value, required)
+            return right and value is not required and not inspect.isabstract(value)
+        if inspect.isfunction(value):
+            return functions
+        return required is None and (callable(value) or hasattr(value, "compute")) and not inspect.isbuiltin(value)
+
+    return {name: value for name, value in vars(module).items() if not name.startswith("_") and fits(value)}
 
 
 def find(modules: Modules, section: str, type_name: str, source: Source, path: KeyPath) -> Any:
@@ -169,19 +167,24 @@ def find(modules: Modules, section: str, type_name: str, source: Source, path: K
     Raises:
         ConfigError: there is none, with those there are and the nearest.
     """
-    found: dict[str, Any] = {}
-    for module in reversed(modules):
-        found |= candidates(module, section)
+    found = {name: (value, module) for module in modules[::-1] for name, value in candidates(module, section).items()}
     if type_name in found:
-        return found[type_name]
+        return found[type_name][0]
     what = KINDS[section][0] if section in KINDS else {"metrics": "metric"}.get(section, section)
     near = nearest(type_name, found)
     hint = f": did you mean {near!r}?" if near else ""
-    names = ", ".join(sorted(found)) or "none"
+    # Imported helpers are not for a list of what there is.
+    own = [name for name, (value, module) in found.items() if _package(value) == _package(module)]
+    names = ", ".join(sorted(own)) or "none"
     there = " and ".join(module.__name__ for module in modules) + (" have" if modules[1:] else " has")
     raise ConfigError(
         f"{source.where(path)}: {dotted(path)}: {there} no {what} {type_name!r}{hint}\n  there are: {names}"
     )
+
+
+def _package(value: Any) -> str:
+    name = str(getattr(value, "__module__", "") or getattr(value, "__name__", ""))
+    return name.split(".")[0]
 
 
 def nested(component: Mapping[str, Any], path: KeyPath) -> dict[str, list[Any]]:

@@ -1,5 +1,6 @@
 """From the names in a config to objects."""
 
+import copy
 import inspect
 import traceback
 from collections.abc import Callable, Mapping
@@ -79,10 +80,10 @@ class Factory:
     def _build(
         self, component: Component, path: "KeyPath", modules: "Modules", args: tuple[Any, ...], kwargs: Component
     ) -> Any:
-        from config.components import nested
+        from config.components import nested, required_class, section_of
         from utils import seeding
 
-        target = self._bound(component, path, modules, len(args), kwargs)
+        target = self._bound(component, path, modules, args, kwargs)
         own = dict(component.get("args", {}))
         for key, inner in nested(component, path).items():
             own[key] = [
@@ -93,22 +94,26 @@ class Factory:
         # Randomness in a constructor depends on the component alone, not on what was built before.
         seeding.set_root_seed(self.settings.seed)
         seeding.seed_everything(self.settings.seed, "init", *([] if path == ("arch",) else path))
+        where = self._place(component, path)
+        built = construct(target, args, {**own, **kwargs}, where)
+        kind = required_class(section_of(path))
+        if kind is not None and not isinstance(built, kind):
+            raise ConfigError(f"{where}: made a {type(built).__name__}, not a {kind.__name__}")
+        return built
+
+    def _place(self, component: Component, path: "KeyPath") -> str:
+        """Where a component stands, with what the command line changed of it."""
         typed = {o for p, o in self.source.origins.items() if p[: len(path)] == path and o.startswith("command line")}
         with_ = f", {', '.join(sorted(typed))}" if typed else ""
-        where = f"{self.where(*path)}: {'.'.join(map(str, path))} ({component['type']}){with_}"
-        return construct(target, args, {**own, **kwargs}, where)
+        return f"{self.where(*path)}: {'.'.join(map(str, path))} ({component['type']}){with_}"
 
     def _bound(
-        self, component: Component, path: "KeyPath", modules: "Modules", count: int, names: Mapping[str, Any]
+        self, component: Component, path: "KeyPath", modules: "Modules", args: tuple[Any, ...], kwargs: Component
     ) -> Callable[..., Any]:
         """The class or function that a component names, its arguments checked."""
-        from config.components import CALLED_LATER, Given
+        from config.components import Given
 
-        given = Given(count, tuple(names), path[0] in CALLED_LATER)
-        target, problems = self._binder.bind(component, path, modules, given)
-        if problems:
-            raise ConfigError("\n  ".join(problems))
-        return target
+        return self._binder.bind(component, path, modules, Given(len(args), tuple(kwargs)))
 
     def check(self, **modules: "ModuleType | Modules") -> None:
         """Check the names and arguments of all components at once, before any of them is built.
@@ -119,16 +124,18 @@ class Factory:
         Raises:
             ConfigError: with all problems.
         """
-        from config.components import CALLED_LATER, GIVEN, Given
+        from config.components import GIVEN, Given
 
-        problems: list[str] = []
+        problems = []
         for name, module in modules.items():
             listed = name == "metrics"
-            given = Given(GIVEN.get(name, 0), (), name in CALLED_LATER)
             for i, value in enumerate(self[name] if listed else [self._values.get(name)]):
-                if value is not None:
-                    path = (name, i) if listed else (name,)
-                    problems += self._binder.bind(_component(value), path, _as_tuple(module), given)[1]
+                path = (name, i) if listed else (name,)
+                try:
+                    if value is not None:
+                        self._binder.bind(_component(value), path, _as_tuple(module), Given(GIVEN.get(name, 0)))
+                except ConfigError as error:
+                    problems.append(str(error))
         if problems:
             raise ConfigError("\n  ".join(problems))
 
@@ -136,17 +143,12 @@ class Factory:
         """The place in the config of the value at a path, such as "config.json:12:5"."""
         return self.source.where(path)
 
-    def init_ftn(self, name: str, module: ModuleType, *args: Any, **kwargs: Any) -> Any:
+    def init_ftn(self, name: str, module: "ModuleType | Modules", *args: Any, **kwargs: Any) -> Any:
         """The function that the component `name` names, with its arguments set; an instance if it is a class."""
         component = self._component(name)
-        if component is None:
-            return None
-        target = self._bound(component, (name,), (module,), len(args), kwargs)
-        given = {**component.get("args", {}), **kwargs}
-        function = partial(target, *args) if args else target
-        return _named(function, given, component.get("name") or component["type"])
+        return None if component is None else self._function(component, (name,), _as_tuple(module), args, kwargs)
 
-    def init_ftns(self, name: str, module: ModuleType) -> list[Any]:
+    def init_ftns(self, name: str, module: "ModuleType | Modules") -> list[Any]:
         """`init_ftn` for each component of a list, such as the metrics.
 
         Raises:
@@ -154,15 +156,31 @@ class Factory:
         """
         functions: dict[str, Any] = {}
         for i, item in enumerate(self[name]):
-            component = _component(item)
-            target = self._bound(component, (name, i), (module,), 0, {})
-            label = component.get("name") or component["type"]
+            function = self._function(_component(item), (name, i), _as_tuple(module), (), {})
+            label = function.__name__
             if label in functions:
                 raise ConfigError(
                     f"{self.where(name, i)}: {name}.{i}: there are two {label!r}: give one a name of its own"
                 )
-            functions[label] = _named(target, component.get("args", {}), label)
+            functions[label] = function
         return list(functions.values())
+
+    def _function(
+        self, component: Component, path: "KeyPath", modules: "Modules", args: tuple[Any, ...], kwargs: Component
+    ) -> Any:
+        """A loss or metric with its arguments set, under its name in the logs."""
+        target: Any = self._bound(component, path, modules, args, kwargs)
+        given, name = {**component.get("args", {}), **kwargs}, component.get("name") or component["type"]
+        if inspect.isclass(target):
+            result = construct(target, args, given, self._place(component, path))
+        elif args or given:
+            result = partial(target, *args, **given)
+        elif getattr(target, "__name__", None) == name:
+            return target
+        else:  # an object, or a function under another name: a copy, which gets the name
+            result = partial(target) if inspect.isfunction(target) else copy.copy(target)
+        result.__name__ = name
+        return result
 
     def _component(self, name: str) -> Component | None:
         value = self._values.get(name)
@@ -212,16 +230,3 @@ def _own_frame(error: BaseException) -> str:
     ]
     own = [f for f in ours if Path(f.filename).name not in ("train.py", "test.py")]
     return f"\n  at {own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else ""
-
-
-def _named(function: Callable[..., Any], args: Mapping[str, Any], name: str) -> Callable[..., Any]:
-    """A loss or metric with its arguments set, under its name in the logs."""
-    result: Any
-    if inspect.isclass(function):
-        result = function(**args)
-    elif args or name != function.__name__:
-        result = partial(function, **args)
-    else:
-        return function
-    result.__name__ = name
-    return result

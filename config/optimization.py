@@ -35,7 +35,7 @@ def init_optimizer(config: Factory, model: "torch.nn.Module", *own: ModuleType) 
     if component["type"] == "SparseAdam" and not any(getattr(module, "sparse", False) for module in model.modules()):
         raise ConfigError(f"{where}: SparseAdam needs sparse gradients, as of nn.Embedding(…, sparse=True)")
     if not component["param_groups"]:
-        return _of_kind(config.init_obj("optimizer", modules, list(named.values())), torch.optim.Optimizer, where)
+        return config.init_obj("optimizer", modules, list(named.values()))
     config.check(optimizer=modules)
     kind = find(modules, "optimizer", component["type"], config.source, ("optimizer",))
     rest, groups = dict(named), []
