@@ -36,12 +36,10 @@ def init_optimizer(config: Factory, model: "torch.nn.Module", *own: ModuleType) 
         raise ConfigError(f"{where}: SparseAdam needs sparse gradients, as of nn.Embedding(…, sparse=True)")
     if not component["param_groups"]:
         return config.init_obj("optimizer", modules, list(named.values()))
-    config.check(optimizer=modules)
     kind = find(modules, "optimizer", component["type"], config.source, ("optimizer",))
     rest, groups = dict(named), []
     one = torch.zeros(1, 1, requires_grad=True)
-    trial = construct(kind, ([one],), component["args"], f"{where}.args")
-    known = _of_kind(trial, torch.optim.Optimizer, where).defaults
+    known = config.init_obj("optimizer", modules, [one]).defaults
     for i, group in enumerate(component["param_groups"]):
         where = f"{config.where('optimizer', 'param_groups', i)}: optimizer.param_groups.{i}"
         options = {key: value for key, value in group.items() if key != "match"}
@@ -108,7 +106,7 @@ def _try_out(make: Callable[..., Any], optimizer: "torch.optim.Optimizer", where
         [{**group, "params": [one.clone()]} for group in optimizer.param_groups], optimizer.defaults
     )
     trial._opt_called = True  # or torch would warn that its step comes first
-    scheduler: Any = _of_kind(make(trial), torch.optim.lr_scheduler.LRScheduler, where)
+    scheduler: Any = make(trial)
     try:
         for _ in range(min(2, getattr(scheduler, "total_steps", 2))):
             scheduler.step(*([1.0] if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau) else []))
@@ -118,13 +116,6 @@ def _try_out(make: Callable[..., Any], optimizer: "torch.optim.Optimizer", where
     if not all(0 <= rate < math.inf for rate in rates):
         raise ConfigError(f"{where}: makes learning rates of {', '.join(f'{rate:.3g}' for rate in rates)}")
     return scheduler
-
-
-def _of_kind(built: Any, kind: type, where: str) -> Any:
-    """What a function of the user's own has made, if it is of the kind that it should be."""
-    if not isinstance(built, kind):
-        raise ConfigError(f"{where}: made a {type(built).__name__}, not a {kind.__name__}")
-    return built
 
 
 def _check_plateau(config: Factory, mode: str, where: str) -> None:
