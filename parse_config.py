@@ -85,30 +85,27 @@ class ConfigParser(Factory):
 
     @classmethod
     def from_args(
-        cls, args: argparse.ArgumentParser | argparse.Namespace, options: Iterable[Any] = (), evaluating: bool = False
+        cls, args: argparse.ArgumentParser, options: Iterable[Any] = (), evaluating: bool = False
     ) -> "ConfigParser":
         """Parse the command line (`sys.argv`) and read the config that it names.
 
         Args:
-            args: a parser with the options -c, -r and -d; the other common options are added.
+            args: a parser; the common options are added where it lacks them.
             options: `CustomArgs`, or the like.
             evaluating: a run folder stands for its best checkpoint, and nothing is written.
         """
-        from config.launch import add_options, option_name, read_command
+        from config.launch import add_options, read_command
         from logger.logger import setup_console
 
         catch_user_errors()
-        options = list(options)
-        if isinstance(args, argparse.ArgumentParser):
-            add_options(args, options, evaluating)
-            args = args.parse_args()
-        if args.device is not None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = args.device
-        modification = {option.target: getattr(args, option_name(option.flags)) for option in options}
+        targets = add_options(args, options, evaluating)
+        parsed = args.parse_args()
+        if parsed.device is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = parsed.device
         setup_console()
-        checked, launch = read_command(args, modification, evaluating)
+        checked, launch = read_command(parsed, {targets[name]: getattr(parsed, name) for name in targets}, evaluating)
         config = cls(checked, launch=launch)
-        if getattr(args, "print_config", False):
+        if parsed.print_config:
             print("\n".join(config.described()))
             raise SystemExit(0)
         return config
@@ -123,6 +120,10 @@ class ConfigParser(Factory):
     def config(self) -> dict[str, Any]:
         """The whole config, with defaults."""
         return self._values
+
+    def snapshot(self) -> dict[str, Any]:
+        """The config as it was checked, whatever has been done to its values since."""
+        return self.settings.model_dump()
 
     @property
     def resume(self) -> Path | None:
@@ -143,7 +144,6 @@ class ConfigParser(Factory):
     def run(self) -> "Run":
         """The run: that of the checkpoint where one goes on or is evaluated, else a new one, made at the first use."""
         if self._run is None:
-            from logger.logger import setup_logging
             from utils.run import Run
 
             launch = self.launch
@@ -153,7 +153,6 @@ class ConfigParser(Factory):
             else:
                 self._run = launch.run or Run(self._folder())
                 ensure_dir(self._run.log_dir)
-                setup_logging(self._run.log_dir)
         return self._run
 
     def _folder(self) -> Path:

@@ -17,6 +17,7 @@ from base.checkpointing import Checkpoints, take_over
 from base.loss_watch import check_finite
 from base.monitor import Monitor
 from base.parts import bring, held_by, networks
+from logger.logger import setup_logging
 from logger.table import EpochTable
 from logger.visualization import TensorboardWriter
 from logger.writers import Writers
@@ -97,9 +98,7 @@ class BaseTrainer(ABC):
     def train(self) -> None:
         """Run the epochs from where the run stands to the last, or until nothing improves any more."""
         with self.stop, self._checkpoints.owned(self._place), contextlib.closing(self.writers):
-            self._start()
-            # A run whose patience was at its end has nothing left to do.
-            epochs = range(self.start_epoch, 0 if self.monitor.exhausted else self.epochs + 1)
+            epochs = self._start()
             for epoch in epochs:
                 started = time.perf_counter()
                 log = self._run_epoch(epoch)
@@ -127,8 +126,8 @@ class BaseTrainer(ABC):
         if saved is None:
             return
         restoring.load(self.config, held_by(self), saved, run.environment)
-        if launch.task == "continue" and launch.checkpoint is not None:
-            take_over(run, saved, launch.checkpoint, self.monitor.best_epoch)
+        if launch.task == "continue":
+            self.logger.info(f"resuming from {launch.checkpoint}")
             step = saved["progress"]["step"]
             self.start_epoch, self.step, self.lr = saved["epoch"] + (step is None), step or 0, saved["progress"]["lr"]
         launch.release()
@@ -157,16 +156,29 @@ class BaseTrainer(ABC):
             hint = self._checkpoints.resume_hint()
             raise NonFiniteError(f"{self.monitor.name} became {value} in epoch {epoch} (lr {self.lr:.3g})\n  {hint}")
 
-    def _start(self) -> None:
-        """Restore a checkpoint, if the run has one, and say what is going to happen."""
-        run = self.config.run
-        run.sweep()
+    def _start(self) -> range:
+        """Restore a checkpoint, if the run has one; the epochs to train, of which there may be none."""
+        run, launch = self.config.run, self.config.launch
         run.preflight(checkpoint.size_of([unwrap(self.model).state_dict(), self.optimizer.state_dict()]))
         self.restore()
-        run.begin(self.config.config)
         self.epoch = max(self.start_epoch - (self.step == 0), 1)
-        if self.config.launch.checking:
+        if launch.checking:
             self.epochs = min(self.epochs, self.start_epoch)
+        # A run whose patience was at its end has nothing left to do.
+        epochs = range(self.start_epoch, 0 if self.monitor.exhausted else self.epochs + 1)
+        if epochs:
+            self._begin()
+        self.logger.info(f"run folder: {self.checkpoint_dir}")
+        return epochs
+
+    def _begin(self) -> None:
+        """Make the run's files those of a run that stands here; what trains nothing leaves them as they are."""
+        run, launch = self.config.run, self.config.launch
+        setup_logging(run.log_dir)
+        run.sweep()
+        if launch.task == "continue" and launch.checkpoint is not None:
+            take_over(run, self.epoch, self.step or None, launch.checkpoint, self.monitor.best_epoch)
+        run.begin(self.config.snapshot())
         if not self.model.training:
             self.logger.warning("the model is in evaluation mode, and trains in it: model.train() would change that")
         if self._table.path.exists():
@@ -175,10 +187,11 @@ class BaseTrainer(ABC):
             self.writer.purge_step = (self.start_epoch - 1) * length + self.step + 1
         else:
             self.writer.add_text("config", self.config.as_markdown())
-        self.logger.info(f"run folder: {self.checkpoint_dir}")
 
-    def _place(self) -> dict[str, int]:
-        return {"epoch": self.epoch, "step": self.step}
+    def _place(self) -> dict[str, Any]:
+        place: dict[str, Any] = {"epoch": self.epoch, "step": self.step}
+        best = self.monitor
+        return place | ({"best": {best.name: best.best, "epoch": best.best_epoch}} if best.best_epoch else {})
 
     def _report(self, epoch: int, log: Log, seconds: float) -> None:
         """The numbers of an epoch, for the table and all other writers."""
@@ -211,7 +224,7 @@ class BaseTrainer(ABC):
             "state_dict": held.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "monitor_best": self.monitor.best,
-            "config": self.config.config,
+            "config": self.config.snapshot(),
             "progress": progress,
             "states": {name: part.state_dict() for name, part in held.parts.items() if name != "optimizer"},
             "classes": {name: type(part).__name__ for name, part in held.parts.items()},
@@ -248,7 +261,7 @@ class BaseTrainer(ABC):
 
     def _finish(self, idle: bool) -> None:
         """Say what came out and what to do with it."""
-        if self.monitor.best_epoch:
+        if self.monitor.best_epoch and not idle:
             best = {f"best/{self.monitor.name}": self.monitor.best}
             self.writer.add_hparams(self.config.flat(), best, run_name=".")
         if self.config.launch.checking and not idle:

@@ -3,13 +3,17 @@
 import contextlib
 import logging
 import shutil
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from base.monitor import Monitor
+from logger.logger import to_files
 from utils import checkpoint, run_folder
 from utils.content import Content
 from utils.errors import CheckpointError, DataError, Stopped, StorageError, UserError
+from utils.files import shown, shown_command
 from utils.run import Run
 
 
@@ -61,37 +65,48 @@ class Checkpoints:
         return ""
 
     @contextlib.contextmanager
-    def owned(self, place: Callable[[], dict[str, int]]) -> Iterator[None]:
-        """Own the run folder for the time of the training, and leave its outcome in status.json.
+    def owned(self, place: Callable[[], dict[str, Any]]) -> Iterator[None]:
+        """Own the run folder for the time of the training, and leave its outcome in status.json and info.log.
 
         Args:
             place: says where the run is.
         """
         try:
             yield
-            self.run.status("finished", epoch=place()["epoch"], exit_code=0)
+            self.run.status("finished", **place(), exit_code=0)
         except BaseException as error:
+            error = self._advised(error)
             stopped = isinstance(error, Stopped | KeyboardInterrupt)
             code = error.exit_code if isinstance(error, UserError | Stopped) else 130 if stopped else 1
             message = str(error) or type(error).__name__
+            fields = {"exit_code": code, "message": message}
+            if code == 1:
+                frame = traceback.extract_tb(error.__traceback__)[-1]
+                fields["at"] = f"{frame.filename}:{frame.lineno}"
+                message = "".join(traceback.format_exception(error))
+            if self.run.begun or not (self.run.folder / "config.json").exists():
+                to_files(self.run.log_dir, message)
             with contextlib.suppress(UserError, OSError):
-                self.run.status("stopped" if stopped else "failed", **place(), exit_code=code, message=message)
-            if "Expected more than 1 value per channel" in str(error):
-                raise DataError(
-                    "a batch of one sample cannot pass BatchNorm: set data_loader.args.drop_last, or another "
-                    f"batch_size\n  {self.resume_hint()}"
-                ) from error
-            if isinstance(error, DataError):
-                raise DataError(f"{error}\n  {self.resume_hint()}") from error
-            raise
+                self.run.status("stopped" if stopped else "failed", **place(), **fields)
+            raise error from error.__cause__
         finally:
             self.run.close()
+
+    def _advised(self, error: BaseException) -> BaseException:
+        """An error about the data, with what can be done."""
+        if "Expected more than 1 value per channel" in str(error):
+            error = DataError(
+                "a batch of one sample cannot pass BatchNorm: set data_loader.args.drop_last, or another batch_size"
+            ).with_traceback(error.__traceback__)
+        if isinstance(error, DataError):
+            error.args = (f"{error}\n  {self.resume_hint()}",)
+        return error
 
     def resume_hint(self) -> str:
         """The line that says how to go on."""
         if self.newest is None:
             return "nothing had been saved yet"
-        return f"resume: python train.py -r {_shown(self.newest)}"
+        return f"resume: {shown_command('train.py', '-r', self.newest)}"
 
     def summary(self, monitor: Monitor, epochs: int, done: int, idle: bool, fixed_length: bool) -> list[str]:
         """The last lines of a run: the best value, its file, and what to type next."""
@@ -102,26 +117,25 @@ class Checkpoints:
             what = "stopped early; raise trainer.early_stop" if early else "raise trainer.epochs"
             lines.append(f"nothing to do (epoch {done} of {epochs}); {what} to continue")
         if monitor.best_epoch:
-            lines.append(f"best {monitor.name} {monitor.best:.4f} in epoch {monitor.best_epoch}: {_shown(best)}")
+            lines.append(f"best {monitor.name} {monitor.best:.4f} in epoch {monitor.best_epoch}: {shown(best)}")
         newest = best if monitor.best_epoch else self.newest
         if newest is not None:
-            lines.append(f"test:     python test.py -r {_shown(newest)}")
+            lines.append(f"test:     {shown_command('test.py', '-r', newest)}")
         if self.newest is not None and (early or not fixed_length):
             more = f"early_stop={2 * int(monitor.patience)}" if early else f"epochs={2 * max(done, epochs)}"
-            lines.append(f"continue: python train.py -r {_shown(self.newest)} --set trainer.{more}")
+            lines.append(f"continue: {shown_command('train.py', '-r', self.newest, '--set', f'trainer.{more}')}")
         return lines
 
 
-def take_over(run: Run, content: Content, current: Path, best_epoch: int) -> None:
+def take_over(run: Run, epoch: int, step: int | None, current: Path, best_epoch: int) -> None:
     """Make the run folder that of a run which stands here: later files aside, and the best the best so far.
 
     Args:
-        content, current: the checkpoint that has been restored, and its file.
+        epoch, step, current: the place of the checkpoint that has been restored, and its file.
         best_epoch: the best one's epoch; 0 if there is none.
     """
     logger, folder = logging.getLogger("checkpoint"), run.folder
-    logger.info(f"resuming from {current}")
-    for name in run_folder.set_aside_later(folder, content["epoch"], content["progress"]["step"]):
+    for name in run_folder.set_aside_later(folder, epoch, step):
         logger.warning(f"{name} is of a later time: renamed {name}.old")
     best = folder / run_folder.BEST
     with contextlib.suppress(CheckpointError):
@@ -134,10 +148,3 @@ def take_over(run: Run, content: Content, current: Path, best_epoch: int) -> Non
     elif best.exists():
         best.replace(best.with_name(best.name + ".old"))
         logger.warning(f"{best.name} is not of epoch {best_epoch}, the best so far: renamed {best.name}.old")
-
-
-def _shown(path: Path) -> str:
-    """A path as a person types it: relative to the current folder where it is below."""
-    with contextlib.suppress(ValueError):
-        return str(path.relative_to(Path.cwd()))
-    return str(path)

@@ -3,6 +3,7 @@
 import itertools
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,11 +33,12 @@ class Failure(NamedTuple):
     message: str
 
 
+@dataclass(eq=False)
 class PassOrder(Sampler[BatchIndex]):
     """The batches of one pass at a time, in an order that depends on the seed, the loader's name and the epoch.
 
-    `epoch`, `first` and `last` say which pass, and which of its batches, the next iteration gives; `device` where the
-    indices of its samples are wanted.
+    Before each pass, `epoch`, `first` and `last` are set to which pass, and which of its batches, are wanted, and
+    `device` to where the indices of its samples are.
 
     Args:
         n_samples: how many samples the dataset has.
@@ -48,33 +50,26 @@ class PassOrder(Sampler[BatchIndex]):
         drop_last: leave out a last batch that is smaller.
     """
 
-    def __init__(
-        self,
-        n_samples: int,
-        batch_size: int,
-        shuffle: bool,
-        seed: int,
-        name: str,
-        sampler: Iterable[int] | None = None,
-        batch_sampler: Iterable[list[int]] | None = None,
-        drop_last: bool = False,
-    ) -> None:
-        self.n_samples, self.batch_size, self.drop_last, self.shuffle = n_samples, batch_size, drop_last, shuffle
-        self.sampler, self.batch_sampler = sampler, batch_sampler
-        self.seed, self.name = seed, name
-        self.epoch, self.first, self.last = 1, 0, len(self)
-        self.device = torch.device("cpu")
+    n_samples: int
+    batch_size: int
+    shuffle: bool
+    seed: int
+    name: str
+    sampler: Any = None
+    batch_sampler: Any = None
+    drop_last: bool = False
+    epoch, first, last, device = 1, 0, 0, torch.device("cpu")
 
     def __len__(self) -> int:
         """Batches in a pass."""
         if self.batch_sampler is not None:
-            return len(self.batch_sampler)  # type: ignore[arg-type]
+            return len(self.batch_sampler)
         n = self.n_yielded()
         return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
 
     def n_yielded(self) -> int:
         """Samples in a pass, before `drop_last`."""
-        return self.n_samples if self.sampler is None else len(self.sampler)  # type: ignore[arg-type]
+        return self.n_samples if self.sampler is None else len(self.sampler)
 
     def __iter__(self) -> Iterator[BatchIndex]:
         # Not a generator itself, which would read the place only as it starts.

@@ -1,6 +1,7 @@
 """How a process starts: from a command line to what it is to do, with which config, from which checkpoint."""
 
 import argparse
+import json
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,14 +11,17 @@ from typing import TYPE_CHECKING, Any, Literal
 from config.json_file import read_source
 from config.schema import Checked, check, known
 from config.source import Source, dotted, leaves, override, read_value, to_plain
-from utils.errors import CheckpointError, ConfigError
-from utils.files import ROOT
+from utils.errors import CheckpointError, ConfigError, NonFiniteError
+from utils.files import ROOT, read_json
 
 if TYPE_CHECKING:
     from utils.content import Content
     from utils.run import Run
 
 AUTO = "auto"
+#: Keys of the trainer that say how long, and what is written: with others of these it is still the same run.
+ASIDE = ("epochs", "save_period", "keep_last", "save_step", "verbosity", "tensorboard", "log_step")
+_logger = logging.getLogger("checkpoint")
 
 
 @dataclass
@@ -55,8 +59,12 @@ class Launch:
         return {**vars(self), "_content": None}
 
 
-def add_options(parser: argparse.ArgumentParser, options: Iterable[Any], evaluating: bool) -> None:
-    """Add the custom options, and the common ones that the program has not declared itself."""
+def add_options(parser: argparse.ArgumentParser, options: Iterable[Any], evaluating: bool) -> dict[str, Any]:
+    """Add the custom options, and the common ones that the program has not declared itself.
+
+    Returns:
+        the keys that the custom options set, by the names of their values in the parsed command line.
+    """
     common: list[tuple[list[str], dict[str, Any]]] = [
         (["-c", "--config"], {"help": "config file"}),
         (["-r", "--resume"], {"help": "checkpoint or run folder"}),
@@ -65,24 +73,17 @@ def add_options(parser: argparse.ArgumentParser, options: Iterable[Any], evaluat
         (["--run_id"], {"help": "name of the run's folder; by default the time"}),
         (["--print-config"], {"action": "store_true", "help": "show each value with its origin, and leave"}),
         (["--traceback"], {"action": "store_true", "help": "show the traceback of an error"}),
+        (["--check"], {"action": "store_true", "help": "try everything on one batch, leave nothing behind"}),
     ]
-    if not evaluating:
-        common.append(
-            (["--check"], {"action": "store_true", "help": "try everything on one batch, leave nothing behind"})
-        )
+    targets = {}
     for option in options:
         target = option.target if isinstance(option.target, str) else ";".join(option.target)
-        parser.add_argument(*option.flags, type=option.type, help=f"sets {target.replace(';', '.')}")
-    for flags, settings in common:
+        added = parser.add_argument(*option.flags, type=option.type, help=f"sets {target.replace(';', '.')}")
+        targets[added.dest] = option.target
+    for flags, settings in common[: -1 if evaluating else None]:
         if not any(flag in parser._option_string_actions for flag in flags):
             parser.add_argument(*flags, **settings)
-
-
-def option_name(flags: Iterable[str]) -> str:
-    """argparse's name of an option: the first long flag, as argparse takes it."""
-    flags = list(flags)
-    flag = next((flag for flag in flags if flag.startswith("--")), flags[0])
-    return flag.lstrip("-").replace("-", "_")
+    return targets
 
 
 def read_command(args: argparse.Namespace, modification: Mapping[Any, Any], evaluating: bool) -> tuple[Checked, Launch]:
@@ -100,8 +101,8 @@ def read_command(args: argparse.Namespace, modification: Mapping[Any, Any], eval
     from utils.run import Run
     from utils.run_folder import check_run_id
 
-    check_run_id(getattr(args, "run_id", None))
-    launch = Launch(checking=getattr(args, "check", False), run_id=getattr(args, "run_id", None), args=args)
+    check_run_id(args.run_id)
+    launch = Launch(checking=getattr(args, "check", False), run_id=args.run_id, args=args)
     auto = args.resume == AUTO and not evaluating
     if auto and args.config is None:
         raise ConfigError("-r auto needs the config of the run: -c config.json -r auto")
@@ -109,28 +110,27 @@ def read_command(args: argparse.Namespace, modification: Mapping[Any, Any], eval
         launch.task = "evaluate"
     elif args.resume is not None and not auto:
         launch.task = "continue" if args.config is None else "fine-tune"
-    leaves_no_trace = launch.checking or getattr(args, "print_config", False)
+    writes = not (launch.checking or args.print_config)
     if args.resume is not None and not auto:
-        _read_start(launch, Path(args.resume).resolve(), args.resume)
-    checked = check(_source(args, launch), modification)
-    if auto and not leaves_no_trace:
+        _read_start(launch, args.resume)
+    checked = check(_source(launch), modification)
+    if auto and writes:
         _find_run(launch, checked)
-    if launch.task == "continue":
+    if launch.task == "continue" and launch.checkpoint is not None:
         _compare(launch, checked, renamed=auto)
-        if launch.run is None and launch.checkpoint is not None and not leaves_no_trace:
+        if launch.run is None and writes:
             launch.run = Run(launch.checkpoint.parent)  # nothing stands in the way any more
     return checked, launch
 
 
-def _source(args: argparse.Namespace, launch: Launch) -> Source:
+def _source(launch: Launch) -> Source:
     """The values of the file, or of the checkpoint, with what `--set` changes."""
-    if args.config is not None:
-        source = read_source(Path(args.config))
+    if launch.args.config is not None:
+        source = read_source(Path(launch.args.config))
     else:
-        content = launch.content()
-        assert content is not None
+        content: Any = launch.content()
         source = Source(to_plain(content["config"]), name=str(launch.checkpoint))
-    for text in getattr(args, "set", []):
+    for text in launch.args.set:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise ConfigError(f"--set {text}: expected KEY=VALUE, such as --set trainer.epochs=3")
@@ -138,14 +138,17 @@ def _source(args: argparse.Namespace, launch: Launch) -> Source:
     return source
 
 
-def _read_start(launch: Launch, path: Path, given: str) -> None:
-    """Start from a checkpoint file, or from a run folder's newest whole one; an evaluation from its best, if any."""
+def _read_start(launch: Launch, given: str) -> None:
+    """Start from a checkpoint file, or of a run folder from its newest whole one if it is continued, else its best."""
     from utils import checkpoint, run_folder
 
+    path = Path(given).absolute()
     folder = path if path.is_dir() else path.parent
+    if folder.parent.parent.name != "models":  # links to a run are followed, those inside `save_dir` are not
+        path, folder = path.resolve(), folder.resolve()
     if launch.task == "continue" and launch.run_id is not None:
         raise ConfigError("--run_id names a new run: a run that is continued with -r keeps its folder")
-    if launch.task == "evaluate" and (path / run_folder.BEST).exists():
+    if launch.task != "continue" and (path / run_folder.BEST).exists():
         path /= run_folder.BEST
     if path.is_dir():
         _start_from_newest(launch, path)
@@ -159,8 +162,8 @@ def _read_start(launch: Launch, path: Path, given: str) -> None:
     is_run = (folder / "config.json").exists() and folder.parent.parent.name == "models"
     if launch.task == "continue" and not is_run:
         raise CheckpointError(
-            f"{launch.checkpoint} is not in a run folder, so it cannot be continued; "
-            f"a new run with its weights: -c CONFIG -r {given}"
+            f"{launch.checkpoint} is not in a run folder (models/NAME/RUN with a config.json), so it cannot be "
+            f"continued: move it to one, or start a new run with its weights: -c CONFIG -r {given}"
         )
 
 
@@ -169,11 +172,11 @@ def _start_from_newest(launch: Launch, folder: Path) -> None:
 
     launch.checkpoint, launch._content, warnings = run_folder.newest_whole(folder)
     for warning in warnings:
-        logging.getLogger("checkpoint").warning(warning)
+        _logger.warning(warning)
 
 
 def _find_run(launch: Launch, checked: Checked) -> None:
-    """What `-r auto` continues: the run `run_id`, else the newest unfinished one of the config's name, else nothing."""
+    """What `-r auto` continues: the run `run_id`, else the newest of the config that can go on, else nothing."""
     from utils.run import Run
 
     models = ROOT / checked.settings.trainer.save_dir / "models" / checked.settings.name
@@ -181,44 +184,66 @@ def _find_run(launch: Launch, checked: Checked) -> None:
         if (models / launch.run_id).exists():
             _go_on_in(launch, Run(models / launch.run_id))
         return
+    passed_over = []
     # Run folders are named by the time, but one with a run_id of its own may be newer.
-    folders = [path for path in models.glob("*") if path.is_dir()]
-    for folder in sorted(folders, key=_last_written, reverse=True):
-        try:
-            run = Run(folder)
-        except ConfigError:
-            continue  # in use
-        _go_on_in(launch, run)
-        if launch._content is None or not launch._content["progress"]["finished"]:
-            return
-        run.close()
-        launch.task, launch.run, launch.checkpoint, launch._content = "train", None, None, None
+    for folder in sorted((path.parent for path in models.glob("*/config.json")), key=_last_written, reverse=True):
+        reason = _obstacle(folder, checked)
+        if not reason:
+            try:
+                _go_on_in(launch, Run(folder))
+                if not launch._content or not launch._content["progress"]["finished"]:
+                    return
+                reason = "finished"
+            except (ConfigError, CheckpointError) as error:  # in use, or no whole checkpoint
+                reason = str(error).splitlines()[0]
+            launch.task, launch.run, launch.checkpoint, launch._content = "train", None, None, None
+        passed_over.append(f"{folder.name}: {reason}")
+    if passed_over:
+        more = ["…"] if passed_over[3:] else []
+        _logger.info("\n  ".join(["-r auto starts a new run; the others cannot go on:", *passed_over[:3], *more]))
+
+
+def _obstacle(folder: Path, checked: Checked) -> str:
+    """Why `-r auto` does not continue the run of a folder; nothing if it does."""
+    try:
+        before = dict(leaves(read_json(folder / "config.json")))
+        status = read_json(folder / "status.json") if (folder / "status.json").exists() else {}
+        ended = int(status.get("exit_code", 0))
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        return f"cannot be read: {error}"
+    now = dict(leaves(json.loads(json.dumps(checked.values))))
+    other = [path for path in {**before, **now} if before.get(path, "") != now.get(path, "")]
+    other = [path for path in other if path[0] != "$schema" and path[-1] not in ASIDE]
+    if other:
+        return f"another config: {', '.join(map(dotted, other[:3]))}"
+    return f"ended with exit {ended}" if ended in (ConfigError.exit_code, NonFiniteError.exit_code) else ""
 
 
 def _go_on_in(launch: Launch, run: "Run") -> None:
     from utils import run_folder
 
     launch.run = run
-    if run_folder.checkpoints(run.folder):
+    if any(run_folder.checkpoints(run.folder)) or (run.folder / run_folder.BEST).exists():
         launch.task = "continue"
         _start_from_newest(launch, run.folder)
     else:
-        logging.getLogger("checkpoint").warning(f"{run.folder} holds no checkpoint: starting at epoch 1 in it")
+        _logger.warning(f"{run.folder} holds no checkpoint: starting at epoch 1 in it")
 
 
 def _last_written(folder: Path) -> tuple[int, str]:
     """When a run last saved, or began."""
-    files = [*folder.glob("checkpoint-*.pth"), *folder.glob("config.json")]
-    return max((path.stat().st_mtime_ns for path in files), default=0), folder.name
+    files = [*folder.glob("*.pth"), folder / "config.json"]
+    return max(path.stat().st_mtime_ns for path in files), folder.name
 
 
 def _compare(launch: Launch, checked: Checked, renamed: bool) -> None:
     """Note what differs from the config of the checkpoint."""
-    content = launch.content()
-    before = dict(leaves(content["config"] if content else {}))
-    for path, value in leaves(checked.values):
-        if before.get(path) != value:
-            launch.changes.append((dotted(path), before.get(path, "(default)"), value))
+    content: Any = launch.content()
+    before, now = dict(leaves(content["config"])), dict(leaves(checked.values))
+    for path in {**now, **before}:
+        old, new = before.get(path, "(default)"), now.get(path, "(default)")
+        if old != new:
+            launch.changes.append((dotted(path), old, new))
     kept = [change for change in launch.changes if change[0] in ("name", "trainer.save_dir")]
     if kept and not renamed:
         raise ConfigError(f"{kept[0][0]}: a run that is continued with -r keeps its name and its folder")

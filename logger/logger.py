@@ -32,6 +32,9 @@ class ConsoleHandler(logging.Handler):
 
 def setup_console() -> None:
     """Send records to the console, and hold them for the run's info.log."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # a daemon's
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     root = logging.getLogger()
     if _held not in root.handlers:
         settings = read_json(CONFIG)
@@ -49,16 +52,30 @@ def setup_logging(save_dir: Path, log_config: str | Path = CONFIG) -> None:
     for handler in settings["handlers"].values():
         if "filename" in handler:
             handler["filename"] = str(Path(save_dir) / handler["filename"])
-    logging.config.dictConfig(settings)
+    try:
+        logging.config.dictConfig(settings)
+    except ValueError as error:  # of a file that cannot be opened, or of a mistake in the settings
+        setup_console()
+        logging.getLogger("logger").warning(f"no log files, training goes on: {error.__cause__ or error}")
     # What the console has shown already goes to the files alone.
-    files = [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]
-    for handler in files:
+    for handler in _files():
         _warn_once(handler)
-    for record in _held.buffer:
-        for handler in files:
+        for record in _held.buffer:
             if record.levelno >= handler.level:
                 handler.handle(record)
     _held.buffer.clear()
+
+
+def to_files(save_dir: Path, message: str) -> None:
+    """Write a message to the log files in `save_dir` alone: the console shows it in its own way."""
+    if all(Path(handler.baseFilename).resolve().parent != save_dir.resolve() for handler in _files()):
+        setup_logging(save_dir)
+    for handler in _files():
+        handler.handle(logging.LogRecord("trainer", logging.ERROR, "", 0, message, None, None))
+
+
+def _files() -> list[logging.FileHandler]:
+    return [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]
 
 
 def _warn_once(handler: logging.FileHandler) -> None:

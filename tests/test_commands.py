@@ -174,7 +174,8 @@ def test_r_auto_finds_the_newest_unfinished_run(trained):
     # That one is finished: another starts.
     assert command(folder, *auto).returncode == 0
     (second,) = set(runs.iterdir()) - {first}
-    (first / "checkpoint-epoch2.pth").unlink()
+    for name in ("checkpoint-epoch2.pth", "model_best.pth"):
+        (first / name).unlink()
     third = command(folder, *auto)
     assert third.returncode == 0 and f"resuming from {first}/checkpoint-epoch1.pth" in third.stdout, third.stderr
     # In use by another process: passed over.

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import shlex
+import sys
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +14,21 @@ from utils.errors import StorageError
 
 #: The project's root folder: where `train.py` stands, whatever the current folder is.
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def shown(path: Path) -> str:
+    """A path as a person types it: relative to the current folder where it is below."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def shown_command(script: str, *words: Any) -> str:
+    """A command of the project as a person types it in the current folder; of train.py, the script that was started."""
+    started = Path(sys.argv[0]).absolute()
+    if script == "train.py" and started.suffix == ".py" and started.name != "test.py":
+        path = started
+    else:
+        path = ROOT / script
+    return shlex.join(["python", *(shown(word) if isinstance(word, Path) else str(word) for word in (path, *words))])
 
 
 def ensure_dir(dirname: str | Path) -> None:
@@ -31,7 +48,7 @@ def read_json(fname: str | Path) -> Any:
     return json.loads(Path(fname).read_text(encoding="utf-8"), object_pairs_hook=OrderedDict)
 
 
-def write_json(content: Mapping[str, Any], fname: str | Path) -> None:
+def write_json(content: Mapping[str, Any] | list[Any], fname: str | Path) -> None:
     """Write a JSON file, indented, whole or not at all."""
     with replacing(Path(fname), "w") as file:
         file.write(json.dumps(content, indent=4) + "\n")

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from typing import Any
 
 from utils import run_folder
 from utils.errors import StorageError
-from utils.files import write_json
+from utils.files import read_json, write_json
 
 
 class Run:
@@ -34,14 +33,15 @@ class Run:
         #: What the run is made of: code, versions, machine and command line.
         self.environment: dict[str, Any] = {}
         self._lock = run_folder.own(folder) if owned else -1
-        self._begun = False
+        #: When this process began to train; None before.
+        self.begun: float | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_lock": -1}
 
     def sweep(self) -> None:
         """Remove the temporary files that a killed process left."""
-        for path in self.folder.glob("*.tmp"):
+        for path in (*self.folder.glob("*.tmp"), *self.log_dir.glob("*.tmp")):
             with contextlib.suppress(OSError):
                 path.unlink()
 
@@ -61,7 +61,7 @@ class Run:
 
     def begin(self, config: Mapping[str, Any]) -> None:
         """Describe the run in its folder, now that nothing stands in its way."""
-        self._begun = True
+        self.begun = time.monotonic()
         self._describe(config)
         self.status("running")
 
@@ -72,19 +72,23 @@ class Run:
             self._describe(config)
 
     def _describe(self, config: Mapping[str, Any]) -> None:
+        """The config as it is now, and an entry for each process that has worked on the run."""
+        file, entries = self.folder / "environment.json", []
+        with contextlib.suppress(OSError, ValueError):
+            before = read_json(file)
+            entries = before if isinstance(before, list) else [before]
         write_json(config, self.folder / "config.json")
-        write_json(self.environment, self.folder / "environment.json")
+        write_json([*entries, self.environment], file)
 
     def status(self, state: str, **fields: Any) -> None:
         """Say how the run is doing; a run that has not begun leaves its folder as it was."""
-        if self._begun:
-            now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-            write_json({"state": state, **fields, "time": now}, self.folder / "status.json")
+        if self.begun is not None:
+            now, seconds = time.strftime("%Y-%m-%dT%H:%M:%S%z"), round(time.monotonic() - self.begun, 3)
+            write_json({"state": state, **fields, "time": now, "seconds": seconds}, self.folder / "status.json")
 
     def close(self) -> None:
         """Let go of the folder."""
-        if self._lock >= 0:
-            os.close(self._lock)
+        run_folder.disown(self.folder, self._lock)
         self._lock = -1
 
     __del__ = close

@@ -1,6 +1,7 @@
 """The checkpoints of a run folder: their names, their order, the newest whole one, and which may go."""
 
 import contextlib
+import logging
 import os
 import re
 import socket
@@ -81,7 +82,7 @@ def checkpoints(folder: Path) -> list[Saved]:
 
 
 def newest_whole(folder: Path) -> tuple[Path, "Content", list[str]]:
-    """Load the newest checkpoint of a run folder that is whole.
+    """Load the newest checkpoint of a run folder that is whole; the best may be it.
 
     Returns:
         its path, its content, and a warning for each newer file that had to be passed over.
@@ -91,7 +92,11 @@ def newest_whole(folder: Path) -> tuple[Path, "Content", list[str]]:
     """
     from utils import checkpoint
 
-    candidates = list(reversed(checkpoints(folder)))
+    files, best = checkpoints(folder), folder / BEST
+    with contextlib.suppress(CheckpointError):
+        if best.exists():
+            files.append(Saved(checkpoint.load(best, mmap=True)["epoch"], None, best))
+    candidates = sorted(files, key=lambda saved: (saved.order, saved.path != best), reverse=True)
     problems: list[str] = []
     for saved in candidates:
         try:
@@ -163,17 +168,23 @@ def _is_whole(path: Path, whole: set[Path]) -> bool:
     return path in whole
 
 
+#: The folders that this process owns: the system's locks keep only other processes out.
+_owned: set[Path] = set()
+
+
 def own(folder: Path) -> int:
-    """Lock a run folder for this process, until it ends or closes the descriptor; -1 where the system has no locks.
+    """Lock a run folder for this process, until it ends or disowns it; -1 where the system has no locks.
 
     Raises:
-        ConfigError: another process owns it.
+        ConfigError: it is owned already.
         StorageError: the folder cannot be written.
     """
     try:
         import fcntl
     except ImportError:
         return -1
+    if folder.resolve() in _owned:
+        raise ConfigError(f"{folder} is in use by this process: finish its run first")
     try:
         descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
@@ -185,8 +196,16 @@ def own(folder: Path) -> int:
         owner = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
         os.close(descriptor)
         raise ConfigError(f"{folder} is in use by {owner}: stop it first, or start another run") from None
-    except OSError:  # a file system without locks
-        return descriptor
+    except OSError:
+        logging.getLogger("checkpoint").warning(f"{folder}: no file locks here: let no other process write to this run")
     os.truncate(descriptor, 0)
     os.write(descriptor, f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
+    _owned.add(folder.resolve())
     return descriptor
+
+
+def disown(folder: Path, descriptor: int) -> None:
+    """Let go of a folder that `own` has locked."""
+    if descriptor >= 0:
+        os.close(descriptor)
+        _owned.discard(folder.resolve())
