@@ -12,7 +12,6 @@ from torch.utils.data import default_collate as torch_default_collate
 from base.data_order import PassOrder, SeededFetcher, handed_out, replayed
 from utils import seeding
 from utils.errors import ConfigError, DataError
-from utils.prefetch import Prefetch
 from utils.stopping import shielded, start_worker
 
 Collate = Callable[[list[Any]], Any]
@@ -144,14 +143,11 @@ class BaseDataLoader(DataLoader[Any]):
         self.epoch += 1
         return self.batches(self.epoch - 1)
 
-    def batches(
-        self, epoch: int, first: int = 0, last: int | None = None, ahead: Prefetch | None = None
-    ) -> Iterator[Any]:
+    def batches(self, epoch: int, first: int = 0, last: int | None = None) -> Iterator[Any]:
         """Batches `first` up to `last` (all) of pass `epoch`, each handed out with the generators seeded for its step.
 
         Args:
             epoch: from 1; 0 is an evaluation, whose draws are the same each time.
-            ahead: copies the batches to a device while the one before is computed on.
 
         Raises:
             DataError: a batch could not be made.
@@ -164,7 +160,7 @@ class BaseDataLoader(DataLoader[Any]):
             order.epoch, order.first, order.last = epoch, first, len(order) if last is None else last
             direct = self.num_workers == 0 and not self.pin_memory
             batches = map(self._fetcher.__getitem__, order) if direct else iter(self._inner)
-        return handed_out(batches, self.seed, self.name, epoch, first, ahead)
+        return handed_out(batches, self.seed, self.name, epoch, first)
 
     def _split_sampler(self, split: float) -> tuple[Any, Any]:
         """The samplers of the training and the validation samples; None, None without a split.

@@ -7,10 +7,9 @@ from typing import Any
 from base.base_data_loader import BaseDataLoader
 from base.data_order import handed_out, replayed
 from utils.errors import DataError
-from utils.prefetch import Prefetch
 
 
-def training_batches(loader: Any, start: int, stop: int, seed: int, ahead: Prefetch | None = None) -> Iterator[Any]:
+def training_batches(loader: Any, start: int, stop: int, seed: int) -> Iterator[Any]:
     """Batches `start` up to `stop`, counted from the beginning of the run, pass after pass over the loader.
 
     A loader of ours begins at the place itself; a foreign one is read and dropped up to it, so that a resumed run sees
@@ -22,20 +21,20 @@ def training_batches(loader: Any, start: int, stop: int, seed: int, ahead: Prefe
     while start < stop:
         epoch, first = start // length + 1, start % length
         last = min(length, first + stop - start)
-        yield from _pass(loader, seed, epoch, first, last, ahead)
+        yield from _pass(loader, seed, epoch, first, last)
         start += last - first
 
 
-def evaluation_batches(loader: Any, seed: int, ahead: Prefetch | None = None) -> Iterator[Any]:
+def evaluation_batches(loader: Any, seed: int) -> Iterator[Any]:
     """All batches of a loader, with the same random draws at every evaluation."""
-    return _pass(loader, seed, 0, 0, None, ahead)
+    return _pass(loader, seed, 0, 0, None)
 
 
-def _pass(loader: Any, seed: int, epoch: int, first: int, last: int | None, ahead: Prefetch | None) -> Iterator[Any]:
+def _pass(loader: Any, seed: int, epoch: int, first: int, last: int | None) -> Iterator[Any]:
     if not isinstance(loader, BaseDataLoader):
         batches = replayed(loader, (seed, "pass", epoch), (seed, "fetch", epoch), first, last)
-        return handed_out(batches, seed, type(loader).__name__, epoch, first, ahead)
+        return handed_out(batches, seed, type(loader).__name__, epoch, first)
     if type(loader).__iter__ is BaseDataLoader.__iter__:
-        return loader.batches(epoch, first, last, ahead)
+        return loader.batches(epoch, first, last)
     loader.epoch = epoch  # what the user's own iteration adds to a pass is not to be left out
     return islice(iter(loader), first, last)

@@ -12,7 +12,6 @@ from torch.utils.data import Dataset, Sampler, Subset, SubsetRandomSampler
 
 from utils import seeding
 from utils.errors import ConfigError, DataError
-from utils.prefetch import Prefetch
 
 
 class BatchIndex(NamedTuple):
@@ -216,9 +215,7 @@ def replayed(
         del batches  # see `handed_out`
 
 
-def handed_out(
-    batches: Iterator[Any], seed: int, name: str, epoch: int, first: int, ahead: Prefetch | None = None
-) -> Iterator[Any]:
+def handed_out(batches: Iterator[Any], seed: int, name: str, epoch: int, first: int) -> Iterator[Any]:
     """Pass the batches of a pass on from batch `first`, and seed what the step on each of them draws.
 
     Pass 0 is an evaluation, where the draws don't depend on the epoch. The seeding comes after any prefetching, and
@@ -227,8 +224,6 @@ def handed_out(
     Raises:
         DataError: a batch could not be made.
     """
-    if ahead is not None:
-        batches = ahead(batches)
     place = ("step", epoch) if epoch else ("eval",)
     try:
         for k in itertools.count(first):

@@ -1,9 +1,4 @@
-"""Batches on the device: resident data is cut and augmented there, other batches are copied there one ahead."""
-
-import contextlib
-import itertools
-import types
-from functools import partial
+"""Batches on the device: resident data is cut and augmented there."""
 
 import numpy as np
 import pytest
@@ -15,7 +10,7 @@ from base import BaseDataLoader
 from base.batches import evaluation_batches, training_batches
 from base.data_order import BatchIndex, SeededFetcher
 from data_loader.images import InMemoryImages
-from utils import prefetch, seeding
+from utils import seeding
 from utils.errors import ConfigError, DataError
 from utils.runtime import tensors_of
 
@@ -167,73 +162,7 @@ def test_data_that_does_not_fit_is_told(monkeypatch):
         loader.to(META)
 
 
-@pytest.fixture
-def streams(monkeypatch):
-    """A device's streams that only note what is asked of them."""
-    log = []
-
-    class Stream:
-        def __init__(self, name):
-            self.name, self.events = name, itertools.count()
-
-        def record_event(self):
-            log.append(f"event {(event := next(self.events))}")
-            return event
-
-        def wait_event(self, event):
-            log.append(f"wait for {event}")
-
-    computing = Stream("computing")
-
-    @contextlib.contextmanager
-    def on(stream):
-        log.append(f"on {stream.name}")
-        yield
-        log.append("off")
-
-    module = types.SimpleNamespace(
-        Stream=lambda device: Stream("copying"), stream=on, current_stream=lambda device: computing
-    )
-    prefetch._copying.cache_clear()
-    monkeypatch.setattr(torch, "get_device_module", lambda device: module)
-    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: log.append(f"used by {stream.name}"))
-    return log
-
-
-def test_a_batch_is_copied_while_the_one_before_is_computed_on(streams):
-    for _ in prefetch.prefetch(iter([(torch.zeros(1),), (torch.zeros(1),)]), META, moving(streams)):
-        streams.append("step")
-    copies = ["on copying", "copy", "off", "event 0", "on copying", "copy", "off", "event 1"]
-    steps = ["wait for 0", "used by computing", "step", "wait for 1", "used by computing", "step"]
-    assert streams == copies + steps
-
-
-def moving(log):
-    return lambda batch: log.append("copy") or batch
-
-
-def prefetching(log, workers=0, **options):
-    """A pass over a loader as it is with pinned memory and a GPU."""
-    loader = tiny.TinyLoader(num_workers=workers, **options)
-    loader.pin_memory = True
-    return loader.batches(1, ahead=partial(prefetch.prefetch, device=META, move=moving(log)))
-
-
-@pytest.mark.parametrize("kind", ["points", "whole", "mixup", "stream"])
-@pytest.mark.parametrize("workers", [0, 2])
-def test_prefetched_batches_and_the_draws_after_them_are_the_same(streams, kind, workers):
-    def seen(loader):
-        return [(x.tolist(), torch.rand(2).tolist(), np.random.rand()) for x, _ in loader]
-
-    split = 0.0 if kind == "stream" else 0.2
-    options = {"kind": kind, "workers": workers, "validation_split": split, "n": 40}
-    ahead = seen(prefetching(streams, **options))
-    options["num_workers"] = options.pop("workers")
-    assert ahead == seen(tiny.TinyLoader(**options))
-    assert streams.count("copy") == len(ahead) > 3
-
-
-def test_an_error_comes_in_its_own_turn(streams, monkeypatch):
+def test_an_error_comes_in_its_own_turn(monkeypatch):
     class Broken(tiny.Points):
         def __getitem__(self, i):
             if i == 9:
@@ -241,33 +170,12 @@ def test_an_error_comes_in_its_own_turn(streams, monkeypatch):
             return super().__getitem__(i)
 
     monkeypatch.setattr(tiny, "Points", Broken)
-    loader = prefetching(streams, batch_size=2, shuffle=False, validation_split=0.0)
+    loader = tiny.TinyLoader(batch_size=2, shuffle=False, validation_split=0.0)
     taken = []
     with pytest.raises(DataError, match=r"batch 4 of pass 1: sample 9: OSError: disk"):
-        for batch in loader:
+        for batch in loader.batches(1):
             taken.append(batch)
     assert len(taken) == 4
-
-    def items():
-        yield 1
-        raise ValueError("late")
-
-    ahead = prefetch.one_ahead(items())
-    assert next(ahead) == 1
-    with pytest.raises(ValueError, match="late"):
-        next(ahead)
-    assert list(prefetch.one_ahead(iter([]))) == []
-
-
-def test_batches_of_a_group_wait_on_the_cpu(tmp_path, streams, monkeypatch):
-    for accumulate, copied in ((1, True), (2, False)):
-        trainer = tiny.build(tiny.settings(tmp_path / str(accumulate), trainer__accumulate=accumulate))
-        trainer.data_loader.pin_memory = True
-        trainer.runtime.device = META
-        trainer.runtime.move = moving(streams)
-        streams.clear()
-        next(trainer._groups(1))
-        assert ("copy" in streams) == copied
 
 
 def test_random_rows_are_on_the_data_s_device_and_fresh_at_each_call():

@@ -21,7 +21,6 @@ from base.loss_watch import LossWatch
 from base.parts import averaged, evaluating, keep_buffers, networks, to_training
 from utils.errors import ConfigError
 from utils.metrics import MetricTracker
-from utils.prefetch import prefetcher
 from utils.progress import progress_bar
 from utils.runtime import Runtime, first_tensor, unwrap
 
@@ -109,9 +108,7 @@ class Trainer(BaseTrainer):
         done = (epoch - 1) * self.len_epoch
         self.writer.set_step(done + self.step)
         last = min(self.step + self.accumulate, self.len_epoch) if self.config.launch.checking else self.len_epoch
-        # Batches that have to wait for the others of their group do so on the CPU.
-        ahead = prefetcher(self.data_loader, self.runtime) if self.accumulate == 1 else None
-        batches = training_batches(self.data_loader, done + self.step, done + last, self.seed, ahead)
+        batches = training_batches(self.data_loader, done + self.step, done + last, self.seed)
         if self.writer.enabled and done + self.step == 0:
             batches = self._show_inputs(batches)
         with progress_bar(f"epoch {epoch}/{self.epochs}", self.step, self.len_epoch) as bar:
@@ -254,7 +251,7 @@ class Trainer(BaseTrainer):
         if isinstance(loader, BaseDataLoader):
             loader.to(self.runtime.device)
         with evaluating(networks(self)), averaged(self, self.ema):
-            for batch in evaluation_batches(loader, self.seed, prefetcher(loader, self.runtime)):
+            for batch in evaluation_batches(loader, self.seed):
                 self._compute(batch, tracker)
                 if self.stop.signum is not None or self.config.launch.checking:
                     break

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -60,15 +60,6 @@ def to_device(batch: Any, device: torch.device, channels_last: bool = False) -> 
     if isinstance(batch, list | tuple):
         return type(batch)(to_device(value, device, channels_last) for value in batch)
     return batch
-
-
-def tensors_of(batch: Any) -> Iterator[torch.Tensor]:
-    """The tensors of a batch, in the order of its containers."""
-    if isinstance(batch, torch.Tensor):
-        yield batch
-    elif isinstance(batch, dict | list | tuple):
-        for value in batch.values() if isinstance(batch, dict) else batch:
-            yield from tensors_of(value)
 
 
 def first_tensor(batch: Any) -> torch.Tensor | None:
