@@ -11,11 +11,11 @@ from utils.files import write_json
 def main(config: ConfigParser, split: str) -> None:
     """Evaluate the checkpoint of the config on the "test" or the "valid" split."""
     import data_loader.data_loaders as module_data
-    from train import build_trainer
+    from train import build
 
     logger = config.get_logger("test")
     loader = test_loader(config, module_data) if split == "test" else valid_loader(config, module_data)
-    trainer = build_trainer(config)
+    trainer = build(config, training=False)
     trainer.restore()
     metrics = trainer.evaluate(loader)
     logger.info(f"{config.resume}, {split} data, {loader.n_samples:,} samples")

@@ -19,36 +19,14 @@ def main(config: ConfigParser) -> "Trainer":
     return trainer
 
 
-def build(config: ConfigParser) -> "Trainer":
-    """The trainer with its data, after a check of the whole config."""
-    import torch
-
-    import data_loader.data_loaders as module_data
-    import model.loss as module_loss
-    import model.metric as module_metric
-    import model.model as module_arch
-    import model.optim as module_optim
-
-    config.check(
-        data_loader=module_data,
-        valid_data_loader=module_data,
-        test_data_loader=module_data,
-        arch=module_arch,
-        loss=module_loss,
-        metrics=module_metric,
-        optimizer=(module_optim, torch.optim),
-        lr_scheduler=(module_optim, torch.optim.lr_scheduler),
-    )
-    data_loader = config.init_obj("data_loader", module_data)
-    valid_data_loader = config.init_obj("valid_data_loader", module_data) or data_loader.split_validation()
-    return build_trainer(config, data_loader, valid_data_loader)
-
-
-def build_trainer(config: ConfigParser, data_loader: Any = None, valid_data_loader: Any = None) -> "Trainer":
-    """The trainer with all but the data. test.py calls this, too, without data: then nothing is optimized.
+def build(config: ConfigParser, training: bool = True) -> "Trainer":
+    """The trainer with all its parts; for test.py (`training=False`) without data, and nothing is optimized.
 
     A second network, a tracker or a trainer of your own belongs here.
     """
+    import torch
+
+    import data_loader.data_loaders as module_data
     import model.loss as module_loss
     import model.metric as module_metric
     import model.model as module_arch
@@ -57,31 +35,34 @@ def build_trainer(config: ConfigParser, data_loader: Any = None, valid_data_load
     from trainer import Trainer
     from utils import prepare_device
 
+    data_loader: Any = None
+    optimizer: Any = None
+    valid_data_loader = lr_scheduler = None
+    if training:
+        config.check(
+            data_loader=module_data,
+            valid_data_loader=module_data,
+            test_data_loader=module_data,
+            arch=module_arch,
+            loss=module_loss,
+            metrics=module_metric,
+            optimizer=(module_optim, torch.optim),
+            lr_scheduler=(module_optim, torch.optim.lr_scheduler),
+        )
+        data_loader = config.init_obj("data_loader", module_data)
+        valid_data_loader = config.init_obj("valid_data_loader", module_data) or data_loader.split_validation()
     model = config.init_obj("arch", module_arch)
     device, device_ids = prepare_device(config["n_gpu"])
+    if len(device_ids) > 1:
+        config.get_logger("train").warning("training on several GPUs is not there yet: using the first")
     model = model.to(device)
     criterion = config.init_ftn("loss", module_loss)
     metrics = config.init_ftns("metrics", module_metric)
-    optimizer: Any = None
-    lr_scheduler = None
-    if data_loader is not None:
-        logger = config.get_logger("train")
-        logger.info(model)
-        if len(device_ids) > 1:
-            logger.warning("training on several GPUs is not there yet: using the first")
+    if training:
+        config.get_logger("train").info(model)
         optimizer = init_optimizer(config, model, module_optim)
         lr_scheduler = init_scheduler(config, optimizer, len(data_loader), module_optim)
-    return Trainer(
-        model,
-        criterion,
-        metrics,
-        optimizer,
-        config=config,
-        device=device,
-        data_loader=data_loader,
-        valid_data_loader=valid_data_loader,
-        lr_scheduler=lr_scheduler,
-    )
+    return Trainer(model, criterion, metrics, optimizer, config, device, data_loader, valid_data_loader, lr_scheduler)
 
 
 def command() -> None:

@@ -1,5 +1,6 @@
 """Reads a config file as JSON and notes where each value stands; and the files that it inherits from (`"base"`)."""
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -8,128 +9,85 @@ from typing import Any
 from config.source import KeyPath, Source, kind, merge
 from utils.errors import ConfigError
 
-#: A string, a mark, a word or number, the start of a comment, a string of another language, anything else, or the end.
-_TOKEN = re.compile(r"""[ \t\n\r]*("(?:[^"\\\n]|\\.)*"|[{}\[\],:]|[-+.\w]+|//|/\*|'[^'\n]*'|.|$)""", re.DOTALL)
-_PYTHON = {"True": "true", "False": "false", "None": "null"}
+#: A string, a mark, or a word or number of JSON.
+_TOKEN = re.compile(r'[ \t\n\r]*("(?:[^"\\]|\\.)*"|[{}\[\],:]|[^ \t\n\r{}\[\],:"]+)')
+#: What is wrong where the standard library stumbles, by what stands there.
+_HINTS = (
+    (r"//|/\*|#", 'JSON has no comments: delete it, or keep it under a key of your own ("comment": …)'),
+    (r"True|False|None", "write true, false and null, not True, False and None"),
+    (r"'", "strings and keys stand in double quotes"),
+    (r",?\s*[}\]]", "a comma before the closing bracket: JSON has none there"),
+    (r"$", "the file ends too early: a closing brace or bracket is missing"),
+)
 
 
-class _Parser:
-    """A JSON parser by recursive descent that notes the position of each value.
+class _Places:
+    """Finds the place of each value in a text that is JSON, by walking over its tokens once more.
 
-    Problems that do not hide what follows (a duplicate key, a trailing comma, NaN) are collected; others raise.
+    Args:
+        text, name: of the file.
     """
 
     def __init__(self, text: str, name: str) -> None:
-        self.text, self.name, self.end = text, name, 0
+        self.text, self.name = text, name
         self.origins: dict[KeyPath, str] = {}
         self.problems: list[str] = []
-        self.step()
+        self.tokens = _TOKEN.finditer(text)
+        self.value((), next(self.tokens))
 
-    def step(self) -> None:
-        """Read the next token."""
-        match = _TOKEN.match(self.text, self.end)
-        assert match is not None  # it takes anything
-        self.token, self.at, self.end = match[1], match.start(1), match.end()
-        if self.token in ("//", "/*", "#"):
-            raise self.fail('JSON has no comments: delete it, or keep it under a key of your own ("comment": …)')
+    def where(self, at: int) -> str:
+        return place(self.text, self.name, at)
 
-    def where(self, offset: int = 0) -> str:
-        at = self.at + offset
-        line = self.text.count("\n", 0, at) + 1
-        return f"{self.name}:{line}:{at - self.text.rfind(chr(10), 0, at)}"
+    def value(self, path: KeyPath, token: re.Match[str]) -> None:
+        self.origins.setdefault(path, self.where(token.start(1)))
+        if token[1].lstrip("-") in ("NaN", "Infinity"):
+            self.problems.append(f"{self.where(token.start(1))}: {token[1]} is no JSON number")
+        for number in itertools.count() if token[1] in "{[" else ():
+            item = next(self.tokens)
+            if item[1] in "}]":
+                return
+            if item[1] == ",":
+                item = next(self.tokens)
+            key: Any = number
+            if token[1] == "{":
+                key, here = json.loads(item[1]), self.where(item.start(1))
+                if (*path, key) in self.origins:
+                    first = self.origins[(*path, key)]
+                    self.problems.append(f"{here}: the key {key!r} is there twice (first at {first})")
+                self.origins[(*path, key)] = here
+                next(self.tokens)  # the colon
+                item = next(self.tokens)
+            self.value((*path, key), item)
 
-    def fail(self, message: str, offset: int = 0) -> ConfigError:
-        return ConfigError("\n  ".join([*self.problems, f"{self.where(offset)}: {message}"]))
 
-    def found(self) -> str:
-        return repr(self.token[:1]) if self.token else "the end of the file"
-
-    def parse(self) -> Any:
-        if not self.token:
-            raise self.fail("the file is empty: a config is an object in braces { … }")
-        value = self.value(())
-        if self.token:
-            raise self.fail(f"unexpected {self.found()} after the end of the config")
-        if self.problems:
-            raise ConfigError("\n  ".join(self.problems))
-        return value
-
-    def value(self, path: KeyPath) -> Any:
-        self.origins[path] = self.where()
-        if self.token in ("{", "["):
-            return self.container(path)
-        value, token = None, self.token
-        if token.lstrip("-+") in ("NaN", "Infinity"):
-            self.problems.append(f"{self.where()}: {token} is no JSON number")
-        elif token in _PYTHON:
-            self.problems.append(f"{self.where()}: {token} is Python: write {_PYTHON[token]}")
-        elif token[:1] == "'" and token[1:]:
-            self.problems.append(f'{self.where()}: strings stand in double quotes: "{token[1:-1]}"')
-        else:
-            value = self.plain()
-        self.step()
-        return value
-
-    def plain(self) -> Any:
-        """The string, number or word in hand."""
-        if not self.token:
-            raise self.fail("the file ends too early: a closing brace or bracket is missing")
-        try:
-            return json.loads(self.token)
-        except json.JSONDecodeError as error:
-            if self.token[0] == '"':
-                raise self.fail(f"bad string: {error.msg}", error.pos) from None
-            raise self.fail(f"expected a value, found {self.token!r}") from None
-        except ValueError as error:  # an integer of thousands of digits
-            raise self.fail(str(error)) from None
-
-    def container(self, path: KeyPath) -> Any:
-        items: dict[str, Any] = {}
-        ordered, closing = self.token == "[", {"{": "}", "[": "]"}[self.token]
-        self.step()
-        while self.token != closing:
-            here = self.where()
-            key: Any = len(items) if ordered else self.key(items, path)
-            items[key] = self.value((*path, key))
-            self.origins[(*path, key)] = here
-            comma = self.where()
-            if self.token not in (",", closing):
-                raise self.fail(f"expected a comma or {closing!r}, found {self.found()}")
-            if self.token == ",":
-                self.step()
-                if self.token == closing:
-                    self.problems.append(f"{comma}: a comma before the closing {closing!r}: JSON has none there")
-        self.step()
-        return list(items.values()) if ordered else items
-
-    def key(self, items: dict[str, Any], path: KeyPath) -> str:
-        if self.token[:1] != '"':
-            raise self.fail(f"expected a key in double quotes, found {self.found()}")
-        key = str(self.plain())
-        if key in items:
-            first = self.origins[(*path, key)]
-            self.problems.append(f"{self.where()}: the key {key!r} is there twice (first at {first})")
-        self.step()
-        if self.token != ":":
-            raise self.fail(f"expected a colon after the key {key!r}")
-        self.step()
-        return key
+def place(text: str, name: str, at: int) -> str:
+    """The position `at` in a text, as editors understand it: file:line:column."""
+    return f"{name}:{text.count(chr(10), 0, at) + 1}:{at - text.rfind(chr(10), 0, at)}"
 
 
 def parse_json(text: str, name: str) -> Source:
     """Parse the text of a config.
 
     Raises:
-        ConfigError: with the place of each problem.
+        ConfigError: with the place of the problem.
     """
+    if not text.strip():
+        raise ConfigError(f"{name}:1:1: the file is empty: a config is an object in braces {{ … }}")
     try:
-        parser = _Parser(text, name)
-        values = parser.parse()
+        values = json.loads(text)
+        places = _Places(text, name)
+    except json.JSONDecodeError as error:
+        hint = next((hint for pattern, hint in _HINTS if re.compile(pattern).match(text, error.pos)), error.msg)
+        raise ConfigError(f"{place(text, name, error.pos)}: {hint}") from None
     except RecursionError:
         raise ConfigError(f"{name}: nested too deeply") from None
+    except ValueError as error:  # an integer of thousands of digits
+        raise ConfigError(f"{name}: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{name}:1:1: a config is an object in braces {{ … }}, found {kind(values)}")
-    return Source(values, parser.origins, name)
+    if places.problems:
+        raise ConfigError("\n  ".join(places.problems))
+    return Source(values, places.origins, name)
 
 
 def read_source(path: Path, chain: tuple[Path, ...] = ()) -> Source:

@@ -12,7 +12,6 @@ from base.data_order import BatchIndex, SeededFetcher
 from data_loader.images import InMemoryImages
 from utils import seeding
 from utils.errors import ConfigError, DataError
-from utils.runtime import tensors_of
 
 META = torch.device("meta")
 
@@ -31,7 +30,7 @@ def test_resident_data_is_cut_and_augmented_on_the_device(split, augmentation):
     for part in (loader, valid) if split else (loader,):
         for batch in part.to(META):
             # On meta, an amount or an image that came from the CPU fails.
-            assert all(tensor.device == META for tensor in tensors_of(batch))
+            assert all(tensor.device == META for tensor in batch)
             sizes.append(len(batch[1]))
     assert sizes == ([8, 6, 6] if split else [8, 8, 4])
     if split:  # the view for validation is of the same memory
