@@ -18,7 +18,7 @@ from base.loss_watch import check_finite
 from base.monitor import Monitor
 from base.parts import bring, held_by, networks
 from logger.logger import setup_logging
-from logger.table import EpochTable
+from logger.table import EpochTable, MetricsFile
 from logger.visualization import TensorboardWriter
 from logger.writers import Writers
 from utils import checkpoint, environment, seeding
@@ -86,10 +86,11 @@ class BaseTrainer(ABC):
         goes_on = config.launch.task == "continue"
         self._checkpoints = Checkpoints(config.run, settings.keep_last, config.resume if goes_on else None)
         self.checkpoint_dir = config.run.folder
-        self._table = EpochTable(config.run.log_dir / "metrics.csv", self.logger, lambda: self.monitor.best_epoch)
+        self._metrics = MetricsFile(config.run.log_dir / "metrics.csv")
         self.writer = TensorboardWriter(config.run.log_dir, self.logger, settings.tensorboard and not evaluating)
         #: Where the numbers go; a tracker of your own is added in train.py.
-        self.writers = Writers(self._table, self.writer)
+        table = EpochTable(self.logger, lambda: self.monitor.best_epoch)
+        self.writers = Writers(table, self._metrics, self.writer)
 
     @abstractmethod
     def _train_epoch(self, epoch: int) -> Log:
@@ -181,8 +182,8 @@ class BaseTrainer(ABC):
         run.begin(self.config.snapshot())
         if not self.model.training:
             self.logger.warning("the model is in evaluation mode, and trains in it: model.train() would change that")
-        if self._table.path.exists():
-            self._table.cut(self.start_epoch - 1)
+        if self._metrics.path.exists():
+            self._metrics.cut(self.start_epoch - 1)
             length = getattr(self, "len_epoch", 0)
             self.writer.purge_step = (self.start_epoch - 1) * length + self.step + 1
         else:

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from utils.errors import StorageError
 from utils.files import replacing
@@ -14,85 +15,77 @@ Row = Mapping[str, float]
 
 
 class EpochTable:
-    """The table of a run's epochs.
+    """The rows on the console.
 
     Args:
-        path: the CSV file.
-        logger: prints the rows, and a warning once where the file cannot be written.
+        logger: prints them.
         best_epoch: says which epoch is the best so far; its row gets a star.
     """
 
-    def __init__(self, path: Path, logger: logging.Logger, best_epoch: Callable[[], int]) -> None:
-        self.path = path
+    def __init__(self, logger: logging.Logger, best_epoch: Callable[[], int]) -> None:
         self.logger = logger
         self._best_epoch = best_epoch
         self._header: list[str] = []
-        self._names: list[str] | None = None
-        self._warned = False
 
-    def log(self, row: Row, step: int) -> None:
-        """Print the row of an epoch, and append it to the file; other numbers have no place here."""
-        if "epoch" not in row:
-            return
-        if list(row) != self._header:
-            self._header = list(row)
-            self.logger.info("  ".join(f"{name:>{_width(name)}}" for name in row))
-        cells = [f"{_shown(name, value):>{_width(name)}}" for name, value in row.items()]
-        self.logger.info("  ".join(cells) + ("  *" if row["epoch"] == self._best_epoch() else ""))
-        try:
-            self._append(row)
-        except OSError as error:
-            self._warn(error)
+    def log(self, numbers: Row, step: int) -> None:
+        """Print the row of an epoch; other numbers have no place here."""
+        if "epoch" in numbers:
+            if list(numbers) != self._header:
+                self._header = list(numbers)
+                self.logger.info("  ".join(f"{name:>{_width(name)}}" for name in numbers))
+            cells = [f"{_shown(name, value):>{_width(name)}}" for name, value in numbers.items()]
+            self.logger.info("  ".join(cells) + ("  *" if numbers["epoch"] == self._best_epoch() else ""))
 
-    def _append(self, row: Row) -> None:
-        if self._names is None:
-            rows = self._read()
-            self._names = list(rows[0]) if rows else []
-        cells = {name: repr(value) for name, value in row.items()}
-        if set(row) <= set(self._names) and self.path.exists():
-            with open(self.path, "a", newline="", encoding="utf-8") as file:
-                file.write(_lines(self._names, [cells], header=False))
-        else:  # the first row, or a metric that came later and gets a column
-            self._names += [name for name in row if name not in self._names]
-            self._rewrite([*self._read(), cells])
+    def close(self) -> None:
+        """Nothing is pending."""
+
+
+class MetricsFile:
+    """The rows in a CSV file, whole at any time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def log(self, numbers: Row, step: int) -> None:
+        """Append the row of an epoch; a metric that came later gets a column."""
+        if "epoch" in numbers:
+            cells = {name: repr(value) for name, value in numbers.items()}
+            rows = self._read() if self.path.exists() else []
+            names = list(rows[0]) if rows else []
+            if names and cells.keys() <= set(names):
+                with open(self.path, "a", newline="", encoding="utf-8") as file:
+                    file.write(_lines(names, [cells]))
+            else:
+                self._rewrite([*rows, cells], [*names, *(name for name in cells if name not in names)])
 
     def close(self) -> None:
         """Nothing is pending."""
 
     def cut(self, last_epoch: int) -> None:
-        """Drop the rows after `last_epoch`, and one that was left unfinished: the run goes on from there."""
-        rows = self._read()
-        if rows:
-            self._names = list(rows[0])
-            self._rewrite([row for row in rows if row["epoch"].isdigit() and int(row["epoch"]) <= last_epoch])
+        """Drop the rows after `last_epoch`, and what is none: the run goes on from there."""
+        try:
+            rows = [row for row in self._read() if None not in (*row, *row.values()) and row["epoch"].isdigit()]
+            if rows:
+                self._rewrite([row for row in rows if int(row["epoch"]) <= last_epoch], list(rows[0]))
+        except (OSError, StorageError) as error:
+            logging.getLogger("logger").warning(f"{self.path.name} cannot be written, training goes on: {error}")
+        except (ValueError, KeyError, csv.Error):
+            self.path.replace(self.path.with_name(self.path.name + ".old"))
+            logging.getLogger("logger").warning(f"{self.path.name} is no table of epochs: renamed {self.path.name}.old")
 
-    def _read(self) -> list[dict[str, str]]:
-        if not self.path.exists():
-            return []
+    def _read(self) -> list[dict[str, Any]]:
         with open(self.path, newline="", encoding="utf-8") as file:
             # A line that a killed process left unfinished is not a row.
-            lines = [line for line in file if line.endswith("\n")]
-        return list(csv.DictReader(lines))
+            return list(csv.DictReader([line for line in file if line.endswith("\n")]))
 
-    def _rewrite(self, rows: list[dict[str, str]]) -> None:
-        try:
-            with replacing(self.path, "w") as file:
-                file.write(_lines(self._names or [], rows, header=True))
-        except StorageError as error:
-            self._warn(error)
-
-    def _warn(self, error: Exception) -> None:
-        if not self._warned:
-            self.logger.warning(f"{self.path.name} cannot be written, training goes on: {error}")
-        self._warned = True
+    def _rewrite(self, rows: list[dict[str, Any]], names: list[str]) -> None:
+        with replacing(self.path, "w") as file:
+            file.write(_lines(names, [dict(zip(names, names, strict=True)), *rows]))
 
 
-def _lines(names: list[str], rows: list[dict[str, str]], header: bool) -> str:
+def _lines(names: list[str], rows: list[dict[str, Any]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
-    if header:
-        writer.writeheader()
-    writer.writerows(rows)
+    csv.DictWriter(text, names, restval="", lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 

@@ -155,7 +155,8 @@ def test_r_auto_starts_continues_and_finishes(trained):
     again = command(folder, *auto)
     assert again.returncode == 0 and "nothing to do (epoch 2 of 2)" in again.stdout
     assert "trainer.on_nan ignore -> stop" in again.stdout
-    (models(folder, "auto") / "checkpoint-epoch2.pth").unlink()
+    for name in ("checkpoint-epoch2.pth", "model_best.pth"):
+        (models(folder, "auto") / name).unlink()
     third = command(folder, *auto)
     assert third.returncode == 0 and "resuming from" in third.stdout and "checkpoint-epoch1.pth" in third.stdout
     for path in models(folder, "auto").glob("*.pth"):

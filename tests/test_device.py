@@ -115,7 +115,7 @@ def test_the_trainer_takes_its_batches_on_the_device(tmp_path, monkeypatch, own_
     settings = {"data_loader__args": {"kind": "whole", "device_resident": True}, "trainer__monitor": "off"}
     trainer = tiny.build(tiny.settings(tmp_path, **settings), trainer_class=Watching)
     trainer._log_window = trainer.train_metrics.result = dict
-    trainer._table.log = lambda *args: None
+    trainer.writers.log = lambda *args: None
     trainer.device = trainer.runtime.device = META
     for epoch in (1, 2):
         trainer.step = 0

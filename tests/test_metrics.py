@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from base.monitor import Monitor
-from logger.table import EpochTable
+from logger.table import MetricsFile
 from logger.visualization import TensorboardWriter
+from logger.writers import Writers
 from model.metric import accuracy, top_k_acc
 from utils import MetricTracker
 from utils.errors import ConfigError
@@ -75,24 +76,41 @@ def test_monitor_wants_strict_finite_improvement():
 
 def test_the_table_goes_on_after_a_cut(tmp_path):
     path = tmp_path / "metrics.csv"
-    table = EpochTable(path, logging.getLogger("test"), lambda: 0)
+    table = MetricsFile(path)
     for epoch in (1, 2, 3):
         table.log({"epoch": epoch, "loss": 1 / epoch}, 0)
     with open(path, "a") as file:
         file.write("4,0.2")  # a kill in the middle of a line
-    again = EpochTable(path, logging.getLogger("test"), lambda: 0)
+    again = MetricsFile(path)
     again.cut(2)
     again.log({"epoch": 3, "loss": 0.25}, 0)
     again.log({"epoch": 4, "loss": 0.125, "extra": 7}, 0)
     assert path.read_text() == "epoch,loss,extra\n1,1.0,\n2,0.5,\n3,0.25,\n4,0.125,7\n"
 
 
+@pytest.mark.parametrize("spoilt", [b"\x00\xff\xfe,\n1,2\n", b"name,loss\n1,2\n", b"epoch,loss\n1,2,3\nx,\n2\n2,0.5\n"])
+def test_a_spoilt_table_does_not_end_a_run(tmp_path, spoilt, caplog):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(spoilt)
+    table = MetricsFile(path)
+    table.cut(2)
+    table.log({"epoch": 3, "loss": 0.25}, 0)
+    if b"0.5" in spoilt:  # what is no row goes
+        assert path.read_text() == "epoch,loss\n2,0.5\n3,0.25\n"
+    else:
+        assert path.read_text() == "epoch,loss\n3,0.25\n" and "renamed metrics.csv.old" in caplog.text
+        assert (tmp_path / "metrics.csv.old").read_bytes() == spoilt
+
+
 def test_trouble_with_logs_warns_once_and_goes_on(tmp_path, caplog):
     logger = logging.getLogger("trouble")
-    table = EpochTable(tmp_path, logger, lambda: 0)  # a folder is in the way
-    table.log({"epoch": 1}, 0)
-    table.log({"epoch": 2}, 0)
+    table = MetricsFile(tmp_path)  # a folder is in the way
+    table.cut(1)
     assert caplog.text.count("cannot be written, training goes on") == 1
+    writers = Writers(table)
+    writers.log({"epoch": 1}, 0)
+    writers.log({"epoch": 2}, 0)
+    assert caplog.text.count("MetricsFile is off from here on, training goes on") == 1
     writer = TensorboardWriter(tmp_path / "file" / "x", logger, enabled=True)
     (tmp_path / "file").write_text("")
     writer.add_scalar("a", 1.0)

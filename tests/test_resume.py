@@ -220,7 +220,7 @@ def test_best_is_caught_up_after_a_kill_between_the_two_files(tmp_path):
     checkpoint.copy(folder / "checkpoint-epoch1.pth", folder / "model_best.pth")
     config["trainer"]["epochs"] = 3
     resumed = tiny.build(config, resume=folder / "checkpoint-epoch2.pth")
-    resumed.restore()
+    resumed._start()
     assert checkpoint.load(folder / "model_best.pth")["epoch"] == 2
 
 
@@ -274,7 +274,7 @@ def test_the_best_of_a_way_not_taken_is_no_longer_the_best(tmp_path, keep_last):
     config = tiny.settings(tmp_path, trainer__epochs=6, trainer__keep_last=keep_last, trainer__save_period=1)
     folder = tiny.train(config, trainer_class=best_by_epoch([3.0, 2.0, 4.0, 4.0, 4.0, 1.0])).checkpoint_dir
     resumed = tiny.build(config, resume=folder / "checkpoint-epoch5.pth")
-    resumed.restore()
+    resumed._start()
     assert resumed.monitor.best_epoch == 2
     if keep_last is None:  # its file is still there
         assert checkpoint.load(folder / "model_best.pth")["epoch"] == 2
