@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 State = dict[str, Any]
 #: Schedulers whose learning rates follow from their own settings, or from those of the schedulers inside.
 OWNS_RATE = ("OneCycleLR", "CyclicLR", "SequentialLR", "ChainedScheduler")
+NEW_RUN = "start a new run with -c and -r"
 _logger = logging.getLogger("checkpoint")
 
 
@@ -74,12 +75,15 @@ def load(config: "ConfigParser", held: Held, state: Content, now: State) -> None
     training = config.launch.task != "evaluate"
     if training:
         _compare(config, held, state, now)
-        _check_changes(config, held.parts, state)
+        changes = _changes(config, held.parts, state)
     held.model.load_state_dict(state["state_dict"])
     for part, part_state in parts:
         part.load_state_dict(part_state)
     if training:
-        _apply_changes(config, held.parts, state)
+        _set(held.parts, *changes)
+        for path, *change in config.launch.changes:
+            old, new = (value if isinstance(value, str) else json.dumps(value) for value in change)
+            _logger.info(f"{path} {old} -> {new} (command line)")
 
 
 def _fitting_parts(config: "ConfigParser", held: Held, state: Content) -> list[tuple[Any, Any]]:
@@ -148,57 +152,60 @@ def _same_shape(moment: torch.Size, parameter: torch.Size) -> bool:
     return len(moment) == len(parameter) and all(a in (b, 1) for a, b in zip(moment, parameter, strict=True))
 
 
-def _changed(config: "ConfigParser", state: Content, section: str) -> State:
-    """The arguments of a component that differ from those of the checkpoint."""
-    before, now = ((values.get(section) or {}).get("args", {}) for values in (state["config"], config.config))
-    return {key: value for key, value in now.items() if before.get(key) != value}
+def _changes(config: "ConfigParser", parts: State, state: Content) -> tuple[list[State], State]:
+    """What the config says otherwise than the checkpoint's did, also by leaving a key out.
 
+    Args:
+        parts: as the config makes them, with the values that count from now on.
 
-def _check_changes(config: "ConfigParser", parts: State, state: Content) -> None:
-    """Refuse what cannot be changed under way.
+    Returns:
+        values for each group of the optimizer, and for the scheduler, to be set once the states are loaded.
 
     Raises:
-        ConfigError: naming the key.
+        ConfigError: naming a key that cannot be changed under way.
     """
-    if state.get("converted"):
-        return
     scheduler, groups = parts.get("lr_scheduler"), parts["optimizer"].param_groups
-    for key in _changed(config, state, "optimizer"):
-        if key not in groups[0]:
-            raise ConfigError(f"optimizer.args.{key} of a running optimizer cannot be changed: start a new run")
-    kind, new_run = type(scheduler).__name__, "start a new run with -c and -r"
-    if kind in OWNS_RATE and "lr" in _changed(config, state, "optimizer"):
-        raise ConfigError(f"the learning rate follows {kind}: a running schedule cannot take --lr; {new_run}")
-    for key, value in _changed(config, state, "lr_scheduler").items():
-        held = getattr(scheduler, key, None)
-        if kind in OWNS_RATE or type(held) not in (int, float) or type(value) not in (int, float):
-            raise ConfigError(f"lr_scheduler.args.{key} of a running {kind} cannot be changed: {new_run}")
+    kind, before = type(scheduler).__name__, config.config if state.get("converted") else state["config"]
+    asked = _differing(_arguments(before, "optimizer"), _arguments(config.config, "optimizer"))
+    for key in asked - groups[0].keys():
+        raise ConfigError(f"optimizer.args.{key} of a running optimizer cannot be changed: start a new run")
+    if kind in OWNS_RATE and "lr" in asked:
+        raise ConfigError(f"the learning rate follows {kind}: a running schedule cannot take --lr; {NEW_RUN}")
+    changed: list[State] = []
+    for i, group in enumerate(groups, -len(groups)):  # groups of the config's come last
+        keys = _differing(_arguments(before, "optimizer", i), _arguments(config.config, "optimizer", i))
+        fresh = {**group, "lr": group.get("initial_lr", group.get("lr"))}
+        changed.append({key: fresh[key] for key in keys & group.keys()})
+    values = {}
+    for key in _differing(_arguments(before, "lr_scheduler"), _arguments(config.config, "lr_scheduler")):
+        values[key] = getattr(scheduler, key, None)
+        if kind in OWNS_RATE or type(values[key]) not in (int, float):
+            raise ConfigError(f"lr_scheduler.args.{key} of a running {kind} cannot be changed: {NEW_RUN}")
+    return changed, values
 
 
-def _as_json(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _apply_changes(config: "ConfigParser", parts: State, state: Content) -> None:
-    """Give optimizer and scheduler what the command line changed; loading their states has undone that."""
-    for path, old, new in config.launch.changes:
-        _logger.info(f"{path} {_as_json(old)} -> {_as_json(new)} (command line)")
-    scheduler, groups = parts.get("lr_scheduler"), parts["optimizer"].param_groups
-    own = config["optimizer"].get("param_groups") or []
-    before = (state["config"].get("optimizer") or {}).get("param_groups") or []
-    for i, group in enumerate(groups):
-        n = i - (len(groups) - len(own))
-        # A group with a value of its own for a key keeps it.
-        options, old = (own[n], before[n] if n < len(before) else {}) if n >= 0 else ({}, {})
-        changed = {key: new for key, new in _changed(config, state, "optimizer").items() if key not in options}
-        changed |= {key: new for key, new in options.items() if key != "match" and old.get(key) != new}
-        group.update({key: tuple(new) if isinstance(new, list) else new for key, new in changed.items()})
-        if "lr" in changed and "initial_lr" in group:
-            group["initial_lr"] = changed["lr"]
-        if scheduler is not None and "lr" in changed and hasattr(scheduler, "base_lrs"):
-            scheduler.base_lrs[i] = changed["lr"]
-    for key, value in _changed(config, state, "lr_scheduler").items():
+def _set(parts: State, changed: list[State], values: State) -> None:
+    """Set in groups and scheduler what `_changes` has found: loading their states has undone it."""
+    scheduler: Any = parts.get("lr_scheduler")
+    for i, (group, new) in enumerate(zip(parts["optimizer"].param_groups, changed, strict=True)):
+        group.update(new)
+        if "lr" in new and "initial_lr" in group:
+            group["initial_lr"] = new["lr"]
+        if "lr" in new and hasattr(scheduler, "base_lrs"):
+            scheduler.base_lrs[i] = new["lr"]
+    for key, value in values.items():
         setattr(scheduler, key, value)
+
+
+def _arguments(config: Mapping[str, Any], section: str, group: int = 0) -> State:
+    """The arguments of a component, or those of one of its parameter groups, counted from the end (-1)."""
+    component = config.get(section) or {}
+    own = component.get("param_groups") or []
+    return {**component.get("args", {}), **(own[group] if -len(own) <= group < 0 else {})}
+
+
+def _differing(old: State, new: State) -> set[str]:
+    return {key for key in {**old, **new} if old.get(key) != new.get(key)}
 
 
 def _compare(config: "ConfigParser", held: Held, state: Content, now: State) -> None:

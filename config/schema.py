@@ -173,31 +173,17 @@ def _line(problem: str) -> tuple[str, int]:
 def _worded(source: Source, error: dict[str, Any]) -> str:
     """One of pydantic's errors as: place: path: what is expected, what was found."""
     path = tuple(part for part in error["loc"] if part not in ("name", "component") or error["loc"][0] == part)
-    context = error.get("ctx", {})
-    expected = {
-        "int_type": "an integer",
-        "float_type": "a number",
-        "bool_type": "true or false",
-        "string_type": "a string",
-        "list_type": "a list",
-        "dict_type": "an object",
-        "model_type": "an object in braces",
-        "model_attributes_type": "an object in braces",
-        "greater_than_equal": f"at least {context.get('ge')}",
-        "less_than_equal": f"at most {context.get('le')}",
-        "greater_than": f"more than {context.get('gt')}",
-        "less_than": f"less than {context.get('lt')}",
-        "literal_error": str(context.get("expected")).replace("'", '"'),
-        "string_too_short": "a name",
-    }.get(error["type"])
     if error["type"] == "missing":
         near = nearest(str(path[-1]), _siblings(source, path))
         hint = f" ({near!r} looks like it)" if near else ""
         return f"{source.where(path[:-1])}: {dotted(path)} is missing{hint}"
-    if error["type"] == "string_pattern_mismatch":
-        field = _field(path)
-        expected = field.description.rstrip(".") if field is not None else f"a match of {context.get('pattern')}"
-    return f"{source.where(path)}: {dotted(path)}: expected {expected or error['msg']}, found {kind(error['input'])}"
+    wanted = str(error["msg"]).replace("Input should be", "expected").replace("'", '"')
+    field = _field(path)
+    if error["type"] == "string_pattern_mismatch" and field is not None:
+        wanted = f"expected {field.description.rstrip('.')}"
+    elif error["type"].startswith("model_"):
+        wanted = "expected an object in braces"
+    return f"{source.where(path)}: {dotted(path)}: {wanted}, found {kind(error['input'])}"
 
 
 def _siblings(source: Source, path: KeyPath) -> list[str]:

@@ -124,10 +124,10 @@ def changed(**changes):
 @pytest.mark.parametrize(
     "config, messages",
     [
-        (changed(trainer__epochs="3"), ['trainer.epochs: expected an integer, found "3"']),
-        (changed(trainer__epochs=True), ["trainer.epochs: expected an integer, found true"]),
-        (changed(trainer__epochs=0), ["trainer.epochs: expected at least 1, found 0"]),
-        (changed(trainer__ema=1.5), ["trainer.ema: expected less than 1.0, found 1.5"]),
+        (changed(trainer__epochs="3"), ['trainer.epochs: expected a valid integer, found "3"']),
+        (changed(trainer__epochs=True), ["trainer.epochs: expected a valid integer, found true"]),
+        (changed(trainer__epochs=0), ["trainer.epochs: expected greater than or equal to 1, found 0"]),
+        (changed(trainer__ema=1.5), ["trainer.ema: expected less than 1, found 1.5"]),
         (changed(trainer__precision="bf"), ['trainer.precision: expected "fp32", "bf16" or "fp16", found "bf"']),
         (changed(trainer__epochs=...), ["trainer.epochs is missing"]),
         (changed(trainer=...), ["trainer is missing"]),
@@ -141,14 +141,14 @@ def changed(**changes):
         (changed(lr_scheduler__interval="batch"), ["lr_scheduler.interval: expected", 'found "batch"']),
         (changed(trainer__monitor="val_loss"), ["trainer.monitor: expected", 'or "off"']),
         (changed(trainer__precision="fp64"), ["trainer.precision: expected"]),
-        (changed(trainer__clip_grad_norm=0), ["trainer.clip_grad_norm: expected more than 0"]),
-        (changed(trainer__keep_last=1), ["trainer.keep_last: expected at least 2"]),
+        (changed(trainer__clip_grad_norm=0), ["trainer.clip_grad_norm: expected greater than 0"]),
+        (changed(trainer__keep_last=1), ["trainer.keep_last: expected greater than or equal to 2"]),
         (changed(name="a/b"), ["name: expected"]),
-        (changed(metrics="accuracy"), ["metrics: expected a list"]),
+        (changed(metrics="accuracy"), ["metrics: expected a valid list"]),
         (changed(metrics=[{"typ": "accuracy"}]), ["metrics.0.typ is unknown: did you mean 'type'?"]),
         (changed(loss=3), ["loss"]),
-        (changed(seed=-1), ["seed: expected at least 0"]),
-        (changed(seed=0.5, n_gpu="1"), ["seed: expected an integer", "n_gpu: expected an integer"]),
+        (changed(seed=-1), ["seed: expected greater than or equal to 0"]),
+        (changed(seed=0.5, n_gpu="1"), ["seed: expected a valid integer", "n_gpu: expected an integer"]),
     ],
 )
 def test_types_bounds_and_unknown_keys(tmp_path, config, messages):
@@ -161,7 +161,7 @@ def test_types_bounds_and_unknown_keys(tmp_path, config, messages):
 
 def test_an_error_names_line_and_column(tmp_path):
     text = '{\n  "name": 5,\n' + json.dumps({k: v for k, v in CONFIG.items() if k != "name"})[1:]
-    assert f"{tmp_path}/config.json:2:3: name: expected a string, found 5" in error(parse, tmp_path, text)
+    assert f"{tmp_path}/config.json:2:3: name: expected a valid string, found 5" in error(parse, tmp_path, text)
 
 
 def test_components_are_found_by_their_public_names(tmp_path):
@@ -239,7 +239,7 @@ def test_base_merges_objects_and_replaces_the_rest(tmp_path):
     assert source.where(("trainer", "epochs")).endswith("sub/top.json:4:9")
     assert "middle.json:" in source.where(("optimizer", "args", "lr"))
     assert "config.json:" in source.where(("trainer", "save_dir"))
-    assert "sub/top.json:8:5: seed: expected an integer" in error(ConfigParser, source)
+    assert "sub/top.json:8:5: seed: expected a valid integer" in error(ConfigParser, source)
 
 
 def test_a_base_that_goes_in_a_circle_or_nowhere(tmp_path):
@@ -273,7 +273,10 @@ def test_set_overrides_any_key(tmp_path, monkeypatch):
     [
         ("trainer.epoch=3", "trainer.epoch is neither in the config nor a known key: did you mean trainer.epochs?"),
         ("trainer.epochs", "expected KEY=VALUE"),
-        ("trainer.epochs=x", 'command line (--set trainer.epochs): trainer.epochs: expected an integer, found "x"'),
+        (
+            "trainer.epochs=x",
+            'command line (--set trainer.epochs): trainer.epochs: expected a valid integer, found "x"',
+        ),
         ("metrics.9=x", "metrics.9: the list has 2 items"),
         ("name.x=1", "name is no section"),
         ("trainer.x.y=1", "trainer.x is no section"),

@@ -300,12 +300,11 @@ def test_a_gan_s_update_is_in_the_precision_of_the_run(tmp_path):
 def test_a_second_network_handed_over_in_train_reaches_test(tmp_path):
     folder = copy_template(tmp_path / "project")
     text = (folder / "train.py").read_text()
-    before, middle, after = text.partition("    return Trainer(\n")
+    before, middle, after = text.partition("    return Trainer(")
     assert middle
-    trainer = (
-        before + "    trainer = Trainer(\n" + after.replace("    )\n\n\ndef command", NETWORK + "\n\n\ndef command", 1)
+    (folder / "train.py").write_text(
+        before + "    trainer = Trainer(" + after.replace("\n\n\n", "\n" + NETWORK + "\n\n", 1)
     )
-    (folder / "train.py").write_text(trainer)
     short = ["--set", "trainer.epochs=1", "--set", "trainer.len_epoch=3", "--run_id", "one"]
     trained = command(folder, "train.py", "-c", "config.json", *short)
     assert trained.returncode == 0, trained.stderr
@@ -315,8 +314,7 @@ def test_a_second_network_handed_over_in_train_reaches_test(tmp_path):
     assert told in result.stdout
 
 
-NETWORK = """    )
-    trainer.second = torch.nn.BatchNorm1d(4).to(device)
+NETWORK = """    trainer.second = torch.nn.BatchNorm1d(4).to(device)
     trainer.second.running_mean += 7 if data_loader is not None else 0
     forward = trainer._forward
 
@@ -327,7 +325,6 @@ NETWORK = """    )
     trainer._forward = shown
     return trainer
 """
-NETWORK = NETWORK.replace("    trainer.second =", "    import torch\n\n    trainer.second =")
 
 
 def test_a_signal_after_the_templates_epoch_keeps_it(tmp_path):
