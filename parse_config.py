@@ -64,7 +64,7 @@ class ConfigParser(Factory):
         launch: "Launch | None" = None,
     ) -> None:
         from config.launch import Launch
-        from config.schema import Checked, check, unknown
+        from config.schema import Checked, check, own_keys
         from config.source import Source, to_plain
         from logger.logger import setup_console
 
@@ -72,9 +72,10 @@ class ConfigParser(Factory):
         if not isinstance(config, Checked):
             config = check(config if isinstance(config, Source) else Source(to_plain(config)), modification)
         super().__init__(config)
-        own = unknown(config.source)
-        if own:
-            self.get_logger("config", self.settings.trainer.verbosity).debug(f"keys of your own: {', '.join(own)}")
+        logger = self.get_logger("config", self.settings.trainer.verbosity)
+        for path, near, _ in own_keys(config.source):
+            level, hint = (logging.WARNING, f", beside {near}") if near else (logging.DEBUG, "")
+            logger.log(level, f"{'.'.join(map(str, path))} is a key of your own{hint}")
         if launch is None:
             launch = Launch(run_id=run_id)
             if resume is not None:

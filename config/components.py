@@ -31,8 +31,8 @@ GIVEN = {"optimizer": 1, "lr_scheduler": 1}
 CALLED_LATER = ("loss", "metrics")
 #: The keys of components themselves.
 KEYS = ("type", "args", "name", "freeze", "skip", "param_groups", "interval")
-#: Schedulers made of schedulers.
-NESTED = ("SequentialLR", "ChainedScheduler")
+
+OWN_FUNCTION = "write a function in model/optim.py"
 
 Modules = tuple[ModuleType, ...]
 
@@ -64,26 +64,20 @@ class Binder:
         """What a component names: a class, a function, or another object that is called.
 
         Raises:
-            ConfigError: with a line for each problem of it and of the components inside it.
+            ConfigError: with a line for each problem of it.
         """
         key = (path, modules, given, json.dumps(component, default=str))
         if key not in self._bound:
             section = section_of(path)
             target = find(modules, section, component["type"], self.source, path)
+            if target.__module__ == "torch.optim.lr_scheduler" and "schedulers" in accepted(target)[0]:
+                raise ConfigError(f"{self._where(path)}: its schedulers cannot come from a config: {OWN_FUNCTION}")
             found = []
             for name in [name for name in component if name not in KEYS and name in accepted(target)[0]]:
                 meant = dotted((*path, "args", name))
                 found.append(f"{self._where((*path, name))} is unknown: did you mean {meant}?")
-            inside = nested(component, path)
-            for name, i, item in [(name, i, item) for name, items in inside.items() for i, item in enumerate(items)]:
-                try:
-                    self.bind(item, (*path, "args", name, i), modules, given)
-                except ConfigError as error:
-                    found.append(str(error))
-            args = {name: value for name, value in component.get("args", {}).items() if name not in inside}
-            later = section in CALLED_LATER and not inspect.isclass(target)
-            outer = Given(given.positional, (*given.names, *inside), later)
-            found += self._arguments(target, args, (*path, "args"), outer)
+            given = given._replace(later=section in CALLED_LATER and not inspect.isclass(target))
+            found += self._arguments(target, component.get("args", {}), (*path, "args"), given)
             for i, group in enumerate(component.get("param_groups", []) if section == "optimizer" else []):
                 options = {name: value for name, value in group.items() if name != "match"}
                 found += self._arguments(target, options, (*path, "param_groups", i), given._replace(later=True))
@@ -185,26 +179,6 @@ def find(modules: Modules, section: str, type_name: str, source: Source, path: K
 def _package(value: Any) -> str:
     name = str(getattr(value, "__module__", "") or getattr(value, "__name__", ""))
     return name.split(".")[0]
-
-
-def nested(component: Mapping[str, Any], path: KeyPath) -> dict[str, list[Any]]:
-    """The arguments that are lists of components themselves: the schedulers of SequentialLR and ChainedScheduler.
-
-    Raises:
-        ConfigError: they are something else.
-    """
-    if component["type"] not in NESTED or "schedulers" not in component.get("args", {}):
-        return {}
-    inner = component["args"]["schedulers"]
-    if not isinstance(inner, list) or not all(
-        isinstance(item, dict) and isinstance(item.get("type"), str) for item in inner
-    ):
-        here = dotted((*path, "args", "schedulers"))
-        raise ConfigError(f'{here}: expected a list of components {{"type": NAME, "args": {{…}}}}, found {kind(inner)}')
-    if component["type"] == "SequentialLR" and any(item["type"] in NESTED for item in inner):
-        here = dotted((*path, "args", "schedulers"))
-        raise ConfigError(f"{here}: torch's SequentialLR cannot hold another {' or '.join(NESTED)}")
-    return {"schedulers": inner}
 
 
 def accepted(target: Callable[..., Any]) -> tuple[list[str], bool]:

@@ -80,22 +80,15 @@ class Factory:
     def _build(
         self, component: Component, path: "KeyPath", modules: "Modules", args: tuple[Any, ...], kwargs: Component
     ) -> Any:
-        from config.components import nested, required_class, section_of
+        from config.components import required_class, section_of
         from utils import seeding
 
         target = self._bound(component, path, modules, args, kwargs)
-        own = dict(component.get("args", {}))
-        for key, inner in nested(component, path).items():
-            own[key] = [
-                self._build(item, (*path, "args", key, i), modules, args, kwargs) for i, item in enumerate(inner)
-            ]
-        if component["type"] == "ChainedScheduler":  # takes its optimizer last
-            own["optimizer"], args = args[0], args[1:]
         # Randomness in a constructor depends on the component alone, not on what was built before.
         seeding.set_root_seed(self.settings.seed)
         seeding.seed_everything(self.settings.seed, "init", *([] if path == ("arch",) else path))
         where = self._place(component, path)
-        built = construct(target, args, {**own, **kwargs}, where)
+        built = construct(target, args, {**component.get("args", {}), **kwargs}, where)
         kind = required_class(section_of(path))
         if kind is not None and not isinstance(built, kind):
             raise ConfigError(f"{where}: made a {type(built).__name__}, not a {kind.__name__}")

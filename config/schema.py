@@ -4,7 +4,7 @@ The README's table and `config.schema.json` come from here, and so does every ch
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError
@@ -14,7 +14,7 @@ from config.source import KeyPath, Source, dotted, kind, override
 from utils.errors import ConfigError
 from utils.settings import Section, TrainerSettings
 
-__all__ = ["Checked", "Config", "check", "known", "unknown"]
+__all__ = ["Checked", "Config", "check", "known", "own_keys"]
 
 
 class Component(Section):
@@ -143,7 +143,11 @@ def check(source: Source, modification: Mapping[Any, Any] | None = None) -> Chec
         if value is not None:
             path = tuple(target.split(";")) if isinstance(target, str) else tuple(target)
             override(source, path, value, f"command line ({dotted(path)})", known)
-    problems = _slips(source)
+    problems = [
+        f"{source.where(path)}: {dotted(path)} is unknown: did you mean {near!r}?"
+        for path, near, beside in own_keys(source)
+        if near and not beside
+    ]
     try:
         settings = Config.model_validate(source.values)
     except ValidationError as error:
@@ -156,13 +160,26 @@ def check(source: Source, modification: Mapping[Any, Any] | None = None) -> Chec
     return Checked(source, settings, settings.model_dump())
 
 
-def unknown(source: Source) -> list[str]:
-    """The keys of the user's own, as dotted paths."""
-    keys: list[KeyPath] = [(key,) for key in source.values if key not in Config.model_fields and key != "$schema"]
-    for name, model in _SECTIONS.items():
-        values = source.values.get(name)
-        keys += [(name, key) for key in values if key not in model.model_fields] if isinstance(values, dict) else []
-    return [dotted(path) for path in keys]
+def own_keys(source: Source) -> Iterator[tuple[KeyPath, str | None, bool]]:
+    """The keys that the schema doesn't know, each with the known one it is like, and whether that is there, too."""
+    sections: dict[KeyPath, type[BaseModel]] = {(): Config, **{(name,): model for name, model in _SECTIONS.items()}}
+    metrics = source.values.get("metrics")
+    sections |= {("metrics", i): NamedComponent for i in range(len(metrics) if isinstance(metrics, list) else 0)}
+    for path, model in sections.items():
+        values: Any = source.values
+        for part in path:
+            values = values.get(part) if isinstance(values, dict) else values[part]
+        for key in values if isinstance(values, dict) else ():
+            if key not in model.model_fields and (*path, key) != ("$schema",):
+                near = nearest(key, model.model_fields)
+                beside = near in values
+                if not path and any(re.fullmatch(rf"{name}(_.+|\d+)|.+_{name}", key) for name in Config.model_fields):
+                    near = None  # optimizer_D, arch2 and my_loss are parts of the user's own
+                elif not path and key in TrainerSettings.model_fields:
+                    near, beside = f"trainer.{key}", False
+                elif path == ("trainer",) and key == "seed":
+                    near, beside = "seed", False
+                yield (*path, key), near, beside
 
 
 def _line(problem: str) -> tuple[str, int]:
@@ -174,9 +191,7 @@ def _worded(source: Source, error: dict[str, Any]) -> str:
     """One of pydantic's errors as: place: path: what is expected, what was found."""
     path = tuple(part for part in error["loc"] if part not in ("name", "component") or error["loc"][0] == part)
     if error["type"] == "missing":
-        near = nearest(str(path[-1]), _siblings(source, path))
-        hint = f" ({near!r} looks like it)" if near else ""
-        return f"{source.where(path[:-1])}: {dotted(path)} is missing{hint}"
+        return f"{source.where(path[:-1])}: {dotted(path)} is missing"
     wanted = str(error["msg"]).replace("Input should be", "expected").replace("'", '"')
     field = _field(path)
     if error["type"] == "string_pattern_mismatch" and field is not None:
@@ -186,48 +201,8 @@ def _worded(source: Source, error: dict[str, Any]) -> str:
     return f"{source.where(path)}: {dotted(path)}: {wanted}, found {kind(error['input'])}"
 
 
-def _siblings(source: Source, path: KeyPath) -> list[str]:
-    values: Any = source.values
-    for key in path[:-1]:
-        values = values[key]
-    return [key for key in values if isinstance(key, str)] if isinstance(values, dict) else []
-
-
 def _field(path: KeyPath) -> Any:
     if len(path) == 1:
         return Config.model_fields.get(str(path[0]))
     section = _SECTIONS.get(str(path[0]))
     return section.model_fields.get(str(path[1])) if section and len(path) == 2 else None
-
-
-def _slips(source: Source) -> list[str]:
-    """Unknown keys that resemble a known one; all others are the user's own."""
-    problems = []
-
-    def check(values: Any, model: type[BaseModel], path: KeyPath, own: bool) -> None:
-        if not isinstance(values, dict):
-            return
-        for key in values:
-            near = None if key in model.model_fields else nearest(key, model.model_fields)
-            if near and not (own and _own_component(key, list(model.model_fields))):
-                here = (*path, key)
-                problems.append(f"{source.where(here)}: {dotted(here)} is unknown: did you mean {near!r}?")
-
-    check(source.values, Config, (), own=True)
-    for section, key in [((), key) for key in TrainerSettings.model_fields] + [(("trainer",), "seed")]:
-        values = source.values if not section else source.values.get("trainer")
-        if isinstance(values, dict) and key in values:
-            meant = key if section else f"trainer.{key}"
-            here = (*section, key)
-            problems.append(f"{source.where(here)}: {dotted(here)} is unknown: did you mean {meant!r}?")
-    for name, model in _SECTIONS.items():
-        check(source.values.get(name), model, (name,), own=False)
-    metrics = source.values.get("metrics")
-    for i, metric in enumerate(metrics if isinstance(metrics, list) else []):
-        check(metric, NamedComponent, ("metrics", i), own=False)
-    return problems
-
-
-def _own_component(key: str, known_keys: list[str]) -> bool:
-    """optimizer_D, arch2 and my_loss are parts of the user's own, not slips."""
-    return any(re.fullmatch(rf"{name}(_.+|\d+)|.+_{name}", key) for name in known_keys)

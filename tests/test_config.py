@@ -121,6 +121,21 @@ def changed(**changes):
     return config
 
 
+def test_keys_of_the_user_s_own_that_resemble_ours(capfd):
+    own = {"speed": 3, "game": "go", "same": 1, "comment": "x", "optimizer_D": {"type": "Adam"}}
+    config = ConfigParser(changed(**own, trainer__epoch=3, arch__arg={"a": 1}))
+    assert config["speed"] == 3 and config["trainer"]["epoch"] == 3 and config["arch"]["arg"] == {"a": 1}
+    told = capfd.readouterr().out.splitlines()
+    assert [line for line in told if "beside" in line] == [
+        "speed is a key of your own, beside seed",
+        "game is a key of your own, beside name",
+        "same is a key of your own, beside name",
+        "arch.arg is a key of your own, beside args",
+        "trainer.epoch is a key of your own, beside epochs",
+    ]
+    assert "speed is unknown: did you mean 'seed'?" in error(ConfigParser, changed(seed=..., speed=3))
+
+
 @pytest.mark.parametrize(
     "config, messages",
     [
@@ -132,12 +147,15 @@ def changed(**changes):
         (changed(trainer__epochs=...), ["trainer.epochs is missing"]),
         (changed(trainer=...), ["trainer is missing"]),
         (changed(trainer=[]), ["trainer: expected an object in braces, found a list"]),
-        (changed(trainer__epoch=3), ["trainer.epoch is unknown: did you mean 'epochs'?"]),
-        (changed(trainer__early_stopp=3), ["did you mean 'early_stop'?"]),
-        (changed(trainer__saveDir="x"), ["trainer.saveDir is unknown: did you mean 'save_dir'?"]),
-        (changed(optimiser={"type": "SGD"}), ["optimiser is unknown: did you mean 'optimizer'?"]),
-        (changed(Arch={"type": "X"}), ["Arch is unknown: did you mean 'arch'?"]),
-        (changed(arch__arg={}), ["arch.arg is unknown: did you mean 'args'?"]),
+        (changed(trainer__epochs=..., trainer__epoch=3), ["trainer.epoch is unknown: did you mean 'epochs'?"]),
+        (changed(trainer__early_stop=..., trainer__early_stopp=3), ["did you mean 'early_stop'?"]),
+        (
+            changed(trainer__save_dir=..., trainer__saveDir="x"),
+            ["trainer.saveDir is unknown: did you mean 'save_dir'"],
+        ),
+        (changed(optimizer=..., optimiser={"type": "SGD"}), ["optimiser is unknown: did you mean 'optimizer'?"]),
+        (changed(arch=..., Arch={"type": "X"}), ["Arch is unknown: did you mean 'arch'?"]),
+        (changed(arch__args=..., arch__arg={}), ["arch.arg is unknown: did you mean 'args'?"]),
         (changed(lr_scheduler__interval="batch"), ["lr_scheduler.interval: expected", 'found "batch"']),
         (changed(trainer__monitor="val_loss"), ["trainer.monitor: expected", 'or "off"']),
         (changed(trainer__precision="fp64"), ["trainer.precision: expected"]),
@@ -148,7 +166,7 @@ def changed(**changes):
         (changed(metrics=[{"typ": "accuracy"}]), ["metrics.0.typ is unknown: did you mean 'type'?"]),
         (changed(loss=3), ["loss"]),
         (changed(seed=-1), ["seed: expected greater than or equal to 0"]),
-        (changed(seed=0.5, n_gpu="1"), ["seed: expected a valid integer", "n_gpu: expected an integer"]),
+        (changed(seed=0.5, n_gpu="1"), ["seed: expected a valid integer", "n_gpu: expected a valid integer"]),
     ],
 )
 def test_types_bounds_and_unknown_keys(tmp_path, config, messages):
@@ -275,7 +293,7 @@ def test_set_overrides_any_key(tmp_path, monkeypatch):
         ("trainer.epochs", "expected KEY=VALUE"),
         (
             "trainer.epochs=x",
-            'command line (--set trainer.epochs): trainer.epochs: expected a valid integer, found "x"',
+            '(--set trainer.epochs): trainer.epochs: expected a valid integer, found "x"',
         ),
         ("metrics.9=x", "metrics.9: the list has 2 items"),
         ("name.x=1", "name is no section"),

@@ -303,9 +303,9 @@ def test_what_is_changed_on_resume_is_used(tmp_path):
             "milestones of a running",
         ),
         (
-            {"type": "SequentialLR", "args": {"milestones": [1], "schedulers": [{"type": "ConstantLR"}] * 2}},
+            {"type": "OneCycleLR", "args": {"max_lr": 0.1}, "interval": "step"},
             "optimizer.args.lr=0.5",
-            "the learning rate follows SequentialLR",
+            "the learning rate follows OneCycleLR",
         ),
     ],
 )
