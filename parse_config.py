@@ -13,15 +13,17 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from config.factory import Factory
+from config.launch import Launch, add_options, read_command
+from config.schema import Checked, check, own_keys
+from config.source import Source, dotted, leaves, to_plain
+from logger.logger import setup_console
+from utils import run_folder
 from utils.errors import catch_user_errors
 from utils.files import ROOT, ensure_dir
-
-if TYPE_CHECKING:
-    from config.launch import Launch
-    from utils.run import Run
+from utils.run import Run
 
 
 class CustomArgs(NamedTuple):
@@ -61,12 +63,8 @@ class ConfigParser(Factory):
         resume: str | Path | None = None,
         modification: Mapping[Any, Any] | None = None,
         run_id: str | None = None,
-        launch: "Launch | None" = None,
+        launch: Launch | None = None,
     ) -> None:
-        from config.launch import Launch
-        from config.schema import Checked, check, own_keys
-        from config.source import Source, to_plain
-        from logger.logger import setup_console
 
         setup_console()
         if not isinstance(config, Checked):
@@ -75,7 +73,7 @@ class ConfigParser(Factory):
         logger = self.get_logger("config", self.settings.trainer.verbosity)
         for path, near, _ in own_keys(config.source):
             level, hint = (logging.WARNING, f", beside {near}") if near else (logging.DEBUG, "")
-            logger.log(level, f"{'.'.join(map(str, path))} is a key of your own{hint}")
+            logger.log(level, f"{dotted(path)} is a key of your own{hint}")
         if launch is None:
             launch = Launch(run_id=run_id)
             if resume is not None:
@@ -95,8 +93,6 @@ class ConfigParser(Factory):
             options: `CustomArgs`, or the like.
             evaluating: a run folder stands for its best checkpoint, and nothing is written.
         """
-        from config.launch import add_options, read_command
-        from logger.logger import setup_console
 
         catch_user_errors()
         targets = add_options(args, options, evaluating)
@@ -142,7 +138,7 @@ class ConfigParser(Factory):
         return self.run.log_dir
 
     @property
-    def run(self) -> "Run":
+    def run(self) -> Run:
         """The run: that of the checkpoint where one goes on or is evaluated, else a new one, made at the first use."""
         if self._run is None:
             from utils.run import Run
@@ -157,7 +153,6 @@ class ConfigParser(Factory):
         return self._run
 
     def _folder(self) -> Path:
-        from utils import run_folder
 
         launch, name = self.launch, self.settings.name
         if launch.checking:
@@ -174,7 +169,6 @@ class ConfigParser(Factory):
 
     def described(self) -> list[str]:
         """A line for each value: where it is in the config, what it is, and where it came from."""
-        from config.source import dotted, leaves
 
         given = {path for path, _ in leaves(self.source.values)}
         rows = [
@@ -185,10 +179,9 @@ class ConfigParser(Factory):
 
     def flat(self) -> dict[str, bool | str | int | float]:
         """Plain values by dotted path, for TensorBoard's hyper-parameters page."""
-        from config.source import leaves
 
         plain = {path: value for path, value in leaves(self.config) if isinstance(value, bool | str | int | float)}
-        return {".".join(map(str, path)): value for path, value in plain.items()}
+        return {dotted(path): value for path, value in plain.items()}
 
 
 if __name__ == "__main__":

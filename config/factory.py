@@ -7,15 +7,14 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from config.components import GIVEN, Binder, Given, Modules, accepted, find, required_class, section_of
+from config.names import matching
+from config.schema import Checked
+from config.source import KeyPath, dotted
 from utils.errors import ConfigError, UserError
 from utils.files import ROOT
-
-if TYPE_CHECKING:
-    from config.components import Modules
-    from config.schema import Checked
-    from config.source import KeyPath
 
 Component = dict[str, Any]
 
@@ -29,13 +28,11 @@ class Factory:
         checked: the config.
     """
 
-    def __init__(self, checked: "Checked") -> None:
-        from config.components import Binder
-
+    def __init__(self, checked: Checked) -> None:
         self.source, self.settings, self._values = checked
         self._binder = Binder(self.source)
 
-    def init_obj(self, name: str, module: "ModuleType | Modules", *args: Any, **kwargs: Any) -> Any:
+    def init_obj(self, name: str, module: ModuleType | Modules, *args: Any, **kwargs: Any) -> Any:
         """Build the component `name` of the config with the class or function that its type names in `module`.
 
         `config.init_obj("optimizer", torch.optim, parameters)` is `torch.optim.Adam(parameters, lr=0.001)` where the
@@ -47,8 +44,6 @@ class Factory:
         component = self._component(name)
         if component is None:
             return None
-        from config.names import matching
-
         built = self._build(component, (name,), _as_tuple(module), args, kwargs)
         if name == "arch" and component.get("freeze"):
             named = dict(built.named_parameters())
@@ -66,10 +61,8 @@ class Factory:
         component = self._component(name)
         if component is None:
             return None
-        from config import components
-
-        target = components.find((module,), name, component["type"], self.source, (name,))
-        lacking = [key for key in changes if key not in components.accepted(target)[0]]
+        target = find((module,), name, component["type"], self.source, (name,))
+        lacking = [key for key in changes if key not in accepted(target)[0]]
         if lacking:
             raise ConfigError(
                 f"{name}: {component['type']} has no argument {lacking[0]!r}: configure a loader of its own"
@@ -78,9 +71,8 @@ class Factory:
         return self._build(variant, (name,), (module,), (), {})
 
     def _build(
-        self, component: Component, path: "KeyPath", modules: "Modules", args: tuple[Any, ...], kwargs: Component
+        self, component: Component, path: KeyPath, modules: Modules, args: tuple[Any, ...], kwargs: Component
     ) -> Any:
-        from config.components import required_class, section_of
         from utils import seeding
 
         target = self._bound(component, path, modules, args, kwargs)
@@ -94,21 +86,19 @@ class Factory:
             raise ConfigError(f"{where}: made a {type(built).__name__}, not a {kind.__name__}")
         return built
 
-    def _place(self, component: Component, path: "KeyPath") -> str:
+    def _place(self, component: Component, path: KeyPath) -> str:
         """Where a component stands, with what the command line changed of it."""
         typed = {o for p, o in self.source.origins.items() if p[: len(path)] == path and o.startswith("command line")}
         with_ = f", {', '.join(sorted(typed))}" if typed else ""
-        return f"{self.where(*path)}: {'.'.join(map(str, path))} ({component['type']}){with_}"
+        return f"{self.where(*path)}: {dotted(path)} ({component['type']}){with_}"
 
     def _bound(
-        self, component: Component, path: "KeyPath", modules: "Modules", args: tuple[Any, ...], kwargs: Component
+        self, component: Component, path: KeyPath, modules: Modules, args: tuple[Any, ...], kwargs: Component
     ) -> Callable[..., Any]:
         """The class or function that a component names, its arguments checked."""
-        from config.components import Given
-
         return self._binder.bind(component, path, modules, Given(len(args), tuple(kwargs)))
 
-    def check(self, **modules: "ModuleType | Modules") -> None:
+    def check(self, **modules: ModuleType | Modules) -> None:
         """Check the names and arguments of all components at once, before any of them is built.
 
         Args:
@@ -117,8 +107,6 @@ class Factory:
         Raises:
             ConfigError: with all problems.
         """
-        from config.components import GIVEN, Given
-
         problems = []
         for name, module in modules.items():
             listed = name == "metrics"
@@ -136,12 +124,12 @@ class Factory:
         """The place in the config of the value at a path, such as "config.json:12:5"."""
         return self.source.where(path)
 
-    def init_ftn(self, name: str, module: "ModuleType | Modules", *args: Any, **kwargs: Any) -> Any:
+    def init_ftn(self, name: str, module: ModuleType | Modules, *args: Any, **kwargs: Any) -> Any:
         """The function that the component `name` names, with its arguments set; an instance if it is a class."""
         component = self._component(name)
         return None if component is None else self._function(component, (name,), _as_tuple(module), args, kwargs)
 
-    def init_ftns(self, name: str, module: "ModuleType | Modules") -> list[Any]:
+    def init_ftns(self, name: str, module: ModuleType | Modules) -> list[Any]:
         """`init_ftn` for each component of a list, such as the metrics.
 
         Raises:
@@ -159,7 +147,7 @@ class Factory:
         return list(functions.values())
 
     def _function(
-        self, component: Component, path: "KeyPath", modules: "Modules", args: tuple[Any, ...], kwargs: Component
+        self, component: Component, path: KeyPath, modules: Modules, args: tuple[Any, ...], kwargs: Component
     ) -> Any:
         """A loss or metric with its arguments set, under its name in the logs."""
         target: Any = self._bound(component, path, modules, args, kwargs)
@@ -189,7 +177,7 @@ class Factory:
         return name in self._values
 
 
-def _as_tuple(module: "ModuleType | Modules") -> "Modules":
+def _as_tuple(module: ModuleType | Modules) -> Modules:
     return module if isinstance(module, tuple) else (module,)
 
 

@@ -6,17 +6,16 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from config.json_file import read_source
 from config.schema import Checked, check, known
 from config.source import Source, dotted, leaves, override, read_value, to_plain
+from utils import run_folder
+from utils.content import Content
 from utils.errors import CheckpointError, ConfigError, NonFiniteError
 from utils.files import ROOT, read_json
-
-if TYPE_CHECKING:
-    from utils.content import Content
-    from utils.run import Run
+from utils.run import Run
 
 AUTO = "auto"
 #: Keys of the trainer that say how long, and what is written: with others of these it is still the same run.
@@ -34,16 +33,16 @@ class Launch:
     #: The checkpoint to start from.
     checkpoint: Path | None = None
     #: The run to go on in.
-    run: "Run | None" = None
+    run: Run | None = None
     #: The name of a new run's folder; None is the time.
     run_id: str | None = None
     #: (dotted path, old value, new value) of what differs from the config of the checkpoint.
     changes: list[tuple[str, Any, Any]] = field(default_factory=list)
     #: The parsed command line, if there was one.
     args: argparse.Namespace = field(default_factory=argparse.Namespace)
-    _content: "Content | None" = None
+    _content: Content | None = None
 
-    def content(self) -> "Content | None":
+    def content(self) -> Content | None:
         """What the checkpoint holds, read at the first call; None without one."""
         if self._content is None and self.checkpoint is not None:
             from utils import checkpoint
@@ -98,10 +97,8 @@ def read_command(args: argparse.Namespace, modification: Mapping[Any, Any], eval
             raise ConfigError(f"{flag} is empty: an unset variable?")
     if args.config is None and args.resume is None:
         raise ConfigError("say what to train: -c config.json, or -r CHECKPOINT to continue a run")
-    from utils.run import Run
-    from utils.run_folder import check_run_id
 
-    check_run_id(args.run_id)
+    run_folder.check_run_id(args.run_id)
     launch = Launch(checking=getattr(args, "check", False), run_id=args.run_id, args=args)
     auto = args.resume == AUTO and not evaluating
     if auto and args.config is None:
@@ -140,7 +137,7 @@ def _source(launch: Launch) -> Source:
 
 def _read_start(launch: Launch, given: str) -> None:
     """Start from a checkpoint file, or of a run folder from its newest whole one if it is continued, else its best."""
-    from utils import checkpoint, run_folder
+    from utils import checkpoint
 
     path = Path(given).absolute()
     folder = path if path.is_dir() else path.parent
@@ -168,7 +165,6 @@ def _read_start(launch: Launch, given: str) -> None:
 
 
 def _start_from_newest(launch: Launch, folder: Path) -> None:
-    from utils import run_folder
 
     launch.checkpoint, launch._content, warnings = run_folder.newest_whole(folder)
     for warning in warnings:
@@ -177,7 +173,6 @@ def _start_from_newest(launch: Launch, folder: Path) -> None:
 
 def _find_run(launch: Launch, checked: Checked) -> None:
     """What `-r auto` continues: the run `run_id`, else the newest of the config that can go on, else nothing."""
-    from utils.run import Run
 
     models = ROOT / checked.settings.trainer.save_dir / "models" / checked.settings.name
     if launch.run_id is not None:
@@ -219,8 +214,7 @@ def _obstacle(folder: Path, checked: Checked) -> str:
     return f"ended with exit {ended}" if ended in (ConfigError.exit_code, NonFiniteError.exit_code) else ""
 
 
-def _go_on_in(launch: Launch, run: "Run") -> None:
-    from utils import run_folder
+def _go_on_in(launch: Launch, run: Run) -> None:
 
     launch.run = run
     if any(run_folder.checkpoints(run.folder)) or (run.folder / run_folder.BEST).exists():
