@@ -14,8 +14,6 @@ from utils import seeding
 from utils.errors import ConfigError, DataError
 from utils.stopping import shielded, start_worker
 
-Collate = Callable[[list[Any]], Any]
-
 
 class BaseDataLoader(DataLoader[Any]):
     """A DataLoader with a validation split, and the same batches on every machine and after every interruption.
@@ -47,7 +45,7 @@ class BaseDataLoader(DataLoader[Any]):
         shuffle: bool,
         validation_split: float,
         num_workers: int,
-        collate_fn: Collate = torch_default_collate,
+        collate_fn: Callable[[list[Any]], Any] = torch_default_collate,
         *,
         name: str = "train",
         device_resident: bool = False,
@@ -96,12 +94,8 @@ class BaseDataLoader(DataLoader[Any]):
             options["worker_init_fn"] = partial(start_worker, options.get("worker_init_fn"))
         if self._order is None:
             options["persistent_workers"] = False  # their generators would go on from pass to pass
-            options |= {
-                "batch_size": self.batch_size,
-                "collate_fn": self.collate_fn,
-                "drop_last": self.drop_last,
-            }
-            return _Inner(self.dataset, **options)
+            own = {name: getattr(self, name) for name in ("batch_size", "collate_fn", "drop_last")}
+            return _Inner(self.dataset, **own, **options)
         options.setdefault("generator", torch.Generator())
         # batch_size None: an index is a whole batch, with its place, which even a prefetching worker then knows.
         return _Inner(self._fetcher, batch_size=None, sampler=self._order, collate_fn=_unchanged, **options)

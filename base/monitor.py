@@ -6,6 +6,8 @@ from typing import Any
 
 from utils.errors import ConfigError
 
+_STATE = ("best", "best_epoch", "bad_epochs")
+
 
 class Monitor:
     """Watches one number of the log.
@@ -60,14 +62,9 @@ class Monitor:
 
     def state_dict(self) -> dict[str, Any]:
         """Best value, its epoch, and the epochs since."""
-        return {
-            "setting": f"{self.mode} {self.name}",
-            "best": self.best,
-            "best_epoch": self.best_epoch,
-            "bad_epochs": self.bad_epochs,
-        }
+        return {"setting": f"{self.mode} {self.name}"} | {name: getattr(self, name) for name in _STATE}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on judging, unless it is another number that is watched now."""
         if state["setting"] == f"{self.mode} {self.name}":
-            self.best, self.best_epoch, self.bad_epochs = state["best"], state["best_epoch"], state["bad_epochs"]
+            vars(self).update({name: state[name] for name in _STATE})

@@ -31,14 +31,9 @@ def held_by(trainer: Any) -> Held:
         if stateful and all(part is not other for other in (model, *parts.values())):
             parts[name] = part
     loader = getattr(trainer, "data_loader", None)
-    fixed = {
-        "seed": trainer.seed,
-        "samples": getattr(loader, "n_samples", None),
-        "validation_split": getattr(loader, "validation_split", None),
-        "batch_size": getattr(loader, "batch_size", None),
-        "accumulate": getattr(trainer, "accumulate", None),
-        "batches": getattr(trainer, "len_epoch", None),
-    }
+    fixed = {name: getattr(loader, name, None) for name in ("validation_split", "batch_size")}
+    fixed |= {"seed": trainer.seed, "samples": getattr(loader, "n_samples", None)}
+    fixed |= {"accumulate": getattr(trainer, "accumulate", None), "batches": getattr(trainer, "len_epoch", None)}
     return Held(model, parts, fixed)
 
 

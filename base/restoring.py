@@ -50,12 +50,8 @@ def check_weights(config: "ConfigParser", model: nn.Module, state: Content) -> N
 
 
 def _without_skipped(config: "ConfigParser", weights: Mapping[str, Any]) -> State:
-    patterns = config["arch"].get("skip") or []
-    return {
-        name: value
-        for name, value in weights.items()
-        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-    }
+    skipped = {name for pattern in config["arch"].get("skip") or [] for name in fnmatch.filter(weights, pattern)}
+    return {name: value for name, value in weights.items() if name not in skipped}
 
 
 def load(config: "ConfigParser", held: Held, state: Content, now: State) -> None:

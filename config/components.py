@@ -12,8 +12,7 @@ from typing import Any, NamedTuple, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from config.names import nearest
-from config.source import KeyPath, Source, dotted, kind
+from config.source import KeyPath, Source, dotted, kind, nearest
 from utils.errors import ConfigError
 
 #: What each section of the config must be, as its kind in words and the base class as "module:name".

@@ -10,9 +10,8 @@ from types import ModuleType
 from typing import Any
 
 from config.components import GIVEN, Binder, Given, Modules, accepted, find, required_class, section_of
-from config.names import matching
 from config.schema import Checked
-from config.source import KeyPath, dotted
+from config.source import KeyPath, dotted, matching
 from utils.errors import ConfigError, UserError
 from utils.files import ROOT
 

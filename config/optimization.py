@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from config.components import find
 from config.factory import Factory, construct
-from config.names import matching
+from config.source import matching
 from utils.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError
 
-from config.names import nearest
-from config.source import KeyPath, Source, dotted, kind, override
+from config.source import KeyPath, Source, dotted, kind, nearest, override
 from utils.errors import ConfigError
 from utils.settings import Section, TrainerSettings
 
@@ -102,16 +101,9 @@ class Config(Section):
 
 
 #: Sections whose keys are known; below `args` the signature decides.
-_SECTIONS: dict[str, type[BaseModel]] = {
-    "arch": Arch,
-    "data_loader": Component,
-    "valid_data_loader": Component,
-    "test_data_loader": Component,
-    "optimizer": Optimizer,
-    "lr_scheduler": LRScheduler,
-    "trainer": TrainerSettings,
-    "loss": NamedComponent,
-}
+_LOADERS = ("data_loader", "valid_data_loader", "test_data_loader")
+_SECTIONS: dict[str, type[BaseModel]] = {"arch": Arch, **dict.fromkeys(_LOADERS, Component), "optimizer": Optimizer}
+_SECTIONS |= {"lr_scheduler": LRScheduler, "trainer": TrainerSettings, "loss": NamedComponent}
 
 
 def known(section: KeyPath) -> list[str]:

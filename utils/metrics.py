@@ -3,18 +3,12 @@
 import copy
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from utils.checkpoint import plain
 from utils.errors import CheckpointError
-
-
-class ScalarWriter(Protocol):
-    """What a tracker needs of a TensorBoard writer."""
-
-    def add_scalar(self, tag: str, value: float) -> None: ...
 
 
 class MetricTracker:
@@ -29,7 +23,7 @@ class MetricTracker:
         objects: metrics with `update`, `compute` and `reset`; the tracker has copies of its own.
     """
 
-    def __init__(self, *keys: str, writer: ScalarWriter | None = None, objects: Sequence[Any] = ()) -> None:
+    def __init__(self, *keys: str, writer: Any = None, objects: Sequence[Any] = ()) -> None:
         self.writer = writer
         self._keys = keys
         self.objects = {metric.__name__: copy.deepcopy(metric) for metric in objects}

@@ -91,8 +91,7 @@ class Runtime:
         self._settings = settings
         self._stays = device.type == "cpu" and not settings.channels_last
         self._dtype = _DTYPES.get(settings.precision)
-        self._scaled = settings.precision == "fp16"
-        self._scaler = torch.amp.GradScaler(device.type, enabled=self._scaled)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
         if settings.matmul_precision != "highest":
             torch.set_float32_matmul_precision(settings.matmul_precision)
         if settings.deterministic:
@@ -129,18 +128,14 @@ class Runtime:
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradients of `loss`."""
         with self.part("backward"):
-            (self._scaler.scale(loss) if self._scaled else loss).backward()
+            self._scaler.scale(loss).backward()
 
     def apply(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradients, let the optimizer apply them, clear them."""
         with self.part("optimizer"):
-            if self._settings.clip_grad_norm is not None:
-                self.clip(optimizer)
-            if self._scaled:
-                self._scaler.step(optimizer)
-                self._scaler.update()
-            else:
-                optimizer.step()
+            self.clip(optimizer)
+            self._scaler.step(optimizer)  # where it is off, this is the optimizer's own step
+            self._scaler.update()
             optimizer.zero_grad(set_to_none=True)
 
     def clip(self, optimizer: torch.optim.Optimizer) -> None:
