@@ -12,15 +12,13 @@ from typing import Any, NamedTuple, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from config.source import KeyPath, Source, dotted, kind, nearest
+from config.source import LOADERS, KeyPath, Source, dotted, kind, nearest
 from utils.errors import ConfigError
 
 #: What each section of the config must be, as its kind in words and the base class as "module:name".
 KINDS = {
     "arch": ("model", "torch.nn:Module"),
-    "data_loader": ("data loader", "torch.utils.data:DataLoader"),
-    "valid_data_loader": ("data loader", "torch.utils.data:DataLoader"),
-    "test_data_loader": ("data loader", "torch.utils.data:DataLoader"),
+    **dict.fromkeys(LOADERS, ("data loader", "torch.utils.data:DataLoader")),
     "optimizer": ("optimizer", "torch.optim:Optimizer"),
     "lr_scheduler": ("scheduler", "torch.optim.lr_scheduler:LRScheduler"),
 }
@@ -45,81 +43,62 @@ class Given(NamedTuple):
     later: bool = False
 
 
-class Binder:
-    """Looks components up and binds their arguments to signatures, each of them once.
+def bind(source: Source, component: Mapping[str, Any], path: KeyPath, modules: Modules, given: Given) -> Any:
+    """What a component names: a class, a function, or another object that is called; its arguments fit the signature.
 
-    Args:
-        source: the config, which knows the places of its values.
+    Raises:
+        ConfigError: with a line for each problem of it.
     """
+    section, here = section_of(path), f"{source.where(path)}: {dotted(path)}"
+    target = find(modules, section, component["type"], source, path)
+    if target.__module__ == "torch.optim.lr_scheduler" and "schedulers" in accepted(target)[0]:
+        raise ConfigError(f"{here}: its schedulers cannot come from a config: {OWN_FUNCTION}")
+    found = []
+    for name in [name for name in component if name not in KEYS and name in accepted(target)[0]]:
+        wrong, meant = (*path, name), dotted((*path, "args", name))
+        found.append(f"{source.where(wrong)}: {dotted(wrong)} is unknown: did you mean {meant}?")
+    given = given._replace(later=section in CALLED_LATER and not inspect.isclass(target))
+    found += _problems(source, target, component.get("args", {}), (*path, "args"), given)
+    for i, group in enumerate(component.get("param_groups", []) if section == "optimizer" else []):
+        options = {name: value for name, value in group.items() if name != "match"}
+        found += _problems(source, target, options, (*path, "param_groups", i), given._replace(later=True))
+    if found:
+        raise ConfigError("\n  ".join(found))
+    return target
 
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self._bound: dict[Any, Any] = {}
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"source": self.source, "_bound": {}}  # modules cannot be copied
-
-    def bind(self, component: Mapping[str, Any], path: KeyPath, modules: Modules, given: Given) -> Any:
-        """What a component names: a class, a function, or another object that is called.
-
-        Raises:
-            ConfigError: with a line for each problem of it.
-        """
-        key = (path, modules, given, json.dumps(component, default=str))
-        if key not in self._bound:
-            section = section_of(path)
-            target = find(modules, section, component["type"], self.source, path)
-            if target.__module__ == "torch.optim.lr_scheduler" and "schedulers" in accepted(target)[0]:
-                raise ConfigError(f"{self._where(path)}: its schedulers cannot come from a config: {OWN_FUNCTION}")
-            found = []
-            for name in [name for name in component if name not in KEYS and name in accepted(target)[0]]:
-                meant = dotted((*path, "args", name))
-                found.append(f"{self._where((*path, name))} is unknown: did you mean {meant}?")
-            given = given._replace(later=section in CALLED_LATER and not inspect.isclass(target))
-            found += self._arguments(target, component.get("args", {}), (*path, "args"), given)
-            for i, group in enumerate(component.get("param_groups", []) if section == "optimizer" else []):
-                options = {name: value for name, value in group.items() if name != "match"}
-                found += self._arguments(target, options, (*path, "param_groups", i), given._replace(later=True))
-            if found:
-                raise ConfigError("\n  ".join(found))
-            self._bound[key] = target
-        return self._bound[key]
-
-    def _where(self, path: KeyPath) -> str:
-        return f"{self.source.where(path)}: {dotted(path)}"
-
-    def _arguments(self, target: Any, args: Mapping[str, Any], path: KeyPath, given: Given) -> list[str]:
-        """A line for each argument that is unknown, doubled, missing or of the wrong type."""
-        try:
-            parameters = list(inspect.signature(target).parameters.values())
-        except (TypeError, ValueError):  # a builtin without a signature says no itself
-            return []
-        name = getattr(target, "__name__", str(target))
-        positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        by_program = {p.name for p in positional[: given.positional]} | set(given.names)
-        needed = [
-            p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-        ]
-        names, open_ended = accepted(target)
-        annotations = _annotations(target)
-        problems = []
-        for key, value in args.items():
-            where = self._where((*path, key))
-            if key in by_program:
-                problems.append(f"{where}: the program gives {name} its {key}: leave it out")
-            elif key not in names:
-                near = nearest(key, names)
-                if near or not open_ended:
-                    hint = f": did you mean {near!r}?" if near else ""
-                    hidden = by_program | set(needed if given.later else ())
-                    takes = ", ".join(n for n in names if n not in hidden) or "no arguments"
-                    problems.append(f"{where}: {name} has no argument {key!r}{hint} (it takes {takes})")
-            elif key in annotations:
-                problems += [f"{where}: {problem}" for problem in _type_problem(name, key, annotations[key], value)]
-        for key in [] if given.later else needed:
-            if key not in args and key not in by_program:
-                problems.append(f"{self._where(path)}: {name} needs {key!r}")
-        return problems
+def _problems(source: Source, target: Any, args: Mapping[str, Any], path: KeyPath, given: Given) -> list[str]:
+    """A line for each argument that is unknown, doubled, missing or of the wrong type."""
+    try:
+        parameters = list(inspect.signature(target).parameters.values())
+    except (TypeError, ValueError):  # a builtin without a signature says no itself
+        return []
+    name = getattr(target, "__name__", str(target))
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    by_program = {p.name for p in positional[: given.positional]} | set(given.names)
+    needed = [
+        p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    ]
+    names, open_ended = accepted(target)
+    annotations = _annotations(target)
+    problems = []
+    for key, value in args.items():
+        where = f"{source.where((*path, key))}: {dotted((*path, key))}"
+        if key in by_program:
+            problems.append(f"{where}: the program gives {name} its {key}: leave it out")
+        elif key not in names:
+            near = nearest(key, names)
+            if near or not open_ended:
+                hint = f": did you mean {near!r}?" if near else ""
+                hidden = by_program | set(needed if given.later else ())
+                takes = ", ".join(n for n in names if n not in hidden) or "no arguments"
+                problems.append(f"{where}: {name} has no argument {key!r}{hint} (it takes {takes})")
+        elif key in annotations:
+            problems += [f"{where}: {problem}" for problem in _type_problem(name, key, annotations[key], value)]
+    for key in [] if given.later else needed:
+        if key not in args and key not in by_program:
+            problems.append(f"{source.where(path)}: {dotted(path)}: {name} needs {key!r}")
+    return problems
 
 
 def section_of(path: KeyPath) -> str:

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import json
 import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -9,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from config.components import GIVEN, Binder, Given, Modules, accepted, find, required_class, section_of
+from config.components import GIVEN, Given, Modules, accepted, bind, find, required_class, section_of
 from config.schema import Checked
 from config.source import KeyPath, dotted, matching
 from utils.errors import ConfigError, UserError
@@ -29,7 +30,7 @@ class Factory:
 
     def __init__(self, checked: Checked) -> None:
         self.source, self.settings, self._values = checked
-        self._binder = Binder(self.source)
+        self._targets: dict[Any, Any] = {}
 
     def init_obj(self, name: str, module: ModuleType | Modules, *args: Any, **kwargs: Any) -> Any:
         """Build the component `name` of the config with the class or function that its type names in `module`.
@@ -74,7 +75,7 @@ class Factory:
     ) -> Any:
         from utils import seeding
 
-        target = self._bound(component, path, modules, args, kwargs)
+        target = self._bind(component, path, modules, Given(len(args), tuple(kwargs)))
         # Randomness in a constructor depends on the component alone, not on what was built before.
         seeding.set_root_seed(self.settings.seed)
         seeding.seed_everything(self.settings.seed, "init", *([] if path == ("arch",) else path))
@@ -91,11 +92,15 @@ class Factory:
         with_ = f", {', '.join(sorted(typed))}" if typed else ""
         return f"{self.where(*path)}: {dotted(path)} ({component['type']}){with_}"
 
-    def _bound(
-        self, component: Component, path: KeyPath, modules: Modules, args: tuple[Any, ...], kwargs: Component
-    ) -> Callable[..., Any]:
-        """The class or function that a component names, its arguments checked."""
-        return self._binder.bind(component, path, modules, Given(len(args), tuple(kwargs)))
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_targets": {}}  # modules cannot be copied
+
+    def _bind(self, component: Component, path: KeyPath, modules: Modules, given: Given) -> Any:
+        """What a component names, its arguments checked, once."""
+        key = (path, modules, given, json.dumps(component, default=str))
+        if key not in self._targets:
+            self._targets[key] = bind(self.source, component, path, modules, given)
+        return self._targets[key]
 
     def check(self, **modules: ModuleType | Modules) -> None:
         """Check the names and arguments of all components at once, before any of them is built.
@@ -113,7 +118,7 @@ class Factory:
                 path = (name, i) if listed else (name,)
                 try:
                     if value is not None:
-                        self._binder.bind(_component(value), path, _as_tuple(module), Given(GIVEN.get(name, 0)))
+                        self._bind(_component(value), path, _as_tuple(module), Given(GIVEN.get(name, 0)))
                 except ConfigError as error:
                     problems.append(str(error))
         if problems:
@@ -149,7 +154,7 @@ class Factory:
         self, component: Component, path: KeyPath, modules: Modules, args: tuple[Any, ...], kwargs: Component
     ) -> Any:
         """A loss or metric with its arguments set, under its name in the logs."""
-        target: Any = self._bound(component, path, modules, args, kwargs)
+        target: Any = self._bind(component, path, modules, Given(len(args), tuple(kwargs)))
         given, name = {**component.get("args", {}), **kwargs}, component.get("name") or component["type"]
         if inspect.isclass(target):
             result = construct(target, args, given, self._place(component, path))

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError
 
-from config.source import KeyPath, Source, dotted, kind, nearest, override
+from config.source import LOADERS, KeyPath, Source, dotted, kind, nearest, override
 from utils.errors import ConfigError
 from utils.settings import Section, TrainerSettings
 
@@ -101,8 +101,7 @@ class Config(Section):
 
 
 #: Sections whose keys are known; below `args` the signature decides.
-_LOADERS = ("data_loader", "valid_data_loader", "test_data_loader")
-_SECTIONS: dict[str, type[BaseModel]] = {"arch": Arch, **dict.fromkeys(_LOADERS, Component), "optimizer": Optimizer}
+_SECTIONS: dict[str, type[BaseModel]] = {"arch": Arch, **dict.fromkeys(LOADERS, Component), "optimizer": Optimizer}
 _SECTIONS |= {"lr_scheduler": LRScheduler, "trainer": TrainerSettings, "loss": NamedComponent}
 
 

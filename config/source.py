@@ -12,6 +12,7 @@ from utils.errors import ConfigError
 
 #: A dotted path as a tuple: keys of objects, and indices of lists.
 KeyPath = tuple[str | int, ...]
+LOADERS = ("data_loader", "valid_data_loader", "test_data_loader")
 
 
 @dataclass
@@ -76,23 +77,24 @@ def override(source: Source, path: KeyPath, value: Any, origin: str, known: Call
         elif isinstance(target, dict) and isinstance(target.get(str(key)), dict | list):
             target = target[str(key)]
         elif isinstance(target, dict) and key in known(path[:depth]) and target.get(str(key)) is None:
-            target[str(key)] = {}
-            target = target[str(key)]
+            target[str(key)] = target = {}
         else:
-            near = nearest(str(key), target) if isinstance(target, dict) else None
-            hint = f": did you mean {dotted((*path[:depth], near))}?" if near else ""
-            raise ConfigError(f"{origin}: {dotted(here)} is no section of the config{hint}")
+            raise _no_place(origin, here, "is no section of the config", target if isinstance(target, dict) else ())
     if isinstance(target, list):
         _item(target, path[-1], path, origin)
         target[int(path[-1])] = value
     elif path[-1] in target or path[-1] in known(path[:-1]) or "args" in path[:-1]:
         target[str(path[-1])] = value
     else:
-        near = nearest(str(path[-1]), [*target, *known(path[:-1])])
-        hint = f": did you mean {dotted((*path[:-1], near))}?" if near else ""
-        raise ConfigError(f"{origin}: {dotted(path)} is neither in the config nor a known key{hint}")
+        raise _no_place(origin, path, "is neither in the config nor a known key", [*target, *known(path[:-1])])
     source.origins = {p: origin for p, origin in source.origins.items() if p[: len(path)] != path}
     source.origins[path] = origin
+
+
+def _no_place(origin: str, path: KeyPath, what: str, names: Iterable[str]) -> ConfigError:
+    near = nearest(str(path[-1]), names)
+    hint = f": did you mean {dotted((*path[:-1], near))}?" if near else ""
+    return ConfigError(f"{origin}: {dotted(path)} {what}{hint}")
 
 
 def _item(items: list[Any], key: str | int, path: KeyPath, origin: str) -> Any:

@@ -1,7 +1,8 @@
 """Where a run's numbers go: the table of epochs, TensorBoard, and any tracker of your own are writers."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Protocol
 
 
@@ -32,24 +33,22 @@ class Writers:
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         """Hand the numbers to each."""
-        for writer in self._writers:
-            try:
-                if writer not in self._failed:
-                    writer.log(numbers, step)
-            except Exception as error:  # whatever a tracker meets (no network, a full disk) must not end a training
-                self._failed.append(writer)
-                self._warn(writer, error)
+        for writer in [writer for writer in self._writers if writer not in self._failed]:
+            with self._warning(writer):
+                writer.log(numbers, step)
 
     def close(self) -> None:
         """Close each."""
         for writer in self._writers:
-            try:
+            with self._warning(writer):
                 writer.close()
-            except Exception as error:  # the run has been saved
-                self._warn(writer, error)
 
-    def _warn(self, writer: Writer, error: Exception) -> None:
-        name = type(writer).__name__
-        logging.getLogger("logger").warning(
-            f"{name} is off from here on, training goes on: {type(error).__name__}: {error}"
-        )
+    @contextmanager
+    def _warning(self, writer: Writer) -> Iterator[None]:
+        """Whatever a writer meets (no network, a full disk) must not end a training."""
+        try:
+            yield
+        except Exception as error:
+            self._failed.append(writer)
+            what = f"{type(writer).__name__} is off from here on, training goes on"
+            logging.getLogger("logger").warning(f"{what}: {type(error).__name__}: {error}")

@@ -51,19 +51,18 @@ def create(parent: Path, run_id: str | None) -> Path:
     check_run_id(run_id)
     ensure_dir(parent)
     name = run_id or datetime.now().strftime("%Y%m%d_%H%M%S")
-    number = 1
+    folder, number = parent / name, 1
     while True:
-        folder = parent / (name if number == 1 else f"{name}-{number}")
         try:
             folder.mkdir()
+            return folder
         except FileExistsError:
             if run_id is not None:
                 raise ConfigError(f"the run {folder} exists: continue it with -r, or choose another --run_id") from None
             number += 1
-            continue
+            folder = parent / f"{name}-{number}"
         except OSError as error:
             raise StorageError(f"{folder} cannot be made: {error.strerror}") from error
-        return folder
 
 
 def checkpoint_name(epoch: int, step: int | None) -> str:
