@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -182,7 +181,3 @@ class ConfigParser(Factory):
 
         plain = {path: value for path, value in leaves(self.config) if isinstance(value, bool | str | int | float)}
         return {dotted(path): value for path, value in plain.items()}
-
-
-if __name__ == "__main__":
-    sys.exit("parse_config.py is imported by train.py and test.py: run python train.py -c config.json")

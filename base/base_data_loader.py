@@ -105,9 +105,7 @@ class BaseDataLoader(DataLoader[Any]):
             raise ConfigError(f"device_resident: {type(self.dataset).__name__} is iterable: its batches are its own")
         self._fetcher.check_resident()
         if self.num_workers or pinned:
-            raise ConfigError(
-                "device_resident makes the batches on the device: set num_workers to 0 and pin_memory to false"
-            )
+            raise ConfigError("device_resident makes batches on the device: set num_workers to 0, pin_memory to false")
 
     def __len__(self) -> int:
         if self._order is not None:
@@ -127,9 +125,7 @@ class BaseDataLoader(DataLoader[Any]):
             try:
                 self._fetcher.to(device)
             except torch.OutOfMemoryError as error:
-                raise DataError(
-                    f"device_resident: the data of {self.name!r} does not fit on {device}: {error}"
-                ) from error
+                raise DataError(f"device_resident: {self.name!r} does not fit on {device}: {error}") from error
             self._order.device = self._brought_to = device
         return self
 

@@ -23,17 +23,12 @@ def check_parts(kind: type, template: type, criterion: Any, optimizer: Any) -> N
     Raises:
         ConfigError: naming the method, or where there is one.
     """
-    own = {name for name in ("_forward", "_compute", "_update", "_train_epoch") if _replaced(kind, template, name)}
+    names = ("_forward", "_compute", "_update", "_train_epoch")
+    own = {name for name in names if getattr(kind, name) is not getattr(template, name)}
     if criterion is None and not own:
         raise ConfigError("loss is missing: name one of model/loss.py, or give the trainer a _forward of its own")
     if isinstance(optimizer, torch.optim.LBFGS) and not own & {"_update", "_train_epoch"}:
-        raise ConfigError(
-            "optimizer: LBFGS computes its loss several times a step: take the trainer of examples/lbfgs.py"
-        )
-
-
-def _replaced(kind: type, template: type, name: str) -> bool:
-    return getattr(kind, name) is not getattr(template, name)
+        raise ConfigError("LBFGS computes its loss several times a step: take the trainer of examples/lbfgs.py")
 
 
 def check_settings(
@@ -66,16 +61,10 @@ def check_settings(
         problem("accumulate", f"{settings.accumulate} batches are more than the {batches} of an epoch")
     if batches and settings.save_step and settings.save_step >= batches:
         problem("save_step", f"an epoch has {batches} batches, so this would never save")
-    problems += _precision_problems(config, device)
+    if settings.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
+        problem("precision", f"{torch.cuda.get_device_name(device)} has no bf16: use fp16")
     for name in names:
         if name in RESERVED or names.count(name) > 1:
             problems.append(f'metrics: the name {name!r} is taken: give the metric a "name" of its own')
     if problems:
         raise ConfigError("\n  ".join(dict.fromkeys(problems)))
-
-
-def _precision_problems(config: "ConfigParser", device: torch.device) -> list[str]:
-    precision, where = config.settings.trainer.precision, config.where("trainer", "precision")
-    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        return [f"{where}: trainer.precision: {torch.cuda.get_device_name(device)} has no bf16: use fp16"]
-    return []

@@ -36,11 +36,10 @@ class Monitor:
             ConfigError: it is not.
         """
         names = list(names)
+        there = ", ".join(names)
         if self.on and self.name not in names:
             hint = " (there is no validation data)" if self.name.startswith("val_") and self.name[4:] in names else ""
-            raise ConfigError(
-                f"trainer.monitor: no metric is called {self.name!r}{hint}; there are: {', '.join(names)}"
-            )
+            raise ConfigError(f"trainer.monitor: no metric is called {self.name!r}{hint}; there are: {there}")
 
     def update(self, epoch: int, log: Mapping[str, float]) -> bool:
         """Judge an epoch; only a strictly better, finite value is an improvement."""

@@ -118,10 +118,8 @@ def _part_problems(name: str, part: Any, state: Content, saved: State) -> list[s
     if isinstance(part, torch.optim.Optimizer):
         return _optimizer_problems(name, part, saved)
     if hasattr(part, "total_steps") and part.total_steps != saved.get("total_steps"):
-        raise ConfigError(
-            f"{name}: a {saved_class} made for {saved.get('total_steps')} steps cannot become one of "
-            f"{part.total_steps} under way: keep the epochs, or start a new run with -c and -r"
-        )
+        change = f"made for {saved.get('total_steps')} steps cannot become one of {part.total_steps} under way"
+        raise ConfigError(f"{name}: a {saved_class} {change}: keep the epochs, or {NEW_RUN}")
     return []
 
 

@@ -149,9 +149,8 @@ def find(modules: Modules, section: str, type_name: str, source: Source, path: K
     own = [name for name, (value, module) in found.items() if _package(value) == _package(module)]
     names = ", ".join(sorted(own)) or "none"
     there = " and ".join(module.__name__ for module in modules) + (" have" if modules[1:] else " has")
-    raise ConfigError(
-        f"{source.where(path)}: {dotted(path)}: {there} no {what} {type_name!r}{hint}\n  there are: {names}"
-    )
+    here = f"{source.where(path)}: {dotted(path)}"
+    raise ConfigError(f"{here}: {there} no {what} {type_name!r}{hint}\n  there are: {names}")
 
 
 def _package(value: Any) -> str:

@@ -64,9 +64,7 @@ class Factory:
         target = find((module,), name, component["type"], self.source, (name,))
         lacking = [key for key in changes if key not in accepted(target)[0]]
         if lacking:
-            raise ConfigError(
-                f"{name}: {component['type']} has no argument {lacking[0]!r}: configure a loader of its own"
-            )
+            raise ConfigError(f"{name}: {component['type']} has no argument {lacking[0]!r}: configure one of its own")
         variant = {**component, "args": {**component.get("args", {}), **changes}}
         return self._build(variant, (name,), (module,), (), {})
 
@@ -144,9 +142,8 @@ class Factory:
             function = self._function(_component(item), (name, i), _as_tuple(module), (), {})
             label = function.__name__
             if label in functions:
-                raise ConfigError(
-                    f"{self.where(name, i)}: {name}.{i}: there are two {label!r}: give one a name of its own"
-                )
+                where = f"{self.where(name, i)}: {name}.{i}"
+                raise ConfigError(f"{where}: there are two {label!r}: give one a name of its own")
             functions[label] = function
         return list(functions.values())
 

@@ -123,7 +123,5 @@ def _check_plateau(config: Factory, mode: str, where: str) -> None:
     if config["lr_scheduler"]["interval"] != "epoch":
         raise ConfigError(f'{where}: ReduceLROnPlateau judges epochs: "interval": "epoch"')
     if monitor != "off" and not monitor.startswith(f"{mode} "):
-        raise ConfigError(
-            f'{where}: ReduceLROnPlateau with mode "{mode}" watches trainer.monitor "{monitor}": '
-            f'set its "mode" to "{monitor.split()[0]}"'
-        )
+        wanted = f'watches trainer.monitor "{monitor}": set its "mode" to "{monitor.split()[0]}"'
+        raise ConfigError(f'{where}: ReduceLROnPlateau with mode "{mode}" {wanted}')

@@ -5,7 +5,6 @@ import json
 import os
 import shlex
 import sys
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -44,8 +43,8 @@ def ensure_dir(dirname: str | Path) -> None:
 
 
 def read_json(fname: str | Path) -> Any:
-    """Read a JSON file; objects keep the order of their keys."""
-    return json.loads(Path(fname).read_text(encoding="utf-8"), object_pairs_hook=OrderedDict)
+    """Read a JSON file."""
+    return json.loads(Path(fname).read_text(encoding="utf-8"))
 
 
 def write_json(content: Mapping[str, Any] | list[Any], fname: str | Path) -> None:

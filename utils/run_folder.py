@@ -118,11 +118,8 @@ def whole_beside(path: Path) -> list[str]:
     """The names of the whole checkpoints in the folder of `path`, newest first, for an error message."""
     from utils import checkpoint
 
-    others = [saved.path for saved in reversed(checkpoints(path.parent)) if saved.path != path]
-    best = path.parent / BEST
-    if best.exists() and best != path:
-        others.append(best)
-    return [other.name for other in others if checkpoint.damage(other) is None]
+    files = [*(saved.path for saved in reversed(checkpoints(path.parent))), path.parent / BEST]
+    return [file.name for file in files if file != path and checkpoint.damage(file) is None]
 
 
 def set_aside_later(folder: Path, epoch: int, step: int | None) -> list[str]:
