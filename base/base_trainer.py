@@ -66,10 +66,8 @@ class BaseTrainer(ABC):
         self.settings = settings = config.settings.trainer
         self.logger: logging.Logger = config.get_logger("trainer", settings.verbosity)
         config.get_logger("checkpoint", settings.verbosity)
-        self.model = model
-        self.criterion = criterion
-        self.metric_ftns = metric_ftns
-        self.optimizer = optimizer
+        self.model, self.criterion = model, criterion
+        self.metric_ftns, self.optimizer = metric_ftns, optimizer
         self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         self.epochs: int = settings.epochs
         self.seed: int = config["seed"]
@@ -77,10 +75,8 @@ class BaseTrainer(ABC):
         self.stop = StopRequest(
             lambda: f" in epoch {self.epoch}, which has to be done again\n{self._checkpoints.resume_hint()}"
         )
-        self.start_epoch = 1
-        #: The epoch in hand, and how many of its batches are done.
-        self.epoch = 1
-        self.step = 0
+        #: The first epoch, that in hand, and how many of its batches are done.
+        self.start_epoch, self.epoch, self.step = 1, 1, 0
         #: The learning rate of the last update.
         self.lr = math.nan
         goes_on = config.launch.task == "continue"

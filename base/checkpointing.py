@@ -95,9 +95,8 @@ class Checkpoints:
     def _advised(self, error: BaseException) -> BaseException:
         """An error about the data, with what can be done."""
         if "Expected more than 1 value per channel" in str(error):
-            error = DataError(
-                "a batch of one sample cannot pass BatchNorm: set data_loader.args.drop_last, or another batch_size"
-            ).with_traceback(error.__traceback__)
+            hint = "a batch of one sample cannot pass BatchNorm: set data_loader.args.drop_last, or another batch_size"
+            error = DataError(hint).with_traceback(error.__traceback__)
         if isinstance(error, DataError):
             error.args = (f"{error}\n  {self.resume_hint()}",)
         return error

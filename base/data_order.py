@@ -248,7 +248,5 @@ def _lost_worker(error: RuntimeError, name: str, batch: int) -> DataError | None
     text = str(error).splitlines()[0] if str(error) else ""
     if not text.startswith("DataLoader"):
         return None
-    return DataError(
-        f"the loader {name!r} lost a worker before batch {batch}: {text}\n"
-        "  out of memory? try a smaller num_workers or batch_size; num_workers 0 shows an error where it happens"
-    )
+    hint = "out of memory? try a smaller num_workers or batch_size; num_workers 0 shows an error where it happens"
+    return DataError(f"the loader {name!r} lost a worker before batch {batch}: {text}\n  {hint}")

@@ -56,10 +56,9 @@ class LossWatch:
         # An update with several optimizers has more losses than batches.
         where = f"step {step - batches + bad + 1}" if batches == len(values) else f"by step {step}"
         last = values[bad - 1] if bad else before
-        raise NonFiniteError(
-            f"the loss became {values[bad]} in epoch {epoch}, {where} (lr {float(lr):.3g}, "
-            f"last finite loss {'none' if last is None else f'{float(last):.4g}'})\n  {hint}"
-        )
+        finite = "none" if last is None else f"{float(last):.4g}"
+        where += f" (lr {float(lr):.3g}, last finite loss {finite})"
+        raise NonFiniteError(f"the loss became {values[bad]} in epoch {epoch}, {where}\n  {hint}")
 
 
 def check_finite(model: nn.Module, epoch: int, lr: float, hint: str) -> None:

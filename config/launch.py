@@ -158,10 +158,9 @@ def _read_start(launch: Launch, given: str) -> None:
             raise CheckpointError(f"{error}{hint}") from None
     is_run = (folder / "config.json").exists() and folder.parent.parent.name == "models"
     if launch.task == "continue" and not is_run:
-        raise CheckpointError(
-            f"{launch.checkpoint} is not in a run folder (models/NAME/RUN with a config.json), so it cannot be "
-            f"continued: move it to one, or start a new run with its weights: -c CONFIG -r {given}"
-        )
+        why = "is not in a run folder (models/NAME/RUN with a config.json), so it cannot be continued"
+        hint = f"move it to one, or start a new run with its weights: -c CONFIG -r {given}"
+        raise CheckpointError(f"{launch.checkpoint} {why}: {hint}")
 
 
 def _start_from_newest(launch: Launch, folder: Path) -> None:

@@ -90,10 +90,9 @@ def init_scheduler(config: Factory, optimizer: "torch.optim.Optimizer", batches:
     scheduler = config.init_obj("lr_scheduler", modules, optimizer, **lengths)
     total = getattr(scheduler, "total_steps", steps)
     if total != steps:
-        raise ConfigError(
-            f"{where}: {kind} is made for {total} steps, but the run takes {steps} (one every "
-            f'{component["interval"]}): leave total_steps, epochs and steps_per_epoch out, or set "interval"'
-        )
+        needed = f"but the run takes {steps} (one every {component['interval']})"
+        hint = 'leave total_steps, epochs and steps_per_epoch out, or set "interval"'
+        raise ConfigError(f"{where}: {kind} is made for {total} steps, {needed}: {hint}")
     return scheduler
 
 

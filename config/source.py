@@ -38,8 +38,7 @@ def dotted(path: KeyPath) -> str:
 
 def kind(value: Any) -> str:
     """A value in plain words, for an error message."""
-    names = {bool: "", dict: "an object", list: "a list", type(None): "null"}
-    name = names.get(type(value), "")
+    name = "an object" if isinstance(value, dict) else "a list" if isinstance(value, list) else ""
     return name or json.dumps(value, ensure_ascii=False, default=str)[:60]
 
 

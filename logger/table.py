@@ -23,8 +23,7 @@ class EpochTable:
     """
 
     def __init__(self, logger: logging.Logger, best_epoch: Callable[[], int]) -> None:
-        self.logger = logger
-        self._best_epoch = best_epoch
+        self.logger, self._best_epoch = logger, best_epoch
         self._header: list[str] = []
 
     def log(self, numbers: Row, step: int) -> None:

@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-_METHODS = re.compile(
-    r"add_(scalars?|images?|audio|text|histogram(_raw)?|pr_curve|embedding|figure|video|mesh|graph|hparams)"
-)
+_KINDS = r"scalars?|images?|audio|text|histogram(_raw)?|pr_curve|embedding|figure|video|mesh|graph|hparams"
 _WITHOUT_MODE = {"add_histogram", "add_histogram_raw", "add_embedding", "add_text"}
 _WITHOUT_STEP = {"add_graph", "add_hparams"}
 
@@ -30,11 +28,8 @@ class TensorboardWriter:
     """
 
     def __init__(self, log_dir: Path | None, logger: logging.Logger, enabled: bool) -> None:
-        self.log_dir = log_dir
-        self.logger = logger
-        self.enabled = enabled
-        self.step = 0
-        self.mode = ""
+        self.log_dir, self.logger, self.enabled = log_dir, logger, enabled
+        self.step, self.mode = 0, ""
         #: Points at this step and later, of an earlier process of the run, are dropped.
         self.purge_step: int | None = None
         self._writer: Any = None
@@ -53,7 +48,7 @@ class TensorboardWriter:
         self.mode = before
 
     def __getattr__(self, name: str) -> Callable[..., None]:
-        if not _METHODS.fullmatch(name):
+        if not re.fullmatch(f"add_({_KINDS})", name):
             raise AttributeError(f"TensorboardWriter has no method {name!r}")
         return lambda tag, *args, **kwargs: self._write(name, tag, *args, **kwargs)
 

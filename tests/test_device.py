@@ -59,8 +59,8 @@ def test_resident_on_the_cpu_trains_the_same(tmp_path):
         ({"kind": "points"}, r"device_resident: Points has no __getitems__\(indices\)"),
         ({"kind": "subset"}, r"device_resident: Points has no __getitems__\(indices\)"),
         ({"kind": "stream"}, "device_resident: Stream is iterable"),
-        ({"kind": "whole", "num_workers": 1}, "set num_workers to 0 and pin_memory to false"),
-        ({"kind": "whole", "pin_memory": True}, "set num_workers to 0 and pin_memory to false"),
+        ({"kind": "whole", "num_workers": 1}, "set num_workers to 0, pin_memory to false"),
+        ({"kind": "whole", "pin_memory": True}, "set num_workers to 0, pin_memory to false"),
     ],
 )
 def test_what_cannot_be_resident_is_refused(arguments, message):
@@ -157,7 +157,7 @@ def test_data_that_does_not_fit_is_told(monkeypatch):
 
     monkeypatch.setattr(InMemoryImages, "to", full)
     loader = BaseDataLoader(images(), 8, True, 0.0, 0, device_resident=True)
-    with pytest.raises(DataError, match=r"the data of 'train' does not fit on meta: .*90 GiB"):
+    with pytest.raises(DataError, match=r".train. does not fit on meta: .*90 GiB"):
         loader.to(META)
 
 

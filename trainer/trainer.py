@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from tqdm import tqdm
 
 from base.base_data_loader import BaseDataLoader
 from base.base_trainer import BaseTrainer, Log
@@ -21,7 +22,6 @@ from base.loss_watch import LossWatch
 from base.parts import averaged, evaluating, keep_buffers, networks, to_training
 from utils.errors import ConfigError
 from utils.metrics import MetricTracker
-from utils.progress import progress_bar
 from utils.runtime import Runtime, first_tensor, unwrap
 
 if TYPE_CHECKING:
@@ -111,7 +111,8 @@ class Trainer(BaseTrainer):
         batches = training_batches(self.data_loader, done + self.step, done + last, self.seed)
         if self.writer.enabled and done + self.step == 0:
             batches = self._show_inputs(batches)
-        with progress_bar(f"epoch {epoch}/{self.epochs}", self.step, self.len_epoch) as bar:
+        label = f"epoch {epoch}/{self.epochs}"
+        with tqdm(desc=label, initial=self.step, total=self.len_epoch, unit="batch", leave=False, disable=None) as bar:
             while True:
                 with self.runtime.part("data"):
                     group = list(islice(batches, self.accumulate))

@@ -239,10 +239,8 @@ def _check_globals(path: Path) -> None:
     except Exception as error:  # the scan of a hostile pickle may fail in any way
         raise CheckpointError(f"refused: {path} is no pickle of tensors and plain data ({error})") from None
     if any(name.startswith("parse_config.") for name in found):
-        raise CheckpointError(
-            f"{path} was saved by the classic template, with a pickled ConfigParser; convert it:\n"
-            f"  python tools/convert_checkpoint.py {path} NEW.pth"
-        )
+        how = f"convert it:\n  python tools/convert_checkpoint.py {path} NEW.pth"
+        raise CheckpointError(f"{path} was saved by the classic template, with a pickled ConfigParser; {how}")
     if found:
         raise CheckpointError(f"refused: {path} contains globals [{', '.join(sorted(found))}]")
 

@@ -54,10 +54,8 @@ class Run:
         with contextlib.suppress(OSError):
             free = shutil.disk_usage(self.folder).free
             if free < 2 * size:
-                raise StorageError(
-                    f"{self.folder} has {free / 1e6:.0f} MB free, and two checkpoints take {2 * size / 1e6:.0f} MB: "
-                    "make room, or set trainer.save_dir"
-                )
+                needed = f"two checkpoints take {2 * size / 1e6:.0f} MB: make room, or set trainer.save_dir"
+                raise StorageError(f"{self.folder} has {free / 1e6:.0f} MB free, and {needed}")
 
     def begin(self, config: Mapping[str, Any]) -> None:
         """Describe the run in its folder, now that nothing stands in its way."""

@@ -38,13 +38,9 @@ def prepare_device(n_gpu: int) -> tuple[torch.device, list[int]]:
 def unwrap(model: nn.Module) -> nn.Module:
     """The module inside DataParallel, DistributedDataParallel and `torch.compile`, whose names a checkpoint keeps."""
     inner: Any = model
-    while True:
-        if isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            inner = inner.module
-        elif hasattr(inner, "_orig_mod"):
-            inner = inner._orig_mod
-        else:
-            return cast(nn.Module, inner)
+    while isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel) or hasattr(inner, "_orig_mod"):
+        inner = inner._orig_mod if hasattr(inner, "_orig_mod") else inner.module
+    return cast(nn.Module, inner)
 
 
 def to_device(batch: Any, device: torch.device, channels_last: bool = False) -> Any:
@@ -66,12 +62,8 @@ def first_tensor(batch: Any) -> torch.Tensor | None:
     """The first tensor of a batch, in the order of its containers."""
     if isinstance(batch, torch.Tensor):
         return batch
-    if isinstance(batch, dict | list | tuple):
-        for value in batch.values() if isinstance(batch, dict) else batch:
-            tensor = first_tensor(value)
-            if tensor is not None:
-                return tensor
-    return None
+    values = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, list | tuple) else ()
+    return next((tensor for tensor in map(first_tensor, values) if tensor is not None), None)
 
 
 class Runtime:
