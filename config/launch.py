@@ -139,10 +139,12 @@ def _read_start(launch: Launch, given: str) -> None:
     """Start from a checkpoint file, or of a run folder from its newest whole one if it is continued, else its best."""
     from utils import checkpoint
 
-    path = Path(given).absolute()
-    folder = path if path.is_dir() else path.parent
-    if folder.parent.parent.name != "models":  # links to a run are followed, those inside `save_dir` are not
-        path, folder = path.resolve(), folder.resolve()
+    there = Path(given).absolute()
+    # A link to a run is followed, but those inside `save_dir` are not: the log folder stands beside them.
+    for path in (there, there.parent / there.readlink() if there.is_symlink() else there, there.resolve()):
+        folder = path if path.is_dir() else path.parent
+        if folder.parent.parent.name == "models":
+            break
     if launch.task == "continue" and launch.run_id is not None:
         raise ConfigError("--run_id names a new run: a run that is continued with -r keeps its folder")
     if launch.task != "continue" and (path / run_folder.BEST).exists():

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import Dataset, IterableDataset, Subset, WeightedRandomSampler
 
 from base import BaseDataLoader, BaseModel
-from config.optimization import init_scheduler
+from config.optimization import init_optimizer, init_scheduler
 from parse_config import ConfigParser
 from trainer import Trainer
 from utils.seeding import uniform_rows
@@ -202,6 +202,14 @@ def build(config, resume=None, run_id=None, trainer_class=Trainer, **kwargs):
         lr_scheduler=init_scheduler(parser, optimizer, len(loader)),
         **kwargs,
     )
+
+
+def init_optimizer_from(parser):
+    """A trainer whose optimizer has the groups that the config says."""
+    trainer = build(parser)
+    trainer.optimizer = init_optimizer(parser, trainer.model)
+    trainer.lr_scheduler = init_scheduler(parser, trainer.optimizer, len(trainer.data_loader))
+    return trainer
 
 
 def train(config, **kwargs):
