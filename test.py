@@ -1,11 +1,15 @@
 """Evaluate a checkpoint: python test.py -r saved/models/NAME/RUN/model_best.pth"""
 
 import argparse
+import contextlib
+import logging
+import time
+from pathlib import Path
 from typing import Any
 
 from parse_config import ConfigParser, CustomArgs
 from utils.errors import ConfigError, StorageError, run_command
-from utils.files import write_json
+from utils.files import read_json, write_json
 
 
 def main(config: ConfigParser, split: str) -> None:
@@ -17,15 +21,25 @@ def main(config: ConfigParser, split: str) -> None:
     loader = test_loader(config, module_data) if split == "test" else valid_loader(config, module_data)
     trainer = build(config, training=False)
     trainer.restore()
-    metrics = trainer.evaluate(loader)
-    logger.info(f"{config.resume}, {split} data, {loader.n_samples:,} samples")
+    metrics = trainer.evaluate(loader, trainer.valid_metrics)
+    samples = trainer.valid_metrics.count(trainer.loss_terms[0])
+    logger.info(f"{config.resume}, {split} data, {samples:,} samples")
     width = max(map(len, metrics))
     for name, value in metrics.items():
         logger.info(f"{name:<{width}}  {value!r}")
     assert config.resume is not None
-    result = config.resume.parent / "test.json"
+    entry = {"checkpoint": config.resume.name, "split": split, "samples": samples, "metrics": metrics}
+    keep(config.resume.parent / "test.json", {**entry, "when": time.strftime("%Y-%m-%dT%H:%M:%S%z")}, logger)
+
+
+def keep(file: Path, entry: dict[str, Any], logger: logging.Logger) -> None:
+    """Note a result beside the checkpoint, in place of an earlier one of the same checkpoint and split."""
+    others = []
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # there is none yet, or it is spoilt
+        same = entry["checkpoint"], entry["split"]
+        others = [old for old in read_json(file)["results"] if (old["checkpoint"], old["split"]) != same]
     try:
-        write_json({"checkpoint": config.resume.name, "split": split, "metrics": metrics}, result)
+        write_json({"results": [*others, entry]}, file)
     except StorageError as error:
         logger.warning(f"{error}; the numbers above are all there is")
 

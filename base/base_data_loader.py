@@ -6,10 +6,10 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Subset, SubsetRandomSampler
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Subset
 from torch.utils.data import default_collate as torch_default_collate
 
-from base.data_order import PassOrder, SeededFetcher, handed_out, replayed
+from base.data_order import PassOrder, SeededFetcher, Split, handed_out, replayed
 from utils import seeding
 from utils.errors import ConfigError, DataError
 from utils.stopping import shielded, start_worker
@@ -147,7 +147,7 @@ class BaseDataLoader(DataLoader[Any]):
             place = (self.seed, self.name, "pass", epoch)
             batches = replayed(self._inner, place, place, first, last)
         else:
-            order.epoch, order.first, order.last = epoch, first, len(order) if last is None else last
+            order.epoch, order.first, order.last = epoch, first, order.n_batches(epoch > 0) if last is None else last
             direct = self.num_workers == 0 and not self.pin_memory
             batches = map(self._fetcher.__getitem__, order) if direct else iter(self._inner)
         return handed_out(batches, self.seed, self.name, epoch, first)
@@ -167,7 +167,7 @@ class BaseDataLoader(DataLoader[Any]):
         indices = np.arange(n)
         np.random.RandomState(0).shuffle(indices)
         order = cast(Sequence[int], indices)  # an array, not a list of a million Python integers
-        return SubsetRandomSampler(order[n_valid:]), SubsetRandomSampler(order[:n_valid])
+        return Split(order[n_valid:]), Split(order[:n_valid])
 
     def split_validation(self) -> "BaseDataLoader | None":
         """A loader of the held-out samples, in a fixed order and without augmentation; None without a split."""

@@ -64,7 +64,7 @@ def check_settings(
     if settings.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
         problem("precision", f"{torch.cuda.get_device_name(device)} has no bf16: use fp16")
     for name in names:
-        if name in RESERVED or names.count(name) > 1:
+        if name in RESERVED or names.count(name) > 1 or (name[:4] == "val_" and name[4:] in names):
             problems.append(f'metrics: the name {name!r} is taken: give the metric a "name" of its own')
     if problems:
         raise ConfigError("\n  ".join(dict.fromkeys(problems)))

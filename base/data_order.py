@@ -32,6 +32,10 @@ class Failure(NamedTuple):
     message: str
 
 
+class Split(SubsetRandomSampler):
+    """One side of the validation split; unlike a user's sampler, it is shuffled only if the loader shuffles."""
+
+
 @dataclass(eq=False)
 class PassOrder(Sampler[BatchIndex]):
     """The batches of one pass at a time, in an order that depends on the seed, the loader's name and the epoch.
@@ -60,11 +64,14 @@ class PassOrder(Sampler[BatchIndex]):
     epoch, first, last, device = 1, 0, 0, torch.device("cpu")
 
     def __len__(self) -> int:
-        """Batches in a pass."""
+        return self.n_batches(True)
+
+    def n_batches(self, training: bool) -> int:
+        """Batches in a pass; an evaluation drops none."""
         if self.batch_sampler is not None:
             return len(self.batch_sampler)
         n = self.n_yielded()
-        return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
+        return n // self.batch_size if self.drop_last and training else -(-n // self.batch_size)
 
     def n_yielded(self) -> int:
         """Samples in a pass, before `drop_last`."""
@@ -93,7 +100,7 @@ class PassOrder(Sampler[BatchIndex]):
     def _order(self, epoch: int) -> torch.Tensor:
         """The order of a pass: int64 [n]."""
         place = (self.seed, self.name, "order", epoch)
-        if type(self.sampler) is SubsetRandomSampler:  # the classic validation split: no list of Python integers
+        if type(self.sampler) is Split:  # no list of Python integers
             indices = torch.as_tensor(self.sampler.indices)
             return indices[seeding.permutation(len(indices), *place)] if self.shuffle else indices
         if self.sampler is not None:
@@ -120,11 +127,12 @@ class SeededFetcher(Dataset[Any]):
         self.dataset, self.collate_fn, self.seed, self.name = dataset, collate_fn, seed, name
         inner = dataset
         self._subsets: list[np.ndarray[Any, Any] | torch.Tensor] = []
-        while isinstance(inner, Subset):
+        while type(inner) is Subset:
             self._subsets.append(np.asarray(inner.indices, dtype=np.int64))
             inner = inner.dataset
         self._inner = inner
-        self._whole: Any = inner if hasattr(inner, "__getitems__") else None
+        own = getattr(type(inner), "__getitems__", None)
+        self._whole: Any = inner if own not in (None, Subset.__getitems__) else None
         self._draws_freely = not getattr(inner, "draws_rows_only", False)
 
     def check_resident(self) -> None:

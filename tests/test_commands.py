@@ -52,8 +52,8 @@ def test_the_commands_printed_at_the_end_work(trained):
     (test,) = re.findall(r"python (test.py -r .*)", result.stdout)
     evaluated = command(folder, *test.split(), python=["-W", "error"])
     assert evaluated.returncode == 0 and evaluated.stderr == ""
-    written = json.loads((models(folder) / "test.json").read_text())
-    assert written["checkpoint"] == "model_best.pth" and written["split"] == "test"
+    (written,) = json.loads((models(folder) / "test.json").read_text())["results"]
+    assert written["checkpoint"] == "model_best.pth" and written["split"] == "test" and written["samples"] == 1000
     assert f"accuracy   {written['metrics']['accuracy']!r}" in evaluated.stdout
 
 
@@ -64,6 +64,12 @@ def test_validation_prints_the_logs_numbers_to_the_last_digit(trained):
         row = list(csv.DictReader(file))[-1]
     for name in ("loss", "accuracy", "top_k_acc"):
         assert re.search(rf"{name} +{re.escape(row['val_' + name])}\n", result.stdout)
+    results = json.loads((models(folder) / "test.json").read_text())["results"]
+    assert {(one["checkpoint"], one["split"]) for one in results} >= {("checkpoint-epoch2.pth", "valid")}
+    assert (
+        command(folder, "test.py", "-r", models(folder) / "checkpoint-epoch2.pth", "--split", "valid").returncode == 0
+    )
+    assert len(json.loads((models(folder) / "test.json").read_text())["results"]) == len(results)  # one of each
 
 
 def test_a_checkpoint_is_evaluated_anywhere(trained, tmp_path):

@@ -33,7 +33,7 @@ def test_averages_are_over_samples():
     assert again.result() == tracker.result() and again.since_last() == tracker.since_last()
     tracker.reset()
     assert tracker.result() == {}
-    with pytest.raises(ValueError, match=r"accuracy: one value, or one for each sample.*\[2, 2\]"):
+    with pytest.raises(ConfigError, match=r"accuracy: expected one value, or one for each.*\[2, 2\]"):
         tracker.update("accuracy", torch.ones(2, 2))
 
 

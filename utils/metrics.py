@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from utils.checkpoint import plain
-from utils.errors import CheckpointError
+from utils.errors import CheckpointError, ConfigError
 
 
 class MetricTracker:
@@ -42,28 +42,29 @@ class MetricTracker:
         for metric in self.objects.values():
             metric.update(output, target)
 
-    def update(self, key: str, value: Any, n: float = 1) -> None:
-        """Add the mean `value` of `n` samples, or a tensor [n] with one value for each sample (`n` is then its length).
+    def update(self, key: str, value: Any, n: float | None = None) -> None:
+        """Add the mean `value` of `n` samples (by default one), or a tensor [n] with one value for each sample.
 
         Raises:
-            ValueError: a tensor of more than one dimension.
+            ConfigError: a tensor of another shape.
         """
         if self.writer is not None:
             self.writer.add_scalar(key, float(value if not isinstance(value, torch.Tensor) else value.float().mean()))
+        size = list(value.shape) if isinstance(value, torch.Tensor) else []
+        if size and (len(size) > 1 or n not in (None, *size)):
+            raise ConfigError(f"{key}: expected one value, or one for each of {n} samples, found a tensor {size}")
+        n = (*size, 1)[0] if n is None else n
         if not isinstance(value, torch.Tensor):
             self._sums[key] = self._sums.get(key, 0.0) + float(value) * n
         else:
-            if value.ndim > 1:
-                raise ValueError(f"{key}: one value, or one for each sample, not a tensor of shape {list(value.shape)}")
             total = self._sums.get(key)
             if not isinstance(total, torch.Tensor):
                 dtype = torch.float32 if value.device.type == "mps" else torch.float64
                 total = self._sums[key] = torch.full((), total or 0.0, dtype=dtype, device=value.device)
-            if value.ndim == 0:
-                total.add_(value.detach(), alpha=n)
-            else:
+            if size:
                 total += value.detach().sum(dtype=total.dtype)
-                n = len(value)
+            else:
+                total.add_(value.detach(), alpha=n)
         self._counts[key] = self._counts.get(key, 0) + n
 
     def add(self, other: "MetricTracker") -> None:
