@@ -53,6 +53,10 @@ class BaseDataLoader(DataLoader[Any]):
     ) -> None:
         sampler, batch_sampler = options.pop("sampler", None), options.pop("batch_sampler", None)
         _check(batch_size, sampler, batch_sampler, options)
+        if validation_split and (sampler is not None or batch_sampler is not None):
+            raise ConfigError("validation_split has no effect beside a sampler of your own: set it to 0")
+        if batch_sampler is not None and (shuffle or options.get("drop_last")):
+            raise ConfigError("shuffle and drop_last have no effect beside a batch_sampler: set them to false")
         self.validation_split, self.shuffle, self.name = validation_split, shuffle, name
         self.seed = seeding.root_seed()
         #: The pass that the next bare iteration takes.
@@ -112,7 +116,10 @@ class BaseDataLoader(DataLoader[Any]):
             return len(self._order)
         if not hasattr(self.dataset, "__len__"):
             raise DataError(f"{type(self.dataset).__name__} has no length: give it a __len__, the samples of a pass")
-        return len(self._inner)
+        # Each worker makes batches of its own share, which may leave one more unfinished.
+        n, workers, size = len(self.dataset), max(self.num_workers, 1), cast(int, self.batch_size)
+        shares = [n // workers + (i < n % workers) for i in range(workers)]
+        return sum(share // size if self.drop_last else -(-share // size) for share in shares)
 
     def to(self, device: torch.device) -> "BaseDataLoader":
         """Bring resident data to a device, where its batches are made from now on; other data stays where it is.

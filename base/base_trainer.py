@@ -77,6 +77,8 @@ class BaseTrainer(ABC):
         )
         #: The first epoch, that in hand, and how many of its batches are done.
         self.start_epoch, self.epoch, self.step = 1, 1, 0
+        #: Whether the run had come to its end.
+        self._ended = False
         #: The learning rate of the last update.
         self.lr = math.nan
         goes_on = config.launch.task == "continue"
@@ -127,6 +129,7 @@ class BaseTrainer(ABC):
             self.logger.info(f"resuming from {launch.checkpoint}")
             step = saved["progress"]["step"]
             self.start_epoch, self.step, self.lr = saved["epoch"] + (step is None), step or 0, saved["progress"]["lr"]
+            self._ended = saved["progress"]["finished"]
         launch.release()
 
     def _run_epoch(self, epoch: int) -> Log:
@@ -163,7 +166,7 @@ class BaseTrainer(ABC):
             self.epochs = min(self.epochs, self.start_epoch)
         # A run whose patience was at its end has nothing left to do.
         epochs = range(self.start_epoch, 0 if self.monitor.exhausted else self.epochs + 1)
-        if epochs:
+        if epochs or (self._ended and run.state() != "finished"):  # a kill came between the last file and the end
             self._begin()
         self.logger.info(f"run folder: {self.checkpoint_dir}")
         return epochs
@@ -178,10 +181,9 @@ class BaseTrainer(ABC):
         run.begin(self.config.snapshot())
         if not self.model.training:
             self.logger.warning("the model is in evaluation mode, and trains in it: model.train() would change that")
+        self.writer.purge_step = (self.start_epoch - 1) * getattr(self, "len_epoch", 0) + self.step + 1
         if self._metrics.path.exists():
             self._metrics.cut(self.start_epoch - 1)
-            length = getattr(self, "len_epoch", 0)
-            self.writer.purge_step = (self.start_epoch - 1) * length + self.step + 1
         else:
             self.writer.add_text("config", self.config.as_markdown())
 

@@ -207,6 +207,10 @@ def replayed(
         fetch: of a batch, without its number: what data draws in this process is seeded from it.
     """
     seeding.seed_everything(*place)
+    if getattr(loader, "persistent_workers", False):  # their generators would go on from pass to pass
+        loader._iterator = None  # type: ignore[attr-defined]
+    if hasattr(getattr(loader, "sampler", None), "set_epoch"):
+        loader.sampler.set_epoch(place[-1])  # type: ignore[attr-defined]
     if getattr(loader, "generator", None) is not None:  # a DataLoader's own
         loader.generator.manual_seed(seeding.mix(*place))  # type: ignore[attr-defined]
     batches = iter(loader)

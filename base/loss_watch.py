@@ -16,7 +16,7 @@ class LossWatch:
     """
 
     def __init__(self, policy: str) -> None:
-        self.policy = policy
+        self.policy, self.skipped = policy, False
         self._losses: list[torch.Tensor] = []
         self._last: torch.Tensor | None = None
         self._looked = 0
@@ -28,7 +28,8 @@ class LossWatch:
     def accepts(self, losses: list[torch.Tensor]) -> bool:
         """Note the losses of an update; False if it is to be skipped, which waits for the GPU to know."""
         if self.policy == "skip":
-            return bool(torch.isfinite(torch.stack(losses)).all())
+            self.skipped = not torch.isfinite(torch.stack(losses)).all()
+            return not self.skipped
         if self.policy == "stop":
             self._losses += losses
         return True

@@ -31,9 +31,10 @@ def held_by(trainer: Any) -> Held:
         if stateful and all(part is not other for other in (model, *parts.values())):
             parts[name] = part
     loader = getattr(trainer, "data_loader", None)
-    fixed = {name: getattr(loader, name, None) for name in ("validation_split", "batch_size")}
+    fixed = {name: getattr(loader, name, None) for name in ("validation_split", "batch_size", "shuffle")}
     fixed |= {"seed": trainer.seed, "samples": getattr(loader, "n_samples", None)}
     fixed |= {"accumulate": getattr(trainer, "accumulate", None), "batches": getattr(trainer, "len_epoch", None)}
+    fixed["metrics"] = [metric.__name__ for metric in trainer.metric_ftns]
     return Held(model, parts, fixed)
 
 
@@ -93,11 +94,14 @@ def evaluating(parts: list[nn.Module]) -> Iterator[None]:
 
 def keep_buffers(parts: list[nn.Module]) -> Callable[[], None]:
     """What puts the buffers of networks back as they are now."""
-    buffers = [(buffer, buffer.clone()) for network in parts for buffer in network.buffers()]
+    modules = [module for network in parts for module in network.modules()]
+    buffers = [(module, name, buffer) for module in modules for name, buffer in module.named_buffers(recurse=False)]
+    before = [buffer.clone() for _, _, buffer in buffers]
 
     def put_back() -> None:
-        for buffer, before in buffers:
-            buffer.copy_(before)
+        for (module, name, buffer), value in zip(buffers, before, strict=True):
+            buffer.copy_(value)
+            setattr(module, name, buffer)  # a forward pass may have put another tensor in its place
 
     return put_back
 

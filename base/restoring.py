@@ -1,6 +1,7 @@
 """How a checkpoint goes back into what a trainer holds: all of it or, where something does not fit, nothing."""
 
 import fnmatch
+import inspect
 import json
 import logging
 from collections.abc import Mapping
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
     from parse_config import ConfigParser
 
 State = dict[str, Any]
-#: Schedulers whose learning rates follow from their own settings, or from those of the schedulers inside.
-OWNS_RATE = ("OneCycleLR", "CyclicLR", "SequentialLR", "ChainedScheduler")
+#: Schedulers that go on from whatever the learning rate is; with any other, also one of the user's own, it is the
+#: schedule's. NoneType: there is none.
+FOLLOWS_RATE = ("NoneType", "StepLR", "MultiStepLR", "ExponentialLR", "ReduceLROnPlateau")
 NEW_RUN = "start a new run with -c and -r"
 _logger = logging.getLogger("checkpoint")
 
@@ -37,7 +39,11 @@ def check_weights(config: "ConfigParser", model: nn.Module, state: Content) -> N
                 raise ConfigError(f"{config.where('arch', 'skip')}: arch.skip: {pattern!r} matches no weight")
         kept, saved = _without_skipped(config, model.state_dict()), _without_skipped(config, state["state_dict"])
         problems = checkpoint.mismatches(kept, saved)
-        names = [n for n in {**kept, **saved} if n not in kept or n not in saved or kept[n].shape != saved[n].shape]
+        names = [
+            n
+            for n in {**kept, **saved}
+            if n not in kept or n not in saved or getattr(kept[n], "shape", 0) != getattr(saved[n], "shape", 0)
+        ]
         patterns = sorted({name.rpartition(".")[0] + ".*" if "." in name else name for name in names})
         advice = f'\n  to leave them out: "arch": {{"skip": {patterns}}}'.replace("'", '"')
     else:
@@ -158,48 +164,67 @@ def _changes(config: "ConfigParser", parts: State, state: Content) -> tuple[list
     Raises:
         ConfigError: naming a key that cannot be changed under way.
     """
-    scheduler, groups = parts.get("lr_scheduler"), parts["optimizer"].param_groups
-    kind, before = type(scheduler).__name__, config.config if state.get("converted") else state["config"]
-    asked = _differing(_arguments(before, "optimizer"), _arguments(config.config, "optimizer"))
-    for key in asked - groups[0].keys():
-        raise ConfigError(f"optimizer.args.{key} of a running optimizer cannot be changed: start a new run")
-    if kind in OWNS_RATE and "lr" in asked:
-        raise ConfigError(f"the learning rate follows {kind}: a running schedule cannot take --lr; {NEW_RUN}")
+    optimizer, scheduler = parts["optimizer"], parts.get("lr_scheduler")
+    now, before = config.config, config.config if state.get("converted") else state["config"]
+    for key, value in _fixed(now).items():
+        if _fixed(before)[key] != value:
+            raise ConfigError(f"{key} cannot be changed under way: {NEW_RUN}")
+    kind = type(scheduler).__name__
+    owned = () if kind in FOLLOWS_RATE else ("lr", "momentum", "betas")
+    defaults = {name: parameter.default for name, parameter in inspect.signature(type(optimizer)).parameters.items()}
     changed: list[State] = []
-    for i, group in enumerate(groups, -len(groups)):  # groups of the config's come last
-        keys = _differing(_arguments(before, "optimizer", i), _arguments(config.config, "optimizer", i))
-        fresh = {**group, "lr": group.get("initial_lr", group.get("lr"))}
-        changed.append({key: fresh[key] for key in keys & group.keys()})
-    values = {}
-    for key in _differing(_arguments(before, "lr_scheduler"), _arguments(config.config, "lr_scheduler")):
-        values[key] = getattr(scheduler, key, None)
-        if kind in OWNS_RATE or type(values[key]) not in (int, float):
+    for i, group in enumerate(optimizer.param_groups, -len(optimizer.param_groups)):  # those of the config come last
+        old, new, fresh = (
+            _arguments(before, i),
+            _arguments(now, i),
+            {**group, "lr": group.get("initial_lr", group.get("lr"))},
+        )
+        differing = [
+            key for key in {**old, **new} if old.get(key, defaults.get(key)) != new.get(key, defaults.get(key))
+        ]
+        for key in differing:
+            if key in owned:
+                raise ConfigError(f"the {key} follows {kind}: a running schedule cannot take another; {NEW_RUN}")
+            # Flags, and momentum where there was none, want a state that is not there.
+            if key not in group or isinstance(group[key], bool) or (key == "momentum" and not old.get(key)):
+                raise ConfigError(f"optimizer.args.{key} of a running optimizer cannot be changed: {NEW_RUN}")
+        changed.append({key: fresh[key] for key in differing})
+    old, new = ((values.get("lr_scheduler") or {}).get("args", {}) for values in (before, now))
+    values = {key: getattr(scheduler, key, None) for key in {**old, **new} if old.get(key) != new.get(key)}
+    for key, value in values.items():
+        if owned or type(value) not in (int, float):
             raise ConfigError(f"lr_scheduler.args.{key} of a running {kind} cannot be changed: {NEW_RUN}")
     return changed, values
 
 
 def _set(parts: State, changed: list[State], values: State) -> None:
     """Set in groups and scheduler what `_changes` has found: loading their states has undone it."""
-    scheduler: Any = parts.get("lr_scheduler")
-    for i, (group, new) in enumerate(zip(parts["optimizer"].param_groups, changed, strict=True)):
+    for group, new in zip(parts["optimizer"].param_groups, changed, strict=True):
         group.update(new)
         if "lr" in new and "initial_lr" in group:
             group["initial_lr"] = new["lr"]
-        if "lr" in new and hasattr(scheduler, "base_lrs"):
-            scheduler.base_lrs[i] = new["lr"]
+    scheduler: Any = parts.get("lr_scheduler")
+    if hasattr(scheduler, "base_lrs"):
+        scheduler.base_lrs = [group["initial_lr"] for group in parts["optimizer"].param_groups]
     for key, value in values.items():
         setattr(scheduler, key, value)
 
 
-def _arguments(config: Mapping[str, Any], section: str, group: int = 0) -> State:
-    """The arguments of a component, or those of one of its parameter groups, counted from the end (-1)."""
-    component = config.get(section) or {}
+def _arguments(config: Mapping[str, Any], group: int) -> State:
+    """The optimizer's arguments for one of its groups, counted from the end (-1)."""
+    component = config.get("optimizer") or {}
     own = component.get("param_groups") or []
-    return {**component.get("args", {}), **(own[group] if -len(own) <= group < 0 else {})}
+    options = own[group] if -len(own) <= group < 0 else {}
+    return {**component.get("args", {}), **{key: value for key, value in options.items() if key != "match"}}
 
 
-def _differing(old: State, new: State) -> set[str]:
-    return {key for key in {**old, **new} if old.get(key) != new.get(key)}
+def _fixed(config: Mapping[str, Any]) -> State:
+    """What says which parameters are trained in which group, and how a schedule goes."""
+    arch, optimizer, scheduler = (config.get(name) or {} for name in ("arch", "optimizer", "lr_scheduler"))
+    matches = [group.get("match") for group in optimizer.get("param_groups") or []]
+    fixed = {"arch.freeze": arch.get("freeze") or [], "optimizer.type": optimizer.get("type")}
+    fixed |= {f"lr_scheduler.{key}": scheduler.get(key) for key in ("type", "interval")}
+    return fixed | {"optimizer.param_groups: match": matches}
 
 
 def _compare(config: "ConfigParser", held: Held, state: Content, now: State) -> None:
@@ -207,7 +232,11 @@ def _compare(config: "ConfigParser", held: Held, state: Content, now: State) -> 
     saved, fixed = dict(state["progress"]), held.fixed
     other = [f"{name} {saved[name]} -> {fixed[name]}" for name in fixed if name in saved and saved[name] != fixed[name]]
     if saved["step"] is None:  # between epochs these may change
-        other = [line for line in other if line.split()[0] not in ("batch_size", "accumulate", "batches")]
+        other = [
+            line
+            for line in other
+            if line.split()[0] not in ("batch_size", "accumulate", "batches", "shuffle", "metrics")
+        ]
     if other:
         raise CheckpointError(f"{config.resume} cannot be continued with {'; '.join(other)}")
     for line in environment.differences(state["environment"], now):

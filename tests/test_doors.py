@@ -4,7 +4,6 @@ import copy
 import json
 import os
 import pickle
-import re
 import signal
 import sys
 import types
@@ -13,7 +12,7 @@ import pytest
 import tiny
 import torch
 from bending.gan import GANTrainer
-from projects import ROOT, command, copy_template
+from projects import command, copy_template
 from test_bending import gan
 from test_gpu_path import run
 from test_resume import interrupted
@@ -356,20 +355,3 @@ def test_a_run_id_is_the_name_of_a_folder_also_for_auto(tmp_path, run_id):
     (tmp_path / "config.json").write_text(json.dumps(tiny.settings(tmp_path)))
     with pytest.raises(ConfigError, match="expected the name of a folder"):
         tiny.command_line("-c", tmp_path / "config.json", "-r", "auto", "--run_id", run_id)
-
-
-def test_a_scheduler_made_of_schedulers_resumes_exactly(tmp_path, monkeypatch):
-    """The README's function, in a file of the project."""
-    code = re.search(r"```python\n(def warmup_cosine.*?)```", (ROOT / "README.md").read_text(), re.S)
-    module = types.ModuleType("model.optim_of_the_test")
-    names = ("CosineAnnealingLR", "LinearLR", "SequentialLR")
-    vars(module).update({name: getattr(torch.optim.lr_scheduler, name) for name in names})
-    module.Optimizer = torch.optim.Optimizer
-    exec(code[1], vars(module))
-    monkeypatch.setattr(tiny, "init_scheduler", lambda *args: init_scheduler(*args, module))
-    scheduler = {"type": "warmup_cosine", "args": {"warmup": 1, "epochs": 3}}
-    config = tiny.settings(tmp_path, lr_scheduler=scheduler, trainer__epochs=3)
-    unbroken = tiny.train(config)
-    resumed = tiny.train(config, resume=unbroken.checkpoint_dir / "checkpoint-epoch1.pth")
-    assert tiny.digest(unbroken.model) == tiny.digest(resumed.model)
-    assert isinstance(resumed.lr_scheduler, torch.optim.lr_scheduler.SequentialLR) and resumed.lr < 0.01

@@ -3,12 +3,15 @@
 import copy
 import re
 import shutil
+import types
 
 import pytest
+import tiny
 import torch
 from projects import ROOT, command, copy_template
 
 from base import BaseDataLoader
+from config.optimization import init_scheduler
 from config.schema import Config, TrainerSettings
 from tools.write_schema import outputs
 from utils.seeding import uniform_rows
@@ -88,3 +91,20 @@ def test_its_commands_run(project, line):
     short = SHORT if line.startswith("train.py -c") else []
     result = command(project, *line.split(), *short)
     assert result.returncode == 0, result.stderr
+
+
+def test_a_scheduler_made_of_schedulers_resumes_exactly(tmp_path, monkeypatch):
+    """The README's function, in a file of the project."""
+    code = re.search(r"```python\n(def warmup_cosine.*?)```", README, re.S)
+    module = types.ModuleType("model.optim_of_the_test")
+    names = ("CosineAnnealingLR", "LinearLR", "SequentialLR")
+    vars(module).update({name: getattr(torch.optim.lr_scheduler, name) for name in names})
+    module.Optimizer = torch.optim.Optimizer
+    exec(code[1], vars(module))
+    monkeypatch.setattr(tiny, "init_scheduler", lambda *args: init_scheduler(*args, module))
+    scheduler = {"type": "warmup_cosine", "args": {"warmup": 1, "epochs": 3}}
+    config = tiny.settings(tmp_path, lr_scheduler=scheduler, trainer__epochs=3)
+    unbroken = tiny.train(config)
+    resumed = tiny.train(config, resume=unbroken.checkpoint_dir / "checkpoint-epoch1.pth")
+    assert tiny.digest(unbroken.model) == tiny.digest(resumed.model)
+    assert isinstance(resumed.lr_scheduler, torch.optim.lr_scheduler.SequentialLR) and resumed.lr < 0.01

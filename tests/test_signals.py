@@ -13,7 +13,7 @@ import torch
 from base import BaseDataLoader
 from utils import checkpoint, run_folder
 
-CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGUSR1: 143}
+CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGUSR1: 143, signal.SIGHUP: 129}
 PLACES = ["training", "validation", "saving"]
 GRID = list(itertools.product(CODES, [False, True], [0, 2], PLACES))
 

@@ -107,7 +107,7 @@ class TinyLoader(BaseDataLoader):
 
             options["collate_fn"] = as_dicts
         if kind == "batches":
-            options["batch_sampler"] = Batches(n)
+            options["batch_sampler"], shuffle = Batches(n), False
         if not training:
             dataset = dataset.evaluation_view()
         super().__init__(dataset, batch_size, shuffle, validation_split, num_workers, **options)

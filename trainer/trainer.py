@@ -209,7 +209,7 @@ class Trainer(BaseTrainer):
     def _after_update(self, batches: int) -> None:
         """Log, save inside the epoch and stop, where it is time."""
         before, self.step = self.step, self.step + batches
-        if self.ema is not None:
+        if self.ema is not None and not self._watch.skipped:
             with self.runtime.part("optimizer"):
                 self.ema.update_parameters(unwrap(self.model))
         if self.step // self.log_step > before // self.log_step:

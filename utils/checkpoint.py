@@ -10,6 +10,7 @@ import os
 import shutil
 import struct
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, cast
@@ -48,7 +49,11 @@ def plain(value: Any, name: str = "state") -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, Mapping):
-        return {plain(key, f"{name} (a key)"): plain(item, f"{name}.{key}") for key, item in value.items()}
+        copied = {plain(key, f"{name} (a key)"): plain(item, f"{name}.{key}") for key, item in value.items()}
+        if hasattr(value, "_metadata"):  # the versions of a network's modules
+            copied = OrderedDict(copied)
+            vars(copied)["_metadata"] = plain(dict(value._metadata))
+        return copied
     if isinstance(value, list | tuple):
         items = [plain(item, f"{name}[{i}]") for i, item in enumerate(value)]
         return tuple(items) if isinstance(value, tuple) else items

@@ -84,6 +84,12 @@ class Run:
             now, seconds = time.strftime("%Y-%m-%dT%H:%M:%S%z"), round(time.monotonic() - self.begun, 3)
             write_json({"state": state, **fields, "time": now, "seconds": seconds}, self.folder / "status.json")
 
+    def state(self) -> str:
+        """What status.json says of the run."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            return str(read_json(self.folder / "status.json").get("state"))
+        return "unknown"
+
     def close(self) -> None:
         """Let go of the folder."""
         run_folder.disown(self.folder, self._lock)

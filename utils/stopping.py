@@ -13,11 +13,11 @@ from typing import Any
 
 from utils.errors import Stopped
 
-_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
+_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
 
 
 class StopRequest:
-    """Notes SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 while it is entered; the loops ask for `signum` between steps.
+    """Notes SIGTERM, SIGINT (Ctrl-C), SIGUSR1 and SIGHUP while it is entered; the loops ask for `signum` between steps.
 
     A second Ctrl-C ends the process at once.
 
@@ -33,7 +33,8 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
-            self._before = {signum: signal.signal(signum, self._note) for signum in _SIGNALS}
+            kept = [n for n in _SIGNALS if n.name != "SIGHUP" or signal.getsignal(n) != signal.SIG_IGN]  # as by nohup
+            self._before = {signum: signal.signal(signum, self._note) for signum in kept}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -69,7 +70,7 @@ class StopRequest:
         end_workers()
         number = self.signum or signal.SIGTERM
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        return Stopped(f"stopped by {name}{message}", 130 if number == signal.SIGINT else 143)
+        return Stopped(f"stopped by {name}{message}", {"Ctrl-C": 130, "SIGHUP": 129}.get(name, 143))
 
 
 @contextmanager
