@@ -100,11 +100,7 @@ class ConfigParser(Factory):
             os.environ["CUDA_VISIBLE_DEVICES"] = parsed.device
         setup_console()
         checked, launch = read_command(parsed, {targets[name]: getattr(parsed, name) for name in targets}, evaluating)
-        config = cls(checked, launch=launch)
-        if parsed.print_config:
-            print("\n".join(config.described()))
-            raise SystemExit(0)
-        return config
+        return cls(checked, launch=launch)
 
     def get_logger(self, name: str, verbosity: int = 2) -> logging.Logger:
         """A logger at the level of a verbosity: 0 warnings, 1 information, 2 details."""
@@ -165,16 +161,6 @@ class ConfigParser(Factory):
     def as_markdown(self) -> str:
         """The config as a block of JSON, for TensorBoard's text page."""
         return f"```json\n{json.dumps(self.config, indent=4)}\n```"
-
-    def described(self) -> list[str]:
-        """A line for each value: where it is in the config, what it is, and where it came from."""
-
-        given = {path for path, _ in leaves(self.source.values)}
-        rows = [
-            (f"{dotted(path)} = {json.dumps(value, ensure_ascii=False)}", path) for path, value in leaves(self.config)
-        ]
-        width = max(len(text) for text, _ in rows)
-        return [f"{text:<{width}}  {self.where(*path) if path in given else 'default'}" for text, path in rows]
 
     def flat(self) -> dict[str, bool | str | int | float]:
         """Plain values by dotted path, for TensorBoard's hyper-parameters page."""

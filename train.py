@@ -9,6 +9,12 @@ from utils.errors import run_command
 if TYPE_CHECKING:
     from trainer import Trainer
 
+#: Options of your own for keys of the config.
+OPTIONS = [
+    CustomArgs(["--lr", "--learning_rate"], type=float, target="optimizer;args;lr"),
+    CustomArgs(["--bs", "--batch_size"], type=int, target="data_loader;args;batch_size"),
+]
+
 # What needs torch is imported in the functions, so that a mistake in the command line or the config is told before.
 
 
@@ -59,7 +65,7 @@ def build(config: ConfigParser, training: bool = True) -> "Trainer":
     criterion = config.init_ftn("loss", module_loss)
     metrics = config.init_ftns("metrics", module_metric)
     if training:
-        config.get_logger("train").info(model)
+        config.get_logger("train", config.settings.trainer.verbosity).info(model)
         optimizer = init_optimizer(config, model, module_optim)
         lr_scheduler = init_scheduler(config, optimizer, len(data_loader), module_optim)
     return Trainer(model, criterion, metrics, optimizer, config, device, data_loader, valid_data_loader, lr_scheduler)
@@ -71,12 +77,7 @@ def command() -> None:
     parser.add_argument("-c", "--config", help="config file")
     parser.add_argument("-r", "--resume", help="checkpoint or run folder; with -c: take only its weights")
     parser.add_argument("-d", "--device", help="GPUs to use, as for CUDA_VISIBLE_DEVICES")
-    # Options of your own for keys of the config.
-    options = [
-        CustomArgs(["--lr", "--learning_rate"], type=float, target="optimizer;args;lr"),
-        CustomArgs(["--bs", "--batch_size"], type=int, target="data_loader;args;batch_size"),
-    ]
-    main(ConfigParser.from_args(parser, options))
+    main(ConfigParser.from_args(parser, OPTIONS))
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ class BaseDataLoader(DataLoader[Any]):
         if batch_sampler is not None and (shuffle or options.get("drop_last")):
             raise ConfigError("shuffle and drop_last have no effect beside a batch_sampler: set them to false")
         self.validation_split, self.shuffle, self.name = validation_split, shuffle, name
-        self.seed = seeding.root_seed()
+        self.seed = seeding.ROOT_SEED
         #: The pass that the next bare iteration takes.
         self.epoch = 1
         iterable = isinstance(dataset, IterableDataset)

@@ -263,11 +263,12 @@ class BaseTrainer(ABC):
         if self.monitor.best_epoch and not idle:
             best = {f"best/{self.monitor.name}": self.monitor.best}
             self.writer.add_hparams(self.config.flat(), best, run_name=".")
-        if self.config.launch.checking and not idle:
+        if self.config.launch.checking:
             newest = self._checkpoints.newest
-            if newest is not None:  # read it back as a continued run would
+            if newest is not None and not idle:  # read it back as a continued run would
                 restoring.load(self.config, held_by(self), checkpoint.load(newest), self.config.run.environment)
-            self.logger.info("check passed: trained, validated, saved and read back; nothing of it is kept")
+            done = "the run is at its end" if idle else "trained, validated, saved and read back"
+            self.logger.info(f"check passed: {done}; nothing of it is kept")
             return
         # A scheduler made for so many steps cannot be stretched.
         fixed_length = hasattr(getattr(self, "lr_scheduler", None), "total_steps")

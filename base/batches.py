@@ -21,16 +21,12 @@ def training_batches(loader: Any, start: int, stop: int, seed: int) -> Iterator[
     while start < stop:
         epoch, first = start // length + 1, start % length
         last = min(length, first + stop - start)
-        yield from _pass(loader, seed, epoch, first, last)
+        yield from one_pass(loader, seed, epoch, first, last)
         start += last - first
 
 
-def evaluation_batches(loader: Any, seed: int) -> Iterator[Any]:
-    """All batches of a loader, with the same random draws at every evaluation."""
-    return _pass(loader, seed, 0, 0, None)
-
-
-def _pass(loader: Any, seed: int, epoch: int, first: int, last: int | None) -> Iterator[Any]:
+def one_pass(loader: Any, seed: int, epoch: int = 0, first: int = 0, last: int | None = None) -> Iterator[Any]:
+    """Batches `first` up to `last` (all) of a pass over a loader; pass 0, an evaluation, is the same each time."""
     if not isinstance(loader, BaseDataLoader):
         batches = replayed(loader, (seed, "pass", epoch), (seed, "fetch", epoch), first, last)
         return handed_out(batches, seed, type(loader).__name__, epoch, first)

@@ -27,11 +27,8 @@ class Checkpoints:
     """
 
     def __init__(self, run: Run, keep_last: int | None, newest: Path | None) -> None:
-        self.run = run
-        #: The file written or restored last.
-        self.newest = newest
-        self._keep_last = keep_last
-        #: The files that this process has verified.
+        #: The file written or restored last is the newest; the whole ones are those that this process has verified.
+        self.run, self.newest, self._keep_last = run, newest, keep_last
         self._whole: set[Path] = set()
 
     def save(self, content: Content, due: bool, improved: bool) -> None:
@@ -115,9 +112,10 @@ class Checkpoints:
         if idle:
             what = "stopped early; raise trainer.early_stop" if early else "raise trainer.epochs"
             lines.append(f"nothing to do (epoch {done} of {epochs}); {what} to continue")
-        if monitor.best_epoch:
+        has_best = monitor.best_epoch > 0 and _is_of(best, monitor.best_epoch)
+        if has_best:
             lines.append(f"best {monitor.name} {monitor.best:.4f} in epoch {monitor.best_epoch}: {shown(best)}")
-        newest = best if monitor.best_epoch else self.newest
+        newest = best if has_best else self.newest
         if newest is not None:
             lines.append(f"test:     {shown_command('test.py', '-r', newest)}")
         if self.newest is not None and (early or not fixed_length):
@@ -137,9 +135,8 @@ def take_over(run: Run, epoch: int, step: int | None, current: Path, best_epoch:
     for name in run_folder.set_aside_later(folder, epoch, step):
         logger.warning(f"{name} is of a later time: renamed {name}.old")
     best = folder / run_folder.BEST
-    with contextlib.suppress(CheckpointError):
-        if current == best or checkpoint.load(best, mmap=True)["epoch"] == best_epoch:
-            return
+    if current == best or _is_of(best, best_epoch):
+        return
     # The run was continued from before its best, or a kill came between an epoch's file and the best.
     source = folder / run_folder.checkpoint_name(best_epoch, None)
     if best_epoch and checkpoint.damage(source) is None:
@@ -147,3 +144,10 @@ def take_over(run: Run, epoch: int, step: int | None, current: Path, best_epoch:
     elif best.exists():
         best.replace(best.with_name(best.name + ".old"))
         logger.warning(f"{best.name} is not of epoch {best_epoch}, the best so far: renamed {best.name}.old")
+
+
+def _is_of(path: Path, epoch: int) -> bool:
+    """Whether a file is a whole checkpoint of an epoch."""
+    with contextlib.suppress(CheckpointError):
+        return checkpoint.load(path, mmap=True)["epoch"] == epoch
+    return False

@@ -26,12 +26,6 @@ class BatchIndex(NamedTuple):
     indices: np.ndarray[Any, np.dtype[np.int64]] | torch.Tensor
 
 
-class Failure(NamedTuple):
-    """What a worker returns in place of a batch that it could not make."""
-
-    message: str
-
-
 class Split(SubsetRandomSampler):
     """One side of the validation split; unlike a user's sampler, it is shuffled only if the loader shuffles."""
 
@@ -168,7 +162,7 @@ class SeededFetcher(Dataset[Any]):
             frame = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{frame.filename}:{frame.lineno}: {frame.line}"
             sample = "; ".join(getattr(error, "__notes__", []))
-            return Failure(f"{sample}{type(error).__name__}: {error}\n  at {where}")
+            return DataError(f"{sample}{type(error).__name__}: {error}\n  at {where}")
         finally:
             if limited:
                 torch.set_num_threads(threads)
@@ -245,8 +239,8 @@ def handed_out(batches: Iterator[Any], seed: int, name: str, epoch: int, first: 
                 return
             except RuntimeError as error:
                 raise _lost_worker(error, name, k) or error from error.__cause__
-            if isinstance(batch, Failure):
-                raise DataError(f"the loader {name!r} could not make batch {k} of pass {epoch}: {batch.message}")
+            if isinstance(batch, DataError):
+                raise DataError(f"the loader {name!r} could not make batch {k} of pass {epoch}: {batch}")
             seeding.seed_everything(seed, *place, k, seeding.RANK)
             yield batch
     finally:

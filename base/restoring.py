@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from parse_config import ConfigParser
 
 State = dict[str, Any]
-#: Schedulers that go on from whatever the learning rate is; with any other, also one of the user's own, it is the
-#: schedule's. NoneType: there is none.
-FOLLOWS_RATE = ("NoneType", "StepLR", "MultiStepLR", "ExponentialLR", "ReduceLROnPlateau")
+#: Schedulers that go on multiplying with other arguments from where they are (NoneType: there is none); and those that
+#: multiply the optimizer's own rate, so that it may change under way. With others it is the schedule's.
+TUNABLE = ("NoneType", "StepLR", "MultiStepLR", "ExponentialLR", "ReduceLROnPlateau")
+SCALES_RATE = (*TUNABLE, "LinearLR", "ConstantLR", "PolynomialLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts")
 NEW_RUN = "start a new run with -c and -r"
 _logger = logging.getLogger("checkpoint")
 
@@ -84,8 +85,7 @@ def load(config: "ConfigParser", held: Held, state: Content, now: State) -> None
     if training:
         _set(held.parts, *changes)
         for path, *change in config.launch.changes:
-            old, new = (value if isinstance(value, str) else json.dumps(value) for value in change)
-            _logger.info(f"{path} {old} -> {new} (command line)")
+            _logger.info(f"{path} {' -> '.join(v if isinstance(v, str) else json.dumps(v) for v in change)}")
 
 
 def _fitting_parts(config: "ConfigParser", held: Held, state: Content) -> list[tuple[Any, Any]]:
@@ -143,13 +143,13 @@ def _optimizer_problems(name: str, part: torch.optim.Optimizer, saved: State) ->
         f"{name}: {key} of parameter {number}: {list(value.shape)} -> {list(parameter.shape)}"
         for parameter, number in zip(parameters, numbers, strict=True)
         for key, value in saved["state"].get(number, {}).items()
-        if isinstance(value, torch.Tensor) and value.ndim and not _same_shape(value.shape, parameter.shape)
-    ][:10]
-
-
-def _same_shape(moment: torch.Size, parameter: torch.Size) -> bool:
-    """Whether a moment belongs to a parameter; Adafactor's are sums over one dimension."""
-    return len(moment) == len(parameter) and all(a in (b, 1) for a, b in zip(moment, parameter, strict=True))
+        if isinstance(value, torch.Tensor)
+        and value.ndim
+        and (  # Adafactor's are sums over one dimension
+            value.ndim != parameter.ndim
+            or any(a not in (b, 1) for a, b in zip(value.shape, parameter.shape, strict=True))
+        )
+    ][:3]
 
 
 def _changes(config: "ConfigParser", parts: State, state: Content) -> tuple[list[State], State]:
@@ -170,40 +170,34 @@ def _changes(config: "ConfigParser", parts: State, state: Content) -> tuple[list
         if _fixed(before)[key] != value:
             raise ConfigError(f"{key} cannot be changed under way: {NEW_RUN}")
     kind = type(scheduler).__name__
-    owned = () if kind in FOLLOWS_RATE else ("lr", "momentum", "betas")
     defaults = {name: parameter.default for name, parameter in inspect.signature(type(optimizer)).parameters.items()}
     changed: list[State] = []
     for i, group in enumerate(optimizer.param_groups, -len(optimizer.param_groups)):  # those of the config come last
-        old, new, fresh = (
-            _arguments(before, i),
-            _arguments(now, i),
-            {**group, "lr": group.get("initial_lr", group.get("lr"))},
-        )
-        differing = [
-            key for key in {**old, **new} if old.get(key, defaults.get(key)) != new.get(key, defaults.get(key))
-        ]
+        old, new = ({**defaults, **_arguments(values, i)} for values in (before, now))
+        differing = [key for key in new if old.get(key) != new[key]]
         for key in differing:
-            if key in owned:
+            if key in ("lr", "momentum", "betas") and kind not in SCALES_RATE:
                 raise ConfigError(f"the {key} follows {kind}: a running schedule cannot take another; {NEW_RUN}")
             # Flags, and momentum where there was none, want a state that is not there.
-            if key not in group or isinstance(group[key], bool) or (key == "momentum" and not old.get(key)):
+            if key not in group or isinstance(group[key], bool) or (key in ("lr", "momentum") and not old.get(key)):
                 raise ConfigError(f"optimizer.args.{key} of a running optimizer cannot be changed: {NEW_RUN}")
-        changed.append({key: fresh[key] for key in differing})
+        changed.append({key: (old[key], new[key]) if key == "lr" else group[key] for key in differing})
     old, new = ((values.get("lr_scheduler") or {}).get("args", {}) for values in (before, now))
     values = {key: getattr(scheduler, key, None) for key in {**old, **new} if old.get(key) != new.get(key)}
     for key, value in values.items():
-        if owned or type(value) not in (int, float):
+        if kind not in TUNABLE or type(value) not in (int, float) or key == "last_epoch":
             raise ConfigError(f"lr_scheduler.args.{key} of a running {kind} cannot be changed: {NEW_RUN}")
     return changed, values
 
 
 def _set(parts: State, changed: list[State], values: State) -> None:
     """Set in groups and scheduler what `_changes` has found: loading their states has undone it."""
-    for group, new in zip(parts["optimizer"].param_groups, changed, strict=True):
-        group.update(new)
-        if "lr" in new and "initial_lr" in group:
-            group["initial_lr"] = new["lr"]
     scheduler: Any = parts.get("lr_scheduler")
+    for group, new in zip(parts["optimizer"].param_groups, changed, strict=True):
+        before, rate = new.pop("lr", (1.0, 1.0))
+        group.update(new)
+        for key in {"lr", "initial_lr"} & group.keys():  # the schedule stays where it is
+            group[key] = rate if group[key] == before else group[key] * rate / before
     if hasattr(scheduler, "base_lrs"):
         scheduler.base_lrs = [group["initial_lr"] for group in parts["optimizer"].param_groups]
     for key, value in values.items():

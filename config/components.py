@@ -73,7 +73,7 @@ def _problems(source: Source, target: Any, args: Mapping[str, Any], path: KeyPat
         parameters = list(inspect.signature(target).parameters.values())
     except (TypeError, ValueError):  # a builtin without a signature says no itself
         return []
-    name = getattr(target, "__name__", str(target))
+    name = getattr(target, "__name__", type(target).__name__)
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     by_program = {p.name for p in positional[: given.positional]} | set(given.names)
     needed = [
@@ -139,23 +139,19 @@ def find(modules: Modules, section: str, type_name: str, source: Source, path: K
     Raises:
         ConfigError: there is none, with those there are and the nearest.
     """
-    found = {name: (value, module) for module in modules[::-1] for name, value in candidates(module, section).items()}
+    found = {name: value for module in modules[::-1] for name, value in candidates(module, section).items()}
     if type_name in found:
-        return found[type_name][0]
+        return found[type_name]
     what = KINDS[section][0] if section in KINDS else {"metrics": "metric"}.get(section, section)
-    near = nearest(type_name, found)
-    hint = f": did you mean {near!r}?" if near else ""
+    packages = [module.__name__.split(".")[0] for module in modules]
     # Imported helpers are not for a list of what there is.
-    own = [name for name, (value, module) in found.items() if _package(value) == _package(module)]
+    own = [name for name, value in found.items() if str(getattr(value, "__module__", "")).split(".")[0] in packages]
+    near = nearest(type_name, [*own, *found])
+    hint = f": did you mean {near!r}?" if near else ""
     names = ", ".join(sorted(own)) or "none"
     there = " and ".join(module.__name__ for module in modules) + (" have" if modules[1:] else " has")
     here = f"{source.where(path)}: {dotted(path)}"
     raise ConfigError(f"{here}: {there} no {what} {type_name!r}{hint}\n  there are: {names}")
-
-
-def _package(value: Any) -> str:
-    name = str(getattr(value, "__module__", "") or getattr(value, "__name__", ""))
-    return name.split(".")[0]
 
 
 def accepted(target: Callable[..., Any]) -> tuple[list[str], bool]:

@@ -75,7 +75,7 @@ class Factory:
 
         target = self._bind(component, path, modules, Given(len(args), tuple(kwargs)))
         # Randomness in a constructor depends on the component alone, not on what was built before.
-        seeding.set_root_seed(self.settings.seed)
+        seeding.ROOT_SEED = self.settings.seed
         seeding.seed_everything(self.settings.seed, "init", *([] if path == ("arch",) else path))
         where = self._place(component, path)
         built = construct(target, args, {**component.get("args", {}), **kwargs}, where)

@@ -113,16 +113,10 @@ def read_source(path: Path, chain: tuple[Path, ...] = ()) -> Source:
 
 
 def _read_text(path: Path) -> str:
-    if path.is_dir():
-        raise ConfigError(f"{path} is a folder: give the path of a JSON file")
     try:
-        data = path.read_bytes()
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    if data.startswith(b"\xef\xbb\xbf"):
-        raise ConfigError(f"{path}:1:1: the file begins with a byte order mark: save it as UTF-8 without BOM")
-    try:
-        return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        line = error.object.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}:{line}: the file is not UTF-8: save it as UTF-8") from None

@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,7 +71,6 @@ def add_options(parser: argparse.ArgumentParser, options: Iterable[Any], evaluat
         (["-d", "--device"], {"help": "GPUs to use, as for CUDA_VISIBLE_DEVICES"}),
         (["--set"], {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": "set any key of the config"}),
         (["--run_id"], {"help": "name of the run's folder; by default the time"}),
-        (["--print-config"], {"action": "store_true", "help": "show each value with its origin, and leave"}),
         (["--traceback"], {"action": "store_true", "help": "show the traceback of an error"}),
         (["--check"], {"action": "store_true", "help": "try everything on one batch, leave nothing behind"}),
     ]
@@ -107,15 +107,14 @@ def read_command(args: argparse.Namespace, modification: Mapping[Any, Any], eval
         launch.task = "evaluate"
     elif args.resume is not None and not auto:
         launch.task = "continue" if args.config is None else "fine-tune"
-    writes = not (launch.checking or args.print_config)
     if args.resume is not None and not auto:
         _read_start(launch, args.resume)
     checked = check(_source(launch), modification)
-    if auto and writes:
+    if auto and not launch.checking:
         _find_run(launch, checked)
     if launch.task == "continue" and launch.checkpoint is not None:
         _compare(launch, checked, renamed=auto)
-        if launch.run is None and writes:
+        if launch.run is None and not launch.checking:
             launch.run = Run(launch.checkpoint.parent)  # nothing stands in the way any more
     return checked, launch
 
@@ -161,7 +160,7 @@ def _read_start(launch: Launch, given: str) -> None:
     is_run = (folder / "config.json").exists() and folder.parent.parent.name == "models"
     if launch.task == "continue" and not is_run:
         why = "is not in a run folder (models/NAME/RUN with a config.json), so it cannot be continued"
-        hint = f"move it to one, or start a new run with its weights: -c CONFIG -r {given}"
+        hint = f"move it to one, or start a new run with its weights: -c CONFIG -r {shlex.quote(given)}"
         raise CheckpointError(f"{launch.checkpoint} {why}: {hint}")
 
 
@@ -205,11 +204,13 @@ def _obstacle(folder: Path, checked: Checked) -> str:
         before = dict(leaves(read_json(folder / "config.json")))
         status = read_json(folder / "status.json") if (folder / "status.json").exists() else {}
         ended = int(status.get("exit_code", 0))
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, OverflowError) as error:
         return f"cannot be read: {error}"
     now = dict(leaves(json.loads(json.dumps(checked.values))))
     other = [path for path in {**before, **now} if before.get(path, "") != now.get(path, "")]
-    other = [path for path in other if path[0] != "$schema" and path[-1] not in ASIDE]
+    fixed_length = (checked.values["lr_scheduler"] or {}).get("type") == "OneCycleLR"
+    aside = {("$schema",), *(("trainer", key) for key in ASIDE[fixed_length:])}
+    other = [path for path in other if path not in aside]
     if other:
         return f"another config: {', '.join(map(dotted, other[:3]))}"
     return f"ended with exit {ended}" if ended in (ConfigError.exit_code, NonFiniteError.exit_code) else ""
@@ -227,8 +228,8 @@ def _go_on_in(launch: Launch, run: Run) -> None:
 
 def _last_written(folder: Path) -> tuple[int, str]:
     """When a run last saved, or began."""
-    files = [*folder.glob("*.pth"), folder / "config.json"]
-    return max(path.stat().st_mtime_ns for path in files), folder.name
+    files = [*folder.glob("checkpoint-*.pth"), folder / "config.json"]
+    return max((path.stat().st_mtime_ns for path in files if path.exists()), default=0), folder.name
 
 
 def _compare(launch: Launch, checked: Checked, renamed: bool) -> None:

@@ -130,7 +130,7 @@ def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
 
 def nearest(word: str, names: Iterable[str]) -> str | None:
     """The name that `word` is probably a slip of, or None; case, dashes and underscores don't count."""
-    plain = {_plain(name): name for name in names}
+    plain = {_plain(name): name for name in [*names][::-1]}  # the first of a kind
     found = difflib.get_close_matches(_plain(word), plain, 1, 0.75)
     return plain[found[0]] if found else None
 

@@ -6,7 +6,7 @@ import re
 import shutil
 
 import pytest
-from projects import command, copy_template
+from projects import ROOT, command, copy_template
 
 from utils import checkpoint
 
@@ -239,10 +239,11 @@ def test_check_finds_what_only_a_batch_can_tell(trained, tmp_path):
     assert not list(tmp_path.glob("tmp*"))
 
 
-def test_print_config_shows_where_each_value_came_from(trained):
+def test_show_config_shows_where_each_value_came_from(trained):
     folder, _ = trained
     (folder / "short.json").write_text('{\n  "base": "config.json",\n  "trainer": {"epochs": 3}\n}')
-    result = command(folder, "train.py", "-c", "short.json", "--lr", "0.5", "--set", "seed=7", "--print-config")
+    show = ["tools/show_config.py"]
+    result = command(ROOT, *show, "-c", "short.json", "--lr", "0.5", "--set", "seed=7", cwd=folder)
     assert result.returncode == 0 and "torch" not in result.stderr
     lines = dict(re.split(r"  +", line, maxsplit=1) for line in result.stdout.splitlines())
     assert lines["trainer.epochs = 3"] == "short.json:3:15"
@@ -250,7 +251,7 @@ def test_print_config_shows_where_each_value_came_from(trained):
     assert lines["seed = 7"] == "command line (--set seed)"
     assert lines['arch.type = "MnistModel"'].startswith("config.json:")
     assert lines["trainer.accumulate = 1"] == "default"
-    ofcheckpoint = command(folder, "train.py", "-r", models(folder), "--print-config")
+    ofcheckpoint = command(ROOT, *show, "-r", models(folder))
     assert "trainer.epochs = 2" in ofcheckpoint.stdout and "checkpoint-epoch2.pth" in ofcheckpoint.stdout
 
 

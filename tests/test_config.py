@@ -82,9 +82,9 @@ def test_files_that_are_no_text(tmp_path):
     assert "does not exist" in error(read_source, tmp_path / "no.json") or "No such file" in error(
         read_source, tmp_path / "no.json"
     )
-    assert "is a folder" in error(read_source, tmp_path)
+    assert "Is a directory" in error(read_source, tmp_path)
     (tmp_path / "bom.json").write_bytes(b"\xef\xbb\xbf{}")
-    assert "byte order mark" in error(read_source, tmp_path / "bom.json")
+    assert "BOM" in error(read_source, tmp_path / "bom.json")
     (tmp_path / "latin.json").write_bytes(b'{\n"a": "\xe9"}')
     assert "latin.json:2: the file is not UTF-8" in error(read_source, tmp_path / "latin.json")
 

@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import Subset
 
 from base import BaseDataLoader
-from base.batches import evaluation_batches, training_batches
+from base.batches import one_pass, training_batches
 from base.data_order import BatchIndex, SeededFetcher
 from data_loader.images import InMemoryImages
 from utils import seeding
@@ -107,7 +107,7 @@ def test_the_trainer_takes_its_batches_on_the_device(tmp_path, monkeypatch, own_
             seen.extend(("train", batch[0].device) for batch in batches)
 
         def _valid_epoch(self, epoch):
-            for batch in evaluation_batches(self.valid_data_loader, 1):
+            for batch in one_pass(self.valid_data_loader, 1):
                 seen.append(("valid", batch[0].device))
             return {"loss": 0.0}
 
@@ -126,7 +126,7 @@ def test_the_trainer_takes_its_batches_on_the_device(tmp_path, monkeypatch, own_
 def test_a_loader_that_is_not_the_trainer_s_is_taken_there_too():
     # As test.py has one: nothing but the two functions knows it.
     for batches in (
-        lambda loader: evaluation_batches(loader, 1),
+        lambda loader: one_pass(loader, 1),
         lambda loader: training_batches(loader, 0, 3, 1),
     ):
         loader = BaseDataLoader(Strict(20), 8, True, 0.0, 0, device_resident=True)

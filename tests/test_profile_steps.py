@@ -46,7 +46,7 @@ def test_a_profile_trains_as_the_trainer_does_through_epochs(tmp_path):
 
 
 def test_a_run_with_too_few_steps_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="the run has 33 optimizer steps left, and this takes 43"):
+    with pytest.raises(ConfigError, match="the run has 33 optimizer steps left, and this takes 83"):
         profiled(tmp_path, steps=40)
 
 

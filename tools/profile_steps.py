@@ -17,6 +17,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from parse_config import ConfigParser
+from train import OPTIONS, build
 from utils.errors import ConfigError, StorageError, run_command
 
 #: Steps to let pass first: caches fill, kernels are chosen, a model is compiled.
@@ -29,13 +30,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="optimizer steps to time, and as many to trace (20)")
     parser.add_argument("--trace", type=Path, default=Path("trace.json.gz"), help="file of the trace (trace.json.gz)")
     sys.argv.append("--check")  # a scratch folder that goes at the end
-    config = ConfigParser.from_args(parser)
+    config = ConfigParser.from_args(parser, OPTIONS)
     arguments = config.launch.args
     if arguments.steps < 1:
         raise ConfigError(f"--steps {arguments.steps}: expected at least 1")
-    import train
-
-    trainer = train.build(config)
+    trainer = build(config)
     config.launch.checking = False  # which would end each epoch after a batch
     with trainer.stop:
         trainer.restore()
@@ -66,7 +65,9 @@ def profiled(trainer: Any, steps: int, file: Path) -> Iterator[str]:
     finally:
         trainer.runtime.part = idle
     if warm < WARM_UP or clock.steps < steps:
-        raise ConfigError(f"the run has {warm + clock.steps} optimizer steps left, and this takes {WARM_UP + steps}")
+        raise ConfigError(
+            f"the run has {warm + clock.steps} optimizer steps left, and this takes {WARM_UP + 2 * steps}"
+        )
     yield clock.report()
     yield _traced(trainer, islice(updates, steps), file)
 

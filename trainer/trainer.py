@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from base.base_data_loader import BaseDataLoader
 from base.base_trainer import BaseTrainer, Log
-from base.batches import evaluation_batches, training_batches
+from base.batches import one_pass, training_batches
 from base.checks import check_parts, check_settings
 from base.loss_watch import LossWatch
 from base.parts import averaged, evaluating, keep_buffers, networks, to_training
@@ -252,7 +252,7 @@ class Trainer(BaseTrainer):
         if isinstance(loader, BaseDataLoader):
             loader.to(self.runtime.device)
         with evaluating(networks(self)), averaged(self, self.ema):
-            for batch in evaluation_batches(loader, self.seed):
+            for batch in one_pass(loader, self.seed):
                 self._compute(batch, tracker)
                 if self.stop.signum is not None or self.config.launch.checking:
                     break

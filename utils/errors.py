@@ -4,6 +4,7 @@ Raise one of these with one to three plain lines (what, where, what is safe, wha
 without a traceback. Any other exception is a bug: its traceback is kept and the exit code is 1.
 """
 
+import contextlib
 import sys
 import traceback
 from collections.abc import Callable
@@ -79,5 +80,6 @@ def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType 
 def _tell(error: UserError | Stopped) -> int:
     if "--traceback" in sys.argv:
         traceback.print_exception(error)
-    print(error if isinstance(error, Stopped) else f"error: {error}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # a full disk, or a reader that has left
+        print(error if isinstance(error, Stopped) else f"error: {error}", file=sys.stderr, flush=True)
     return error.exit_code

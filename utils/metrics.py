@@ -24,8 +24,7 @@ class MetricTracker:
     """
 
     def __init__(self, *keys: str, writer: Any = None, objects: Sequence[Any] = ()) -> None:
-        self.writer = writer
-        self._keys = keys
+        self.writer, self._keys = writer, keys
         self.objects = {metric.__name__: copy.deepcopy(metric) for metric in objects}
         self.reset()
 

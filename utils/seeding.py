@@ -12,19 +12,8 @@ import torch
 
 #: The number of this process among those that train together: it makes their draws differ where they have to.
 RANK = 0
-#: The seed of the run; `ConfigParser` sets it from the config before it builds anything.
-_root_seed = 0
-
-
-def set_root_seed(seed: int) -> None:
-    """Set the seed that loaders made from now on take as their own."""
-    global _root_seed
-    _root_seed = seed
-
-
-def root_seed() -> int:
-    """The seed of the run."""
-    return _root_seed
+#: The seed of the run, which loaders made from now on take as their own; a config sets it before it builds anything.
+ROOT_SEED = 0
 
 
 def mix(*parts: int | str) -> int:

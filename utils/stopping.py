@@ -27,8 +27,7 @@ class StopRequest:
 
     def __init__(self, describe: Callable[[], str] = lambda: "") -> None:
         self.signum: int | None = None
-        self._polled = True
-        self._describe = describe
+        self._describe, self._polled = describe, True
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":

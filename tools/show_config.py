@@ -1,0 +1,34 @@
+"""Show each value of a config, and where it came from: python tools/show_config.py -c config.json --set seed=7"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from config.source import dotted, leaves
+from parse_config import ConfigParser
+from train import OPTIONS
+from utils.errors import run_command
+
+
+def described(config: ConfigParser) -> list[str]:
+    """A line for each value: where it is in the config, what it is, and where it came from."""
+    given = {path for path, _ in leaves(config.source.values)}
+    rows = [
+        (f"{dotted(path)} = {json.dumps(value, ensure_ascii=False)}", path) for path, value in leaves(config.config)
+    ]
+    width = max(len(text) for text, _ in rows)
+    return [f"{text:<{width}}  {config.where(*path) if path in given else 'default'}" for text, path in rows]
+
+
+def main() -> None:
+    """The command line: that of train.py."""
+    parser = argparse.ArgumentParser(description="Show each value of a config, and where it came from.")
+    sys.argv.append("--check")  # which leaves everything as it is
+    print("\n".join(described(ConfigParser.from_args(parser, OPTIONS))))
+
+
+if __name__ == "__main__":
+    run_command(main)
