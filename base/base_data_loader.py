@@ -53,14 +53,10 @@ class BaseDataLoader(DataLoader[Any]):
     ) -> None:
         sampler, batch_sampler = options.pop("sampler", None), options.pop("batch_sampler", None)
         _check(batch_size, sampler, batch_sampler, options)
-        if validation_split and (sampler is not None or batch_sampler is not None):
-            raise ConfigError("validation_split has no effect beside a sampler of your own: set it to 0")
-        if batch_sampler is not None and (shuffle or options.get("drop_last")):
-            raise ConfigError("shuffle and drop_last have no effect beside a batch_sampler: set them to false")
+        _check_effects(sampler, batch_sampler, validation_split, shuffle or options.get("drop_last", False))
         self.validation_split, self.shuffle, self.name = validation_split, shuffle, name
-        self.seed = seeding.ROOT_SEED
-        #: The pass that the next bare iteration takes.
-        self.epoch = 1
+        #: `epoch` is the pass that the next bare iteration takes.
+        self.seed, self.epoch = seeding.ROOT_SEED, 1
         iterable = isinstance(dataset, IterableDataset)
         self.n_samples = 0 if iterable else len(dataset)
         if not iterable and self.n_samples == 0:
@@ -88,9 +84,6 @@ class BaseDataLoader(DataLoader[Any]):
         if device_resident:
             self._check_resident(bool(options.get("pin_memory")))
 
-    #: Where `to` has brought the data.
-    _brought_to: torch.device | None = None
-
     def _make_inner(self, options: dict[str, Any]) -> DataLoader[Any]:
         """The DataLoader that works, without a reference back to this one."""
         options = {**options, "num_workers": self.num_workers, "pin_memory": self.pin_memory}
@@ -105,9 +98,9 @@ class BaseDataLoader(DataLoader[Any]):
         return _Inner(self._fetcher, batch_size=None, sampler=self._order, collate_fn=_unchanged, **options)
 
     def _check_resident(self, pinned: bool) -> None:
-        if self._order is None:
-            raise ConfigError(f"device_resident: {type(self.dataset).__name__} is iterable: its batches are its own")
-        self._fetcher.check_resident()
+        lacking = "order of its own to keep" if self._order is None else self._fetcher.lacking_on_device()
+        if lacking:
+            raise ConfigError(f"device_resident: {type(self.dataset).__name__} has no {lacking}")
         if self.num_workers or pinned:
             raise ConfigError("device_resident makes batches on the device: set num_workers to 0, pin_memory to false")
 
@@ -128,12 +121,12 @@ class BaseDataLoader(DataLoader[Any]):
             DataError: the data does not fit.
             ConfigError: the data does not move in place.
         """
-        if self.device_resident and self._order is not None and device != self._brought_to:
+        if self.device_resident and self._order is not None and device != self._order.device:
             try:
                 self._fetcher.to(device)
             except torch.OutOfMemoryError as error:
                 raise DataError(f"device_resident: {self.name!r} does not fit on {device}: {error}") from error
-            self._order.device = self._brought_to = device
+            self._order.device = device
         return self
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
@@ -210,6 +203,13 @@ def _check(batch_size: Any, sampler: Any, batch_sampler: Any, options: dict[str,
         raise ConfigError(f"prefetch_factor: expected at least 1, found {options['prefetch_factor']}")
     if batch_sampler is None and (type(batch_size) is not int or batch_size < 1):
         raise ConfigError(f"batch_size: expected an integer of at least 1, found {batch_size!r}")
+
+
+def _check_effects(sampler: Any, batch_sampler: Any, split: float, order: bool) -> None:
+    if split and (sampler is not None or batch_sampler is not None):
+        raise ConfigError("validation_split has no effect beside a sampler of your own: set it to 0")
+    if batch_sampler is not None and order:
+        raise ConfigError("shuffle and drop_last have no effect beside a batch_sampler: set them to false")
 
 
 def _unchanged(batch: Any) -> Any:

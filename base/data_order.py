@@ -124,20 +124,14 @@ class SeededFetcher(Dataset[Any]):
         while type(inner) is Subset:
             self._subsets.append(np.asarray(inner.indices, dtype=np.int64))
             inner = inner.dataset
-        self._inner = inner
-        own = getattr(type(inner), "__getitems__", None)
-        self._whole: Any = inner if own not in (None, Subset.__getitems__) else None
+        self._whole: Any = (
+            None if getattr(type(inner), "__getitems__", Subset.__getitems__) is Subset.__getitems__ else inner
+        )
         self._draws_freely = not getattr(inner, "draws_rows_only", False)
 
-    def check_resident(self) -> None:
-        """Check that the data can be kept on a device.
-
-        Raises:
-            ConfigError: it lacks a method for that.
-        """
-        lacking = "__getitems__(indices)" if self._whole is None else "to(device)"
-        if self._whole is None or not hasattr(self._whole, "to"):
-            raise ConfigError(f"device_resident: {type(self._inner).__name__} has no {lacking}")
+    def lacking_on_device(self) -> str:
+        """The method that the data would need to be kept on a device, if it lacks one."""
+        return "__getitems__(indices)" if self._whole is None else "" if hasattr(self._whole, "to") else "to(device)"
 
     def to(self, device: torch.device) -> None:
         """Move the data to the device, and take indices that are there.

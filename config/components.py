@@ -1,12 +1,13 @@
 """Finds the class or function that a component names, and binds its arguments before anything is built."""
 
 import collections.abc
+import contextlib
 import inspect
 import json
 import re
 import sys
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, NamedTuple, get_type_hints
 
@@ -29,8 +30,6 @@ CALLED_LATER = ("loss", "metrics")
 #: The keys of components themselves.
 KEYS = ("type", "args", "name", "freeze", "skip", "param_groups", "interval")
 
-OWN_FUNCTION = "write a function in model/optim.py"
-
 Modules = tuple[ModuleType, ...]
 
 
@@ -52,7 +51,7 @@ def bind(source: Source, component: Mapping[str, Any], path: KeyPath, modules: M
     section, here = section_of(path), f"{source.where(path)}: {dotted(path)}"
     target = find(modules, section, component["type"], source, path)
     if target.__module__ == "torch.optim.lr_scheduler" and "schedulers" in accepted(target)[0]:
-        raise ConfigError(f"{here}: its schedulers cannot come from a config: {OWN_FUNCTION}")
+        raise ConfigError(f"{here}: its schedulers cannot come from a config: write a function in model/optim.py")
     found = []
     for name in [name for name in component if name not in KEYS and name in accepted(target)[0]]:
         wrong, meant = (*path, name), dotted((*path, "args", name))
@@ -80,7 +79,6 @@ def _problems(source: Source, target: Any, args: Mapping[str, Any], path: KeyPat
         p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
     ]
     names, open_ended = accepted(target)
-    annotations = _annotations(target)
     problems = []
     for key, value in args.items():
         where = f"{source.where((*path, key))}: {dotted((*path, key))}"
@@ -93,8 +91,8 @@ def _problems(source: Source, target: Any, args: Mapping[str, Any], path: KeyPat
                 hidden = by_program | set(needed if given.later else ())
                 takes = ", ".join(n for n in names if n not in hidden) or "no arguments"
                 problems.append(f"{where}: {name} has no argument {key!r}{hint} (it takes {takes})")
-        elif key in annotations:
-            problems += [f"{where}: {problem}" for problem in _type_problem(name, key, annotations[key], value)]
+        else:
+            problems += [f"{where}: {problem}" for problem in _type_problem(name, key, names[key], value)]
     for key in [] if given.later else needed:
         if key not in args and key not in by_program:
             problems.append(f"{source.where(path)}: {dotted(path)}: {name} needs {key!r}")
@@ -154,39 +152,24 @@ def find(modules: Modules, section: str, type_name: str, source: Source, path: K
     raise ConfigError(f"{here}: {there} no {what} {type_name!r}{hint}\n  there are: {names}")
 
 
-def accepted(target: Callable[..., Any]) -> tuple[list[str], bool]:
-    """The names of all arguments that a class or function takes, and whether it takes any others too.
+def accepted(target: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
+    """The arguments that a class or function takes, with their annotations, and whether it takes any others too.
 
     A class that passes `**options` on to its base takes the base's as well.
     """
-    names: dict[str, None] = {}
-    open_ended = True
-    for maker, parameters in _makers(target):
-        own = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-        names.update(dict.fromkeys(name for name in own if name != "self" or maker is target))
-        open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    return list(names), open_ended
-
-
-def _makers(target: Callable[..., Any]) -> Iterator[tuple[Any, list[inspect.Parameter]]]:
-    """The functions that take the arguments, with their parameters: bases too, while `**options` are passed on."""
+    found: dict[str, Any] = {}
     classes = target.__mro__ if inspect.isclass(target) else ()
     for maker in [vars(cls)["__init__"] for cls in classes if "__init__" in vars(cls)] or [target]:
-        parameters = list(inspect.signature(maker).parameters.values())
-        yield maker, parameters
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            return
-
-
-def _annotations(target: Callable[..., Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for maker, _ in _makers(target):
-        try:
+        parameters, hints = list(inspect.signature(maker).parameters.values()), {}
+        with contextlib.suppress(Exception):  # annotations that cannot be evaluated here say nothing
             # Some of torch's names are imported for type checkers alone.
-            found = {**get_type_hints(maker, localns={**vars(typing), **vars(collections.abc)}), **found}
-        except Exception:  # annotations that cannot be evaluated here say nothing
-            continue
-    return found
+            hints = get_type_hints(maker, localns={**vars(typing), **vars(collections.abc)})
+        own = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        own = [name for name in own if name not in found and (name != "self" or maker is target)]
+        found.update((name, hints.get(name, Any)) for name in own)
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return found, False
+    return found, True
 
 
 def _type_problem(name: str, key: str, annotation: Any, value: Any) -> list[str]:

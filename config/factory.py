@@ -58,9 +58,7 @@ class Factory:
         Raises:
             ConfigError: the constructor has no such argument.
         """
-        component = self._component(name)
-        if component is None:
-            return None
+        component: Any = self._component(name)
         target = find((module,), name, component["type"], self.source, (name,))
         lacking = [key for key in changes if key not in accepted(target)[0]]
         if lacking:

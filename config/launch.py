@@ -18,7 +18,6 @@ from utils.errors import CheckpointError, ConfigError, NonFiniteError
 from utils.files import ROOT, read_json
 from utils.run import Run
 
-AUTO = "auto"
 #: Keys of the trainer that say how long, and what is written: with others of these it is still the same run.
 ASIDE = ("epochs", "save_period", "keep_last", "save_step", "verbosity", "tensorboard", "log_step")
 _logger = logging.getLogger("checkpoint")
@@ -100,7 +99,7 @@ def read_command(args: argparse.Namespace, modification: Mapping[Any, Any], eval
 
     run_folder.check_run_id(args.run_id)
     launch = Launch(checking=getattr(args, "check", False), run_id=args.run_id, args=args)
-    auto = args.resume == AUTO and not evaluating
+    auto = args.resume == "auto" and not evaluating
     if auto and args.config is None:
         raise ConfigError("-r auto needs the config of the run: -c config.json -r auto")
     if evaluating:

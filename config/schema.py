@@ -184,16 +184,9 @@ def _worded(source: Source, error: dict[str, Any]) -> str:
     if error["type"] == "missing":
         return f"{source.where(path[:-1])}: {dotted(path)} is missing"
     wanted = str(error["msg"]).replace("Input should be", "expected").replace("'", '"')
-    field = _field(path)
-    if error["type"] == "string_pattern_mismatch" and field is not None:
-        wanted = f"expected {field.description.rstrip('.')}"
+    if error["type"] == "string_pattern_mismatch":
+        model = Config if len(path) == 1 else _SECTIONS[str(path[0])]
+        wanted = f"expected {str(model.model_fields[str(path[-1])].description).rstrip('.')}"
     elif error["type"].startswith("model_"):
         wanted = "expected an object in braces"
     return f"{source.where(path)}: {dotted(path)}: {wanted}, found {kind(error['input'])}"
-
-
-def _field(path: KeyPath) -> Any:
-    if len(path) == 1:
-        return Config.model_fields.get(str(path[0]))
-    section = _SECTIONS.get(str(path[0]))
-    return section.model_fields.get(str(path[1])) if section and len(path) == 2 else None

@@ -5,10 +5,7 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import torch
+from typing import Any
 
 _KINDS = r"scalars?|images?|audio|text|histogram(_raw)?|pr_curve|embedding|figure|video|mesh|graph|hparams"
 _WITHOUT_MODE = {"add_histogram", "add_histogram_raw", "add_embedding", "add_text"}
@@ -51,12 +48,6 @@ class TensorboardWriter:
         if not re.fullmatch(f"add_({_KINDS})", name):
             raise AttributeError(f"TensorboardWriter has no method {name!r}")
         return lambda tag, *args, **kwargs: self._write(name, tag, *args, **kwargs)
-
-    def add_input_grid(self, images: "torch.Tensor | None") -> None:
-        """The first 64 images of a batch [n, 1 or 3, height, width]; other tensors have no picture."""
-        if self.enabled and images is not None and images.ndim == 4 and images.shape[1] in (1, 3):
-            low, high = images[:64].aminmax()
-            self.add_images("input", (images[:64] - low) / (high - low).clamp(min=1e-9))
 
     def _write(self, name: str, tag: Any, *args: Any, **kwargs: Any) -> None:
         if not self.enabled:

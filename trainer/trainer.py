@@ -80,8 +80,8 @@ class Trainer(BaseTrainer):
         averaged = [*self.loss_terms, *(metric.__name__ for metric in self._functions)]
         self.train_metrics = MetricTracker(*averaged, objects=self._objects)
         self.valid_metrics = MetricTracker(*averaged, objects=self._objects)
-        #: Samples of the epoch in hand that an earlier process has trained on; None in a loop of the user's own.
-        self._resumed_samples: float | None = None
+        #: Samples of the epoch in hand that an earlier process has trained on.
+        self._resumed_samples = 0.0
         self._watch = LossWatch(settings.on_nan)
 
     def _train_epoch(self, epoch: int) -> Log:
@@ -109,8 +109,6 @@ class Trainer(BaseTrainer):
         self.writer.set_step(done + self.step)
         last = min(self.step + self.accumulate, self.len_epoch) if self.config.launch.checking else self.len_epoch
         batches = training_batches(self.data_loader, done + self.step, done + last, self.seed)
-        if self.writer.enabled and done + self.step == 0:
-            batches = self._show_inputs(batches)
         label = f"epoch {epoch}/{self.epochs}"
         with tqdm(desc=label, initial=self.step, total=self.len_epoch, unit="batch", leave=False, disable=None) as bar:
             while True:
@@ -270,13 +268,4 @@ class Trainer(BaseTrainer):
             self.lr_scheduler.step()
 
     def _samples_per_epoch(self) -> float:
-        if self._resumed_samples is None:  # a loop of the user's own
-            return super()._samples_per_epoch()
-        return self.train_metrics.count(self.loss_terms[0]) - self._resumed_samples
-
-    def _show_inputs(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """Pass the batches on; if the first one holds images, show them in TensorBoard."""
-        for batch in islice(batches, 1):
-            self.writer.add_input_grid(first_tensor(batch))
-            yield batch
-        yield from batches
+        return self.train_metrics.count(self.loss_terms[0]) - self._resumed_samples or super()._samples_per_epoch()

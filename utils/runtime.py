@@ -84,8 +84,7 @@ class Runtime:
         self._stays = device.type == "cpu" and not settings.channels_last
         self._dtype = _DTYPES.get(settings.precision)
         self._scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
-        if settings.matmul_precision != "highest":
-            torch.set_float32_matmul_precision(settings.matmul_precision)
+        torch.set_float32_matmul_precision(settings.matmul_precision)
         if settings.deterministic:
             # cuBLAS reads it when it starts.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -22,11 +22,6 @@ def mix(*parts: int | str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def generator(*parts: int | str) -> torch.Generator:
-    """A CPU generator of its own, seeded from `parts`."""
-    return torch.Generator().manual_seed(mix(*parts))
-
-
 def seed_everything(*parts: int | str) -> None:
     """Seed torch (CPU and the current GPU), `random` and `numpy.random` from `parts`: about 15 µs.
 
@@ -94,4 +89,4 @@ def _splitmix(x: torch.Tensor) -> torch.Tensor:
 
 def permutation(n: int, *parts: int | str) -> torch.Tensor:
     """The random order of n things that `parts` stand for: int64 [n]."""
-    return torch.randperm(n, generator=generator(*parts))
+    return torch.randperm(n, generator=torch.Generator().manual_seed(mix(*parts)))
