@@ -52,7 +52,7 @@ class BaseDataLoader(DataLoader[Any]):
         **options: Any,
     ) -> None:
         sampler, batch_sampler = options.pop("sampler", None), options.pop("batch_sampler", None)
-        _check(batch_size, sampler, batch_sampler, options)
+        _check(batch_size, sampler, batch_sampler, {**options, "num_workers": num_workers})
         _check_effects(sampler, batch_sampler, validation_split, shuffle or options.get("drop_last", False))
         self.validation_split, self.shuffle, self.name = validation_split, shuffle, name
         #: `epoch` is the pass that the next bare iteration takes.
@@ -201,6 +201,8 @@ def _check(batch_size: Any, sampler: Any, batch_sampler: Any, options: dict[str,
         raise ConfigError("leave the DistributedSampler out: the loader cuts each batch for the processes itself")
     if options.get("prefetch_factor") is not None and options["prefetch_factor"] < 1:
         raise ConfigError(f"prefetch_factor: expected at least 1, found {options['prefetch_factor']}")
+    if options["num_workers"] > 1000:
+        raise ConfigError(f"num_workers: {options['num_workers']} processes are too many")
     if batch_sampler is None and (type(batch_size) is not int or batch_size < 1):
         raise ConfigError(f"batch_size: expected an integer of at least 1, found {batch_size!r}")
 

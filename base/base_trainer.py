@@ -23,7 +23,7 @@ from logger.visualization import TensorboardWriter
 from logger.writers import Writers
 from utils import checkpoint, environment, seeding
 from utils.content import Content
-from utils.errors import NonFiniteError
+from utils.errors import CheckpointError, NonFiniteError, UserError
 from utils.runtime import unwrap
 from utils.stopping import StopRequest
 
@@ -124,7 +124,13 @@ class BaseTrainer(ABC):
         saved = launch.content()
         if saved is None:
             return
-        restoring.load(self.config, held_by(self), saved, run.environment)
+        try:
+            restoring.load(self.config, held_by(self), saved, run.environment)
+        except UserError:
+            raise
+        except Exception as error:  # of a state that its owner cannot take
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            raise CheckpointError(f"{launch.checkpoint} cannot be restored: {reason}") from error
         if launch.task == "continue":
             self.logger.info(f"resuming from {launch.checkpoint}")
             step = saved["progress"]["step"]
@@ -182,7 +188,7 @@ class BaseTrainer(ABC):
         if not self.model.training:
             self.logger.warning("the model is in evaluation mode, and trains in it: model.train() would change that")
         self.writer.purge_step = (self.start_epoch - 1) * getattr(self, "len_epoch", 0) + self.step + 1
-        if self._metrics.path.exists():
+        if self._metrics.path.is_file():
             self._metrics.cut(self.start_epoch - 1)
         else:
             self.writer.add_text("config", self.config.as_markdown())

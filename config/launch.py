@@ -1,6 +1,7 @@
 """How a process starts: from a command line to what it is to do, with which config, from which checkpoint."""
 
 import argparse
+import contextlib
 import json
 import logging
 import shlex
@@ -137,12 +138,11 @@ def _read_start(launch: Launch, given: str) -> None:
     """Start from a checkpoint file, or of a run folder from its newest whole one if it is continued, else its best."""
     from utils import checkpoint
 
-    there = Path(given).absolute()
-    # A link to a run is followed, but those inside `save_dir` are not: the log folder stands beside them.
-    for path in (there, there.parent / there.readlink() if there.is_symlink() else there, there.resolve()):
+    try:
+        path = Path(given).resolve()
         folder = path if path.is_dir() else path.parent
-        if folder.parent.parent.name == "models":
-            break
+    except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, a loop of links
+        raise CheckpointError(f"{given} cannot be read: {error}") from None
     if launch.task == "continue" and launch.run_id is not None:
         raise ConfigError("--run_id names a new run: a run that is continued with -r keeps its folder")
     if launch.task != "continue" and (path / run_folder.BEST).exists():
@@ -156,6 +156,12 @@ def _read_start(launch: Launch, given: str) -> None:
             beside = run_folder.whole_beside(path) if folder.is_dir() else []
             hint = f"\n  whole checkpoints beside it: {', '.join(beside)}" if beside else ""
             raise CheckpointError(f"{error}{hint}") from None
+    # Links inside `save_dir` are not followed: the log folder stands beside them.
+    with contextlib.suppress(AttributeError, KeyError, TypeError, OSError):
+        config: Any = launch._content and launch._content["config"]
+        home = ROOT / config["trainer"]["save_dir"] / "models" / config["name"] / folder.name
+        if home.samefile(folder) and launch.checkpoint is not None:
+            folder, launch.checkpoint = home, home / launch.checkpoint.name
     is_run = (folder / "config.json").exists() and folder.parent.parent.name == "models"
     if launch.task == "continue" and not is_run:
         why = "is not in a run folder (models/NAME/RUN with a config.json), so it cannot be continued"
@@ -203,8 +209,8 @@ def _obstacle(folder: Path, checked: Checked) -> str:
         before = dict(leaves(read_json(folder / "config.json")))
         status = read_json(folder / "status.json") if (folder / "status.json").exists() else {}
         ended = int(status.get("exit_code", 0))
-    except (OSError, ValueError, AttributeError, TypeError, OverflowError) as error:
-        return f"cannot be read: {error}"
+    except Exception as error:  # whatever a foreign file holds
+        return f"cannot be read: {type(error).__name__}: {error}"
     now = dict(leaves(json.loads(json.dumps(checked.values))))
     other = [path for path in {**before, **now} if before.get(path, "") != now.get(path, "")]
     fixed_length = (checked.values["lr_scheduler"] or {}).get("type") == "OneCycleLR"

@@ -16,10 +16,14 @@ from utils.settings import Section, TrainerSettings
 __all__ = ["Checked", "Config", "check", "known", "own_keys"]
 
 
+#: Without control characters.
+Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+
 class Component(Section):
     """A part that is built by name."""
 
-    type: str = Field(min_length=1)
+    type: Name
     """Name of a class or function in the project's module for it."""
     args: dict[str, Any] = Field({})
     """Its arguments; checked against its signature."""
@@ -28,7 +32,7 @@ class Component(Section):
 class NamedComponent(Component):
     """A loss or metric with arguments."""
 
-    name: str | None = None
+    name: Name | None = None
     """Name in logs and tables; the type by default."""
 
 
@@ -74,7 +78,7 @@ Named = Annotated[
 class Config(Section):
     """A whole config."""
 
-    name: str = Field(pattern=r"^[^./\\][^/\\]*$")
+    name: str = Field(pattern=r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]{0,99}$")
     """Name of the experiment, and of the folder of its runs: without slashes, and no dot at its start."""
     n_gpu: int = Field(1, ge=0)
     """Number of GPUs; 0 trains on the CPU."""
@@ -184,9 +188,9 @@ def _worded(source: Source, error: dict[str, Any]) -> str:
     if error["type"] == "missing":
         return f"{source.where(path[:-1])}: {dotted(path)} is missing"
     wanted = str(error["msg"]).replace("Input should be", "expected").replace("'", '"')
-    if error["type"] == "string_pattern_mismatch":
-        model = Config if len(path) == 1 else _SECTIONS[str(path[0])]
-        wanted = f"expected {str(model.model_fields[str(path[-1])].description).rstrip('.')}"
+    field = (Config if len(path) == 1 else _SECTIONS.get(str(path[0]), Config)).model_fields.get(dotted(path[-1:]))
+    if error["type"] == "string_pattern_mismatch" and field is not None:
+        wanted = f"expected {str(field.description).rstrip('.')}"
     elif error["type"].startswith("model_"):
         wanted = "expected an object in braces"
     return f"{source.where(path)}: {dotted(path)}: {wanted}, found {kind(error['input'])}"

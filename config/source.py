@@ -97,7 +97,7 @@ def _no_place(origin: str, path: KeyPath, what: str, names: Iterable[str]) -> Co
 
 
 def _item(items: list[Any], key: str | int, path: KeyPath, origin: str) -> Any:
-    if not re.fullmatch(r"[0-9]+", str(key)) or int(key) >= len(items):
+    if not re.fullmatch(r"[0-9]{1,9}", str(key)) or int(key) >= len(items):
         raise ConfigError(f"{origin}: {dotted(path)}: the list has {len(items)} items, counted from 0")
     return items[int(key)]
 

@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+from utils.errors import printable
 from utils.files import ROOT, read_json
 
 CONFIG = ROOT / "logger" / "logger_config.json"
@@ -19,7 +20,7 @@ class ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            text = self.format(record)
+            text = printable(self.format(record))
             if "tqdm" in sys.modules:
                 sys.modules["tqdm"].tqdm.write(text, file=sys.stdout)
             else:

@@ -49,7 +49,7 @@ class MetricsFile:
         """Append the row of an epoch; a metric that came later gets a column."""
         if "epoch" in numbers:
             cells = {name: repr(value) for name, value in numbers.items()}
-            rows = self._read() if self.path.exists() else []
+            rows = self._read() if self.path.is_file() else []
             names = list(rows[0]) if rows else []
             if names and cells.keys() <= set(names):
                 with open(self.path, "a", newline="", encoding="utf-8") as file:

@@ -17,13 +17,14 @@ from typing import IO, Any, cast
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter, ValidationError
 
 from utils.content import Content
 from utils.errors import CheckpointError, StorageError
 from utils.files import replacing
 
 FORMAT_VERSION = 1
-REQUIRED_KEYS = tuple(key for key in Content.__annotations__ if key in Content.__required_keys__)
+_CONTENT = TypeAdapter(Content)
 _COMMENT = b"sha256:"
 _MISMATCH = "its content does not match its checksum"
 _COMMENT_SIZE = len(_COMMENT) + 64
@@ -187,9 +188,11 @@ def load(path: Path, mmap: bool = False) -> Content:
     if not isinstance(state["format_version"], int) or state["format_version"] > FORMAT_VERSION:
         found = state["format_version"]
         raise CheckpointError(f"{path} has format {found}, this code reads up to {FORMAT_VERSION}: use newer code")
-    missing = [key for key in REQUIRED_KEYS if key not in state]
-    if missing:
-        raise CheckpointError(f"{path} lacks {', '.join(missing)}: {_EXPECTED}")
+    try:
+        _CONTENT.validate_python(state, strict=True)
+    except ValidationError as error:
+        told = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:3]]
+        raise CheckpointError(f"{path} is no checkpoint of this template: {'; '.join(told)}") from None
     return cast(Content, {"states": {}, "classes": {}, "environment": {}, **state})
 
 
@@ -258,6 +261,10 @@ def _unpickle(path: Path, mmap: bool) -> Any:
         raise CheckpointError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
 
 
+def _alike(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.shape == b.shape and a.is_complex() == b.is_complex() and a.layout == b.layout
+
+
 def mismatches(current: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
     """Names that are missing, unexpected or of another shape, as lines for an error message; at most 10 of each."""
     shapes = [
@@ -265,7 +272,7 @@ def mismatches(current: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str
         for name, value in current.items()
         if name in saved
         and isinstance(value, torch.Tensor)
-        and (not isinstance(saved[name], torch.Tensor) or saved[name].shape != value.shape)
+        and (not isinstance(saved[name], torch.Tensor) or not _alike(saved[name], value))
     ]
     kinds = {
         "missing": [name for name in current if name not in saved],

@@ -77,9 +77,14 @@ def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType 
     sys.__excepthook__(kind, error, trace)
 
 
+def printable(text: str) -> str:
+    """A text without what would command a terminal."""
+    return "".join(char if char.isprintable() or char in "\n\t" else "?" for char in text)
+
+
 def _tell(error: UserError | Stopped) -> int:
     if "--traceback" in sys.argv:
         traceback.print_exception(error)
     with contextlib.suppress(OSError):  # a full disk, or a reader that has left
-        print(error if isinstance(error, Stopped) else f"error: {error}", file=sys.stderr, flush=True)
+        print(printable(str(error) if isinstance(error, Stopped) else f"error: {error}"), file=sys.stderr, flush=True)
     return error.exit_code

@@ -44,6 +44,8 @@ def ensure_dir(dirname: str | Path) -> None:
 
 def read_json(fname: str | Path) -> Any:
     """Read a JSON file."""
+    if not Path(fname).is_file():  # reading a pipe would wait
+        raise FileNotFoundError(2, "no such file", str(fname))
     return json.loads(Path(fname).read_text(encoding="utf-8"))
 
 

@@ -38,8 +38,10 @@ def check_run_id(run_id: str | None) -> None:
     Raises:
         ConfigError: with what it should be.
     """
-    if run_id is not None and (not re.fullmatch(r"[^/\\\x00]+", run_id) or run_id in (".", "..")):
-        raise ConfigError(f"--run_id {run_id!r}: expected the name of a folder, without slashes")
+    if run_id is None:
+        return
+    if not run_id.isprintable() or not re.fullmatch(r"[^/\\]{1,100}", run_id) or run_id in (".", ".."):
+        raise ConfigError(f"--run_id {run_id!r}: expected the name of a folder, up to 100 letters without slashes")
 
 
 def create(parent: Path, run_id: str | None) -> Path:
@@ -194,8 +196,9 @@ def own(folder: Path) -> int:
         raise ConfigError(f"{folder} is in use by {owner}: stop it first, or start another run") from None
     except OSError:
         logging.getLogger("checkpoint").warning(f"{folder}: no file locks here: let no other process write to this run")
-    os.truncate(descriptor, 0)
-    os.write(descriptor, f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
+    with contextlib.suppress(OSError):  # a full disk
+        os.truncate(descriptor, 0)
+        os.write(descriptor, f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
     _owned.add(folder.resolve())
     return descriptor
 

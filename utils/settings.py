@@ -20,7 +20,7 @@ class TrainerSettings(Section):
 
     epochs: int = Field(ge=1)
     """Number of epochs."""
-    save_dir: str = Field("saved", min_length=1)
+    save_dir: str = Field("saved", pattern=r"^[^\x00]+$")
     """Where runs go; relative to the project's root."""
     save_period: int = Field(1, ge=1)
     """Save every so many epochs; the best and the last are always saved."""
