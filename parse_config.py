@@ -5,7 +5,6 @@ Importing this module imports no torch, so that mistakes in a config are told at
 
 import argparse
 import atexit
-import json
 import logging
 import os
 import shutil
@@ -64,7 +63,6 @@ class ConfigParser(Factory):
         run_id: str | None = None,
         launch: Launch | None = None,
     ) -> None:
-
         setup_console()
         if not isinstance(config, Checked):
             config = check(config if isinstance(config, Source) else Source(to_plain(config)), modification)
@@ -73,12 +71,9 @@ class ConfigParser(Factory):
         for path, near, _ in own_keys(config.source):
             level, hint = (logging.WARNING, f", beside {near}") if near else (logging.DEBUG, "")
             logger.log(level, f"{dotted(path)} is a key of your own{hint}")
-        if launch is None:
-            launch = Launch(run_id=run_id)
-            if resume is not None:
-                launch.task, launch.checkpoint = "continue", Path(resume)
+        task: Any = "train" if resume is None else "continue"
         #: What is to be done, and the parsed command line.
-        self.launch = launch
+        self.launch = launch or Launch(task, checkpoint=None if resume is None else Path(resume), run_id=run_id)
         self._run: Run | None = None
 
     @classmethod
@@ -112,10 +107,6 @@ class ConfigParser(Factory):
     def config(self) -> dict[str, Any]:
         """The whole config, with defaults."""
         return self._values
-
-    def snapshot(self) -> dict[str, Any]:
-        """The config as it was checked, whatever has been done to its values since."""
-        return self.settings.model_dump()
 
     @property
     def resume(self) -> Path | None:
@@ -157,10 +148,6 @@ class ConfigParser(Factory):
         if launch.task == "continue" and launch.checkpoint is not None:
             return launch.checkpoint.parent
         return run_folder.create(ROOT / self.settings.trainer.save_dir / "models" / name, launch.run_id)
-
-    def as_markdown(self) -> str:
-        """The config as a block of JSON, for TensorBoard's text page."""
-        return f"```json\n{json.dumps(self.config, indent=4)}\n```"
 
     def flat(self) -> dict[str, bool | str | int | float]:
         """Plain values by dotted path, for TensorBoard's hyper-parameters page."""

@@ -52,8 +52,8 @@ class BaseDataLoader(DataLoader[Any]):
         **options: Any,
     ) -> None:
         sampler, batch_sampler = options.pop("sampler", None), options.pop("batch_sampler", None)
-        _check(batch_size, sampler, batch_sampler, {**options, "num_workers": num_workers})
-        _check_effects(sampler, batch_sampler, validation_split, shuffle or options.get("drop_last", False))
+        checked = {"num_workers": num_workers, "shuffle": shuffle, "validation_split": validation_split}
+        _check(batch_size, sampler, batch_sampler, {**options, **checked})
         self.validation_split, self.shuffle, self.name = validation_split, shuffle, name
         #: `epoch` is the pass that the next bare iteration takes.
         self.seed, self.epoch = seeding.ROOT_SEED, 1
@@ -121,7 +121,7 @@ class BaseDataLoader(DataLoader[Any]):
             DataError: the data does not fit.
             ConfigError: the data does not move in place.
         """
-        if self.device_resident and self._order is not None and device != self._order.device:
+        if self.device_resident and self._order is not None:
             try:
                 self._fetcher.to(device)
             except torch.OutOfMemoryError as error:
@@ -205,12 +205,9 @@ def _check(batch_size: Any, sampler: Any, batch_sampler: Any, options: dict[str,
         raise ConfigError(f"num_workers: {options['num_workers']} processes are too many")
     if batch_sampler is None and (type(batch_size) is not int or batch_size < 1):
         raise ConfigError(f"batch_size: expected an integer of at least 1, found {batch_size!r}")
-
-
-def _check_effects(sampler: Any, batch_sampler: Any, split: float, order: bool) -> None:
-    if split and (sampler is not None or batch_sampler is not None):
+    if options["validation_split"] and (sampler is not None or batch_sampler is not None):
         raise ConfigError("validation_split has no effect beside a sampler of your own: set it to 0")
-    if batch_sampler is not None and order:
+    if batch_sampler is not None and (options["shuffle"] or options.get("drop_last")):
         raise ConfigError("shuffle and drop_last have no effect beside a batch_sampler: set them to false")
 
 

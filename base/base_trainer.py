@@ -165,7 +165,6 @@ class BaseTrainer(ABC):
     def _start(self) -> range:
         """Restore a checkpoint, if the run has one; the epochs to train, of which there may be none."""
         run, launch = self.config.run, self.config.launch
-        run.preflight(checkpoint.size_of([unwrap(self.model).state_dict(), self.optimizer.state_dict()]))
         self.restore()
         self.epoch = max(self.start_epoch - (self.step == 0), 1)
         if launch.checking:
@@ -184,14 +183,12 @@ class BaseTrainer(ABC):
         run.sweep()
         if launch.task == "continue" and launch.checkpoint is not None:
             take_over(run, self.epoch, self.step or None, launch.checkpoint, self.monitor.best_epoch)
-        run.begin(self.config.snapshot())
+        run.begin(self.config.settings.model_dump())
         if not self.model.training:
             self.logger.warning("the model is in evaluation mode, and trains in it: model.train() would change that")
         self.writer.purge_step = (self.start_epoch - 1) * getattr(self, "len_epoch", 0) + self.step + 1
         if self._metrics.path.is_file():
             self._metrics.cut(self.start_epoch - 1)
-        else:
-            self.writer.add_text("config", self.config.as_markdown())
 
     def _place(self) -> dict[str, Any]:
         place: dict[str, Any] = {"epoch": self.epoch, "step": self.step}
@@ -229,7 +226,7 @@ class BaseTrainer(ABC):
             "state_dict": held.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "monitor_best": self.monitor.best,
-            "config": self.config.snapshot(),
+            "config": self.config.settings.model_dump(),
             "progress": progress,
             "states": {name: part.state_dict() for name, part in held.parts.items() if name != "optimizer"},
             "classes": {name: type(part).__name__ for name, part in held.parts.items()},

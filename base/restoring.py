@@ -48,12 +48,19 @@ def check_weights(config: "ConfigParser", model: nn.Module, state: Content) -> N
         patterns = sorted({name.rpartition(".")[0] + ".*" if "." in name else name for name in names})
         advice = f'\n  to leave them out: "arch": {{"skip": {patterns}}}'.replace("'", '"')
     else:
-        problems = checkpoint.mismatches(model.state_dict(), state["state_dict"])
+        problems = _weights_problems(model, state["state_dict"], config.launch.task == "continue")
         if state["arch"] != type(model).__name__:
             problems.insert(0, f"arch {state['arch']} -> {type(model).__name__}")
     if problems:
         lines = "\n  ".join(problems)
         raise CheckpointError(f"{config.resume} does not fit the model:\n  {lines}{advice}")
+
+
+def _weights_problems(network: nn.Module, saved: Mapping[str, Any], ordered: bool = True) -> list[str]:
+    """How saved weights differ from a network's; in another order, an optimizer's state would go to the wrong ones."""
+    now = network.state_dict()
+    moved = [name for name, other in zip(now, saved, strict=False) if name != other and ordered]
+    return checkpoint.mismatches(now, saved) or [f"in another order: {', '.join(moved[:10])}"][: len(moved)]
 
 
 def _without_skipped(config: "ConfigParser", weights: Mapping[str, Any]) -> State:
@@ -97,11 +104,9 @@ def _fitting_parts(config: "ConfigParser", held: Held, state: Content) -> list[t
         fresh = [name for name, part in parts.items() if name not in states and [*part.parameters()]]
         if fresh:
             raise CheckpointError(f"{resume} holds no weights of {', '.join(fresh)}: it was trained without")
-        parts = {name: part for name, part in parts.items() if name in states}
     elif state.get("converted"):
         fresh = [name for name in parts if name not in states]
         _logger.warning(f"{resume} was converted from the classic template: these start afresh: {', '.join(fresh)}")
-        parts = {name: part for name, part in parts.items() if name in states}
     else:
         saved = {name: None for name in states if name in parts or name != "optimizer"}
         problems = checkpoint.mismatches(dict.fromkeys(parts), saved)
@@ -109,6 +114,7 @@ def _fitting_parts(config: "ConfigParser", held: Held, state: Content) -> list[t
             if ("ema" in parts) != ("ema" in states):
                 problems.append("trainer.ema is there from a run's start or not at all: leave it as it was")
             raise CheckpointError(f"{resume} holds other parts than this trainer:\n  " + "\n  ".join(problems))
+    parts = {name: part for name, part in parts.items() if name in states}
     problems = [line for name, part in parts.items() for line in _part_problems(name, part, state, states[name])]
     if problems:
         raise CheckpointError(f"{resume} does not fit:\n  " + "\n  ".join(problems))
@@ -120,36 +126,16 @@ def _part_problems(name: str, part: Any, state: Content, saved: State) -> list[s
     if saved_class != type(part).__name__:
         return [f"{name}: {saved_class} -> {type(part).__name__}"]
     if isinstance(part, nn.Module):
-        return [f"{name}: {line}" for line in checkpoint.mismatches(part.state_dict(), saved)]
+        return [f"{name}: {line}" for line in _weights_problems(part, saved)]
     if isinstance(part, torch.optim.Optimizer):
-        return _optimizer_problems(name, part, saved)
+        now, before = (
+            [len(group["params"]) for group in groups] for groups in (part.param_groups, saved["param_groups"])
+        )
+        return [f"{name}: parameters in its groups {before} -> {now}"] if now != before else []
     if hasattr(part, "total_steps") and part.total_steps != saved.get("total_steps"):
         change = f"made for {saved.get('total_steps')} steps cannot become one of {part.total_steps} under way"
         raise ConfigError(f"{name}: a {saved_class} {change}: keep the epochs, or {NEW_RUN}")
     return []
-
-
-def _optimizer_problems(name: str, part: torch.optim.Optimizer, saved: State) -> list[str]:
-    """Groups of other sizes, and moments of other shapes: torch would load them silently."""
-    sizes = [len(group["params"]) for group in part.param_groups]
-    before = [len(group["params"]) for group in saved["param_groups"]]
-    if sizes != before:
-        return [f"{name}: parameters in its groups {before} -> {sizes}"]
-    if isinstance(part, torch.optim.LBFGS):  # its state is flat
-        return []
-    parameters = [p for group in part.param_groups for p in group["params"]]
-    numbers = [i for group in saved["param_groups"] for i in group["params"]]
-    return [
-        f"{name}: {key} of parameter {number}: {list(value.shape)} -> {list(parameter.shape)}"
-        for parameter, number in zip(parameters, numbers, strict=True)
-        for key, value in saved["state"].get(number, {}).items()
-        if isinstance(value, torch.Tensor)
-        and value.ndim
-        and (  # Adafactor's are sums over one dimension
-            value.ndim != parameter.ndim
-            or any(a not in (b, 1) for a, b in zip(value.shape, parameter.shape, strict=True))
-        )
-    ][:3]
 
 
 def _changes(config: "ConfigParser", parts: State, state: Content) -> tuple[list[State], State]:

@@ -96,17 +96,15 @@ def read_source(path: Path, chain: tuple[Path, ...] = ()) -> Source:
     Raises:
         ConfigError: a file cannot be read or parsed, or inherits from itself.
     """
+    source = parse_json(_read_text(path), str(path))
     if path.resolve() in chain:
         names = " -> ".join(file.name for file in (*chain, path))
         raise ConfigError(f"{path}: the config inherits from itself: {names}")
-    source = parse_json(_read_text(path), str(path))
     base = source.values.pop("base", None)
     if base is None:
         return source
     if not isinstance(base, str):
         raise ConfigError(f"{source.where(('base',))}: base: expected the path of a config, found {kind(base)}")
-    if not (path.parent / base).exists():
-        raise ConfigError(f"{source.where(('base',))}: base: {path.parent / base} does not exist")
     below = read_source(path.parent / base, (*chain, path.resolve()))
     merge(below, source)
     return Source(below.values, below.origins, str(path))

@@ -170,10 +170,9 @@ def _read_start(launch: Launch, given: str) -> None:
 
 
 def _start_from_newest(launch: Launch, folder: Path) -> None:
-
     launch.checkpoint, launch._content, warnings = run_folder.newest_whole(folder)
-    for warning in warnings:
-        _logger.warning(warning)
+    if warnings:
+        _logger.warning("\n  ".join(warnings))
 
 
 def _find_run(launch: Launch, checked: Checked) -> None:

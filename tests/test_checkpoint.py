@@ -25,7 +25,7 @@ STATE = {
     "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 0.1, "betas": (0.9, 0.999)}]},
     "monitor_best": float("inf"),
     "config": {"name": "x"},
-    "progress": {"step": None},
+    "progress": {"step": None, "finished": False, "lr": 0.1},
 }
 
 

@@ -210,10 +210,8 @@ def _is_state_dict(state: Any) -> bool:
 
 def _check_kind(path: Path) -> None:
     """Refuse what is no file, or no zip file."""
-    if not path.exists():
-        raise CheckpointError(f"{path} does not exist")
     if not path.is_file():
-        raise CheckpointError(f"{path} is not a file: {_EXPECTED}")
+        raise CheckpointError(f"{path} is not a file: {_EXPECTED}" if path.exists() else f"{path} does not exist")
     try:
         with open(path, "rb") as file:
             start = file.read(64)

@@ -49,7 +49,7 @@ class MetricTracker:
         """
         if self.writer is not None:
             self.writer.add_scalar(key, float(value if not isinstance(value, torch.Tensor) else value.float().mean()))
-        size = list(value.shape) if isinstance(value, torch.Tensor) else []
+        size = [*value.shape] if isinstance(value, torch.Tensor) else []
         if size and (len(size) > 1 or n not in (None, *size)):
             raise ConfigError(f"{key}: expected one value, or one for each of {n} samples, found a tensor {size}")
         n = (*size, 1)[0] if n is None else n

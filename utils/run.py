@@ -2,14 +2,12 @@
 
 import contextlib
 import logging
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from utils import run_folder
-from utils.errors import StorageError
 from utils.files import read_json, write_json
 
 
@@ -44,18 +42,6 @@ class Run:
         for path in (*self.folder.glob("*.tmp"), *self.log_dir.glob("*.tmp")):
             with contextlib.suppress(OSError):
                 path.unlink()
-
-    def preflight(self, size: int) -> None:
-        """Refuse to start where two checkpoints of `size` bytes don't fit: one is written before another goes.
-
-        Raises:
-            StorageError: with what there is and what is needed.
-        """
-        with contextlib.suppress(OSError):
-            free = shutil.disk_usage(self.folder).free
-            if free < 2 * size:
-                needed = f"two checkpoints take {2 * size / 1e6:.0f} MB: make room, or set trainer.save_dir"
-                raise StorageError(f"{self.folder} has {free / 1e6:.0f} MB free, and {needed}")
 
     def begin(self, config: Mapping[str, Any]) -> None:
         """Describe the run in its folder, now that nothing stands in its way."""
