@@ -266,7 +266,7 @@ def _alike(a: torch.Tensor, b: torch.Tensor) -> bool:
 def mismatches(current: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
     """Names that are missing, unexpected or of another shape, as lines for an error message; at most 10 of each."""
     shapes = [
-        f"{name} {list(saved[name].shape)} -> {list(value.shape)}"
+        f"{name} {list(getattr(saved[name], 'shape', ()))} -> {list(value.shape)}"
         for name, value in current.items()
         if name in saved
         and isinstance(value, torch.Tensor)
