@@ -75,15 +75,15 @@ class Runtime:
     """
 
     def __init__(self, device: torch.device, settings: TrainerSettings) -> None:
-        self.device = device
+        self.device, self._settings = device, settings
         #: The 2-norm of the gradients before they were last clipped.
         self.grad_norm: torch.Tensor | None = None
         #: The context of a part of a step, by name; it does nothing (0.2 µs) but while somebody profiles.
         self.part: Callable[[str], Context] = UNSEEN
-        self._settings = settings
         self._stays = device.type == "cpu" and not settings.channels_last
         self._dtype = _DTYPES.get(settings.precision)
-        self._scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
+        self._scaled = settings.precision == "fp16"
+        self._scaler = torch.amp.GradScaler(device.type, enabled=self._scaled)
         torch.set_float32_matmul_precision(settings.matmul_precision)
         if settings.deterministic:
             # cuBLAS reads it when it starts.
@@ -119,14 +119,17 @@ class Runtime:
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradients of `loss`."""
         with self.part("backward"):
-            self._scaler.scale(loss).backward()
+            (self._scaler.scale(loss) if self._scaled else loss).backward()
 
     def apply(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradients, let the optimizer apply them, clear them."""
         with self.part("optimizer"):
             self.clip(optimizer)
-            self._scaler.step(optimizer)  # where it is off, this is the optimizer's own step
-            self._scaler.update()
+            if self._scaled:
+                self._scaler.step(optimizer)
+                self._scaler.update()
+            else:
+                optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
     def clip(self, optimizer: torch.optim.Optimizer) -> None:
