@@ -81,8 +81,7 @@ class Runtime:
         #: The context of a part of a step, by name; it does nothing (0.2 µs) but while somebody profiles.
         self.part: Callable[[str], Context] = UNSEEN
         self._stays = device.type == "cpu" and not settings.channels_last
-        self._dtype = _DTYPES.get(settings.precision)
-        self._scaled = settings.precision == "fp16"
+        self._dtype, self._scaled = _DTYPES.get(settings.precision), settings.precision == "fp16"
         self._scaler = torch.amp.GradScaler(device.type, enabled=self._scaled)
         torch.set_float32_matmul_precision(settings.matmul_precision)
         if settings.deterministic:
