@@ -36,7 +36,7 @@ _NUMBERS = ["float16", "float32", "float64", "int32", "int64", "bool"]
 
 
 def _safe() -> list[Any]:
-    core = np._core.multiarray.scalar  # type: ignore[attr-defined]
+    core = (np._core if hasattr(np, "_core") else np.core).multiarray.scalar  # NumPy 1 has no _core
     names = [(core, f"numpy.{package}.multiarray.scalar") for package in ("core", "_core")]
     return [*names, np.dtype, *(type(np.dtype(name)) for name in _NUMBERS)]
 
