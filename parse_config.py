@@ -139,7 +139,6 @@ class ConfigParser(Factory):
         return self._run
 
     def _folder(self) -> Path:
-
         launch, name = self.launch, self.settings.name
         if launch.checking:
             scratch = tempfile.mkdtemp()

@@ -221,7 +221,6 @@ def _obstacle(folder: Path, checked: Checked) -> str:
 
 
 def _go_on_in(launch: Launch, run: Run) -> None:
-
     launch.run = run
     if any(run_folder.checkpoints(run.folder)) or (run.folder / run_folder.BEST).exists():
         launch.task = "continue"

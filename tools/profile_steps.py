@@ -101,7 +101,7 @@ def _traced(trainer: Any, updates: Iterator[None], file: Path) -> str:
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     idle, trainer.runtime.part = trainer.runtime.part, torch.profiler.record_function
     try:
-        with torch.profiler.profile(activities=activities) as trace:
+        with torch.profiler.profile(activities=activities, acc_events=True) as trace:
             traced = sum(1 for _ in updates)
     finally:
         trainer.runtime.part = idle
