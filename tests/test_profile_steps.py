@@ -87,7 +87,7 @@ def test_a_stop_inside_leaves_nothing_switched_on(tmp_path):
         with pytest.raises(KeyboardInterrupt):
             list(profile_steps.profiled(trainer, 3, tmp_path / "trace.json.gz"))
         assert trainer.runtime.part is UNSEEN
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True):  # one that runs would refuse
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True):
         pass
 
 
