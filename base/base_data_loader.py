@@ -149,7 +149,7 @@ class BaseDataLoader(DataLoader[Any]):
         else:
             order.epoch, order.first, order.last = epoch, first, order.n_batches(epoch > 0) if last is None else last
             direct = self.num_workers == 0 and not self.pin_memory
-            batches = map(self._fetcher.__getitem__, order) if direct else iter(self._inner)
+            batches = map(self._fetcher.__getitem__, order) if direct else iter(cast(Any, self._inner))
         return handed_out(batches, self.seed, self.name, epoch, first)
 
     def _split_sampler(self, split: float) -> tuple[Any, Any]:

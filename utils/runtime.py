@@ -82,7 +82,7 @@ class Runtime:
         self.part: Callable[[str], Context] = UNSEEN
         self._stays = device.type == "cpu" and not settings.channels_last
         self._dtype, self._scaled = _DTYPES.get(settings.precision), settings.precision == "fp16"
-        self._scaler = torch.amp.GradScaler(device.type, enabled=self._scaled)
+        self._scaler = torch.amp.grad_scaler.GradScaler(device.type, enabled=self._scaled)
         torch.set_float32_matmul_precision(settings.matmul_precision)
         if settings.deterministic:
             # cuBLAS reads it when it starts.
