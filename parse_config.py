@@ -134,19 +134,21 @@ class ConfigParser(Factory):
                 assert launch.checkpoint is not None
                 self._run = Run(launch.checkpoint.parent, owned=False)
             else:
-                self._run = launch.run or Run(self._folder())
+                self._run = launch.run or Run(self._folder(), stays=not launch.checking)
                 ensure_dir(self._run.log_dir)
         return self._run
 
     def _folder(self) -> Path:
         launch, name = self.launch, self.settings.name
+        models = ROOT / self.settings.trainer.save_dir / "models" / name
         if launch.checking:
+            run_folder.check_possible(models)
             scratch = tempfile.mkdtemp()
             atexit.register(shutil.rmtree, scratch, ignore_errors=True)
             return run_folder.create(Path(scratch) / "models" / name, "check")
         if launch.task == "continue" and launch.checkpoint is not None:
             return launch.checkpoint.parent
-        return run_folder.create(ROOT / self.settings.trainer.save_dir / "models" / name, launch.run_id)
+        return run_folder.create(models, launch.run_id)
 
     def flat(self) -> dict[str, bool | str | int | float]:
         """Plain values by dotted path, for TensorBoard's hyper-parameters page."""

@@ -1,5 +1,6 @@
 """The base of every data loader: a DataLoader whose order and randomness depend on the place alone."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, cast
@@ -13,6 +14,8 @@ from base.data_order import PassOrder, SeededFetcher, Split, handed_out, replaye
 from utils import seeding
 from utils.errors import ConfigError, DataError
 from utils.stopping import shielded, start_worker
+
+_logger = logging.getLogger("data_loader")
 
 
 class BaseDataLoader(DataLoader[Any]):
@@ -64,6 +67,8 @@ class BaseDataLoader(DataLoader[Any]):
         self.valid_sampler: Any = None
         if sampler is None and batch_sampler is None:
             sampler, self.valid_sampler = self._split_sampler(validation_split)
+            if type(sampler) is Split and not shuffle:
+                _logger.info(f"the loader {name!r} reads its samples in one order, as the split has drawn them")
         drop_last = options.pop("drop_last", False)
         shown: dict[str, Any] = {"batch_size": batch_size, "collate_fn": collate_fn, "drop_last": drop_last}
         shown["shuffle"] = shuffle and sampler is None and not iterable
@@ -142,15 +147,16 @@ class BaseDataLoader(DataLoader[Any]):
         Raises:
             DataError: a batch could not be made.
         """
-        order = self._order
-        if order is None:
+        last = last if last is not None or self._order is None else self._order.n_batches(epoch > 0)
+        return handed_out(partial(self._pass, epoch, first, last), self.seed, self.name, epoch, first)
+
+    def _pass(self, epoch: int, first: int, last: int | None) -> Iterator[Any]:
+        if self._order is None or last is None:
             place = (self.seed, self.name, "pass", epoch)
-            batches = replayed(self._inner, place, place, first, last)
-        else:
-            order.epoch, order.first, order.last = epoch, first, order.n_batches(epoch > 0) if last is None else last
-            direct = self.num_workers == 0 and not self.pin_memory
-            batches = map(self._fetcher.__getitem__, order) if direct else iter(cast(Any, self._inner))
-        return handed_out(batches, self.seed, self.name, epoch, first)
+            return replayed(self._inner, place, place, first, last)
+        self._order.epoch, self._order.first, self._order.last = epoch, first, last
+        direct = self.num_workers == 0 and not self.pin_memory
+        return map(self._fetcher.__getitem__, self._order) if direct else iter(cast(Any, self._inner))
 
     def _split_sampler(self, split: float) -> tuple[Any, Any]:
         """The samplers of the training and the validation samples; None, None without a split.

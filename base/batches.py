@@ -1,6 +1,7 @@
 """The batches from one place of a run to another, of the template's own loaders and of foreign ones."""
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -28,9 +29,9 @@ def training_batches(loader: Any, start: int, stop: int, seed: int) -> Iterator[
 def one_pass(loader: Any, seed: int, epoch: int = 0, first: int = 0, last: int | None = None) -> Iterator[Any]:
     """Batches `first` up to `last` (all) of a pass over a loader; pass 0, an evaluation, is the same each time."""
     if not isinstance(loader, BaseDataLoader):
-        batches = replayed(loader, (seed, "pass", epoch), (seed, "fetch", epoch), first, last)
-        return handed_out(batches, seed, type(loader).__name__, epoch, first)
+        start = partial(replayed, loader, (seed, "pass", epoch), (seed, "fetch", epoch), first, last)
+        return handed_out(start, seed, type(loader).__name__, epoch, first)
     if type(loader).__iter__ is BaseDataLoader.__iter__:
         return loader.batches(epoch, first, last)
     loader.epoch = epoch  # what the user's own iteration adds to a pass is not to be left out
-    return islice(iter(loader), first, last)
+    return handed_out(lambda: islice(iter(loader), first, last), seed, loader.name, epoch, first)

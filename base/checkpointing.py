@@ -100,8 +100,8 @@ class Checkpoints:
 
     def resume_hint(self) -> str:
         """The line that says how to go on."""
-        if self.newest is None:
-            return "nothing had been saved yet"
+        if self.newest is None or not self.run.stays:
+            return "nothing had been saved yet" if self.run.stays else "nothing of it is kept"
         return f"resume: {shown_command('train.py', '-r', self.newest)}"
 
     def summary(self, monitor: Monitor, epochs: int, done: int, idle: bool, fixed_length: bool) -> list[str]:

@@ -1,11 +1,16 @@
 """Settings that make no sense together, found before a run begins."""
 
+import contextlib
+import copy
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from base.monitor import Monitor
-from utils.errors import ConfigError
+from utils.errors import ConfigError, described
+from utils.runtime import first_tensor
 
 if TYPE_CHECKING:
     from parse_config import ConfigParser
@@ -68,3 +73,42 @@ def check_settings(
             problems.append(f'metrics: the name {name!r} is taken: give the metric a "name" of its own')
     if problems:
         raise ConfigError("\n  ".join(dict.fromkeys(problems)))
+
+
+def odd_loss(criterion: Any, output: Any, target: Any, tolerance: float) -> str:
+    """What is odd about a loss that is not the mean over the samples of a batch, as far as that can be told.
+
+    It is computed for some samples at once, and for pairs of them. A loss that compares the samples of a batch with
+    each other has an attribute `in_batch`, which is true, and is not judged.
+    """
+    first = first_tensor(output)
+    if first is None or first.ndim == 0 or getattr(getattr(criterion, "func", criterion), "in_batch", False):
+        return ""
+    m, criterion = min(len(first) - len(first) % 2, 16), copy.deepcopy(criterion)  # which may count its calls
+    slices = [slice(m), slice(m), *(slice(start, start + 2) for start in range(0, m, 2))]
+    with contextlib.suppress(Exception), torch.no_grad(), torch.random.fork_rng([]):  # not every batch can be cut
+        parts = [(_cut(output, len(first), part), _cut(target, len(first), part)) for part in slices]
+        whole, again, *pairs = (float(criterion(*part)) for part in parts)
+        mean = sum(pairs) / len(pairs)
+        if whole == again and not math.isclose(whole, mean, rel_tol=tolerance, abs_tol=1e-6):
+            return (
+                f"the loss of {m} samples is {whole:.4g}, but {mean:.4g} as the mean over pairs of them (output"
+                f" {described(output)}, target {described(target)}): averages depend on the batch size. A sum? Shapes"
+                " that are broadcast? If it is meant, give the loss an attribute in_batch = True"
+            )
+    return ""
+
+
+def _cut(value: Any, n: int, part: slice) -> Any:
+    """Part of the samples of a batch.
+
+    Raises:
+        ValueError: something in it does not go with the samples.
+    """
+    if isinstance(value, Mapping):
+        return {key: _cut(item, n, part) for key, item in value.items()}
+    if isinstance(value, torch.Tensor) or (isinstance(value, list) and not isinstance(value[0], torch.Tensor)):
+        if len(value) != n:
+            raise ValueError(f"{len(value)} is another length")
+        return value[part]
+    return type(value)(_cut(item, n, part) for item in value)

@@ -1,7 +1,6 @@
 """Which samples make up which batch, and what is random about them: a function of seed, epoch and place alone."""
 
 import itertools
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ import torch
 from torch.utils.data import Dataset, Sampler, Subset, SubsetRandomSampler
 
 from utils import seeding
-from utils.errors import ConfigError, DataError
+from utils.errors import ConfigError, DataError, UserError, told
 
 
 class BatchIndex(NamedTuple):
@@ -153,10 +152,7 @@ class SeededFetcher(Dataset[Any]):
         try:
             return self._samples(index) if self._whole is None else self._whole_batch(index)
         except Exception as error:  # whatever the user's dataset raises is told in one piece
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{frame.filename}:{frame.lineno}: {frame.line}"
-            sample = "; ".join(getattr(error, "__notes__", []))
-            return DataError(f"{sample}{type(error).__name__}: {error}\n  at {where}")
+            return DataError("".join(getattr(error, "__notes__", [])) + told(error))
         finally:
             if limited:
                 torch.set_num_threads(threads)
@@ -215,8 +211,8 @@ def replayed(
         del batches  # see `handed_out`
 
 
-def handed_out(batches: Iterator[Any], seed: int, name: str, epoch: int, first: int) -> Iterator[Any]:
-    """Pass the batches of a pass on from batch `first`, and seed what the step on each of them draws.
+def handed_out(start: Callable[[], Iterator[Any]], seed: int, name: str, epoch: int, first: int) -> Iterator[Any]:
+    """Pass the batches of a pass that `start` begins on from batch `first`, and seed what the step on each draws.
 
     Pass 0 is an evaluation, where the draws don't depend on the epoch. The seeding comes after any prefetching, and
     here, so that a loop of the user's own over a loader is exact, too.
@@ -224,17 +220,21 @@ def handed_out(batches: Iterator[Any], seed: int, name: str, epoch: int, first: 
     Raises:
         DataError: a batch could not be made.
     """
-    place = ("step", epoch) if epoch else ("eval",)
+    place, where = ("step", epoch) if epoch else ("eval",), f"the loader {name!r} could not make batch"
+    batches = None
     try:
         for k in itertools.count(first):
             try:
+                batches = start() if batches is None else batches
                 batch = next(batches)
             except StopIteration:
                 return
-            except RuntimeError as error:
-                raise _lost_worker(error, name, k) or error from error.__cause__
+            except UserError:
+                raise
+            except Exception as error:  # of a sampler, of iterable data or of a loader that is not ours
+                raise DataError(f"{where} {k} of pass {epoch}: {_lost_worker(error) or told(error)}") from error
             if isinstance(batch, DataError):
-                raise DataError(f"the loader {name!r} could not make batch {k} of pass {epoch}: {batch}")
+                raise DataError(f"{where} {k} of pass {epoch}: {batch}")
             seeding.seed_everything(seed, *place, k, seeding.RANK)
             yield batch
     finally:
@@ -243,10 +243,8 @@ def handed_out(batches: Iterator[Any], seed: int, name: str, epoch: int, first: 
         del batches
 
 
-def _lost_worker(error: RuntimeError, name: str, batch: int) -> DataError | None:
-    """What torch raises when a worker process died or took too long, in plain words; None for any other error."""
-    text = str(error).splitlines()[0] if str(error) else ""
-    if not text.startswith("DataLoader"):
-        return None
+def _lost_worker(error: Exception) -> str:
+    """What torch raises when a worker process died or took too long, in plain words; nothing for any other error."""
+    text = str(error).partition("\n")[0]
     hint = "out of memory? try a smaller num_workers or batch_size; num_workers 0 shows an error where it happens"
-    return DataError(f"the loader {name!r} lost a worker before batch {batch}: {text}\n  {hint}")
+    return f"a worker is lost: {text}\n  {hint}" if text.startswith("DataLoader") else ""

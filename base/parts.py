@@ -28,6 +28,7 @@ def held_by(trainer: Any) -> Held:
     for name, value in _objects(trainer):
         part = unwrap(value) if isinstance(value, nn.Module) else value
         stateful = hasattr(part, "state_dict") and hasattr(part, "load_state_dict")
+        stateful &= name not in ("data_loader", "valid_data_loader")  # which are read up to the place
         if stateful and all(part is not other for other in (model, *parts.values())):
             parts[name] = part
     loader = getattr(trainer, "data_loader", None)

@@ -5,7 +5,7 @@ import inspect
 import json
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -209,7 +209,7 @@ def _fixed(config: Mapping[str, Any]) -> State:
 
 def _compare(config: "ConfigParser", held: Held, state: Content, now: State) -> None:
     """Refuse what would silently train on other data, warn of what may change bits."""
-    saved, fixed = dict(state["progress"]), held.fixed
+    saved, fixed = cast(State, state["progress"]), held.fixed
     other = [f"{name} {saved[name]} -> {fixed[name]}" for name in fixed if name in saved and saved[name] != fixed[name]]
     if saved["step"] is None:  # between epochs these may change
         other = [
@@ -217,6 +217,10 @@ def _compare(config: "ConfigParser", held: Held, state: Content, now: State) -> 
             for line in other
             if line.split()[0] not in ("batch_size", "accumulate", "batches", "shuffle", "metrics")
         ]
+        before, after = saved.get("batches"), fixed["batches"]
+        if before and after and before != after and config["trainer"]["len_epoch"]:
+            place = f"epoch {state['epoch'] + 1} begins at batch {state['epoch'] * after} of the data"
+            _logger.warning(f"{before} -> {after} batches in an epoch: {place}, not at {state['epoch'] * before}")
     if other:
         raise CheckpointError(f"{config.resume} cannot be continued with {'; '.join(other)}")
     for line in environment.differences(state["environment"], now):

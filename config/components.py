@@ -93,7 +93,7 @@ def _problems(source: Source, target: Any, args: Mapping[str, Any], path: KeyPat
                 problems.append(f"{where}: {name} has no argument {key!r}{hint} (it takes {takes})")
         else:
             problems += [f"{where}: {problem}" for problem in _type_problem(name, key, names[key], value)]
-    for key in [] if given.later else needed:
+    for key in [p.name for p in parameters if p.name in needed and p.kind is p.KEYWORD_ONLY] if given.later else needed:
         if key not in args and key not in by_program:
             problems.append(f"{source.where(path)}: {dotted(path)}: {name} needs {key!r}")
     return problems

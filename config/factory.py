@@ -3,18 +3,15 @@
 import copy
 import inspect
 import json
-import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from config.components import GIVEN, Given, Modules, accepted, bind, find, required_class, section_of
 from config.schema import Checked
 from config.source import KeyPath, dotted, matching
-from utils.errors import ConfigError, UserError
-from utils.files import ROOT
+from utils.errors import ConfigError, DataError, UserError, told
 
 Component = dict[str, Any]
 
@@ -190,23 +187,12 @@ def construct(target: Callable[..., Any], given: tuple[Any, ...], kwargs: Mappin
 
     Raises:
         ConfigError: with the message, and the line of the project's own code that raised it.
+        DataError: a file could not be read.
     """
     try:
         return target(*given, **kwargs)
     except UserError as error:
         raise type(error)(f"{where}: {error}") from error
     except Exception as error:  # any exception of a constructor comes from what the config gave it
-        raise ConfigError(f"{where}: {type(error).__name__}: {error}{_own_frame(error)}") from error
-
-
-def _own_frame(error: BaseException) -> str:
-    """The last line of the project's own code in a traceback, if the exception passed through any."""
-    ours = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if Path(frame.filename).is_relative_to(ROOT)
-        and Path(frame.filename).relative_to(ROOT).parts[0] not in ("config", "parse_config.py", "base", "utils")
-        and "site-packages" not in frame.filename
-    ]
-    own = [f for f in ours if Path(f.filename).name not in ("train.py", "test.py")]
-    return f"\n  at {own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else ""
+        kind = DataError if isinstance(error, OSError) else ConfigError
+        raise kind(f"{where}: {told(error, anywhere=False)}") from error

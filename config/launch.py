@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import json
 import logging
+import os
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any, Literal
 
 from config.json_file import read_source
 from config.schema import Checked, check, known
-from config.source import Source, dotted, leaves, override, read_value, to_plain
+from config.source import LOADERS, Source, dotted, leaves, override, read_value, to_plain
 from utils import run_folder
 from utils.content import Content
 from utils.errors import CheckpointError, ConfigError, NonFiniteError
@@ -131,6 +132,11 @@ def _source(launch: Launch) -> Source:
         if not equals or not key:
             raise ConfigError(f"--set {text}: expected KEY=VALUE, such as --set trainer.epochs=3")
         override(source, tuple(key.split(".")), read_value(value), f"command line (--set {key})", known)
+    for path, value in leaves(source.values) if launch.args.config is None else ():
+        place, typed = Path(os.path.normpath(ROOT / str(value))), source.where(path).startswith("command line")
+        if path[0] in LOADERS and not (typed or place.is_relative_to(ROOT) or os.access(place, os.F_OK)):
+            hint = f"if it is to be made, say so: --set {shlex.quote(f'{dotted(path)}={value}')}"
+            raise CheckpointError(f"{source.where(path)}: {dotted(path)}: {value} is outside the project; {hint}")
     return source
 
 

@@ -32,6 +32,8 @@ def init_optimizer(config: Factory, model: "torch.nn.Module", *own: ModuleType) 
     where = f"{config.where('optimizer')}: optimizer"
     if not named:
         raise ConfigError(f"{where}: the model has no parameter to train (see arch.freeze)")
+    if any(map(torch.nn.parameter.is_lazy, named.values())):
+        raise ConfigError(f"{where}: the model's lazy modules have no weights yet: give it a batch in its constructor")
     if component["type"] == "SparseAdam" and not any(getattr(module, "sparse", False) for module in model.modules()):
         raise ConfigError(f"{where}: SparseAdam needs sparse gradients, as of nn.Embedding(…, sparse=True)")
     if not component["param_groups"]:

@@ -29,9 +29,9 @@ class Interrupted(tiny.Trainer):
         return super()._forward(batch)
 
 
-def interrupted(config, after, in_validation=False, **kwargs):
+def interrupted(config, after, in_validation=False, cls=(), **kwargs):
     """Train until the signal; the path of the newest checkpoint."""
-    cls = type("Interrupted", (Interrupted,), {"after": after, "in_validation": in_validation})
+    cls = type("Interrupted", (*cls, Interrupted), {"after": after, "in_validation": in_validation})
     trainer = tiny.build(config, trainer_class=cls, **kwargs)
     with pytest.raises(Stopped) as caught:
         trainer.train()

@@ -224,7 +224,7 @@ def test_a_lost_worker_is_told_with_the_last_checkpoint(tmp_path):
     process = forked.start(train_and_lose_a_worker, config, output=tmp_path / "output")
     assert forked.finish(process) == 3
     output = (tmp_path / "output").read_text()
-    assert "the loader 'train' lost a worker" in output and "Traceback" not in output, output
+    assert "a worker is lost" in output and "Traceback" not in output, output
     assert f"resume: python train.py -r {Path(tmp_path) / 'models/Tiny/run/checkpoint-epoch1.pth'}" in output
 
 

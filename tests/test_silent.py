@@ -13,12 +13,13 @@ import torch
 from projects import ROOT
 from test_resume import interrupted
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Subset, SubsetRandomSampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, SubsetRandomSampler
 
 from base import BaseDataLoader
+from config.optimization import init_optimizer
 from parse_config import ConfigParser
 from utils import MetricTracker, checkpoint
-from utils.errors import CheckpointError, ConfigError, printable
+from utils.errors import CheckpointError, ConfigError, DataError, StorageError, printable
 from utils.run_folder import check_run_id
 
 
@@ -552,3 +553,197 @@ def test_metrics_that_change_inside_an_epoch_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="cannot be continued with shuffle"):
         tiny.train(tiny.settings(tmp_path, data_loader__args={"shuffle": False}), resume=path)
     assert np.isfinite(tiny.train(tiny.settings(tmp_path), resume=path).monitor.best)
+
+
+def test_a_split_without_shuffle_says_so(tmp_path, capfd):
+    tiny.train(tiny.settings(tmp_path, trainer__epochs=1, trainer__verbosity=1, data_loader__args={"shuffle": False}))
+    assert "the loader 'train' reads its samples in one order" in capfd.readouterr().out
+    tiny.train(tiny.settings(tmp_path, trainer__epochs=1, trainer__verbosity=1))
+    assert "in one order" not in capfd.readouterr().out
+
+
+class WithState(DataLoader):
+    """As torchdata's loaders are: it would go on from a place of its own."""
+
+    def state_dict(self):
+        return {"place": 5}
+
+    def load_state_dict(self, state):
+        raise AssertionError("the loader is read up to the place")
+
+
+def test_a_foreign_loader_with_a_state_is_no_part(tmp_path):
+    class Foreign(tiny.Trainer):
+        def __init__(self, *args, **options):
+            loader = WithState(Noisy(), 8, shuffle=True)
+            super().__init__(*args, **{**options, "data_loader": loader, "valid_data_loader": WithState(Noisy(), 8)})
+
+    config = tiny.settings(tmp_path / "a")
+    unbroken = tiny.train(config, trainer_class=Foreign)
+    config["trainer"]["save_dir"] = str(tmp_path / "b")
+    path = interrupted(config, after=14, cls=(Foreign,))
+    assert tiny.digest(tiny.train(config, resume=path, trainer_class=Foreign).model) == tiny.digest(unbroken.model)
+
+
+def test_another_length_of_epochs_says_where_the_data_goes_on(tmp_path, capfd):
+    config = tiny.settings(tmp_path, trainer__epochs=1, trainer__len_epoch=4)
+    path = tiny.train(config).checkpoint_dir / "checkpoint-epoch1.pth"
+    config["trainer"] |= {"epochs": 2, "len_epoch": 7}
+    tiny.train(config, resume=path)
+    assert "4 -> 7 batches in an epoch: epoch 2 begins at batch 7 of the data, not at 4" in capfd.readouterr().out
+
+
+def test_a_stop_does_not_wait_for_a_slow_fetch(tmp_path):
+    stopped_in = []
+
+    class Slow(Noisy):
+        def __getitem__(self, i):
+            if len(stopped_in) == 0 and torch.utils.data.get_worker_info() is None and Slow.armed:
+                stopped_in.append(i)
+                os.kill(os.getpid(), signal.SIGTERM)
+                raise AssertionError("the fetch went on")
+            return super().__getitem__(i)
+
+    def build(config, **kwargs):
+        trainer = tiny.build(config, **kwargs)
+        trainer.data_loader = BaseDataLoader(Slow(), 8, True, 0.0, 0)
+        trainer.valid_data_loader = BaseDataLoader(Slow(), 8, False, 0.0, 0, name="valid")
+        return trainer
+
+    for arm_at in (3, "valid"):
+        Slow.armed, where = False, tmp_path / str(arm_at)
+        unbroken = build(tiny.settings(where / "a", trainer__epochs=1))
+        unbroken.train()
+        trainer = build(tiny.settings(where / "b", trainer__epochs=1))
+        update, evaluate = trainer._update, trainer.evaluate
+
+        def armed_update(batches, trainer=trainer, update=update, arm_at=arm_at):
+            update(batches)
+            Slow.armed = trainer.step + 1 == arm_at
+
+        def armed_evaluate(*args, evaluate=evaluate, arm_at=arm_at):
+            Slow.armed = arm_at == "valid"
+            return evaluate(*args)
+
+        trainer._update, trainer.evaluate = armed_update, armed_evaluate
+        with pytest.raises(BaseException, match=f"stopped by SIGTERM in epoch 1, step {arm_at if arm_at == 3 else 11}"):
+            trainer.train()
+        Slow.armed = False
+        stopped_in.clear()
+        (path,) = trainer.checkpoint_dir.glob("*step*")
+        again = build(tiny.settings(where / "b", trainer__epochs=1), resume=path)
+        again.train()
+        assert tiny.digest(again.model) == tiny.digest(unbroken.model) and tiny.rows(again) == tiny.rows(unbroken)
+
+
+def test_a_stopped_check_names_no_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    config = tiny.settings(tmp_path)
+    (tmp_path / "tiny.json").write_text(json.dumps(config))
+    trainer = tiny.build(tiny.command_line("-c", tmp_path / "tiny.json", "--check"))
+    update = trainer._update
+    trainer._update = lambda batches: (update(batches), os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(BaseException, match="nothing of it is kept") as caught:
+        trainer.train()
+    assert "resume" not in str(caught.value)
+
+
+def test_a_check_says_that_no_run_folder_can_be_made(tmp_path):
+    (tmp_path / "tiny.json").write_text(json.dumps(tiny.settings("/proc/nobody")))
+    with pytest.raises(StorageError, match="/proc/nobody/models/Tiny cannot be made"):
+        tiny.build(tiny.command_line("-c", tmp_path / "tiny.json", "--check"))
+
+
+class Shrinking:
+    """Promises more batches than it has."""
+
+    def __len__(self):
+        return 9
+
+    def __iter__(self):
+        return iter([[1, 2], [3, 4]])
+
+
+class Breaking(IterableDataset):
+    def __len__(self):
+        return 40
+
+    def __iter__(self):
+        yield torch.randn(6), 1
+        raise FileNotFoundError("shard-7.tar")
+
+
+@pytest.mark.parametrize(
+    "loader, told",
+    [
+        (lambda: BaseDataLoader(Noisy(), 8, False, 0.0, 0, batch_sampler=Shrinking()), "batch 2 of pass 1: IndexError"),
+        (
+            lambda: BaseDataLoader(Breaking(), 8, False, 0.0, 0),
+            "shard-7.tar\n  at .*test_silent.py:",
+        ),
+        (lambda: BaseDataLoader(Breaking(), 8, False, 0.0, 2), "FileNotFoundError: shard-7.tar"),
+        (lambda: DataLoader(Breaking(), 8), "the loader 'DataLoader' could not .*FileNotFoundError: shard-7.tar"),
+        (lambda: DataLoader(Breaking(), 8, num_workers=2), "FileNotFoundError: shard-7.tar"),
+        (
+            lambda: DataLoader([(lambda: 1, 2)] * 9, 3, num_workers=1, multiprocessing_context="spawn"),
+            "could not make batch 0 of pass 1: .*pickle",
+        ),
+        (
+            lambda: BaseDataLoader([(lambda: 1, 2)] * 9, 3, False, 0.0, 1, multiprocessing_context="spawn"),
+            "could not make batch 0 of pass 1: .*pickle",
+        ),
+    ],
+)
+def test_what_a_loader_raises_is_about_the_data(tmp_path, loader, told):
+    class Own(tiny.Trainer):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **{**options, "data_loader": loader(), "valid_data_loader": None})
+
+    with pytest.raises(DataError, match=told) as caught:
+        tiny.train(tiny.settings(tmp_path, trainer__monitor="off"), trainer_class=Own)
+    assert "nothing had been saved yet" in str(caught.value)
+
+
+def test_a_loss_that_lacks_a_keyword(tmp_path, monkeypatch):
+    def weighted(output, target, *, weight):
+        return (output[:, 0] * weight).mean()
+
+    monkeypatch.setattr(tiny, "weighted", weighted, raising=False)
+    with pytest.raises(ConfigError, match="weighted needs 'weight'"):
+        tiny.build(tiny.settings(tmp_path, loss="weighted"))
+    tiny.train(tiny.settings(tmp_path, trainer__epochs=1, loss={"type": "weighted", "args": {"weight": 2.0}}))
+
+
+def test_lazy_modules_are_refused_with_the_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiny, "Lazy", type("Lazy", (nn.LazyLinear,), {"__module__": "tiny"}), raising=False)
+    config = ConfigParser(tiny.settings(tmp_path, arch={"type": "Lazy", "args": {"out_features": 3}}))
+    with pytest.raises(ConfigError, match="lazy modules have no weights yet"):
+        init_optimizer(config, config.init_obj("arch", tiny))
+
+
+def test_a_missing_file_of_a_loader_is_about_the_data(tmp_path, monkeypatch):
+    def missing(**_):
+        return open(tmp_path / "nothing.csv")
+
+    monkeypatch.setattr(tiny.TinyLoader, "__init__", lambda self, **_: missing())
+    with pytest.raises(DataError, match=r"data_loader \(TinyLoader\): FileNotFoundError"):
+        tiny.build(tiny.settings(tmp_path))
+
+
+def test_a_config_from_a_checkpoint_makes_nothing_outside_the_project(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiny.TinyLoader, "__init__", _with_data_dir(tiny.TinyLoader.__init__))
+    config = tiny.settings(tmp_path, trainer__epochs=1, data_loader__args={"data_dir": str(tmp_path / "outside")})
+    run = tiny.train(config).checkpoint_dir
+    for value in (str(tmp_path / "outside"), "../../outside-of-it"):
+        state = checkpoint.load(run / "checkpoint-epoch1.pth")
+        state["config"]["data_loader"]["args"]["data_dir"] = value
+        checkpoint.save(state, run / "checkpoint-epoch1.pth")
+        with pytest.raises(CheckpointError, match=r"args.data_dir: .* is outside .* --set data_loader.args"):
+            tiny.command_line("-r", run / "checkpoint-epoch1.pth")
+        tiny.command_line("-r", run / "checkpoint-epoch1.pth", "--set", f"data_loader.args.data_dir={value}")
+    (tmp_path / "outside").mkdir()  # what is there may be read
+    tiny.command_line("-r", run / "checkpoint-epoch1.pth", "--set", f"data_loader.args.data_dir={tmp_path / 'outside'}")
+
+
+def _with_data_dir(init):
+    return lambda self, data_dir="data", **options: init(self, **options)

@@ -17,10 +17,10 @@ from tqdm import tqdm
 from base.base_data_loader import BaseDataLoader
 from base.base_trainer import BaseTrainer, Log
 from base.batches import one_pass, training_batches
-from base.checks import check_parts, check_settings
+from base.checks import check_parts, check_settings, odd_loss
 from base.loss_watch import LossWatch
 from base.parts import averaged, evaluating, keep_buffers, networks, to_training
-from utils.errors import ConfigError
+from utils.errors import ConfigError, described
 from utils.metrics import MetricTracker
 from utils.runtime import Runtime, first_tensor, unwrap
 
@@ -83,6 +83,8 @@ class Trainer(BaseTrainer):
         #: Samples of the epoch in hand that an earlier process has trained on.
         self._resumed_samples = 0.0
         self._watch = LossWatch(settings.on_nan)
+        #: Whether no batch of the run has been seen yet.
+        self._new = config.launch.task != "continue" or config.launch.checking
 
     def _train_epoch(self, epoch: int) -> Log:
         """Train one epoch, validate, step an epoch scheduler; return the averages over all samples."""
@@ -108,12 +110,13 @@ class Trainer(BaseTrainer):
         done = (epoch - 1) * self.len_epoch
         self.writer.set_step(done + self.step)
         last = min(self.step + self.accumulate, self.len_epoch) if self.config.launch.checking else self.len_epoch
-        batches = training_batches(self.data_loader, done + self.step, done + last, self.seed)
+        batches = self.stop.until(training_batches(self.data_loader, done + self.step, done + last, self.seed))
         label = f"epoch {epoch}/{self.epochs}"
         with tqdm(desc=label, initial=self.step, total=self.len_epoch, unit="batch", leave=False, disable=None) as bar:
             while True:
                 with self.runtime.part("data"):
                     group = list(islice(batches, self.accumulate))
+                self._stop_if_asked()
                 if not group:
                     return
                 yield group
@@ -130,9 +133,17 @@ class Trainer(BaseTrainer):
         for batch, n in zip(batches, sizes, strict=True):
             terms, output, target = self._compute(batch, tracker, n)
             loss = terms[self.loss_terms[0]]
+            if not isinstance(loss, torch.Tensor) or loss.ndim or not loss.requires_grad:
+                found = described(loss) if isinstance(loss, torch.Tensor) else f"a {type(loss).__name__}"
+                raise ConfigError(f"the loss is {found}: expected a tensor with a gradient and one value, the mean")
             # Weighted by samples, so that a smaller last batch counts for what it holds.
             self.runtime.backward(loss if n == total else loss * (n / total))
             losses.append(loss.detach())
+            if self._new and type(self)._forward is Trainer._forward:
+                with self.runtime.autocast():
+                    odd = odd_loss(self.criterion, output, target, 1e-4 if self.settings.precision == "fp32" else 3e-2)
+                self.logger.warning(odd) if odd else None
+            self._new = False
             if may_skip and self._objects:
                 shown.append((output, target))
         if not self._apply(self.optimizer, losses):
@@ -233,7 +244,12 @@ class Trainer(BaseTrainer):
     def _save_step(self) -> None:
         with self.runtime.part("saving"):
             self._check_losses()
-            super()._save_step()
+            unsaved = self.train_metrics.unsaved()
+            if unsaved:
+                what = f"{', '.join(unsaved)} has no state_dict, and counts what no checkpoint can hold"
+                self.logger.warning(f"{what}: epoch {self.epoch} is not saved before its end")
+            else:
+                super()._save_step()
 
     def _valid_epoch(self, epoch: int) -> Log:
         """Evaluate on the validation data."""
@@ -250,9 +266,9 @@ class Trainer(BaseTrainer):
         if isinstance(loader, BaseDataLoader):
             loader.to(self.runtime.device)
         with evaluating(networks(self)), averaged(self, self.ema):
-            for batch in one_pass(loader, self.seed):
+            for batch in self.stop.until(one_pass(loader, self.seed)):
                 self._compute(batch, tracker)
-                if self.stop.signum is not None or self.config.launch.checking:
+                if self.config.launch.checking:
                     break
         self._stop_if_asked()
         return tracker.result()

@@ -7,8 +7,16 @@ without a traceback. Any other exception is a bug: its traceback is kept and the
 import contextlib
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import TracebackType
+from typing import Any
+
+_ROOT = Path(__file__).resolve().parent.parent
+#: Files and folders whose lines say nothing about a mistake in the user's code.
+_NOT_OWN = {"base", "config", "logger", "utils", "parse_config.py", "train.py", "test.py", "site-packages"}
+#: The trainer's methods that call the user's model, loss and metrics.
+_OF_A_BATCH = ("_forward", "_record")
 
 
 class UserError(Exception):
@@ -59,10 +67,12 @@ def run_command(command: Callable[[], int | None]) -> None:
     """Run a command's main function and leave the process with the exit code that its outcome stands for."""
     try:
         code = command() or 0
-    except (UserError, Stopped) as error:
-        code = _tell(error)
     except KeyboardInterrupt:
         code = 130
+    except (Exception, Stopped) as error:
+        if not _tells(error):
+            raise
+        code = _tell(error)
     sys.exit(code)
 
 
@@ -72,7 +82,7 @@ def catch_user_errors() -> None:
 
 
 def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    if isinstance(error, UserError | Stopped):
+    if _tells(error):
         raise SystemExit(_tell(error))
     sys.__excepthook__(kind, error, trace)
 
@@ -82,9 +92,52 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() or char in "\n\t" else "?" for char in text)
 
 
-def _tell(error: UserError | Stopped) -> int:
+def told(error: BaseException, anywhere: bool = True) -> str:
+    """An exception with its message, and the last line of the user's own code that it has passed.
+
+    Args:
+        anywhere: where it has passed none, name the line that raised it.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    at = [frame for frame in frames if _is_own(Path(frame.filename))] or (frames if anywhere else [])
+    lines = str(error).strip().splitlines()
+    lines = [lines[0], lines[-1]] if lines[2:] else lines  # torch quotes the traceback of a worker
+    text = "\n  ".join([f"{type(error).__name__}: {lines[0] if lines else ''}", *lines[1:]])
+    return text + (f"\n  at {at[-1].filename}:{at[-1].lineno}: {at[-1].line}" if at else "")
+
+
+def _is_own(file: Path) -> bool:
+    return file.is_relative_to(_ROOT) and not {file.relative_to(_ROOT).parts[0], *file.parts} & _NOT_OWN
+
+
+def _in_batch(error: BaseException) -> dict[str, Any]:
+    """The variables of the method that says what a batch means, if the exception has passed it."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_name in _OF_A_BATCH]
+    return dict(frames[-1].f_locals) if frames else {}
+
+
+def described(value: Any) -> str:
+    """Shape and type of a tensor, and of those in containers; nothing of other values."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{[*value.shape]} {str(value.dtype).removeprefix('torch.')}"
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if type(value) in (list, tuple) else ()
+    found = [f"{key}: {text}" if isinstance(key, str) else text for key, text in ((k, described(v)) for k, v in items)]
+    return f"({', '.join(found)})" if any(found) else ""
+
+
+def _tells(error: BaseException) -> bool:
+    """Whether a user can understand an exception without its traceback."""
+    return isinstance(error, UserError | Stopped) or bool(_in_batch(error))
+
+
+def _tell(error: BaseException) -> int:
     if "--traceback" in sys.argv:
         traceback.print_exception(error)
+    text = str(error)
+    if not isinstance(error, UserError | Stopped):
+        shapes = {name: described(value) for name, value in _in_batch(error).items() if name not in ("self", "batch")}
+        text = f"{told(error)}\n  {', '.join(f'{name} {shape}' for name, shape in shapes.items() if shape)}"
+        text += "\n  the whole traceback is in info.log, and with --traceback here"
     with contextlib.suppress(OSError):  # a full disk, or a reader that has left
-        print(printable(str(error) if isinstance(error, Stopped) else f"error: {error}"), file=sys.stderr, flush=True)
-    return error.exit_code
+        print(printable(text if isinstance(error, Stopped) else f"error: {text}"), file=sys.stderr, flush=True)
+    return getattr(error, "exit_code", 1)

@@ -1,14 +1,22 @@
 """Exact averages over samples, summed where the values are."""
 
+import contextlib
 import copy
+import inspect
 import math
+import warnings
 from collections.abc import Sequence
+from types import NoneType
 from typing import Any
 
+import numpy as np
 import torch
 
 from utils.checkpoint import plain
 from utils.errors import CheckpointError, ConfigError
+
+#: Marks NumPy's arrays and numbers among what a metric has counted.
+_NUMPY = "numpy"
 
 
 class MetricTracker:
@@ -108,25 +116,76 @@ class MetricTracker:
         """Sums and counts, for a checkpoint inside an epoch."""
         state: dict[str, Any] = {"sums": self._read(), "counts": dict(self._counts), "seen": dict(self._seen)}
         if self.objects:
-            state["objects"] = {name: _plain_attributes(metric) for name, metric in self.objects.items()}
+            state["objects"] = {name: _counted(metric) for name, metric in self.objects.items()}
         return state
+
+    def unsaved(self) -> list[str]:
+        """The objects whose counts a checkpoint would lose: what comes back from it computes another number."""
+        return [name for name, metric in self.objects.items() if not _comes_back(metric)]
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from sums and counts; tensors move to the device of the next value."""
         self._sums = {key: float(value) for key, value in state["sums"].items()}
         self._counts = dict(state["counts"])
         self._seen = dict(state["seen"])
-        for name, attributes in state.get("objects", {}).items():
+        for name, counted in state.get("objects", {}).items():
             if name in self.objects:
-                vars(self.objects[name]).update(copy.deepcopy(attributes))
+                _recount(self.objects[name], counted)
 
 
-def _plain_attributes(metric: Any) -> dict[str, Any]:
-    """What a metric object has counted so far: those of its attributes that a checkpoint can hold."""
-    found = {}
-    for name, value in vars(metric).items():
-        try:
-            found[name] = plain(value)
-        except CheckpointError:
-            continue
-    return found
+def _counted(metric: Any) -> dict[str, Any] | None:
+    """What a metric object has counted, as a checkpoint can hold it; None where it cannot."""
+    if hasattr(metric, "persistent"):  # or torchmetrics leaves it out
+        metric.persistent(True)
+    if hasattr(metric, "state_dict") and hasattr(metric, "load_state_dict"):
+        return dict(metric.state_dict())
+    constant = inspect.isroutine, inspect.isclass, inspect.ismodule
+    with contextlib.suppress(CheckpointError):
+        return {name: _packed(value) for name, value in vars(metric).items() if not any(is_(value) for is_ in constant)}
+    return None
+
+
+def _recount(metric: Any, counted: dict[str, Any] | None) -> None:
+    """Put what `_counted` has taken into a metric that is fresh."""
+    counted = copy.deepcopy(counted)
+    if hasattr(metric, "state_dict") and hasattr(metric, "load_state_dict"):
+        metric.load_state_dict(counted)
+    else:
+        vars(metric).update({name: _unpacked(value) for name, value in (counted or {}).items()})
+
+
+def _comes_back(metric: Any) -> bool:
+    counted, again = _counted(metric), copy.deepcopy(metric)
+    with contextlib.suppress(Exception), warnings.catch_warnings():  # of a metric that cannot take its state
+        warnings.simplefilter("ignore")
+        again.reset()
+        _recount(again, plain(counted))
+        numbers = float(again.compute()), float(metric.compute())
+        return counted is not None and (numbers[0] == numbers[1] or all(map(math.isnan, numbers)))
+    return False
+
+
+def _packed(value: Any) -> Any:
+    """A value of exactly the types that a checkpoint gives back, or of NumPy's.
+
+    Raises:
+        CheckpointError: of another one, such as a set or a defaultdict.
+    """
+    if isinstance(value, np.ndarray | np.generic) and value.dtype != object:
+        return {_NUMPY: torch.from_numpy(np.array(value)), "scalar": isinstance(value, np.generic)}
+    if type(value) in (list, tuple):
+        return type(value)(map(_packed, value))
+    if type(value) is dict:
+        return {key: _packed(item) for key, item in value.items()}
+    if isinstance(value, torch.Tensor | NoneType) or type(value) in (bool, int, float, str, bytes):
+        return value
+    raise CheckpointError(f"a {type(value).__name__} cannot be saved")
+
+
+def _unpacked(value: Any) -> Any:
+    if isinstance(value, dict) and _NUMPY in value:
+        array = value[_NUMPY].numpy()
+        return array[()] if value["scalar"] else array
+    if isinstance(value, dict):
+        return {key: _unpacked(item) for key, item in value.items()}
+    return type(value)(map(_unpacked, value)) if isinstance(value, list | tuple) else value

@@ -17,6 +17,7 @@ class Run:
     Args:
         folder: of the checkpoints: models/NAME/RUN; that of the logs is log/NAME/RUN beside it.
         owned: lock the folder; False only reads it.
+        stays: False for a trial, whose folder goes with the process.
 
     Raises:
         ConfigError: another process owns it.
@@ -25,8 +26,8 @@ class Run:
 
     _lock = -1
 
-    def __init__(self, folder: Path, owned: bool = True) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, owned: bool = True, stays: bool = True) -> None:
+        self.folder, self.stays = folder, stays
         self.log_dir = folder.parent.parent.parent / "log" / folder.parent.name / folder.name
         #: What the run is made of: code, versions, machine and command line.
         self.environment: dict[str, Any] = {}

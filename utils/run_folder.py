@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import socket
+import tempfile
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -65,6 +66,19 @@ def create(parent: Path, run_id: str | None) -> Path:
             folder = parent / f"{name}-{number}"
         except OSError as error:
             raise StorageError(f"{folder} cannot be made: {error.strerror}") from error
+
+
+def check_possible(folder: Path) -> None:
+    """Make sure that folders can be made in `folder`, or it itself, without leaving any.
+
+    Raises:
+        StorageError: they cannot.
+    """
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    try:
+        Path(tempfile.mkdtemp(dir=there)).rmdir()
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be made: {error.strerror}") from error
 
 
 def checkpoint_name(epoch: int, step: int | None) -> str:

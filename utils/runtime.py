@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
@@ -49,7 +49,9 @@ def to_device(batch: Any, device: torch.device, channels_last: bool = False) -> 
         images = channels_last and batch.ndim == 4
         layout = torch.channels_last if images else torch.preserve_format
         return batch.to(device, non_blocking=True, memory_format=layout)
-    if isinstance(batch, dict):
+    if hasattr(batch, "to"):  # a batch of a class of its own, such as a tokenizer's
+        return batch.to(device)
+    if isinstance(batch, Mapping):
         return {key: to_device(value, device, channels_last) for key, value in batch.items()}
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         return type(batch)(*(to_device(value, device, channels_last) for value in batch))
@@ -62,7 +64,7 @@ def first_tensor(batch: Any) -> torch.Tensor | None:
     """The first tensor of a batch, in the order of its containers."""
     if isinstance(batch, torch.Tensor):
         return batch
-    values = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, list | tuple) else ()
+    values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
     return next((tensor for tensor in map(first_tensor, values) if tensor is not None), None)
 
 

@@ -16,6 +16,10 @@ from utils.errors import Stopped
 _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
 
 
+class _Left(BaseException):
+    """Leaves the fetch of a batch that nobody wants any more."""
+
+
 class StopRequest:
     """Notes SIGTERM, SIGINT (Ctrl-C), SIGUSR1 and SIGHUP while it is entered; the loops ask for `signum` between steps.
 
@@ -27,7 +31,7 @@ class StopRequest:
 
     def __init__(self, describe: Callable[[], str] = lambda: "") -> None:
         self.signum: int | None = None
-        self._describe, self._polled = describe, True
+        self._describe, self._polled, self._fetching = describe, True, False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -55,6 +59,20 @@ class StopRequest:
         """From here to the end of the `unpolled` code, somebody asks."""
         self._polled = True
 
+    def until(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The batches until a signal comes; one that is being fetched then is left, however long it would take."""
+        while True:
+            try:
+                self._fetching = True
+                batch = None if self.signum else next(batches)
+            except (StopIteration, _Left):
+                return
+            finally:
+                self._fetching = False
+            if self.signum:
+                return
+            yield batch
+
     def _note(self, signum: int, _frame: FrameType | None) -> None:
         if self.signum is not None and signum == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -63,6 +81,8 @@ class StopRequest:
         first, self.signum = self.signum is None, signum
         if first and not self._polled:
             raise self.leave(self._describe())
+        if first and self._fetching:
+            raise _Left
 
     def leave(self, message: str) -> Stopped:
         """End the workers; the exception that ends the run, with the exit code for the signal."""

@@ -1,0 +1,226 @@
+"""What the user's own code does wrong at the first batch is told in a few lines, and a loss that is no mean is told."""
+
+from collections import UserDict
+
+import pytest
+import tiny
+import torch
+import torch.nn.functional as F
+from projects import command, copy_template
+from torch import nn
+
+from utils.errors import ConfigError
+
+#: What a user writes into the file of a project, and what is told: (file, before, after, told).
+MISTAKES = {
+    "wrong channels": (
+        "model/model.py",
+        "self.conv1 = nn.Conv2d(1,",
+        "self.conv1 = nn.Conv2d(3,",
+        ["expected input[64, 1, 28, 28] to have 3 channels", "model/model.py:", "data [64, 1, 28, 28] float32"],
+    ),
+    "float64 data": (
+        "data_loader/images.py",
+        'return images, self._data["labels"].index_select',
+        'return images.double(), self._data["labels"].index_select',
+        ["RuntimeError: ", "model/model.py:", "data [64, 1, 28, 28] float64, target [64] int64"],
+    ),
+    "too few classes": (
+        "model/model.py",
+        "num_classes: int = 10",
+        "num_classes: int = 5",
+        ["is out of bounds", "model/loss.py:", "output [64, 5] float32", "target [64] int64"],
+    ),
+    "a loss that is a float": (
+        "model/loss.py",
+        "return F.nll_loss(output, target)",
+        "return F.nll_loss(output, target).item()",
+        ["the loss is a float: expected a tensor"],
+    ),
+    "a loss for each sample": (
+        "model/loss.py",
+        "return F.nll_loss(output, target)",
+        'return F.nll_loss(output, target, reduction="none")',
+        ["the loss is [64] float32: expected a tensor"],
+    ),
+    "a loss without a gradient": (
+        "model/loss.py",
+        "return F.nll_loss(output, target)",
+        "return F.nll_loss(output.detach(), target)",
+        ["the loss is [] float32: expected a tensor with a gradient"],
+    ),
+    "a metric that is a dict": (
+        "model/metric.py",
+        "return (output.argmax(dim=1) == target).float()",
+        'return {"right": (output.argmax(dim=1) == target).float()}',
+        ["TypeError: ", "trainer/trainer.py:", "output [64, 10] float32, target [64] int64"],
+    ),
+    "a metric that raises": (
+        "model/metric.py",
+        "return (output.argmax(dim=1) == target).float()",
+        "return (output == target).float()",
+        ["The size of tensor a (10) must match", "model/metric.py:", "output [64, 10] float32, target [64] int64"],
+    ),
+    "a dataset that raises": (
+        "data_loader/images.py",
+        'images = self._data["images"].index_select(0, indices)',
+        'images = self._data["pictures"].index_select(0, indices)',
+        ["could not make batch 0 of pass 1: KeyError: 'pictures'", "data_loader/images.py:"],
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    return copy_template(tmp_path_factory.mktemp("mistakes") / "project")
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_at_the_first_batch_is_told_in_six_lines(project, mistake):
+    file, before, after, told = MISTAKES[mistake]
+    right = (project / file).read_text()
+    assert before in right
+    (project / file).write_text(right.replace(before, after))
+    try:
+        result = command(project, "train.py", "-c", "config.json", "--run_id", mistake)
+        assert result.returncode == {"a dataset that raises": 3}.get(mistake, result.returncode) and result.returncode
+        assert "Traceback" not in result.stderr and len(result.stderr.strip().splitlines()) <= 6, result.stderr
+        for text in told:
+            assert text in result.stderr
+        info = (project / "saved/log/Digits_LeNet" / mistake / "info.log").read_text()
+        assert ("Traceback" in info) == (result.returncode == 1)
+        if result.returncode == 1:
+            shown = command(project, "train.py", "-c", "config.json", "--traceback", "--check").stderr
+            assert "Traceback" in shown and told[0] in shown
+    finally:
+        (project / file).write_text(right)
+
+
+def test_a_bug_of_the_template_s_own_keeps_its_traceback(project):
+    right = (project / "base/monitor.py").read_text()
+    (project / "base/monitor.py").write_text(right.replace("if not self.on:", "if not self.of:"))
+    result = command(project, "train.py", "-c", "config.json", "--check")
+    (project / "base/monitor.py").write_text(right)
+    assert result.returncode == 1 and "Traceback" in result.stderr and "AttributeError" in result.stderr
+
+
+class Tokens(UserDict):
+    """A batch as tokenizers make it."""
+
+    def to(self, device):
+        return Tokens({key: value.to(device) for key, value in self.data.items()})
+
+
+class OfTokens(tiny.Trainer):
+    def _forward(self, batch):
+        assert isinstance(batch, Tokens)
+        output = self.model(batch["x"])
+        return self.criterion(output, batch["y"]), output, batch["y"]
+
+
+def test_batches_of_a_class_of_their_own(tmp_path):
+    from utils.runtime import first_tensor, to_device
+
+    loader = [Tokens(x=torch.randn(8, 6), y=torch.arange(8) % 3) for _ in range(5)]
+    config = tiny.settings(tmp_path, trainer__epochs=1, trainer__monitor="off", lr_scheduler=None)
+    trainer = OfTokens(
+        *_parts(config),
+        device=torch.device("cpu"),
+        data_loader=loader,
+    )
+    trainer.train()
+    assert trainer.train_metrics.count("loss") == 40
+    moved = to_device(loader[0], torch.device("meta"))
+    assert isinstance(moved, Tokens) and moved["x"].device.type == "meta" and first_tensor(moved).shape == (8, 6)
+
+
+def _parts(config):
+    parser = tiny.ConfigParser(config)
+    model = parser.init_obj("arch", tiny)
+    optimizer = parser.init_obj("optimizer", torch.optim, list(model.parameters()))
+    return model, parser.init_ftn("loss", tiny), parser.init_ftns("metrics", tiny), optimizer, parser
+
+
+def broadcast(output, target):
+    return ((output[:, :1] - target.float()) ** 2).mean()
+
+
+def summed(output, target):
+    return F.cross_entropy(output, target, reduction="sum")
+
+
+def contrastive(output, target):
+    normed = F.normalize(output, dim=1)
+    return F.cross_entropy(normed @ normed.T, torch.arange(len(output)))
+
+
+def in_batch(output, target):
+    return contrastive(output, target)
+
+
+in_batch.in_batch = True
+
+
+class Weighted(nn.Module):
+    """A mean over classes' weights, which does depend on how samples are cut into batches."""
+
+    def forward(self, output, target):
+        return F.cross_entropy(output, target, weight=torch.tensor([1.0, 5.0, 0.1]))
+
+
+@pytest.mark.parametrize(
+    "loss, told",
+    [
+        ("cross_entropy", False),
+        ("broadcast", True),
+        ("summed", True),
+        ("contrastive", True),
+        ("in_batch", False),
+        ({"type": "cross_entropy", "name": "renamed"}, False),
+        ({"type": "in_batch", "name": "renamed"}, False),
+        ("Weighted", True),
+    ],
+)
+@pytest.mark.parametrize("kind", ["points", "whole"])
+def test_a_loss_that_is_no_mean_over_samples_is_told_once(tmp_path, monkeypatch, capfd, loss, told, kind):
+    for function in (broadcast, summed, contrastive, in_batch, Weighted):
+        monkeypatch.setattr(tiny, function.__name__, function, raising=False)
+    tiny.train(tiny.settings(tmp_path, trainer__epochs=2, loss=loss, data_loader__args={"kind": kind}))
+    lines = [line for line in capfd.readouterr().out.splitlines() if "averages depend on the batch size" in line]
+    assert len(lines) == told
+    if told:
+        assert "output [8, 3] float32, target [8] int64" in lines[0]
+
+
+def test_looking_at_the_loss_changes_nothing(tmp_path, monkeypatch):
+    with_look = tiny.train(tiny.settings(tmp_path / "a"))
+    monkeypatch.setattr("trainer.trainer.odd_loss", lambda *_: "")
+    without = tiny.train(tiny.settings(tmp_path / "b"))
+    assert tiny.digest(with_look.model) == tiny.digest(without.model)
+
+
+def test_a_random_forward_pass_is_not_judged(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(tiny, "noisy", lambda output, target: summed(output, target) * torch.rand(()), raising=False)
+    tiny.noisy.__name__ = "noisy"
+    tiny.train(tiny.settings(tmp_path, trainer__epochs=1, loss="noisy"))
+    assert "averages depend on the batch size" not in capfd.readouterr().out
+
+
+def test_a_check_tells_it_too(project):
+    right = (project / "model/loss.py").read_text()
+    (project / "model/loss.py").write_text(
+        right.replace("F.nll_loss(output, target)", "F.nll_loss(output, target) * len(target)")
+    )
+    result = command(project, "train.py", "-c", "config.json", "--check")
+    (project / "model/loss.py").write_text(right)
+    assert (
+        result.returncode == 0
+        and "averages depend on the batch size" in result.stdout
+        and "check passed" in result.stdout
+    )
+
+
+def test_a_loss_of_one_number_is_all_that_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiny, "column", lambda output, target: summed(output, target)[None] / 8, raising=False)
+    with pytest.raises(ConfigError):
+        tiny.train(tiny.settings(tmp_path, loss="column"))
