@@ -48,10 +48,11 @@ def test_loader(config: ConfigParser, module_data: Any) -> Any:
     """The loader of the test data: `test_data_loader`, else the training loader's class with training=False."""
     if config["test_data_loader"] is not None:
         return config.init_obj("test_data_loader", module_data)
+    config["data_loader"]["args"] |= {"training": False, "shuffle": False, "validation_split": 0.0}
     try:
-        return config.init_variant("data_loader", module_data, training=False, shuffle=False, validation_split=0.0)
+        return config.init_obj("data_loader", module_data)
     except ConfigError as error:
-        raise ConfigError(f"{error} (test_data_loader)") from error
+        raise ConfigError(f"{error}\n  or give the test data a loader of its own: test_data_loader") from error
 
 
 def valid_loader(config: ConfigParser, module_data: Any) -> Any:

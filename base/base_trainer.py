@@ -19,10 +19,9 @@ from base.monitor import Monitor
 from base.parts import bring, held_by, networks
 from logger.logger import setup_logging
 from logger.table import EpochTable, MetricsFile
-from logger.visualization import TensorboardWriter
-from logger.writers import Writers
+from logger.visualization import TensorboardWriter, Writers
 from utils import checkpoint, environment, seeding
-from utils.content import Content
+from utils.checkpoint import Content
 from utils.errors import CheckpointError, NonFiniteError, UserError
 from utils.runtime import unwrap
 from utils.stopping import StopRequest

@@ -11,7 +11,7 @@ from typing import Any
 from base.monitor import Monitor
 from logger.logger import to_files
 from utils import checkpoint, run_folder
-from utils.content import Content
+from utils.checkpoint import Content
 from utils.errors import CheckpointError, DataError, Stopped, StorageError, UserError
 from utils.files import shown, shown_command
 from utils.run import Run

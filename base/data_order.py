@@ -20,9 +20,8 @@ class BatchIndex(NamedTuple):
     batch: int
     #: The place of the batch's first sample in the pass.
     position: int
-    #: int64 [n]. NumPy's, because a tensor on its way to a worker costs a file descriptor; for data that is resident on
-    #: a device, a tensor there.
-    indices: np.ndarray[Any, np.dtype[np.int64]] | torch.Tensor
+    #: int64 [n]. NumPy's, because a tensor on its way to a worker costs a file descriptor.
+    indices: np.ndarray[Any, np.dtype[np.int64]]
 
 
 class Split(SubsetRandomSampler):
@@ -33,8 +32,7 @@ class Split(SubsetRandomSampler):
 class PassOrder(Sampler[BatchIndex]):
     """The batches of one pass at a time, in an order that depends on the seed, the loader's name and the epoch.
 
-    Before each pass, `epoch`, `first` and `last` are set to which pass, and which of its batches, are wanted, and
-    `device` to where the indices of its samples are.
+    Before each pass, `epoch`, `first` and `last` are set to which pass, and which of its batches, are wanted.
 
     Args:
         n_samples: how many samples the dataset has.
@@ -54,7 +52,7 @@ class PassOrder(Sampler[BatchIndex]):
     sampler: Any = None
     batch_sampler: Any = None
     drop_last: bool = False
-    epoch, first, last, device = 1, 0, 0, torch.device("cpu")
+    epoch, first, last = 1, 0, 0
 
     def __len__(self) -> int:
         return self.n_batches(True)
@@ -79,16 +77,13 @@ class PassOrder(Sampler[BatchIndex]):
             batches = self._listed(self.batch_sampler, epoch)
             position = sum(len(batch) for batch in batches[: numbers.start])
             for k in numbers:
-                yield BatchIndex(epoch, k, position, self._placed(np.asarray(batches[k], dtype=np.int64)))
+                yield BatchIndex(epoch, k, position, np.asarray(batches[k], dtype=np.int64))
                 position += len(batches[k])
             return
-        order = self._placed(self._order(epoch).numpy())
+        order = self._order(epoch).numpy()
         for k in numbers:
             start = k * self.batch_size
             yield BatchIndex(epoch, k, start, order[start : start + self.batch_size])
-
-    def _placed(self, indices: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | torch.Tensor:
-        return indices if self.device.type == "cpu" else torch.from_numpy(indices).to(self.device)
 
     def _order(self, epoch: int) -> torch.Tensor:
         """The order of a pass: int64 [n]."""
@@ -119,21 +114,21 @@ class SeededFetcher(Dataset[Any]):
     def __init__(self, dataset: Any, collate_fn: Callable[[list[Any]], Any], seed: int, name: str) -> None:
         self.dataset, self.collate_fn, self.seed, self.name = dataset, collate_fn, seed, name
         inner = dataset
-        self._subsets: list[np.ndarray[Any, Any] | torch.Tensor] = []
+        self._subsets: list[np.ndarray[Any, Any]] = []
         while type(inner) is Subset:
             self._subsets.append(np.asarray(inner.indices, dtype=np.int64))
             inner = inner.dataset
         self._whole: Any = (
             None if getattr(type(inner), "__getitems__", Subset.__getitems__) is Subset.__getitems__ else inner
         )
-        self._draws_freely = not getattr(inner, "draws_rows_only", False)
+        self._draws_freely, self._device = not getattr(inner, "draws_rows_only", False), torch.device("cpu")
 
     def lacking_on_device(self) -> str:
         """The method that the data would need to be kept on a device, if it lacks one."""
         return "__getitems__(indices)" if self._whole is None else "" if hasattr(self._whole, "to") else "to(device)"
 
     def to(self, device: torch.device) -> None:
-        """Move the data to the device, and take indices that are there.
+        """Move the data to the device, where it is given its indices from now on.
 
         Raises:
             ConfigError: the data does not move in place.
@@ -141,20 +136,19 @@ class SeededFetcher(Dataset[Any]):
         moved = self._whole.to(device)
         if moved is not None and moved is not self._whole:
             raise ConfigError(f"device_resident: {type(self._whole).__name__}.to(device) has to move the data in place")
-        self._subsets = [torch.asarray(subset, device=device, copy=True) for subset in self._subsets]
+        self._device = device
 
     def __getitem__(self, index: BatchIndex) -> Any:
         threads = torch.get_num_threads()
         # One thread, as in a worker: two threads sum in another order, and give other bits.
-        limited = threads > 1 and not isinstance(index.indices, torch.Tensor)  # or it is made on a device
-        if limited:
+        if threads > 1:
             torch.set_num_threads(1)
         try:
             return self._samples(index) if self._whole is None else self._whole_batch(index)
         except Exception as error:  # whatever the user's dataset raises is told in one piece
             return DataError("".join(getattr(error, "__notes__", [])) + told(error))
         finally:
-            if limited:
+            if threads > 1:
                 torch.set_num_threads(threads)
 
     def _whole_batch(self, index: BatchIndex) -> Any:
@@ -163,9 +157,8 @@ class SeededFetcher(Dataset[Any]):
             indices = subset[indices]
         if self._draws_freely:
             seeding.seed_everything(self.seed, self.name, "batch", index.epoch, index.batch, seeding.RANK)
-        indices = torch.as_tensor(indices)
-        with seeding.Rows(self.seed, self.name, index.epoch, index.position, indices.device):
-            batch = self._whole.__getitems__(indices)
+        with seeding.Rows(self.seed, self.name, index.epoch, index.position, self._device):
+            batch = self._whole.__getitems__(torch.as_tensor(indices).to(self._device))
         return self.collate_fn(batch) if isinstance(batch, list) else batch
 
     def _samples(self, index: BatchIndex) -> Any:

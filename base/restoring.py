@@ -1,7 +1,6 @@
 """How a checkpoint goes back into what a trainer holds: all of it or, where something does not fit, nothing."""
 
 import fnmatch
-import inspect
 import json
 import logging
 from collections.abc import Mapping
@@ -11,8 +10,8 @@ import torch
 from torch import nn
 
 from base.parts import Held
-from utils import checkpoint, environment
-from utils.content import Content
+from utils import environment
+from utils.checkpoint import Content
 from utils.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def check_weights(config: "ConfigParser", model: nn.Module, state: Content) -> N
             if not fnmatch.filter([*model.state_dict(), *state["state_dict"]], pattern):
                 raise ConfigError(f"{config.where('arch', 'skip')}: arch.skip: {pattern!r} matches no weight")
         kept, saved = _without_skipped(config, model.state_dict()), _without_skipped(config, state["state_dict"])
-        problems = checkpoint.mismatches(kept, saved)
+        problems = mismatches(kept, saved)
         names = [
             n
             for n in {**kept, **saved}
@@ -60,7 +59,28 @@ def _weights_problems(network: nn.Module, saved: Mapping[str, Any], ordered: boo
     """How saved weights differ from a network's; in another order, an optimizer's state would go to the wrong ones."""
     now = network.state_dict()
     moved = [name for name, other in zip(now, saved, strict=False) if name != other and ordered]
-    return checkpoint.mismatches(now, saved) or [f"in another order: {', '.join(moved[:10])}"][: len(moved)]
+    return mismatches(now, saved) or [f"in another order: {', '.join(moved[:10])}"][: len(moved)]
+
+
+def _alike(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.shape == b.shape and a.is_complex() == b.is_complex() and a.layout == b.layout
+
+
+def mismatches(current: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
+    """Names that are missing, unexpected or of another shape, as lines for an error message; at most 10 of each."""
+    shapes = [
+        f"{name} {list(getattr(saved[name], 'shape', ()))} -> {list(value.shape)}"
+        for name, value in current.items()
+        if name in saved
+        and isinstance(value, torch.Tensor)
+        and (not isinstance(saved[name], torch.Tensor) or not _alike(saved[name], value))
+    ]
+    kinds = {
+        "missing": [name for name in current if name not in saved],
+        "unexpected": [name for name in saved if name not in current],
+        "wrong shape": shapes,
+    }
+    return [f"{kind}: {', '.join(names[:10])}{', …' if names[10:] else ''}" for kind, names in kinds.items() if names]
 
 
 def _without_skipped(config: "ConfigParser", weights: Mapping[str, Any]) -> State:
@@ -109,7 +129,7 @@ def _fitting_parts(config: "ConfigParser", held: Held, state: Content) -> list[t
         _logger.warning(f"{resume} was converted from the classic template: these start afresh: {', '.join(fresh)}")
     else:
         saved = {name: None for name in states if name in parts or name != "optimizer"}
-        problems = checkpoint.mismatches(dict.fromkeys(parts), saved)
+        problems = mismatches(dict.fromkeys(parts), saved)
         if problems:
             if ("ema" in parts) != ("ema" in states):
                 problems.append("trainer.ema is there from a run's start or not at all: leave it as it was")
@@ -150,26 +170,24 @@ def _changes(config: "ConfigParser", parts: State, state: Content) -> tuple[list
     Raises:
         ConfigError: naming a key that cannot be changed under way.
     """
-    optimizer, scheduler = parts["optimizer"], parts.get("lr_scheduler")
-    now, before = config.config, config.config if state.get("converted") else state["config"]
+    scheduler, now = parts.get("lr_scheduler"), config.config
+    before = now if state.get("converted") else state["config"]
     for key, value in _fixed(now).items():
         if _fixed(before)[key] != value:
             raise ConfigError(f"{key} cannot be changed under way: {NEW_RUN}")
-    kind = type(scheduler).__name__
-    defaults = {name: parameter.default for name, parameter in inspect.signature(type(optimizer)).parameters.items()}
-    changed: list[State] = []
-    for i, group in enumerate(optimizer.param_groups, -len(optimizer.param_groups)):  # those of the config come last
-        old, new = ({**defaults, **_arguments(values, i)} for values in (before, now))
-        differing = [key for key in new if old.get(key) != new[key]]
+    kind, changed = type(scheduler).__name__, []
+    arguments = _changed_arguments("optimizer", before, now)
+    for groups in zip(parts["optimizer"].param_groups, state["optimizer"]["param_groups"], strict=True):
+        new, old = ({**group, "lr": group.get("initial_lr", group.get("lr"))} for group in groups)
+        differing = [key for key in arguments if new.get(key, key) != old.get(key)]
         for key in differing:
             if key in ("lr", "momentum", "betas") and kind not in SCALES_RATE:
                 raise ConfigError(f"the {key} follows {kind}: a running schedule cannot take another; {NEW_RUN}")
             # Flags, and momentum where there was none, want a state that is not there.
-            if key not in group or isinstance(group[key], bool) or (key in ("lr", "momentum") and not old.get(key)):
+            if key not in new or isinstance(new[key], bool) or (key in ("lr", "momentum") and not old[key]):
                 raise ConfigError(f"optimizer.args.{key} of a running optimizer cannot be changed: {NEW_RUN}")
-        changed.append({key: (old[key], new[key]) if key == "lr" else group[key] for key in differing})
-    old, new = ((values.get("lr_scheduler") or {}).get("args", {}) for values in (before, now))
-    values = {key: getattr(scheduler, key, None) for key in {**old, **new} if old.get(key) != new.get(key)}
+        changed.append({key: (old[key], new[key]) if key == "lr" else new[key] for key in differing})
+    values = {key: getattr(scheduler, key, None) for key in _changed_arguments("lr_scheduler", before, now)}
     for key, value in values.items():
         if kind not in TUNABLE or type(value) not in (int, float) or key == "last_epoch":
             raise ConfigError(f"lr_scheduler.args.{key} of a running {kind} cannot be changed: {NEW_RUN}")
@@ -190,21 +208,17 @@ def _set(parts: State, changed: list[State], values: State) -> None:
         setattr(scheduler, key, value)
 
 
-def _arguments(config: Mapping[str, Any], group: int) -> State:
-    """The optimizer's arguments for one of its groups, counted from the end (-1)."""
-    component = config.get("optimizer") or {}
-    own = component.get("param_groups") or []
-    options = own[group] if -len(own) <= group < 0 else {}
-    return {**component.get("args", {}), **{key: value for key, value in options.items() if key != "match"}}
+def _changed_arguments(section: str, *configs: Mapping[str, Any]) -> list[str]:
+    """The arguments of a component that two configs give other values, or only one of them gives."""
+    before, now = ((config.get(section) or {}).get("args", {}) for config in configs)
+    return [key for key in {**before, **now} if before.get(key) != now.get(key)]
 
 
 def _fixed(config: Mapping[str, Any]) -> State:
-    """What says which parameters are trained in which group, and how a schedule goes."""
+    """What says which parameters are trained, and how a schedule goes."""
     arch, optimizer, scheduler = (config.get(name) or {} for name in ("arch", "optimizer", "lr_scheduler"))
-    matches = [group.get("match") for group in optimizer.get("param_groups") or []]
     fixed = {"arch.freeze": arch.get("freeze") or [], "optimizer.type": optimizer.get("type")}
-    fixed |= {f"lr_scheduler.{key}": scheduler.get(key) for key in ("type", "interval")}
-    return fixed | {"optimizer.param_groups: match": matches}
+    return fixed | {f"lr_scheduler.{key}": scheduler.get(key) for key in ("type", "interval")}
 
 
 def _compare(config: "ConfigParser", held: Held, state: Content, now: State) -> None:

@@ -28,7 +28,7 @@ GIVEN = {"optimizer": 1, "lr_scheduler": 1}
 #: Sections whose functions are called with more arguments than the config gives.
 CALLED_LATER = ("loss", "metrics")
 #: The keys of components themselves.
-KEYS = ("type", "args", "name", "freeze", "skip", "param_groups", "interval")
+KEYS = ("type", "args", "name", "freeze", "skip", "interval")
 
 Modules = tuple[ModuleType, ...]
 
@@ -58,9 +58,6 @@ def bind(source: Source, component: Mapping[str, Any], path: KeyPath, modules: M
         found.append(f"{source.where(wrong)}: {dotted(wrong)} is unknown: did you mean {meant}?")
     given = given._replace(later=section in CALLED_LATER and not inspect.isclass(target))
     found += _problems(source, target, component.get("args", {}), (*path, "args"), given)
-    for i, group in enumerate(component.get("param_groups", []) if section == "optimizer" else []):
-        options = {name: value for name, value in group.items() if name != "match"}
-        found += _problems(source, target, options, (*path, "param_groups", i), given._replace(later=True))
     if found:
         raise ConfigError("\n  ".join(found))
     return target

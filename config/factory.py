@@ -8,7 +8,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
-from config.components import GIVEN, Given, Modules, accepted, bind, find, required_class, section_of
+from config.components import GIVEN, Given, Modules, bind, required_class, section_of
 from config.schema import Checked
 from config.source import KeyPath, dotted, matching
 from utils.errors import ConfigError, DataError, UserError, told
@@ -48,20 +48,6 @@ class Factory:
                 for parameter in matching(pattern, list(named), f"{self.where('arch', 'freeze')}: arch.freeze"):
                     named[parameter].requires_grad_(False)
         return built
-
-    def init_variant(self, name: str, module: ModuleType, **changes: Any) -> Any:
-        """`init_obj` with other values for some of the component's arguments.
-
-        Raises:
-            ConfigError: the constructor has no such argument.
-        """
-        component: Any = self._component(name)
-        target = find((module,), name, component["type"], self.source, (name,))
-        lacking = [key for key in changes if key not in accepted(target)[0]]
-        if lacking:
-            raise ConfigError(f"{name}: {component['type']} has no argument {lacking[0]!r}: configure one of its own")
-        variant = {**component, "args": {**component.get("args", {}), **changes}}
-        return self._build(variant, (name,), (module,), (), {})
 
     def _build(
         self, component: Component, path: KeyPath, modules: Modules, args: tuple[Any, ...], kwargs: Component

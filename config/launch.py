@@ -15,7 +15,6 @@ from config.json_file import read_source
 from config.schema import Checked, check, known
 from config.source import LOADERS, Source, dotted, leaves, override, read_value, to_plain
 from utils import run_folder
-from utils.content import Content
 from utils.errors import CheckpointError, ConfigError, NonFiniteError
 from utils.files import ROOT, read_json
 from utils.run import Run
@@ -42,9 +41,9 @@ class Launch:
     changes: list[tuple[str, Any, Any]] = field(default_factory=list)
     #: The parsed command line, if there was one.
     args: argparse.Namespace = field(default_factory=argparse.Namespace)
-    _content: Content | None = None
+    _content: Any = None
 
-    def content(self) -> Content | None:
+    def content(self) -> Any:
         """What the checkpoint holds, read at the first call; None without one."""
         if self._content is None and self.checkpoint is not None:
             from utils import checkpoint
@@ -125,7 +124,7 @@ def _source(launch: Launch) -> Source:
     if launch.args.config is not None:
         source = read_source(Path(launch.args.config))
     else:
-        content: Any = launch.content()
+        content = launch.content()
         source = Source(to_plain(content["config"]), name=str(launch.checkpoint))
     for text in launch.args.set:
         key, equals, value = text.partition("=")
@@ -164,7 +163,7 @@ def _read_start(launch: Launch, given: str) -> None:
             raise CheckpointError(f"{error}{hint}") from None
     # Links inside `save_dir` are not followed: the log folder stands beside them.
     with contextlib.suppress(AttributeError, KeyError, TypeError, OSError):
-        config: Any = launch._content and launch._content["config"]
+        config = launch._content and launch._content["config"]
         home = ROOT / config["trainer"]["save_dir"] / "models" / config["name"] / folder.name
         if home.samefile(folder) and launch.checkpoint is not None:
             folder, launch.checkpoint = home, home / launch.checkpoint.name
@@ -243,7 +242,7 @@ def _last_written(folder: Path) -> tuple[int, str]:
 
 def _compare(launch: Launch, checked: Checked, renamed: bool) -> None:
     """Note what differs from the config of the checkpoint."""
-    content: Any = launch.content()
+    content = launch.content()
     before, now = dict(leaves(content["config"])), dict(leaves(checked.values))
     for path in {**now, **before}:
         old, new = before.get(path, "(default)"), now.get(path, "(default)")

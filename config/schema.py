@@ -13,9 +13,6 @@ from config.source import LOADERS, KeyPath, Source, dotted, kind, nearest, overr
 from utils.errors import ConfigError
 from utils.settings import Section, TrainerSettings
 
-__all__ = ["Checked", "Config", "check", "known", "own_keys"]
-
-
 #: Without control characters.
 Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$")]
 
@@ -34,20 +31,6 @@ class NamedComponent(Component):
 
     name: Name | None = None
     """Name in logs and tables; the type by default."""
-
-
-class ParamGroup(Section):
-    """Parameters with options of their own."""
-
-    match: str | list[str]
-    """Pattern or patterns of parameter names, such as "fc*"."""
-
-
-class Optimizer(Component):
-    """The optimizer."""
-
-    param_groups: list[ParamGroup] = Field([])
-    """Options for some parameters: [{"match": "fc*", "lr": 1e-4}, …]; the first match decides."""
 
 
 class Arch(Component):
@@ -92,7 +75,7 @@ class Config(Section):
     """The validation data; null: split off by the training loader's validation_split."""
     test_data_loader: Component | None = None
     """The test data; null: the training loader's class with training=False."""
-    optimizer: Optimizer
+    optimizer: Component
     """The optimizer, from torch.optim."""
     loss: Named | None = None
     """The loss, from model/loss.py: a name, or a component with args; null: the trainer has its own."""
@@ -105,7 +88,7 @@ class Config(Section):
 
 
 #: Sections whose keys are known; below `args` the signature decides.
-_SECTIONS: dict[str, type[BaseModel]] = {"arch": Arch, **dict.fromkeys(LOADERS, Component), "optimizer": Optimizer}
+_SECTIONS: dict[str, type[BaseModel]] = {"arch": Arch, **dict.fromkeys((*LOADERS, "optimizer"), Component)}
 _SECTIONS |= {"lr_scheduler": LRScheduler, "trainer": TrainerSettings, "loss": NamedComponent}
 
 

@@ -1,7 +1,6 @@
 """One row of numbers an epoch: aligned on the console, and in `metrics.csv` for every other tool."""
 
 import csv
-import io
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -48,14 +47,11 @@ class MetricsFile:
     def log(self, numbers: Row, step: int) -> None:
         """Append the row of an epoch; a metric that came later gets a column."""
         if "epoch" in numbers:
-            cells = {name: repr(value) for name, value in numbers.items()}
-            rows = self._read() if self.path.is_file() else []
-            names = list(rows[0]) if rows else []
-            if names and cells.keys() <= set(names):
-                with open(self.path, "a", newline="", encoding="utf-8") as file:
-                    file.write(_lines(names, [cells]))
-            else:
-                self._rewrite([*rows, cells], [*names, *(name for name in cells if name not in names)])
+            rows = [
+                *(self._read() if self.path.is_file() else []),
+                {name: repr(value) for name, value in numbers.items()},
+            ]
+            self._rewrite(rows)
 
     def close(self) -> None:
         """Nothing is pending."""
@@ -65,7 +61,7 @@ class MetricsFile:
         try:
             rows = [row for row in self._read() if None not in (*row, *row.values()) and row["epoch"].isdigit()]
             if rows:
-                self._rewrite([row for row in rows if int(row["epoch"]) <= last_epoch], list(rows[0]))
+                self._rewrite([row for row in rows if int(row["epoch"]) <= last_epoch])
         except (OSError, StorageError) as error:
             logging.getLogger("logger").warning(f"{self.path.name} cannot be written, training goes on: {error}")
         except (ValueError, KeyError, csv.Error):
@@ -77,15 +73,12 @@ class MetricsFile:
             # A line that a killed process left unfinished is not a row.
             return list(csv.DictReader([line for line in file if line.endswith("\n")]))
 
-    def _rewrite(self, rows: list[dict[str, Any]], names: list[str]) -> None:
+    def _rewrite(self, rows: list[dict[str, Any]]) -> None:
+        names = list(dict.fromkeys(name for row in rows for name in row))
         with replacing(self.path, "w") as file:
-            file.write(_lines(names, [dict(zip(names, names, strict=True)), *rows]))
-
-
-def _lines(names: list[str], rows: list[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    csv.DictWriter(text, names, restval="", lineterminator="\n").writerows(rows)
-    return text.getvalue()
+            writer = csv.DictWriter(file, names, restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
 
 
 def _width(name: str) -> int:

@@ -2,6 +2,7 @@
 """Everything torch has, by name: optimizers, schedulers, parameter groups, freezing; and what is refused, with why."""
 
 import inspect
+import json
 
 import pytest
 import tiny
@@ -183,42 +184,63 @@ class Doubles:
         return x.double(), y
 
 
-def test_parameter_groups(tmp_path):
-    optimizer = {
-        "type": "SGD",
-        "args": {"lr": 0.1, "momentum": 0.9},
-        "param_groups": [{"match": "fc2.*", "lr": 0.01}, {"match": ["*.bias", "norm.*"], "weight_decay": 0.5}],
-    }
-    trainer = build(tiny.settings(tmp_path, optimizer=optimizer, lr_scheduler=None))
-    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
-    groups = [[names[id(p)] for p in group["params"]] for group in trainer.optimizer.param_groups]
-    assert groups == [["fc1.weight"], ["fc2.weight", "fc2.bias"], ["fc1.bias", "norm.weight", "norm.bias"]]
-    assert [group["lr"] for group in trainer.optimizer.param_groups] == [0.1, 0.01, 0.1]
-    assert [group["weight_decay"] for group in trainer.optimizer.param_groups] == [0, 0, 0.5]
-    trainer.train()
+def two_rates(named_parameters, lr=0.1, head_lr=0.01, weight_decay=0.5):
+    """Groups by name, as a function of the user's own makes them."""
+    head = [(name, parameter) for name, parameter in named_parameters if name.startswith("fc2")]
+    rest = [(name, parameter) for name, parameter in named_parameters if not name.startswith("fc2")]
+    groups = [{"params": rest}, {"params": head, "lr": head_lr, "weight_decay": weight_decay}]
+    return torch.optim.SGD(groups, lr=lr, momentum=0.9)
 
 
-def test_the_learning_rate_of_a_resumed_run_leaves_groups_with_their_own(tmp_path):
-    optimizer = {"type": "SGD", "args": {"lr": 0.1}, "param_groups": [{"match": "fc2.*", "lr": 0.01}]}
-    config = tiny.settings(tmp_path, optimizer=optimizer, trainer__epochs=1)
-    trainer = build(config)
-    trainer.train()
-    parser = tiny.command_line("-r", trainer.checkpoint_dir, "--set", "optimizer.args.lr=0.5")
-    model = parser.init_obj("arch", tiny.HERE)
-    again = tiny.Trainer(
-        model,
-        tiny.cross_entropy,
-        parser.init_ftns("metrics", tiny.HERE),
-        init_optimizer(parser, model),
-        parser,
-        torch.device("cpu"),
-        trainer.data_loader,
-        trainer.valid_data_loader,
-    )
-    again.lr_scheduler = torch.optim.lr_scheduler.StepLR(again.optimizer, 2, 0.5)
+@pytest.fixture
+def rates(monkeypatch):
+    monkeypatch.setattr(tiny, "two_rates", two_rates, raising=False)
+
+
+@pytest.mark.usefixtures("rates")
+def test_groups_of_parameters(tmp_path):
+    settings = tiny.settings(tmp_path, trainer__epochs=1)
+    settings["optimizer"] = {"type": "two_rates", "args": {"head_lr": 0.02}}
+    config = ConfigParser(settings)
+    model = config.init_obj("arch", tiny)
+    optimizer = init_optimizer(config, model, tiny)
+    assert [len(group["params"]) for group in optimizer.param_groups] == [4, 2]
+    assert optimizer.param_groups[1]["param_names"] == ["fc2.weight", "fc2.bias"]
+    assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(0.1, 0), (0.02, 0.5)]
+
+
+@pytest.mark.usefixtures("rates")
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_the_learning_rate_of_a_resumed_run_leaves_groups_with_their_own(tmp_path, scheduled):
+    config = tiny.settings(tmp_path, trainer__epochs=1, optimizer={"type": "two_rates", "args": {"lr": 0.1}})
+    if not scheduled:
+        config["lr_scheduler"] = None
+    resumed = []
+
+    def build(*arguments):
+        parser = tiny.command_line(*arguments)
+        model = parser.init_obj("arch", tiny)
+        optimizer = init_optimizer(parser, model, tiny)
+        loader = parser.init_obj("data_loader", tiny)
+        scheduler = init_scheduler(parser, optimizer, len(loader))
+        metrics = parser.init_ftns("metrics", tiny)
+        trainer = tiny.Trainer(model, tiny.cross_entropy, metrics, optimizer, parser, torch.device("cpu"), loader)
+        trainer.valid_data_loader, trainer.lr_scheduler = loader.split_validation(), scheduler
+        resumed.append(trainer)
+        return trainer
+
+    config["trainer"]["monitor"] = "off"
+    (tmp_path / "c.json").write_text(json.dumps(config))
+    first = build("-c", tmp_path / "c.json")
+    first.train()
+    again = build("-r", first.checkpoint_dir, "--set", "optimizer.args.lr=0.5")
     again.restore()
     assert [group["lr"] for group in again.optimizer.param_groups] == [0.5, 0.01]
-    assert again.lr_scheduler.base_lrs == [0.5, 0.01]
+    assert not scheduled or again.lr_scheduler.base_lrs == [0.5, 0.01]
+    again.config.run.close()
+    refused = build("-r", first.checkpoint_dir, "--set", "optimizer.args.head_lr=0.5")
+    with pytest.raises(ConfigError, match=r"optimizer.args.head_lr of a running optimizer cannot be changed"):
+        refused.restore()
 
 
 def test_freezing(tmp_path):
@@ -236,11 +258,6 @@ def test_freezing(tmp_path):
     [
         ({"arch": {"type": "TinyModel", "freeze": ["fc9.*"]}}, "arch.freeze: 'fc9.*' matches no parameter; there are: fc1"),
         ({"arch": {"type": "TinyModel", "freeze": ["*"]}}, "the model has no parameter to train"),
-        ({"optimizer__param_groups": [{"match": "fc9.*"}]}, "optimizer.param_groups.0.match: 'fc9.*' matches no parameter"),
-        ({"optimizer__param_groups": [{"match": "fc1.*", "lrr": 1}]}, "optimizer.param_groups.0.lrr: Adam has no argument 'lrr': did you mean 'lr'?"),
-        ({"optimizer__param_groups": [{"match": "fc1.*", "lr": "x"}]}, 'optimizer.param_groups.0.lr: Adam takes lr as float | Tensor, found "x"'),
-        ({"optimizer__param_groups": [{"match": "fc1.*", "lr": -1}]}, "optimizer.param_groups.0: ValueError: Invalid learning rate: -1"),
-        ({"optimizer__param_groups": [{"lr": 1}]}, "optimizer.param_groups.0.match is missing"),
         ({"lr_scheduler": {"type": "OneCycleLR", "args": {"max_lr": 1, "total_steps": 7}}}, "made for 7 steps, but the run takes 3"),
         ({"lr_scheduler": {"type": "OneCycleLR", "args": {"max_lr": 1, "epochs": 3, "steps_per_epoch": 11}}}, "made for 33 steps, but the run takes 3 (one every epoch)"),
         ({"lr_scheduler": {"type": "ReduceLROnPlateau"}, "trainer__monitor": "max val_accuracy"}, 'set its "mode" to "max"'),

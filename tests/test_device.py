@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import Subset
 
 from base import BaseDataLoader
-from base.batches import one_pass, training_batches
+from base.base_data_loader import one_pass, training_batches
 from base.data_order import BatchIndex, SeededFetcher
 from data_loader.images import InMemoryImages
 from utils import seeding
@@ -42,7 +42,7 @@ def test_resident_batches_are_those_of_the_cpu():
     here, there = (SeededFetcher(data, list, 7, "train") for _ in range(2))
     there.to(torch.device("cpu"))
     order = np.array([5, 0, 7, 2])
-    (x, y), (x2, y2) = here[BatchIndex(3, 1, 4, order)], there[BatchIndex(3, 1, 4, torch.from_numpy(order))]
+    (x, y), (x2, y2) = here[BatchIndex(3, 1, 4, order)], there[BatchIndex(3, 1, 4, order)]
     assert torch.equal(x, x2) and torch.equal(y, y2)
     assert not torch.equal(x, data.dataset.evaluation_view()[data.indices[5]][0])
 

@@ -86,7 +86,6 @@ def built(config, optim):
     ("optimizer", "kind"),
     [
         ({"type": "SignSGD", "args": {"rate": 0.01}}, "SignSGD"),
-        ({"type": "SignSGD", "args": {"rate": 0.01}, "param_groups": [{"match": "fc2.*", "rate": 0.1}]}, "SignSGD"),
         ({"type": "nesterov"}, "SGD"),
         ({"type": "renamed", "args": {"learning_rate": 0.05}}, "SGD"),
         ({"type": "Adam"}, "Adam"),
@@ -117,10 +116,6 @@ def test_optimizers_and_schedulers_of_ones_own(tmp_path, optim, optimizer, kind)
         ),
         ({"type": "Halving"}, "have no optimizer 'Halving'"),
         ({"type": "nothing"}, "made a NoneType, not a Optimizer"),
-        (
-            {"type": "renamed", "param_groups": [{"match": "fc2.*", "learning_rate": 0.1}]},
-            "optimizer.param_groups.0: renamed takes no learning_rate for a group (but lr",
-        ),
     ],
 )
 def test_mistakes_with_them_are_told(tmp_path, optim, optimizer, message):

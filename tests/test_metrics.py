@@ -9,8 +9,7 @@ import torch
 
 from base.monitor import Monitor
 from logger.table import MetricsFile
-from logger.visualization import TensorboardWriter
-from logger.writers import Writers
+from logger.visualization import TensorboardWriter, Writers
 from model.metric import accuracy, top_k_acc
 from utils import MetricTracker
 from utils.errors import ConfigError

@@ -104,7 +104,7 @@ def test_skip_reads_one_value_an_update(tmp_path, monkeypatch, accumulate):
     settings = {"trainer__on_nan": "skip", "trainer__accumulate": accumulate, "metrics": ["accuracy"], "optimizer": sgd}
     config = tiny.settings(tmp_path, **settings)
     trainer = tiny.build(config)
-    trainer.log_step = 10**9
+    trainer.log_step, trainer._new = 10**9, False
     groups = trainer._groups(1)
     for _ in range(3):
         batches = next(groups)

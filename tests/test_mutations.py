@@ -23,7 +23,6 @@ GOOD = {
     "optimizer": {
         "type": "SGD",
         "args": {"lr": 0.01, "momentum": 0.9},
-        "param_groups": [{"match": "fc2.*", "lr": 0.001}],
     },
     "loss": "cross_entropy",
     "metrics": ["accuracy", {"type": "accuracy", "name": "hits"}],

@@ -206,22 +206,6 @@ def test_a_removed_key_is_told_and_has_its_default(tmp_path, capfd):
     assert "optimizer.args.weight_decay 0.5 -> (default)" in told and "lr_scheduler.args.gamma 0.5 -> (default)" in told
 
 
-def test_a_key_of_a_group_s_own_that_goes_has_the_optimizer_s(tmp_path):
-    optimizer = {"type": "SGD", "args": {"lr": 0.1}, "param_groups": [{"match": "fc2.*", "lr": 0.02, "momentum": 0.5}]}
-    path = write(tmp_path, trainer__epochs=1, optimizer=optimizer)
-    auto = ["-c", path, "--run_id", "one", "-r", "auto"]
-    build = tiny.init_optimizer_from
-    build(tiny.command_line(*auto)).train()
-    optimizer["param_groups"] = [{"match": "fc2.*", "momentum": 0.25}]
-    write(tmp_path, trainer__epochs=2, optimizer=optimizer)
-    trainer = build(tiny.command_line(*auto))
-    trainer.restore()
-    groups = trainer.optimizer.param_groups
-    assert [group["momentum"] for group in groups] == [0, 0.25]
-    assert [group["initial_lr"] for group in groups] == [0.1, 0.1]
-    assert trainer.lr_scheduler.base_lrs == [0.1, 0.1]
-
-
 def test_a_process_owns_a_run_once(tmp_path):
     run = Run(run_folder.create(tmp_path / "models" / "X", "one"))
     link = tmp_path / "link"

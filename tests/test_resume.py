@@ -283,7 +283,7 @@ def test_the_best_of_a_way_not_taken_is_no_longer_the_best(tmp_path, keep_last):
 
 
 def test_what_is_changed_on_resume_is_used(tmp_path):
-    optimizer = {"type": "Adam", "args": {"lr": 0.01}, "param_groups": [{"match": "fc2.*", "lr": 0.001}]}
+    optimizer = {"type": "Adam", "args": {"lr": 0.01}}
     config = tiny.settings(tmp_path, trainer__epochs=1, optimizer=optimizer)
     folder = tiny.train(config).checkpoint_dir
     changes = ["optimizer.args.betas=[0.5,0.6]", "lr_scheduler.args.gamma=0.9", "lr_scheduler.args.step_size=1"]

@@ -97,7 +97,7 @@ def test_a_foreign_loader_with_workers_resumes_exactly(tmp_path, persistent):
 
 
 def test_the_sampler_of_a_foreign_loader_hears_of_the_epoch():
-    from base.batches import training_batches
+    from base.base_data_loader import training_batches
 
     class Heard(list):
         def set_epoch(self, epoch):
@@ -251,8 +251,6 @@ def test_a_value_that_is_the_default_changes_nothing(tmp_path):
 
 
 MOMENTUM = {"type": "RMSprop", "args": {"lr": 0.01}}
-GROUPS = {"type": "Adam", "args": {"lr": 0.01}, "param_groups": [{"match": "fc1.bias", "lr": 0.1}]}
-CYCLE = {"type": "OneCycleLR", "args": {"max_lr": 0.1, "total_steps": 6}}
 
 
 @pytest.mark.parametrize(
@@ -263,11 +261,6 @@ CYCLE = {"type": "OneCycleLR", "args": {"max_lr": 0.1, "total_steps": 6}}
             {"optimizer": MOMENTUM},
             {"optimizer": {**MOMENTUM, "args": {"momentum": 0.9}}},
             "optimizer.args.momentum of a",
-        ),
-        (
-            {"optimizer": GROUPS},
-            {"optimizer": {**GROUPS, "param_groups": [{"match": "fc1.weight", "lr": 0.1}]}},
-            "match",
         ),
         ({"arch__freeze": ["fc1.bias"]}, {"arch__freeze": ["fc2.bias"]}, "arch.freeze cannot be changed under way"),
         ({}, {"lr_scheduler__interval": "step"}, "lr_scheduler.interval cannot be changed"),
@@ -281,14 +274,10 @@ CYCLE = {"type": "OneCycleLR", "args": {"max_lr": 0.1, "total_steps": 6}}
             {"lr_scheduler": {"type": "LinearLR", "args": {"total_iters": 3}}},
             "total_iters of a running LinearLR cannot be changed",
         ),
-        ({"lr_scheduler": CYCLE, "optimizer": GROUPS}, {"lr_scheduler": CYCLE, "optimizer": ADAM}, "match|cannot"),
     ],
 )
 def test_what_would_go_wrong_silently_is_refused(tmp_path, before, after, message):
     shared = {} if "optimizer" in before else {"optimizer": ADAM}
-    if before.get("lr_scheduler") == CYCLE:
-        before = {**before, "lr_scheduler": {**CYCLE, "args": {"max_lr": 0.1}}}
-        after = {**after, "lr_scheduler": before["lr_scheduler"]}
     trainer = changed(tmp_path, {**shared, **before}, {**shared, **after})
     with pytest.raises((ConfigError, CheckpointError), match=message):
         trainer.train()

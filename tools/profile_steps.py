@@ -4,12 +4,12 @@ It trains in a scratch folder, in the first epochs of the run or from where a ch
 """
 
 import argparse
+import contextlib
 import gzip
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,15 @@ from parse_config import ConfigParser
 from train import OPTIONS, build
 from utils.errors import ConfigError, StorageError, run_command
 
+#: What a step does, in the order in which a profile tells it, and the methods of the trainer that do it.
+PARTS = {
+    "data": ("runtime.move",),  # and the fetch
+    "forward": ("_forward",),
+    "backward": ("runtime.backward",),
+    "optimizer": ("runtime.apply", "ema.update_parameters"),
+    "logging": ("_record", "_log_window"),
+    "saving": ("_save_step",),
+}
 #: Steps to let pass first: caches fill, kernels are chosen, a model is compiled.
 WARM_UP = 3
 
@@ -53,26 +62,51 @@ def profiled(trainer: Any, steps: int, file: Path) -> Iterator[str]:
     Raises:
         ConfigError: the run is shorter.
     """
-    idle = trainer.runtime.part
-    updates = _updates(trainer)
+    import torch
+
+    parts = Parts(trainer)
+    updates = _updates(trainer, parts)
     warm = sum(1 for _ in islice(updates, WARM_UP))
     clock = Clock(trainer.runtime.device)
-    trainer.runtime.part = clock.part
-    try:
-        for _ in islice(updates, steps):
-            clock.read("other")  # what no part has counted
-            clock.steps += 1
-    finally:
-        trainer.runtime.part = idle
+    parts.context = clock.part
+    for _ in islice(updates, steps):
+        clock.read("other")  # what no part has counted
+        clock.steps += 1
+    parts.context = contextlib.nullcontext
     if warm < WARM_UP or clock.steps < steps:
         raise ConfigError(
             f"the run has {warm + clock.steps} optimizer steps left, and this takes {WARM_UP + 2 * steps}"
         )
     yield clock.report()
+    parts.context = torch.profiler.record_function
     yield _traced(trainer, islice(updates, steps), file)
 
 
-def _updates(trainer: Any) -> Iterator[None]:
+class Parts:
+    """Does each part of a trainer's steps within a context of its name.
+
+    Args:
+        trainer: its methods are replaced, for the rest of its life.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self.context: Callable[[str], Any] = contextlib.nullcontext
+        for name, methods in PARTS.items():
+            for path in methods:
+                holder, _, attribute = path.rpartition(".")
+                owner = getattr(trainer, holder) if holder else trainer
+                if owner is not None:
+                    setattr(owner, attribute, self._within(name, getattr(owner, attribute)))
+
+    def _within(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with self.context(name):
+                return method(*args, **kwargs)
+
+        return call
+
+
+def _updates(trainer: Any, parts: Parts) -> Iterator[None]:
     """Train, an update at a time."""
     from base.parts import networks, to_training
     from trainer import Trainer
@@ -82,7 +116,12 @@ def _updates(trainer: Any) -> Iterator[None]:
     for epoch in range(trainer.start_epoch, trainer.epochs + 1):
         trainer.epoch = epoch
         to_training(networks(trainer))
-        for batches in trainer._groups(epoch):
+        groups = trainer._groups(epoch)
+        while True:
+            with parts.context("data"):
+                batches = next(groups, None)
+            if batches is None:
+                break
             trainer._update(batches)
             trainer._after_update(len(batches))
             yield
@@ -99,12 +138,9 @@ def _traced(trainer: Any, updates: Iterator[None], file: Path) -> str:
     activities = [torch.profiler.ProfilerActivity.CPU]
     if trainer.runtime.device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
-    idle, trainer.runtime.part = trainer.runtime.part, torch.profiler.record_function
-    try:
-        with torch.profiler.profile(activities=activities, acc_events=True) as trace:
-            traced = sum(1 for _ in updates)
-    finally:
-        trainer.runtime.part = idle
+    profile = torch.profiler.profile(activities=activities, acc_events=True)
+    with profile as trace:
+        traced = sum(1 for _ in updates)
     plain = trainer.config.log_dir / "trace.json"
     try:
         trace.export_chrome_trace(str(plain))
@@ -126,8 +162,6 @@ class Clock:
     """
 
     def __init__(self, device: Any) -> None:
-        from utils.runtime import PARTS
-
         self.seconds = dict.fromkeys((*PARTS, "other"), 0.0)
         self.steps = 0
         self._device = device
@@ -147,7 +181,7 @@ class Clock:
         self.seconds[name] += now - self._since
         self._since = now
 
-    @contextmanager
+    @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
         """A part of a step."""
         self.read(self._parts[-1])

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from config.schema import Arch, Component, Config, LRScheduler, NamedComponent, Optimizer, ParamGroup
+from config.schema import Arch, Component, Config, LRScheduler, NamedComponent
 from utils.files import ROOT
 from utils.settings import TrainerSettings
 
@@ -31,8 +31,6 @@ def table() -> str:
         ("", Config, None),
         ("COMPONENT.", Component, None),
         ("arch.", Arch, Component),
-        ("optimizer.", Optimizer, Component),
-        ("optimizer.param_groups[i].", ParamGroup, None),
         ("loss. / metrics[i].", NamedComponent, Component),
         ("lr_scheduler.", LRScheduler, Component),
         ("trainer.", TrainerSettings, None),

@@ -1,5 +1,3 @@
 """What an update and an evaluation do."""
 
-from trainer.trainer import Trainer
-
-__all__ = ["Trainer"]
+from trainer.trainer import Trainer as Trainer

@@ -14,9 +14,8 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
-from base.base_data_loader import BaseDataLoader
+from base.base_data_loader import BaseDataLoader, one_pass, training_batches
 from base.base_trainer import BaseTrainer, Log
-from base.batches import one_pass, training_batches
 from base.checks import check_parts, check_settings, odd_loss
 from base.loss_watch import LossWatch
 from base.parts import averaged, evaluating, keep_buffers, networks, to_training
@@ -114,8 +113,7 @@ class Trainer(BaseTrainer):
         label = f"epoch {epoch}/{self.epochs}"
         with tqdm(desc=label, initial=self.step, total=self.len_epoch, unit="batch", leave=False, disable=None) as bar:
             while True:
-                with self.runtime.part("data"):
-                    group = list(islice(batches, self.accumulate))
+                group = list(islice(batches, self.accumulate))
                 self._stop_if_asked()
                 if not group:
                     return
@@ -167,8 +165,7 @@ class Trainer(BaseTrainer):
         n = self.batch_size_of(batch) if n is None else n
         batch = self.runtime.move(batch)
         with self.runtime.autocast():
-            with self.runtime.part("forward"):
-                terms, output, target = self._forward(batch)
+            terms, output, target = self._forward(batch)
             if not isinstance(terms, dict):
                 terms = {self.loss_terms[0]: terms}
             if tracker is not None:
@@ -207,7 +204,7 @@ class Trainer(BaseTrainer):
         """Add a batch to the averages."""
         if terms.keys() != set(self.loss_terms):
             raise ConfigError(f"loss_terms says {', '.join(self.loss_terms)}, but _forward returns {', '.join(terms)}")
-        with self.runtime.part("logging"), torch.no_grad():
+        with torch.no_grad():
             for name, value in terms.items():
                 tracker.update(name, value, n)
             for metric in self._functions:
@@ -219,8 +216,7 @@ class Trainer(BaseTrainer):
         """Log, save inside the epoch and stop, where it is time."""
         before, self.step = self.step, self.step + batches
         if self.ema is not None and not self._watch.skipped:
-            with self.runtime.part("optimizer"):
-                self.ema.update_parameters(unwrap(self.model))
+            self.ema.update_parameters(unwrap(self.model))
         if self.step // self.log_step > before // self.log_step:
             self._log_window()
         if self.save_step and self.step // self.save_step > before // self.save_step and self.step < self.len_epoch:
@@ -230,26 +226,24 @@ class Trainer(BaseTrainer):
     def _log_window(self) -> None:
         """Write the averages since the last time; one wait for the GPU."""
         self._check_losses()
-        with self.runtime.part("logging"):
-            window = {f"{name}/train": value for name, value in self.train_metrics.since_last().items()}
-            if window:
-                if self.runtime.grad_norm is not None:
-                    window["grad_norm/train"] = float(self.runtime.grad_norm)
-                self.writers.log(window, (self.epoch - 1) * self.len_epoch + self.step)
+        window = {f"{name}/train": value for name, value in self.train_metrics.since_last().items()}
+        if window:
+            if self.runtime.grad_norm is not None:
+                window["grad_norm/train"] = float(self.runtime.grad_norm)
+            self.writers.log(window, (self.epoch - 1) * self.len_epoch + self.step)
 
     def _check_losses(self) -> None:
         """Stop the run if a loss since the last look was not finite."""
         self._watch.look(self.epoch, self.step, self.lr, self._checkpoints.resume_hint())
 
     def _save_step(self) -> None:
-        with self.runtime.part("saving"):
-            self._check_losses()
-            unsaved = self.train_metrics.unsaved()
-            if unsaved:
-                what = f"{', '.join(unsaved)} has no state_dict, and counts what no checkpoint can hold"
-                self.logger.warning(f"{what}: epoch {self.epoch} is not saved before its end")
-            else:
-                super()._save_step()
+        self._check_losses()
+        unsaved = self.train_metrics.unsaved()
+        if unsaved:
+            what = f"{', '.join(unsaved)} has no state_dict, and counts what no checkpoint can hold"
+            self.logger.warning(f"{what}: epoch {self.epoch} is not saved before its end")
+        else:
+            super()._save_step()
 
     def _valid_epoch(self, epoch: int) -> Log:
         """Evaluate on the validation data."""

@@ -1,16 +1,13 @@
 """What every project needs and nobody has to edit; the classic names are found here too."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from utils.util import MetricTracker, ensure_dir, inf_loop, prepare_device, read_json, write_json
-
-__all__ = ["MetricTracker", "ensure_dir", "inf_loop", "prepare_device", "read_json", "write_json"]
+_CLASSIC = ("MetricTracker", "ensure_dir", "inf_loop", "prepare_device", "read_json", "write_json")
 
 
 def __getattr__(name: str) -> Any:
     # Reading a config must not wait for torch, which some of these need.
-    if name in __all__:
+    if name in _CLASSIC:
         from utils import util
 
         return getattr(util, name)

@@ -13,22 +13,54 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Annotated, Any, NotRequired, cast
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
 
-from utils.content import Content
 from utils.errors import CheckpointError, StorageError
 from utils.files import replacing
 
 FORMAT_VERSION = 1
-_CONTENT = TypeAdapter(Content)
 _COMMENT = b"sha256:"
 _MISMATCH = "its content does not match its checksum"
 _COMMENT_SIZE = len(_COMMENT) + 64
 _EXPECTED = "expected a checkpoint that this template has saved"
+
+
+class Progress(TypedDict):
+    """How far a run has come; beside it stands what must be the same for it to go on (`fixed` of `base.parts.Held`)."""
+
+    #: Batches done in an unfinished epoch; None after a finished one.
+    step: Annotated[int, Field(ge=1)] | None
+    finished: bool
+    #: The learning rate of the last update.
+    lr: float
+
+
+class Content(TypedDict):
+    """What a checkpoint holds: the classic template's keys, and ours."""
+
+    format_version: Annotated[int, Field(ge=1)]
+    arch: str
+    epoch: Annotated[int, Field(ge=1)]
+    #: The bare model's weights.
+    state_dict: dict[str, Any]
+    optimizer: dict[str, Any]
+    monitor_best: float
+    config: dict[str, Any]
+    progress: Progress
+    #: State and class of each of the trainer's other parts, by name.
+    states: NotRequired[dict[str, dict[str, Any]]]
+    classes: NotRequired[dict[str, str]]
+    environment: NotRequired[dict[str, Any]]
+    #: Whether it comes from the classic template, which saved less.
+    converted: NotRequired[bool]
+
+
+_CONTENT = TypeAdapter(Content)
 
 
 def plain(value: Any, name: str = "state") -> Any:
@@ -257,24 +289,3 @@ def _unpickle(path: Path, mmap: bool) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # whatever the unpickler trips over, the file is what is wrong
         raise CheckpointError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
-
-
-def _alike(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.shape == b.shape and a.is_complex() == b.is_complex() and a.layout == b.layout
-
-
-def mismatches(current: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
-    """Names that are missing, unexpected or of another shape, as lines for an error message; at most 10 of each."""
-    shapes = [
-        f"{name} {list(getattr(saved[name], 'shape', ()))} -> {list(value.shape)}"
-        for name, value in current.items()
-        if name in saved
-        and isinstance(value, torch.Tensor)
-        and (not isinstance(saved[name], torch.Tensor) or not _alike(saved[name], value))
-    ]
-    kinds = {
-        "missing": [name for name in current if name not in saved],
-        "unexpected": [name for name in saved if name not in current],
-        "wrong shape": shapes,
-    }
-    return [f"{kind}: {', '.join(names[:10])}{', …' if names[10:] else ''}" for kind, names in kinds.items() if names]

@@ -8,13 +8,10 @@ import socket
 import tempfile
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 from utils.errors import CheckpointError, ConfigError, StorageError
 from utils.files import ensure_dir
-
-if TYPE_CHECKING:
-    from utils.content import Content
 
 BEST = "model_best.pth"
 _NAME = re.compile(r"checkpoint-epoch(\d+)(?:-step(\d+))?\.pth")
@@ -96,7 +93,7 @@ def checkpoints(folder: Path) -> list[Saved]:
     return sorted(found, key=lambda saved: saved.order)
 
 
-def newest_whole(folder: Path) -> tuple[Path, "Content", list[str]]:
+def newest_whole(folder: Path) -> tuple[Path, Any, list[str]]:
     """Load the newest checkpoint of a run folder that is whole; the best may be it.
 
     Returns:

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -15,9 +15,6 @@ from utils.settings import TrainerSettings
 Context = contextlib.AbstractContextManager[Any]
 
 _NOTHING = contextlib.nullcontext()
-#: What a step does, in the order in which a profile tells it.
-PARTS = ("data", "forward", "backward", "optimizer", "logging", "saving")
-UNSEEN: Callable[[str], Context] = dict.fromkeys(PARTS, _NOTHING).__getitem__
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -80,8 +77,6 @@ class Runtime:
         self.device, self._settings = device, settings
         #: The 2-norm of the gradients before they were last clipped.
         self.grad_norm: torch.Tensor | None = None
-        #: The context of a part of a step, by name; it does nothing (0.2 µs) but while somebody profiles.
-        self.part: Callable[[str], Context] = UNSEEN
         self._stays = device.type == "cpu" and not settings.channels_last
         self._dtype, self._scaled = _DTYPES.get(settings.precision), settings.precision == "fp16"
         self._scaler = torch.amp.grad_scaler.GradScaler(device.type, enabled=self._scaled)
@@ -108,8 +103,7 @@ class Runtime:
         """The batch on the device, with its images channels last if the model's are."""
         if self._stays:
             return batch
-        with self.part("data"):
-            return to_device(batch, self.device, self._settings.channels_last)
+        return to_device(batch, self.device, self._settings.channels_last)
 
     def autocast(self) -> Context:
         """The context for a forward pass and its loss."""
@@ -119,19 +113,17 @@ class Runtime:
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradients of `loss`."""
-        with self.part("backward"):
-            (self._scaler.scale(loss) if self._scaled else loss).backward()
+        (self._scaler.scale(loss) if self._scaled else loss).backward()
 
     def apply(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradients, let the optimizer apply them, clear them."""
-        with self.part("optimizer"):
-            self.clip(optimizer)
-            if self._scaled:
-                self._scaler.step(optimizer)
-                self._scaler.update()
-            else:
-                optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        self.clip(optimizer)
+        if self._scaled:
+            self._scaler.step(optimizer)
+            self._scaler.update()
+        else:
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
     def clip(self, optimizer: torch.optim.Optimizer) -> None:
         """Scale the gradients down, if the config asks for it."""

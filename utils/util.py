@@ -1,18 +1,16 @@
 """The classic template's helpers under their classic names."""
 
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any
 
-from utils.files import ensure_dir, read_json, write_json
-from utils.metrics import MetricTracker
-from utils.runtime import prepare_device
-
-__all__ = ["MetricTracker", "ensure_dir", "inf_loop", "prepare_device", "read_json", "write_json"]
-
-T = TypeVar("T")
+from utils.files import ensure_dir as ensure_dir
+from utils.files import read_json as read_json
+from utils.files import write_json as write_json
+from utils.metrics import MetricTracker as MetricTracker
+from utils.runtime import prepare_device as prepare_device
 
 
-def inf_loop(data_loader: Iterable[T]) -> Iterator[T]:
+def inf_loop(data_loader: Iterable[Any]) -> Iterator[Any]:
     """Batches without end: pass after pass over the loader."""
     while True:
         yield from data_loader
