@@ -151,7 +151,6 @@ class ConfigParser(Factory):
         return run_folder.create(models, launch.run_id)
 
     def flat(self) -> dict[str, bool | str | int | float]:
-        """Plain values by dotted path, for TensorBoard's hyper-parameters page."""
-
-        plain = {path: value for path, value in leaves(self.config) if isinstance(value, bool | str | int | float)}
-        return {dotted(path): value for path, value in plain.items()}
+        """What the user has set, by dotted path, for TensorBoard's hyper-parameters page."""
+        values = {dotted(path): value for path, value in leaves(self.source.values) if path != ("$schema",)}
+        return {name: value for name, value in values.items() if isinstance(value, bool | str | int | float)}

@@ -67,9 +67,6 @@ def valid_loader(config: ConfigParser, module_data: Any) -> Any:
 def command() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Evaluate a checkpoint.")
-    parser.add_argument("-c", "--config", help="config file; by default the checkpoint's own")
-    parser.add_argument("-r", "--resume", help="checkpoint, or run folder: its best, else its newest", required=True)
-    parser.add_argument("-d", "--device", help="GPUs to use, as for CUDA_VISIBLE_DEVICES")
     parser.add_argument("--split", choices=["test", "valid"], default="test", help="data to evaluate on")
     options = [CustomArgs(["--bs", "--batch_size"], type=int, target="data_loader;args;batch_size")]
     config = ConfigParser.from_args(parser, options, evaluating=True)

@@ -37,7 +37,7 @@ def build(config: ConfigParser, training: bool = True) -> "Trainer":
     import model.metric as module_metric
     import model.model as module_arch
     import model.optim as module_optim
-    from config.optimization import init_optimizer, init_scheduler
+    from config.factory import init_optimizer, init_scheduler
     from trainer import Trainer
     from utils import prepare_device
 
@@ -74,9 +74,6 @@ def build(config: ConfigParser, training: bool = True) -> "Trainer":
 def command() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Train a model as a config file says, or continue a run.")
-    parser.add_argument("-c", "--config", help="config file")
-    parser.add_argument("-r", "--resume", help="checkpoint or run folder; with -c: take only its weights")
-    parser.add_argument("-d", "--device", help="GPUs to use, as for CUDA_VISIBLE_DEVICES")
     main(ConfigParser.from_args(parser, OPTIONS))
 
 

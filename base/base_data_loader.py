@@ -68,8 +68,6 @@ class BaseDataLoader(DataLoader[Any]):
         self.valid_sampler: Any = None
         if sampler is None and batch_sampler is None:
             sampler, self.valid_sampler = self._split_sampler(validation_split)
-            if type(sampler) is Split and not shuffle:
-                _logger.info(f"the loader {name!r} reads its samples in one order, as the split has drawn them")
         drop_last = options.pop("drop_last", False)
         shown: dict[str, Any] = {"batch_size": batch_size, "collate_fn": collate_fn, "drop_last": drop_last}
         shown["shuffle"] = shuffle and sampler is None and not iterable
@@ -82,8 +80,8 @@ class BaseDataLoader(DataLoader[Any]):
         order = (batch_size, shuffle, self.seed, name, sampler, batch_sampler, drop_last)
         self._order = None if iterable else PassOrder(self.n_samples, *order)
         if self._order is not None:
-            if batch_sampler is None:
-                self.n_samples = self._order.n_yielded()
+            if sampler is not None:
+                self.n_samples = len(sampler)
             self._fetcher = SeededFetcher(dataset, collate_fn, self.seed, name)
         self._inner = self._make_inner(options)
         self.device_resident = device_resident
@@ -170,6 +168,8 @@ class BaseDataLoader(DataLoader[Any]):
         if split < 0 or not 0 < n_valid < n:
             left = f"leaves {max(n - n_valid, 0)} for training" if n_valid else "leaves 0 samples"
             raise ConfigError(f"validation_split {split} of {n} {left}: give a share below 1 or a number below {n}")
+        if not self.shuffle:
+            _logger.info(f"the loader {self.name!r} reads its samples in one order, as the split has drawn them")
         indices = np.arange(n)
         np.random.RandomState(0).shuffle(indices)
         order = cast(Sequence[int], indices)  # an array, not a list of a million Python integers

@@ -14,12 +14,10 @@ from torch import nn
 from base import restoring
 from base.base_data_loader import BaseDataLoader
 from base.checkpointing import Checkpoints, take_over
-from base.loss_watch import check_finite
-from base.monitor import Monitor
+from base.monitor import Monitor, check_finite
 from base.parts import bring, held_by, networks
 from logger.logger import setup_logging
-from logger.table import EpochTable, MetricsFile
-from logger.visualization import TensorboardWriter, Writers
+from logger.visualization import EpochTable, MetricsFile, TensorboardWriter, Writers
 from utils import checkpoint, environment, seeding
 from utils.checkpoint import Content
 from utils.errors import CheckpointError, NonFiniteError, UserError
@@ -78,6 +76,8 @@ class BaseTrainer(ABC):
         self.start_epoch, self.epoch, self.step = 1, 1, 0
         #: Whether the run had come to its end.
         self._ended = False
+        #: How many samples the last epoch has trained on, in this process; 0 if nobody counts.
+        self._samples = 0.0
         #: The learning rate of the last update.
         self.lr = math.nan
         goes_on = config.launch.task == "continue"
@@ -197,16 +197,12 @@ class BaseTrainer(ABC):
     def _report(self, epoch: int, log: Log, seconds: float) -> None:
         """The numbers of an epoch, for the table and all other writers."""
         lr = self.lr if not math.isnan(self.lr) else float(self.optimizer.param_groups[0].get("lr", math.nan))
-        rate = self._samples_per_epoch() / max(seconds, 1e-9)
+        samples = self._samples or getattr(getattr(self, "data_loader", None), "n_samples", 0)
+        rate = samples / max(seconds, 1e-9)
         row = {"epoch": epoch, **log, "lr": lr, "seconds": round(seconds, 3), "samples/s": rate}
         self.writers.log(row, epoch * getattr(self, "len_epoch", 1))
         if self.writer.enabled:
             self._histograms()
-
-    def _samples_per_epoch(self) -> float:
-        """How many training samples an epoch has, for the throughput."""
-        loader = getattr(self, "data_loader", None)
-        return float(getattr(loader, "n_samples", 0) or 0)
 
     def _histograms(self) -> None:
         """The weights' histograms; constant, empty, huge or non-finite tensors have none."""

@@ -3,14 +3,12 @@
 import contextlib
 import copy
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from base.monitor import Monitor
 from utils.errors import ConfigError, described
-from utils.runtime import first_tensor
 
 if TYPE_CHECKING:
     from parse_config import ConfigParser
@@ -36,10 +34,8 @@ def check_parts(kind: type, template: type, criterion: Any, optimizer: Any) -> N
         raise ConfigError("LBFGS computes its loss several times a step: take the trainer of examples/lbfgs.py")
 
 
-def check_settings(
-    config: "ConfigParser", names: list[str], validated: bool, batches: int, device: torch.device
-) -> None:
-    """Check the trainer's settings against the metrics, the data and the device.
+def check_settings(config: "ConfigParser", names: list[str], validated: bool, batches: int) -> None:
+    """Check the trainer's settings against the metrics and the data.
 
     Args:
         names: of the loss terms and metrics.
@@ -66,8 +62,6 @@ def check_settings(
         problem("accumulate", f"{settings.accumulate} batches are more than the {batches} of an epoch")
     if batches and settings.save_step and settings.save_step >= batches:
         problem("save_step", f"an epoch has {batches} batches, so this would never save")
-    if settings.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
-        problem("precision", f"{torch.cuda.get_device_name(device)} has no bf16: use fp16")
     for name in names:
         if name in RESERVED or names.count(name) > 1 or (name[:4] == "val_" and name[4:] in names):
             problems.append(f'metrics: the name {name!r} is taken: give the metric a "name" of its own')
@@ -81,14 +75,17 @@ def odd_loss(criterion: Any, output: Any, target: Any, tolerance: float) -> str:
     It is computed for some samples at once, and for pairs of them. A loss that compares the samples of a batch with
     each other has an attribute `in_batch`, which is true, and is not judged.
     """
-    first = first_tensor(output)
-    if first is None or first.ndim == 0 or getattr(getattr(criterion, "func", criterion), "in_batch", False):
+    named = getattr(criterion, "func", criterion)
+    if (
+        not isinstance(output, torch.Tensor)
+        or not isinstance(target, torch.Tensor)
+        or getattr(named, "in_batch", False)
+    ):
         return ""
-    m, criterion = min(len(first) - len(first) % 2, 16), copy.deepcopy(criterion)  # which may count its calls
+    m, criterion = min(len(output) - len(output) % 2, 16), copy.deepcopy(criterion)  # which may count its calls
     slices = [slice(m), slice(m), *(slice(start, start + 2) for start in range(0, m, 2))]
-    with contextlib.suppress(Exception), torch.no_grad(), torch.random.fork_rng([]):  # not every batch can be cut
-        parts = [(_cut(output, len(first), part), _cut(target, len(first), part)) for part in slices]
-        whole, again, *pairs = (float(criterion(*part)) for part in parts)
+    with contextlib.suppress(Exception), torch.no_grad(), torch.random.fork_rng([]):  # not every loss takes a part
+        whole, again, *pairs = (float(criterion(output[part], target[part])) for part in slices)
         mean = sum(pairs) / len(pairs)
         if whole == again and not math.isclose(whole, mean, rel_tol=tolerance, abs_tol=1e-6):
             return (
@@ -97,18 +94,3 @@ def odd_loss(criterion: Any, output: Any, target: Any, tolerance: float) -> str:
                 " that are broadcast? If it is meant, give the loss an attribute in_batch = True"
             )
     return ""
-
-
-def _cut(value: Any, n: int, part: slice) -> Any:
-    """Part of the samples of a batch.
-
-    Raises:
-        ValueError: something in it does not go with the samples.
-    """
-    if isinstance(value, Mapping):
-        return {key: _cut(item, n, part) for key, item in value.items()}
-    if isinstance(value, torch.Tensor) or (isinstance(value, list) and not isinstance(value[0], torch.Tensor)):
-        if len(value) != n:
-            raise ValueError(f"{len(value)} is another length")
-        return value[part]
-    return type(value)(_cut(item, n, part) for item in value)

@@ -61,12 +61,8 @@ class PassOrder(Sampler[BatchIndex]):
         """Batches in a pass; an evaluation drops none."""
         if self.batch_sampler is not None:
             return len(self.batch_sampler)
-        n = self.n_yielded()
+        n = self.n_samples if self.sampler is None else len(self.sampler)
         return n // self.batch_size if self.drop_last and training else -(-n // self.batch_size)
-
-    def n_yielded(self) -> int:
-        """Samples in a pass, before `drop_last`."""
-        return self.n_samples if self.sampler is None else len(self.sampler)
 
     def __iter__(self) -> Iterator[BatchIndex]:
         # Not a generator itself, which would read the place only as it starts.
@@ -75,10 +71,9 @@ class PassOrder(Sampler[BatchIndex]):
     def _batches(self, epoch: int, numbers: range) -> Iterator[BatchIndex]:
         if self.batch_sampler is not None:
             batches = self._listed(self.batch_sampler, epoch)
-            position = sum(len(batch) for batch in batches[: numbers.start])
+            positions = [0, *itertools.accumulate(map(len, batches))]
             for k in numbers:
-                yield BatchIndex(epoch, k, position, np.asarray(batches[k], dtype=np.int64))
-                position += len(batches[k])
+                yield BatchIndex(epoch, k, positions[k], np.asarray(batches[k], dtype=np.int64))
             return
         order = self._order(epoch).numpy()
         for k in numbers:

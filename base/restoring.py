@@ -39,11 +39,8 @@ def check_weights(config: "ConfigParser", model: nn.Module, state: Content) -> N
                 raise ConfigError(f"{config.where('arch', 'skip')}: arch.skip: {pattern!r} matches no weight")
         kept, saved = _without_skipped(config, model.state_dict()), _without_skipped(config, state["state_dict"])
         problems = mismatches(kept, saved)
-        names = [
-            n
-            for n in {**kept, **saved}
-            if n not in kept or n not in saved or getattr(kept[n], "shape", 0) != getattr(saved[n], "shape", 0)
-        ]
+        shapes = [{name: getattr(value, "shape", None) for name, value in weights.items()} for weights in (kept, saved)]
+        names = [name for name in {**kept, **saved} if shapes[0].get(name, 0) != shapes[1].get(name, 0)]
         patterns = sorted({name.rpartition(".")[0] + ".*" if "." in name else name for name in names})
         advice = f'\n  to leave them out: "arch": {{"skip": {patterns}}}'.replace("'", '"')
     else:

@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from config.json_file import read_source
 from config.schema import Checked, check, known
-from config.source import LOADERS, Source, dotted, leaves, override, read_value, to_plain
+from config.source import LOADERS, Source, dotted, leaves, override, read_source, read_value, to_plain
 from utils import run_folder
 from utils.errors import CheckpointError, ConfigError, NonFiniteError
 from utils.files import ROOT, read_json
@@ -67,7 +66,7 @@ def add_options(parser: argparse.ArgumentParser, options: Iterable[Any], evaluat
     """
     common: list[tuple[list[str], dict[str, Any]]] = [
         (["-c", "--config"], {"help": "config file"}),
-        (["-r", "--resume"], {"help": "checkpoint or run folder"}),
+        (["-r", "--resume"], {"help": "checkpoint or run folder; with -c, to train: take only its weights"}),
         (["-d", "--device"], {"help": "GPUs to use, as for CUDA_VISIBLE_DEVICES"}),
         (["--set"], {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": "set any key of the config"}),
         (["--run_id"], {"help": "name of the run's folder; by default the time"}),
@@ -95,8 +94,9 @@ def read_command(args: argparse.Namespace, modification: Mapping[Any, Any], eval
     for flag, text in (("-c", args.config), ("-r", args.resume)):
         if text is not None and not text.strip():
             raise ConfigError(f"{flag} is empty: an unset variable?")
-    if args.config is None and args.resume is None:
-        raise ConfigError("say what to train: -c config.json, or -r CHECKPOINT to continue a run")
+    if args.resume is None and (evaluating or args.config is None):
+        what = "what to evaluate: " if evaluating else "what to train: -c config.json, or to continue a run: "
+        raise ConfigError(f"say {what}-r CHECKPOINT")
 
     run_folder.check_run_id(args.run_id)
     launch = Launch(checking=getattr(args, "check", False), run_id=args.run_id, args=args)

@@ -33,38 +33,28 @@ class InMemoryImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         shift: float = 0.0,
         rotate: float = 0.0,
     ) -> None:
-        # In a dict, which views share, so that all move to a device together.
-        self._data = {"images": images.unsqueeze(1).float().div_(255).sub_(mean).div_(std), "labels": labels.long()}
+        #: Images float [n, 1, height, width] and labels int64 [n], in a dict that views share: all move together.
+        self.data = {"images": images.unsqueeze(1).float().div_(255).sub_(mean).div_(std), "labels": labels.long()}
         self.shift, self.rotate = shift, rotate
         self.background = -mean / std
 
-    @property
-    def images(self) -> torch.Tensor:
-        """Float [n, 1, height, width], normalised."""
-        return self._data["images"]
-
-    @property
-    def labels(self) -> torch.Tensor:
-        """Int64 [n]."""
-        return self._data["labels"]
-
     def to(self, device: torch.device) -> None:
         """Move the images, and those of all views, to a device, where batches are then cut and augmented."""
-        self._data.update({name: tensor.to(device) for name, tensor in self._data.items()})
+        self.data.update({name: tensor.to(device) for name, tensor in self.data.items()})
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.data["labels"])
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        images, labels = self.__getitems__(torch.tensor([index], device=self.labels.device))
+        images, labels = self.__getitems__(torch.tensor([index], device=self.data["labels"].device))
         return images[0], labels[0]
 
     def __getitems__(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Samples int64 [n] as a batch: images float [n, 1, height, width] and labels int64 [n]."""
-        images = self._data["images"].index_select(0, indices)  # copies rows: a third of the time of images[indices]
+        images = self.data["images"].index_select(0, indices)  # copies rows: a third of the time of images[indices]
         if self.shift or self.rotate:
             images = self._augment(images)
-        return images, self._data["labels"].index_select(0, indices)
+        return images, self.data["labels"].index_select(0, indices)
 
     def _augment(self, images: torch.Tensor) -> torch.Tensor:
         """Turn and shift each image by amounts that depend on the sample's place alone."""

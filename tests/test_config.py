@@ -8,8 +8,7 @@ import tiny
 import torch
 from projects import ROOT
 
-from config.json_file import parse_json, read_source
-from config.source import leaves
+from config.source import leaves, parse_json, read_source
 from parse_config import ConfigParser
 from utils.errors import ConfigError
 

@@ -34,7 +34,7 @@ def test_resident_data_is_cut_and_augmented_on_the_device(split, augmentation):
             sizes.append(len(batch[1]))
     assert sizes == ([8, 6, 6] if split else [8, 8, 4])
     if split:  # the view for validation is of the same memory
-        assert valid.dataset.dataset.images is loader.dataset.images
+        assert valid.dataset.dataset.data is loader.dataset.data
 
 
 def test_resident_batches_are_those_of_the_cpu():

@@ -17,7 +17,7 @@ from test_bending import gan
 from test_gpu_path import run
 from test_resume import interrupted
 
-from config.optimization import init_optimizer, init_scheduler
+from config.factory import init_optimizer, init_scheduler
 from parse_config import ConfigParser
 from utils.errors import CheckpointError, ConfigError, Stopped
 from utils.run_folder import own

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from base.monitor import Monitor
-from logger.table import MetricsFile
-from logger.visualization import TensorboardWriter, Writers
+from logger.visualization import MetricsFile, TensorboardWriter, Writers
 from model.metric import accuracy, top_k_acc
 from utils import MetricTracker
 from utils.errors import ConfigError

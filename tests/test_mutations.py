@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from config.optimization import init_optimizer, init_scheduler
+from config.factory import init_optimizer, init_scheduler
 from utils.errors import UserError
 
 GOOD = {

@@ -11,8 +11,9 @@ import torch
 from projects import ROOT, command, copy_template
 
 from base import BaseDataLoader
-from config.optimization import init_scheduler
+from config.factory import init_optimizer, init_scheduler
 from config.schema import Config, TrainerSettings
+from parse_config import ConfigParser
 from tools.write_schema import outputs
 from utils.seeding import uniform_rows
 
@@ -108,3 +109,15 @@ def test_a_scheduler_made_of_schedulers_resumes_exactly(tmp_path, monkeypatch):
     resumed = tiny.train(config, resume=unbroken.checkpoint_dir / "checkpoint-epoch1.pth")
     assert tiny.digest(unbroken.model) == tiny.digest(resumed.model)
     assert isinstance(resumed.lr_scheduler, torch.optim.lr_scheduler.SequentialLR) and resumed.lr < 0.01
+
+
+def test_its_groups_by_name(tmp_path):
+    code = re.search(r"```python\n(def faster_head.*?)```", README, re.S)
+    module = types.ModuleType("model.optim_of_the_test")
+    vars(module).update(nn=torch.nn, AdamW=torch.optim.AdamW)
+    exec(code[1], vars(module))
+    optimizer = {"type": "faster_head", "args": {"lr": 1e-4, "head_lr": 1e-3}}
+    config = ConfigParser(tiny.settings(tmp_path, optimizer=optimizer))
+    made = init_optimizer(config, config.init_obj("arch", tiny), module)
+    assert [(group["lr"], len(group["params"])) for group in made.param_groups] == [(1e-4, 4), (1e-3, 2)]
+    assert made.param_groups[1]["param_names"] == ["fc2.weight", "fc2.bias"]

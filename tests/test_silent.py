@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, SubsetRandomSampler
 
 from base import BaseDataLoader
-from config.optimization import init_optimizer
+from config.factory import init_optimizer
 from parse_config import ConfigParser
 from utils import MetricTracker, checkpoint
 from utils.errors import CheckpointError, ConfigError, DataError, StorageError, printable

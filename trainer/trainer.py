@@ -17,7 +17,7 @@ from tqdm import tqdm
 from base.base_data_loader import BaseDataLoader, one_pass, training_batches
 from base.base_trainer import BaseTrainer, Log
 from base.checks import check_parts, check_settings, odd_loss
-from base.loss_watch import LossWatch
+from base.monitor import LossWatch
 from base.parts import averaged, evaluating, keep_buffers, networks, to_training
 from utils.errors import ConfigError, described
 from utils.metrics import MetricTracker
@@ -60,7 +60,7 @@ class Trainer(BaseTrainer):
         self.len_epoch = len_epoch or settings.len_epoch or (0 if data_loader is None else len(data_loader))
         check_parts(type(self), Trainer, criterion, optimizer)
         if config.launch.task != "evaluate":  # before the run folder is made
-            check_settings(config, names, valid_data_loader is not None, self.len_epoch, device)
+            check_settings(config, names, valid_data_loader is not None, self.len_epoch)
         super().__init__(model, criterion, metric_ftns, optimizer, config)
         self.device = device
         self.data_loader, self.valid_data_loader, self.lr_scheduler = data_loader, valid_data_loader, lr_scheduler
@@ -79,8 +79,6 @@ class Trainer(BaseTrainer):
         averaged = [*self.loss_terms, *(metric.__name__ for metric in self._functions)]
         self.train_metrics = MetricTracker(*averaged, objects=self._objects)
         self.valid_metrics = MetricTracker(*averaged, objects=self._objects)
-        #: Samples of the epoch in hand that an earlier process has trained on.
-        self._resumed_samples = 0.0
         self._watch = LossWatch(settings.on_nan)
         #: Whether no batch of the run has been seen yet.
         self._new = config.launch.task != "continue" or config.launch.checking
@@ -92,6 +90,7 @@ class Trainer(BaseTrainer):
             self._update(batches)
             self._after_update(len(batches))
         self._log_window()
+        self._samples += self.train_metrics.count(self.loss_terms[0])
         log = self.train_metrics.result()
         if self.valid_data_loader is not None:
             with evaluating(networks(self)):
@@ -105,7 +104,7 @@ class Trainer(BaseTrainer):
         if self.step == 0:
             self.train_metrics.reset()
         self._watch.start(self.step)
-        self._resumed_samples = self.train_metrics.count(self.loss_terms[0])
+        self._samples = -self.train_metrics.count(self.loss_terms[0])  # those of an earlier process
         done = (epoch - 1) * self.len_epoch
         self.writer.set_step(done + self.step)
         last = min(self.step + self.accumulate, self.len_epoch) if self.config.launch.checking else self.len_epoch
@@ -276,6 +275,3 @@ class Trainer(BaseTrainer):
             self.lr_scheduler.step(log[name])
         else:
             self.lr_scheduler.step()
-
-    def _samples_per_epoch(self) -> float:
-        return self.train_metrics.count(self.loss_terms[0]) - self._resumed_samples or super()._samples_per_epoch()

@@ -15,9 +15,6 @@ import torch
 from utils.checkpoint import plain
 from utils.errors import CheckpointError, ConfigError
 
-#: Marks NumPy's arrays and numbers among what a metric has counted.
-_NUMPY = "numpy"
-
 
 class MetricTracker:
     """Sums of values and of the samples behind them, one pair for each name.
@@ -140,8 +137,10 @@ def _counted(metric: Any) -> dict[str, Any] | None:
     if hasattr(metric, "state_dict") and hasattr(metric, "load_state_dict"):
         return dict(metric.state_dict())
     constant = inspect.isroutine, inspect.isclass, inspect.ismodule
+    counts = {name: value for name, value in vars(metric).items() if not any(is_(value) for is_ in constant)}
+    exact = all(isinstance(value, np.ndarray | np.generic) or _is_exact(value) for value in counts.values())
     with contextlib.suppress(CheckpointError):
-        return {name: _packed(value) for name, value in vars(metric).items() if not any(is_(value) for is_ in constant)}
+        return plain(counts) if exact else None
     return None
 
 
@@ -151,7 +150,10 @@ def _recount(metric: Any, counted: dict[str, Any] | None) -> None:
     if hasattr(metric, "state_dict") and hasattr(metric, "load_state_dict"):
         metric.load_state_dict(counted)
     else:
-        vars(metric).update({name: _unpacked(value) for name, value in (counted or {}).items()})
+        for name, value in (counted or {}).items():
+            now: Any = getattr(metric, name, None)
+            is_numpy = isinstance(now, np.ndarray | np.generic)
+            setattr(metric, name, np.asarray(value, now.dtype)[()] if is_numpy else value)
 
 
 def _comes_back(metric: Any) -> bool:
@@ -165,27 +167,8 @@ def _comes_back(metric: Any) -> bool:
     return False
 
 
-def _packed(value: Any) -> Any:
-    """A value of exactly the types that a checkpoint gives back, or of NumPy's.
-
-    Raises:
-        CheckpointError: of another one, such as a set or a defaultdict.
-    """
-    if isinstance(value, np.ndarray | np.generic) and value.dtype != object:
-        return {_NUMPY: torch.from_numpy(np.array(value)), "scalar": isinstance(value, np.generic)}
-    if type(value) in (list, tuple):
-        return type(value)(map(_packed, value))
-    if type(value) is dict:
-        return {key: _packed(item) for key, item in value.items()}
-    if isinstance(value, torch.Tensor | NoneType) or type(value) in (bool, int, float, str, bytes):
-        return value
-    raise CheckpointError(f"a {type(value).__name__} cannot be saved")
-
-
-def _unpacked(value: Any) -> Any:
-    if isinstance(value, dict) and _NUMPY in value:
-        array = value[_NUMPY].numpy()
-        return array[()] if value["scalar"] else array
-    if isinstance(value, dict):
-        return {key: _unpacked(item) for key, item in value.items()}
-    return type(value)(map(_unpacked, value)) if isinstance(value, list | tuple) else value
+def _is_exact(value: Any) -> bool:
+    """Whether a checkpoint gives back the very types of a value: not those of a set, a defaultdict, an object."""
+    if type(value) in (list, tuple, dict):
+        return all(map(_is_exact, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, torch.Tensor) or type(value) in (NoneType, bool, int, float, str, bytes)

@@ -129,7 +129,7 @@ def bare_evaluation(
 def lenet(folder: Path, copies: int) -> Case:
     """A whole epoch of LeNet with validation, checkpoints and TensorBoard."""
     data = digits(copies)
-    images, labels = data.images, data.labels
+    images, labels = data.data["images"], data.data["labels"]
     tensors = images.to(device()), labels.to(device())
 
     def loader() -> BaseDataLoader:
@@ -224,7 +224,8 @@ def steps(
 def validation(folder: Path) -> Case:
     """The evaluation loop."""
     data, model = digits(5), MnistModel().to(device())
-    tensors, indices = (data.images.to(device()), data.labels.to(device())), torch.arange(len(data)).to(device())
+    tensors = data.data["images"].to(device()), data.data["labels"].to(device())
+    indices = torch.arange(len(data)).to(device())
     trainer = make_trainer(folder, model, resident(data, 64), None, nll_loss)
     loader = resident(data, 64, shuffle=False)
     return Case(
