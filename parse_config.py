@@ -41,7 +41,7 @@ class CustomArgs(NamedTuple):
 class ConfigParser(Factory):
     """A checked config, the objects that it names, and the folders of its run.
 
-    `config["trainer"]["epochs"]` gives plain values, with defaults filled in; `config.settings` the same, typed.
+    `config["trainer"]["epochs"]` gives the values that the user wrote; `config.settings` the same typed, with defaults.
     Nothing is written before `save_dir` or `log_dir` is first used.
 
     Args:
@@ -105,8 +105,13 @@ class ConfigParser(Factory):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The whole config, with defaults."""
+        """The whole config, as the user wrote it."""
         return self._values
+
+    def snapshot(self) -> dict[str, Any]:
+        """The config as it was when the process started."""
+        plain: dict[str, Any] = to_plain(self.source.values)
+        return plain
 
     @property
     def resume(self) -> Path | None:

@@ -46,9 +46,14 @@ def keep(file: Path, entry: dict[str, Any], logger: logging.Logger) -> None:
 
 def test_loader(config: ConfigParser, module_data: Any) -> Any:
     """The loader of the test data: `test_data_loader`, else the training loader's class with training=False."""
-    if config["test_data_loader"] is not None:
+    if config.config.get("test_data_loader"):
         return config.init_obj("test_data_loader", module_data)
-    config["data_loader"]["args"] |= {"training": False, "shuffle": False, "validation_split": 0.0}
+    config["data_loader"]["args"] = {
+        **config["data_loader"].get("args", {}),
+        "training": False,
+        "shuffle": False,
+        "validation_split": 0.0,
+    }
     try:
         return config.init_obj("data_loader", module_data)
     except ConfigError as error:

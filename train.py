@@ -58,7 +58,7 @@ def build(config: ConfigParser, training: bool = True) -> "Trainer":
         data_loader = config.init_obj("data_loader", module_data)
         valid_data_loader = config.init_obj("valid_data_loader", module_data) or data_loader.split_validation()
     model = config.init_obj("arch", module_arch)
-    device, device_ids = prepare_device(config["n_gpu"])
+    device, device_ids = prepare_device(config.settings.n_gpu)
     if len(device_ids) > 1:
         config.get_logger("train").warning("training on several GPUs is not there yet: using the first")
     model = model.to(device)

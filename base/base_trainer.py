@@ -20,7 +20,7 @@ from logger.logger import setup_logging
 from logger.visualization import EpochTable, MetricsFile, TensorboardWriter, Writers
 from utils import checkpoint, environment, seeding
 from utils.checkpoint import Content
-from utils.errors import CheckpointError, NonFiniteError, UserError
+from utils.errors import CheckpointError, ConfigError, NonFiniteError, UserError
 from utils.runtime import unwrap
 from utils.stopping import StopRequest
 
@@ -57,6 +57,8 @@ class BaseTrainer(ABC):
         config: "ConfigParser",
     ) -> None:
         saved, evaluating = config.launch.content(), config.launch.task == "evaluate"
+        if not (config.settings.trainer.epochs or evaluating):
+            raise ConfigError(f"{config.where('trainer')}: trainer.epochs is missing")
         if saved is not None:  # before the run folder is made
             restoring.check_weights(config, unwrap(model), saved)
         self.config = config
@@ -66,8 +68,7 @@ class BaseTrainer(ABC):
         self.model, self.criterion = model, criterion
         self.metric_ftns, self.optimizer = metric_ftns, optimizer
         self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-        self.epochs: int = settings.epochs
-        self.seed: int = config["seed"]
+        self.epochs, self.seed = settings.epochs or 0, config.settings.seed
         self.monitor = Monitor(settings.monitor, settings.early_stop)
         self.stop = StopRequest(
             lambda: f" in epoch {self.epoch}, which has to be done again\n{self._checkpoints.resume_hint()}"
@@ -182,7 +183,7 @@ class BaseTrainer(ABC):
         run.sweep()
         if launch.task == "continue" and launch.checkpoint is not None:
             take_over(run, self.epoch, self.step or None, launch.checkpoint, self.monitor.best_epoch)
-        run.begin(self.config.settings.model_dump())
+        run.begin(self.config.snapshot())
         if not self.model.training:
             self.logger.warning("the model is in evaluation mode, and trains in it: model.train() would change that")
         self.writer.purge_step = (self.start_epoch - 1) * getattr(self, "len_epoch", 0) + self.step + 1
@@ -221,7 +222,7 @@ class BaseTrainer(ABC):
             "state_dict": held.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "monitor_best": self.monitor.best,
-            "config": self.config.settings.model_dump(),
+            "config": self.config.snapshot(),
             "progress": progress,
             "states": {name: part.state_dict() for name, part in held.parts.items() if name != "optimizer"},
             "classes": {name: type(part).__name__ for name, part in held.parts.items()},

@@ -34,7 +34,7 @@ def check_weights(config: "ConfigParser", model: nn.Module, state: Content) -> N
     """
     advice = ""
     if config.launch.task == "fine-tune":
-        for pattern in config["arch"].get("skip") or []:
+        for pattern in _skipped(config):
             if not fnmatch.filter([*model.state_dict(), *state["state_dict"]], pattern):
                 raise ConfigError(f"{config.where('arch', 'skip')}: arch.skip: {pattern!r} matches no weight")
         kept, saved = _without_skipped(config, model.state_dict()), _without_skipped(config, state["state_dict"])
@@ -80,8 +80,12 @@ def mismatches(current: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str
     return [f"{kind}: {', '.join(names[:10])}{', …' if names[10:] else ''}" for kind, names in kinds.items() if names]
 
 
+def _skipped(config: "ConfigParser") -> list[str]:
+    return config.settings.arch.skip if config.settings.arch else []
+
+
 def _without_skipped(config: "ConfigParser", weights: Mapping[str, Any]) -> State:
-    skipped = {name for pattern in config["arch"].get("skip") or [] for name in fnmatch.filter(weights, pattern)}
+    skipped = {name for pattern in _skipped(config) for name in fnmatch.filter(weights, pattern)}
     return {name: value for name, value in weights.items() if name not in skipped}
 
 
@@ -215,7 +219,8 @@ def _fixed(config: Mapping[str, Any]) -> State:
     """What says which parameters are trained, and how a schedule goes."""
     arch, optimizer, scheduler = (config.get(name) or {} for name in ("arch", "optimizer", "lr_scheduler"))
     fixed = {"arch.freeze": arch.get("freeze") or [], "optimizer.type": optimizer.get("type")}
-    return fixed | {f"lr_scheduler.{key}": scheduler.get(key) for key in ("type", "interval")}
+    fixed["lr_scheduler.interval"] = scheduler.get("interval", "epoch")
+    return {**fixed, "lr_scheduler.type": scheduler.get("type")}
 
 
 def _compare(config: "ConfigParser", held: Held, state: Content, now: State) -> None:
@@ -229,7 +234,7 @@ def _compare(config: "ConfigParser", held: Held, state: Content, now: State) -> 
             if line.split()[0] not in ("batch_size", "accumulate", "batches", "shuffle", "metrics")
         ]
         before, after = saved.get("batches"), fixed["batches"]
-        if before and after and before != after and config["trainer"]["len_epoch"]:
+        if before and after and before != after and config.settings.trainer.len_epoch:
             place = f"epoch {state['epoch'] + 1} begins at batch {state['epoch'] * after} of the data"
             _logger.warning(f"{before} -> {after} batches in an epoch: {place}, not at {state['epoch'] * before}")
     if other:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import torch
 
 Component = dict[str, Any]
+#: Sections that train.py cannot do without.
+NEEDED = ("arch", "data_loader", "optimizer")
 
 
 class Factory:
@@ -42,10 +44,11 @@ class Factory:
         Raises:
             ConfigError: the type or an argument does not exist, or the constructor raises.
         """
-        component = self._component(name)
-        if component is None:
+        found = self._components(name)
+        if not found:
             return None
-        built = self._build(component, (name,), _as_tuple(module), args, kwargs)
+        ((path, component),) = found
+        built = self._build(component, path, _as_tuple(module), args, kwargs)
         if name == "arch" and component.get("freeze"):
             named = dict(built.named_parameters())
             for pattern in component["freeze"]:
@@ -96,14 +99,13 @@ class Factory:
         """
         problems = []
         for name, module in modules.items():
-            listed = name == "metrics"
-            for i, value in enumerate(self[name] if listed else [self._values.get(name)]):
-                path = (name, i) if listed else (name,)
-                try:
-                    if value is not None:
-                        self._bind(_component(value), path, _as_tuple(module), Given(GIVEN.get(name, 0)))
-                except ConfigError as error:
-                    problems.append(str(error))
+            if name in NEEDED and not self._values.get(name):
+                problems.append(f'{self.source.name}: {name} is missing; "base": "config.json" takes it from there')
+            try:
+                for path, component in self._components(name):
+                    self._bind(component, path, _as_tuple(module), Given(GIVEN.get(name, 0)))
+            except ConfigError as error:
+                problems.append(str(error))
         if problems:
             raise ConfigError("\n  ".join(problems))
 
@@ -113,8 +115,8 @@ class Factory:
 
     def init_ftn(self, name: str, module: ModuleType | Modules, *args: Any, **kwargs: Any) -> Any:
         """The function that the component `name` names, with its arguments set; an instance if it is a class."""
-        component = self._component(name)
-        return None if component is None else self._function(component, (name,), _as_tuple(module), args, kwargs)
+        found = self._components(name)
+        return self._function(found[0][1], found[0][0], _as_tuple(module), args, kwargs) if found else None
 
     def init_ftns(self, name: str, module: ModuleType | Modules) -> list[Any]:
         """`init_ftn` for each component of a list, such as the metrics.
@@ -123,11 +125,11 @@ class Factory:
             ConfigError: two have the same name.
         """
         functions: dict[str, Any] = {}
-        for i, item in enumerate(self[name]):
-            function = self._function(_component(item), (name, i), _as_tuple(module), (), {})
+        for path, component in self._components(name):
+            function = self._function(component, path, _as_tuple(module), (), {})
             label = function.__name__
             if label in functions:
-                where = f"{self.where(name, i)}: {name}.{i}"
+                where = f"{self.where(*path)}: {dotted(path)}"
                 raise ConfigError(f"{where}: there are two {label!r}: give one a name of its own")
             functions[label] = function
         return list(functions.values())
@@ -149,12 +151,21 @@ class Factory:
         result.__name__ = name
         return result
 
-    def _component(self, name: str) -> Component | None:
-        value = self._values.get(name)
-        component = None if value is None else _component(value)
-        if component is not None and not isinstance(component.get("type"), str):
-            raise ConfigError(f'{self.where(name)}: {name} is no component {{"type": NAME, "args": {{…}}}}')
-        return component
+    def _components(self, name: str) -> list[tuple[KeyPath, Component]]:
+        """The components of a section with their paths: one, those of a list, or none; a name is one without arguments.
+
+        Raises:
+            ConfigError: something in it is no component.
+        """
+        value = self._values.get(name) or []
+        items = [((name, i), item) for i, item in enumerate(value)] if isinstance(value, list) else [((name,), value)]
+        found: Any = [(path, item if isinstance(item, dict) else {"type": item}) for path, item in items]
+        for path, component in found:
+            if not isinstance(component.get("type"), str):
+                raise ConfigError(
+                    f'{self.where(*path)}: {dotted(path)} is no component {{"type": NAME, "args": {{…}}}}'
+                )
+        return list(found)
 
     def __getitem__(self, name: str) -> Any:
         return self._values[name]
@@ -165,11 +176,6 @@ class Factory:
 
 def _as_tuple(module: ModuleType | Modules) -> Modules:
     return module if isinstance(module, tuple) else (module,)
-
-
-def _component(value: Any) -> Component:
-    """A component; a name alone is one without arguments."""
-    return value if isinstance(value, dict) else {"type": value}
 
 
 def construct(target: Callable[..., Any], given: tuple[Any, ...], kwargs: Mapping[str, Any], where: str) -> Any:
@@ -226,16 +232,16 @@ def init_scheduler(config: Factory, optimizer: "torch.optim.Optimizer", batches:
 
     schedulers = torch.optim.lr_scheduler
     modules = (*own, schedulers)
-    component, settings = config["lr_scheduler"], config.settings.trainer
-    if component is None:
+    component, settings = config.settings.lr_scheduler, config.settings.trainer
+    if component is None or component.type is None:
         return None
-    kind = component["type"]
+    kind = component.type
     updates = -(-(settings.len_epoch or batches) // settings.accumulate)
-    steps = settings.epochs * (updates if component["interval"] == "step" else 1)
+    steps = (settings.epochs or 0) * (updates if component.interval == "step" else 1)
     lengths = {}
     where = f"{config.where('lr_scheduler')}: lr_scheduler"
     one_cycle = find(modules, "lr_scheduler", kind, config.source, ("lr_scheduler",)) is schedulers.OneCycleLR
-    if one_cycle and not {"total_steps", "epochs", "steps_per_epoch"} & component["args"].keys():
+    if one_cycle and not {"total_steps", "epochs", "steps_per_epoch"} & component.args.keys():
         lengths["total_steps"] = steps
     rate = config.where("optimizer", "args", "lr")
     if kind in ("OneCycleLR", "CyclicLR") and rate.startswith("command"):
@@ -245,7 +251,7 @@ def init_scheduler(config: Factory, optimizer: "torch.optim.Optimizer", batches:
         _check_plateau(config, scheduler.mode, where)
     total = getattr(scheduler, "total_steps", steps)
     if total != steps:
-        needed = f"but the run takes {steps} (one every {component['interval']})"
+        needed = f"but the run takes {steps} (one every {component.interval})"
         hint = 'leave total_steps, epochs and steps_per_epoch out, or set "interval"'
         raise ConfigError(f"{where}: {kind} is made for {total} steps, {needed}: {hint}")
     _try_out(scheduler, optimizer, where)
@@ -270,7 +276,7 @@ def _try_out(scheduler: Any, optimizer: "torch.optim.Optimizer", where: str) -> 
 
 def _check_plateau(config: Factory, mode: str, where: str) -> None:
     monitor = config.settings.trainer.monitor
-    if config["lr_scheduler"]["interval"] != "epoch":
+    if config["lr_scheduler"].get("interval", "epoch") != "epoch":
         raise ConfigError(f'{where}: ReduceLROnPlateau judges epochs: "interval": "epoch"')
     if monitor != "off" and not monitor.startswith(f"{mode} "):
         wanted = f'watches trainer.monitor "{monitor}": set its "mode" to "{monitor.split()[0]}"'

@@ -210,14 +210,14 @@ def _find_run(launch: Launch, checked: Checked) -> None:
 def _obstacle(folder: Path, checked: Checked) -> str:
     """Why `-r auto` does not continue the run of a folder; nothing if it does."""
     try:
-        before = dict(leaves(read_json(folder / "config.json")))
+        before = check(Source(read_json(folder / "config.json"))).settings
         status = read_json(folder / "status.json") if (folder / "status.json").exists() else {}
         ended = int(status.get("exit_code", 0))
     except Exception as error:  # whatever a foreign file holds
         return f"cannot be read: {type(error).__name__}: {error}"
-    now = dict(leaves(json.loads(json.dumps(checked.values))))
-    other = [path for path in {**before, **now} if before.get(path, "") != now.get(path, "")]
-    fixed_length = (checked.values["lr_scheduler"] or {}).get("type") == "OneCycleLR"
+    old, new = (dict(leaves(json.loads(settings.model_dump_json()))) for settings in (before, checked.settings))
+    other = [path for path in {**old, **new} if old.get(path, "") != new.get(path, "")]
+    fixed_length = (checked.values.get("lr_scheduler") or {}).get("type") == "OneCycleLR"
     aside = {("$schema",), *(("trainer", key) for key in ASIDE[fixed_length:])}
     other = [path for path in other if path not in aside]
     if other:

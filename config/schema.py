@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError
 
-from config.source import LOADERS, KeyPath, Source, dotted, kind, nearest, override
+from config.source import LOADERS, KeyPath, Source, dotted, kind, nearest, override, to_plain
 from utils.errors import ConfigError
 from utils.settings import Section, TrainerSettings
 
@@ -20,7 +20,7 @@ Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$")]
 class Component(Section):
     """A part that is built by name."""
 
-    type: Name
+    type: Name | None = None
     """Name of a class or function in the project's module for it."""
     args: dict[str, Any] = Field({})
     """Its arguments; checked against its signature."""
@@ -67,15 +67,15 @@ class Config(Section):
     """Number of GPUs; 0 trains on the CPU."""
     seed: int = Field(123, ge=0)
     """Seed of everything random."""
-    arch: Arch
+    arch: Arch | None = None
     """The network, from model/model.py."""
-    data_loader: Component
+    data_loader: Component | None = None
     """The training data, from data_loader/data_loaders.py."""
     valid_data_loader: Component | None = None
     """The validation data; null: split off by the training loader's validation_split."""
     test_data_loader: Component | None = None
     """The test data; null: the training loader's class with training=False."""
-    optimizer: Component
+    optimizer: Component | None = None
     """The optimizer, from torch.optim."""
     loss: Named | None = None
     """The loss, from model/loss.py: a name, or a component with args; null: the trainer has its own."""
@@ -107,7 +107,7 @@ class Checked(NamedTuple):
     source: Source
     #: The same, typed and with the defaults filled in.
     settings: Config
-    #: The same as plain containers, with the user's own keys kept.
+    #: The same as they were given, for whoever reads and changes them.
     values: dict[str, Any]
 
 
@@ -135,7 +135,7 @@ def check(source: Source, modification: Mapping[Any, Any] | None = None) -> Chec
             problems.append(f'{source.name}: to give only what differs from another config: "base": "config.json"')
     if problems:
         raise ConfigError("\n  ".join(sorted(dict.fromkeys(problems), key=_line)))
-    return Checked(source, settings, settings.model_dump())
+    return Checked(source, settings, to_plain(source.values))
 
 
 def own_keys(source: Source) -> Iterator[tuple[KeyPath, str | None, bool]]:

@@ -160,7 +160,7 @@ def test_r_auto_starts_continues_and_finishes(trained):
     assert first.returncode == 0 and models(folder, "auto").exists(), first.stderr
     again = command(folder, *auto)
     assert again.returncode == 0 and "nothing to do (epoch 2 of 2)" in again.stdout
-    assert "trainer.on_nan ignore -> stop" in again.stdout
+    assert "trainer.on_nan ignore -> (default)" in again.stdout
     for name in ("checkpoint-epoch2.pth", "model_best.pth"):
         (models(folder, "auto") / name).unlink()
     third = command(folder, *auto)

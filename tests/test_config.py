@@ -2,6 +2,7 @@
 
 import json
 import sys
+import types
 
 import pytest
 import tiny
@@ -31,11 +32,13 @@ def error(function, *arguments):
     return str(caught.value)
 
 
-def test_defaults_are_filled_in_and_own_keys_stay(tmp_path):
-    config = parse(tmp_path, {**CONFIG, "comment": "mine", "optimizer_D": {"type": "SGD"}, "my_loss": "nll_loss"})
-    assert config["trainer"]["accumulate"] == 1 and config["valid_data_loader"] is None
+def test_values_are_those_that_the_user_wrote(tmp_path):
+    config = {**changed(trainer__early_stop=...), "comment": "mine", "optimizer_D": {"type": "SGD"}, "my_loss": "x"}
+    config = parse(tmp_path, config)
+    assert "accumulate" not in config["trainer"] and "valid_data_loader" not in config
+    assert config["trainer"].get("early_stop", 7) == 7 and config.settings.trainer.accumulate == 1
     assert config["comment"] == "mine" and "optimizer_D" in config and "arch2" not in config
-    assert type(config["trainer"]) is dict and config["optimizer"]["args"] == {}
+    assert type(config["trainer"]) is dict
 
 
 def test_reading_writes_nothing(tmp_path):
@@ -143,7 +146,6 @@ def test_keys_of_the_user_s_own_that_resemble_ours(capfd):
         (changed(trainer__epochs=0), ["trainer.epochs: expected greater than or equal to 1, found 0"]),
         (changed(trainer__ema=1.5), ["trainer.ema: expected less than 1, found 1.5"]),
         (changed(trainer__precision="bf"), ['trainer.precision: expected "fp32", "bf16" or "fp16", found "bf"']),
-        (changed(trainer__epochs=...), ["trainer.epochs is missing"]),
         (changed(trainer=...), ["trainer is missing"]),
         (changed(trainer=[]), ["trainer: expected an object in braces, found a list"]),
         (changed(trainer__epochs=..., trainer__epoch=3), ["trainer.epoch is unknown: did you mean 'epochs'?"]),
@@ -328,4 +330,26 @@ def test_a_partial_config_for_fine_tuning_suggests_base(tmp_path, monkeypatch):
     state = next(trainer.checkpoint_dir.glob("checkpoint-*.pth"))
     path = write(tmp_path, {"optimizer": {"type": "SGD", "args": {"lr": 1}}})
     text = error(lambda: from_args(monkeypatch, "-c", path, "-r", state))
-    assert "arch is missing" in text and '"base": "config.json"' in text
+    assert "name is missing" in text and '"base": "config.json"' in text
+    path = write(tmp_path, {"name": "x", "trainer": {"epochs": 1}, "optimizer": {"type": "SGD", "args": {"lr": 1}}})
+    config = from_args(monkeypatch, "-c", path, "-r", state)
+    text = error(lambda: config.check(arch=tiny, data_loader=tiny, optimizer=torch.optim))
+    assert "arch is missing" in text and "data_loader is missing" in text and '"base": "config.json"' in text
+
+
+def test_what_the_classic_template_asks_for_is_all_that_is_needed(tmp_path):
+    config = parse(tmp_path, {"name": "x", "trainer": {"save_dir": "saved/"}, "lr_scheduler": {}, "arch": {"args": {}}})
+    assert config.init_obj("lr_scheduler", torch.optim.lr_scheduler) is None
+    assert config.init_obj("data_loader", tiny) is None and config.init_ftn("loss", tiny) is None
+    assert "arch is no component" in error(lambda: config.init_obj("arch", tiny))
+    config = tiny.settings(tmp_path)
+    del config["trainer"]["epochs"]
+    assert "trainer.epochs is missing" in error(lambda: tiny.build(config))
+    assert not [*tmp_path.glob("models*")]
+
+
+def test_a_component_may_be_the_trainer(tmp_path):
+    config = ConfigParser(tiny.settings(tmp_path, trainer__type="OwnTrainer", trainer__args={"size": 3}))
+    module = types.ModuleType("own")
+    module.OwnTrainer = lambda model, size: (model, size)
+    assert config.init_obj("trainer", module, "model") == ("model", 3)

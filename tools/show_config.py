@@ -16,9 +16,8 @@ from utils.errors import run_command
 def described(config: ConfigParser) -> list[str]:
     """A line for each value: where it is in the config, what it is, and where it came from."""
     given = {path for path, _ in leaves(config.source.values)}
-    rows = [
-        (f"{dotted(path)} = {json.dumps(value, ensure_ascii=False)}", path) for path, value in leaves(config.config)
-    ]
+    values = leaves(config.settings.model_dump())
+    rows = [(f"{dotted(path)} = {json.dumps(value, ensure_ascii=False)}", path) for path, value in values]
     width = max(len(text) for text, _ in rows)
     return [f"{text:<{width}}  {config.where(*path) if path in given else 'default'}" for text, path in rows]
 

@@ -68,7 +68,8 @@ class Trainer(BaseTrainer):
             # The order of the two steps is fixed below; torch's check of it cries wolf after a resume in validation,
             # and where fp16 skips the first step.
             optimizer._opt_called = True  # type: ignore[attr-defined]
-        self.interval: str = (config["lr_scheduler"] or {}).get("interval", "epoch")
+        scheduler = config.settings.lr_scheduler
+        self.interval = scheduler.interval if scheduler else "epoch"
         self.accumulate, self.log_step, self.save_step = settings.accumulate, settings.log_step, settings.save_step
         self.runtime = Runtime(device, settings)
         #: The moving average of the weights, which is validated in their place; None where `ema` is off.

@@ -18,8 +18,8 @@ class Section(BaseModel):
 class TrainerSettings(Section):
     """The section `trainer` of a config, checked and with defaults."""
 
-    epochs: int = Field(ge=1)
-    """Number of epochs."""
+    epochs: int | None = Field(None, ge=1)
+    """Number of epochs; train.py asks for it."""
     save_dir: str = Field("saved", pattern=r"^[^\x00]+$")
     """Where runs go; relative to the project's root."""
     save_period: int = Field(1, ge=1)

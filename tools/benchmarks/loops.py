@@ -79,8 +79,8 @@ def device() -> torch.device:
 def digits(copies: int) -> InMemoryImages:
     """The bundled training digits, repeated."""
     data: Any = DigitsDataLoader().dataset
-    images = (data.images * MNIST_STD + MNIST_MEAN).mul(255).round().byte()[:, 0]
-    return InMemoryImages(images.repeat(copies, 1, 1), data.labels.repeat(copies), MNIST_MEAN, MNIST_STD)
+    images = (data.data["images"] * MNIST_STD + MNIST_MEAN).mul(255).round().byte()[:, 0]
+    return InMemoryImages(images.repeat(copies, 1, 1), data.data["labels"].repeat(copies), MNIST_MEAN, MNIST_STD)
 
 
 def resident(data: Any, size: int, shuffle: bool = True, split: float = 0.0) -> BaseDataLoader:
@@ -245,8 +245,8 @@ def pipeline(augment: bool) -> Case:
     if augment:
         usual.insert(0, transforms.RandomAffine(10, translate=(2 / 28, 2 / 28)))
     transform = transforms.Compose(usual)
-    pictures = [transforms.functional.to_pil_image(image * MNIST_STD + MNIST_MEAN) for image in data.images]
-    samples = [(picture, int(label)) for picture, label in zip(pictures, data.labels, strict=True)]
+    pictures = [transforms.functional.to_pil_image(image * MNIST_STD + MNIST_MEAN) for image in data.data["images"]]
+    samples = [(picture, int(label)) for picture, label in zip(pictures, data.data["labels"], strict=True)]
 
     class Pictures(torch.utils.data.Dataset[Any]):
         def __len__(self) -> int:
