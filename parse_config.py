@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from config.factory import Factory
 from config.launch import Launch, add_options, read_command
 from config.schema import Checked, check, own_keys
-from config.source import Source, dotted, leaves, to_plain
+from config.source import Source, dotted, leaves, read_source, to_plain
 from logger.logger import setup_console
 from utils import run_folder
 from utils.errors import catch_user_errors
@@ -45,7 +45,7 @@ class ConfigParser(Factory):
     Nothing is written before `save_dir` or `log_dir` is first used.
 
     Args:
-        config: the values of a config.
+        config: the values of a config, or the path of one.
         resume: a checkpoint file of the run to continue.
         modification: keys to set, as {"optimizer;args;lr": 0.1}; None values are skipped.
         run_id: the name of the run's folder; by default the time of its start.
@@ -64,6 +64,8 @@ class ConfigParser(Factory):
         launch: Launch | None = None,
     ) -> None:
         setup_console()
+        if isinstance(config, str | Path):
+            config = read_source(Path(config))
         if not isinstance(config, Checked):
             config = check(config if isinstance(config, Source) else Source(to_plain(config)), modification)
         super().__init__(config)
@@ -78,7 +80,11 @@ class ConfigParser(Factory):
 
     @classmethod
     def from_args(
-        cls, args: argparse.ArgumentParser, options: Iterable[Any] = (), evaluating: bool = False
+        cls,
+        args: argparse.ArgumentParser,
+        options: Iterable[Any] = (),
+        evaluating: bool = False,
+        partial: bool = True,
     ) -> "ConfigParser":
         """Parse the command line (`sys.argv`) and read the config that it names.
 
@@ -86,15 +92,19 @@ class ConfigParser(Factory):
             args: a parser; the common options are added where it lacks them.
             options: `CustomArgs`, or the like.
             evaluating: a run folder stands for its best checkpoint, and nothing is written.
+            partial: a config beside `-r` gives only what differs from the checkpoint's, as in the classic template.
         """
 
         catch_user_errors()
         targets = add_options(args, options, evaluating)
         parsed = args.parse_args()
+        if parsed.resume is not None and parsed.config == args.get_default("config"):
+            parsed.config = None  # nobody has typed it
         if parsed.device is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = parsed.device
         setup_console()
-        checked, launch = read_command(parsed, {targets[name]: getattr(parsed, name) for name in targets}, evaluating)
+        typed = {targets[name]: getattr(parsed, name) for name in targets}
+        checked, launch = read_command(parsed, typed, evaluating, partial)
         return cls(checked, launch=launch)
 
     def get_logger(self, name: str, verbosity: int = 2) -> logging.Logger:

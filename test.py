@@ -74,7 +74,7 @@ def command() -> None:
     parser = argparse.ArgumentParser(description="Evaluate a checkpoint.")
     parser.add_argument("--split", choices=["test", "valid"], default="test", help="data to evaluate on")
     options = [CustomArgs(["--bs", "--batch_size"], type=int, target="data_loader;args;batch_size")]
-    config = ConfigParser.from_args(parser, options, evaluating=True)
+    config = ConfigParser.from_args(parser, options, evaluating=True, partial=False)
     main(config, config.launch.args.split)
 
 

@@ -3,10 +3,15 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from config.launch import read_run
 from parse_config import ConfigParser, CustomArgs
 from utils.errors import run_command
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
     from trainer import Trainer
 
 #: Options of your own for keys of the config.
@@ -71,10 +76,22 @@ def build(config: ConfigParser, training: bool = True) -> "Trainer":
     return Trainer(model, criterion, metrics, optimizer, config, device, data_loader, valid_data_loader, lr_scheduler)
 
 
+def load_run(path: "str | Path") -> "tuple[torch.nn.Module, ConfigParser]":
+    """The model of a run folder's best checkpoint, or of a checkpoint file, ready to be used, and its config.
+
+    Raises:
+        CheckpointError: there is none, or it does not fit.
+    """
+    checked, launch = read_run(path)
+    trainer = build(ConfigParser(checked, launch=launch), training=False)
+    trainer.restore()
+    return (trainer.ema.module if trainer.ema else trainer.model).eval(), trainer.config
+
+
 def command() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Train a model as a config file says, or continue a run.")
-    main(ConfigParser.from_args(parser, OPTIONS))
+    main(ConfigParser.from_args(parser, OPTIONS, partial=False))
 
 
 if __name__ == "__main__":

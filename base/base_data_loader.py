@@ -32,8 +32,6 @@ class BaseDataLoader(DataLoader[Any]):
         num_workers: processes that prepare batches; 0 prepares them in this one. The batches are the same.
         collate_fn: makes a batch of a list of samples.
         name: makes the random draws of this loader differ from those of another.
-        device_resident: keep the data on the device that `to` names, and make the batches there; for whole-batch data
-            with a `to(device)` that moves it in place.
         options: of torch's DataLoader. `sampler` chooses the samples of a pass in place of `shuffle`, `batch_sampler`
             the batches themselves, `drop_last` leaves out a last batch that is smaller; `pin_memory`, `timeout`, …
 
@@ -52,7 +50,6 @@ class BaseDataLoader(DataLoader[Any]):
         collate_fn: Callable[[list[Any]], Any] = torch_default_collate,
         *,
         name: str = "train",
-        device_resident: bool = False,
         **options: Any,
     ) -> None:
         sampler, batch_sampler = options.pop("sampler", None), options.pop("batch_sampler", None)
@@ -84,9 +81,6 @@ class BaseDataLoader(DataLoader[Any]):
                 self.n_samples = len(sampler)
             self._fetcher = SeededFetcher(dataset, collate_fn, self.seed, name)
         self._inner = self._make_inner(options)
-        self.device_resident = device_resident
-        if device_resident:
-            self._check_resident(bool(options.get("pin_memory")))
 
     def _make_inner(self, options: dict[str, Any]) -> DataLoader[Any]:
         """The DataLoader that works, without a reference back to this one."""
@@ -101,13 +95,6 @@ class BaseDataLoader(DataLoader[Any]):
         # batch_size None: an index is a whole batch, with its place, which even a prefetching worker then knows.
         return _Inner(self._fetcher, batch_size=None, sampler=self._order, collate_fn=_unchanged, **options)
 
-    def _check_resident(self, pinned: bool) -> None:
-        lacking = "order of its own to keep" if self._order is None else self._fetcher.lacking_on_device()
-        if lacking:
-            raise ConfigError(f"device_resident: {type(self.dataset).__name__} has no {lacking}")
-        if self.num_workers or pinned:
-            raise ConfigError("device_resident makes batches on the device: set num_workers to 0, pin_memory to false")
-
     def __len__(self) -> int:
         if self._order is not None:
             return len(self._order)
@@ -117,20 +104,6 @@ class BaseDataLoader(DataLoader[Any]):
         n, workers, size = len(self.dataset), max(self.num_workers, 1), cast(int, self.batch_size)
         shares = [n // workers + (i < n % workers) for i in range(workers)]
         return sum(share // size if self.drop_last else -(-share // size) for share in shares)
-
-    def to(self, device: torch.device) -> "BaseDataLoader":
-        """Bring resident data to a device, where its batches are made from now on; other data stays where it is.
-
-        Raises:
-            DataError: the data does not fit.
-            ConfigError: the data does not move in place.
-        """
-        if self.device_resident and self._order is not None:
-            try:
-                self._fetcher.to(device)
-            except torch.OutOfMemoryError as error:
-                raise DataError(f"device_resident: {self.name!r} does not fit on {device}: {error}") from error
-        return self
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self.epoch += 1
@@ -183,8 +156,7 @@ class BaseDataLoader(DataLoader[Any]):
         held_out = list(self.valid_sampler) if indices is None else indices
         dataset = Subset(evaluation_view(self.dataset), list(map(int, held_out)))
         kwargs = {**self.init_kwargs, "dataset": dataset, "shuffle": False, "drop_last": False}
-        name, resident = f"{self.name}-valid", self.device_resident
-        return BaseDataLoader(validation_split=0.0, name=name, device_resident=resident, **kwargs)
+        return BaseDataLoader(validation_split=0.0, name=f"{self.name}-valid", **kwargs)
 
 
 def training_batches(loader: Any, start: int, stop: int, seed: int) -> Iterator[Any]:

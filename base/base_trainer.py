@@ -1,11 +1,13 @@
 """The epochs of a run: train, judge, report, save; resume where it stopped. What an epoch is, a subclass says."""
 
 import contextlib
+import dataclasses
 import logging
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +17,7 @@ from base import restoring
 from base.base_data_loader import BaseDataLoader
 from base.checkpointing import Checkpoints, take_over
 from base.monitor import Monitor, check_finite
-from base.parts import bring, held_by, networks
+from base.parts import bring, held_by, networks, state_of
 from logger.logger import setup_logging
 from logger.visualization import EpochTable, MetricsFile, TensorboardWriter, Writers
 from utils import checkpoint, environment, seeding
@@ -56,6 +58,10 @@ class BaseTrainer(ABC):
         optimizer: torch.optim.Optimizer,
         config: "ConfigParser",
     ) -> None:
+        for name in ("_save_checkpoint", "_resume_checkpoint"):
+            if getattr(type(self), name) is not getattr(BaseTrainer, name):
+                what = "whatever attribute has a state_dict and a load_state_dict is saved and restored"
+                raise ConfigError(f"{type(self).__name__}.{name} would never be called: leave it out; {what}")
         saved, evaluating = config.launch.content(), config.launch.task == "evaluate"
         if not (config.settings.trainer.epochs or evaluating):
             raise ConfigError(f"{config.where('trainer')}: trainer.epochs is missing")
@@ -112,6 +118,27 @@ class BaseTrainer(ABC):
                     break
             self._finish(idle=not epochs)
 
+    @property
+    def mnt_best(self) -> float:
+        """The best value so far, by its classic name."""
+        return self.monitor.best
+
+    @property
+    def mnt_mode(self) -> str:
+        """Whether the lowest ("min") or the highest ("max") value is best, or "off"; by its classic name."""
+        return self.monitor.mode
+
+    def _save_checkpoint(self, epoch: int, save_best: bool = False) -> None:
+        """Save now, as after an epoch; nothing else calls it."""
+        self.epoch = epoch
+        self._save(None, improved=save_best)
+
+    def _resume_checkpoint(self, resume_path: str | Path) -> None:
+        """Go on from a checkpoint of this run; nothing else calls it."""
+        launch = self.config.launch
+        self.config.launch = dataclasses.replace(launch, task="continue", checkpoint=Path(resume_path), _content=None)
+        self.restore()
+
     def restore(self) -> None:
         """Load the checkpoint that the config names, if any, and bring all networks to the device.
 
@@ -144,12 +171,22 @@ class BaseTrainer(ABC):
         seeding.seed_everything(self.seed, "epoch", epoch, seeding.RANK)
         for loader in vars(self).values():
             if isinstance(loader, BaseDataLoader):
-                loader.to(torch.device(self.device)).epoch = epoch  # for a loop of the user's own
+                loader.epoch = epoch  # for a loop of the user's own
         # Such a loop doesn't ask whether to stop, so there a signal ends the epoch at once.
         with self.stop.unpolled():
             log = self._train_epoch(epoch)
         self.step = 0
-        return {name: float(value) for name, value in log.items()}
+        return self._numbers(log)
+
+    def _numbers(self, log: Mapping[str, Any]) -> Log:
+        """What of a log is a number; the rest is shown."""
+        numbers = {}
+        for name, value in log.items():
+            try:
+                numbers[name] = float(value.detach() if isinstance(value, torch.Tensor) else value)
+            except (TypeError, ValueError, RuntimeError):  # text, or many values
+                self.logger.info(f"epoch {self.epoch}: {name} {value}")
+        return numbers
 
     def _check_monitored(self, epoch: int, log: Log) -> None:
         """Stop the run if the number that judges it is not finite.
@@ -198,7 +235,8 @@ class BaseTrainer(ABC):
     def _report(self, epoch: int, log: Log, seconds: float) -> None:
         """The numbers of an epoch, for the table and all other writers."""
         lr = self.lr if not math.isnan(self.lr) else float(self.optimizer.param_groups[0].get("lr", math.nan))
-        samples = self._samples or getattr(getattr(self, "data_loader", None), "n_samples", 0)
+        loader = getattr(self, "data_loader", None)
+        samples = self._samples or getattr(loader, "n_samples", None) or len(getattr(loader, "dataset", ()))
         rate = samples / max(seconds, 1e-9)
         row = {"epoch": epoch, **log, "lr": lr, "seconds": round(seconds, 3), "samples/s": rate}
         self.writers.log(row, epoch * getattr(self, "len_epoch", 1))
@@ -219,12 +257,13 @@ class BaseTrainer(ABC):
             "format_version": checkpoint.FORMAT_VERSION,
             "arch": type(held.model).__name__,
             "epoch": self.epoch,
-            "state_dict": held.model.state_dict(),
+            # A DataParallel that the user put on keeps its prefix: the test.py that goes with it puts one on, too.
+            "state_dict": (self.model if isinstance(self.model, nn.DataParallel) else held.model).state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "monitor_best": self.monitor.best,
             "config": self.config.snapshot(),
             "progress": progress,
-            "states": {name: part.state_dict() for name, part in held.parts.items() if name != "optimizer"},
+            "states": {name: state_of(part) for name, part in held.parts.items() if name != "optimizer"},
             "classes": {name: type(part).__name__ for name, part in held.parts.items()},
             "environment": self.config.run.environment,
         }

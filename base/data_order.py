@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset, Sampler, Subset, SubsetRandomSampler
 
 from utils import seeding
-from utils.errors import ConfigError, DataError, UserError, told
+from utils.errors import DataError, UserError, told
 
 
 class BatchIndex(NamedTuple):
@@ -116,22 +116,7 @@ class SeededFetcher(Dataset[Any]):
         self._whole: Any = (
             None if getattr(type(inner), "__getitems__", Subset.__getitems__) is Subset.__getitems__ else inner
         )
-        self._draws_freely, self._device = not getattr(inner, "draws_rows_only", False), torch.device("cpu")
-
-    def lacking_on_device(self) -> str:
-        """The method that the data would need to be kept on a device, if it lacks one."""
-        return "__getitems__(indices)" if self._whole is None else "" if hasattr(self._whole, "to") else "to(device)"
-
-    def to(self, device: torch.device) -> None:
-        """Move the data to the device, where it is given its indices from now on.
-
-        Raises:
-            ConfigError: the data does not move in place.
-        """
-        moved = self._whole.to(device)
-        if moved is not None and moved is not self._whole:
-            raise ConfigError(f"device_resident: {type(self._whole).__name__}.to(device) has to move the data in place")
-        self._device = device
+        self._draws_freely = not getattr(inner, "draws_rows_only", False)
 
     def __getitem__(self, index: BatchIndex) -> Any:
         threads = torch.get_num_threads()
@@ -152,8 +137,8 @@ class SeededFetcher(Dataset[Any]):
             indices = subset[indices]
         if self._draws_freely:
             seeding.seed_everything(self.seed, self.name, "batch", index.epoch, index.batch, seeding.RANK)
-        with seeding.Rows(self.seed, self.name, index.epoch, index.position, self._device):
-            batch = self._whole.__getitems__(torch.as_tensor(indices).to(self._device))
+        with seeding.Rows(self.seed, self.name, index.epoch, index.position):
+            batch = self._whole.__getitems__(torch.as_tensor(indices))
         return self.collate_fn(batch) if isinstance(batch, list) else batch
 
     def _samples(self, index: BatchIndex) -> Any:

@@ -1,5 +1,6 @@
 """Which epoch is the best so far, whether to go on, and whether losses and weights are finite."""
 
+import logging
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -48,8 +49,9 @@ class Monitor:
         """Judge an epoch; only a strictly better, finite value is an improvement."""
         if not self.on:
             return False
-        self.check(log)
-        value = float(log[self.name])
+        if self.name not in log:
+            logging.getLogger("trainer").warning(f"epoch {epoch} has no {self.name}, and counts as no improvement")
+        value = float(log.get(self.name, math.nan))
         better = value < self.best if self.mode == "min" else value > self.best
         if better and math.isfinite(value):
             self.best, self.best_epoch, self.bad_epochs = value, epoch, 0

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
 from utils.runtime import unwrap
@@ -31,12 +32,19 @@ def held_by(trainer: Any) -> Held:
         stateful &= name not in ("data_loader", "valid_data_loader")  # which are read up to the place
         if stateful and all(part is not other for other in (model, *parts.values())):
             parts[name] = part
+    for name, part in [pair for pair in parts.items() if isinstance(pair[1], LRScheduler)]:  # one may hold another
+        parts |= {f"{name}.{inner}": value for inner, value in vars(part).items() if isinstance(value, LRScheduler)}
     loader = getattr(trainer, "data_loader", None)
     fixed = {name: getattr(loader, name, None) for name in ("validation_split", "batch_size", "shuffle")}
     fixed |= {"seed": trainer.seed, "samples": getattr(loader, "n_samples", None)}
     fixed |= {"accumulate": getattr(trainer, "accumulate", None), "batches": getattr(trainer, "len_epoch", None)}
     fixed["metrics"] = [metric.__name__ for metric in trainer.metric_ftns]
     return Held(model, parts, fixed)
+
+
+def state_of(part: Any) -> dict[str, Any]:
+    """The state of a part, without the schedulers inside one, which are parts, too."""
+    return {name: value for name, value in part.state_dict().items() if not isinstance(value, LRScheduler)}
 
 
 def networks(trainer: object) -> list[nn.Module]:

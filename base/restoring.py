@@ -32,6 +32,8 @@ def check_weights(config: "ConfigParser", model: nn.Module, state: Content) -> N
     Raises:
         CheckpointError: with the names that are missing, unexpected or of another shape.
     """
+    if not state["state_dict"].keys() & model.state_dict().keys():  # those of a DataParallel
+        state["state_dict"] = {name.removeprefix("module."): value for name, value in state["state_dict"].items()}
     advice = ""
     if config.launch.task == "fine-tune":
         for pattern in _skipped(config):

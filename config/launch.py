@@ -84,8 +84,13 @@ def add_options(parser: argparse.ArgumentParser, options: Iterable[Any], evaluat
     return targets
 
 
-def read_command(args: argparse.Namespace, modification: Mapping[Any, Any], evaluating: bool) -> tuple[Checked, Launch]:
+def read_command(
+    args: argparse.Namespace, modification: Mapping[Any, Any], evaluating: bool, partial: bool
+) -> tuple[Checked, Launch]:
     """The config that a parsed command line means, and what is to be done with it.
+
+    Args:
+        modification, evaluating, partial: as in `ConfigParser` and its `from_args`.
 
     Raises:
         ConfigError: the command line or the config is wrong, or another process owns the run.
@@ -109,7 +114,7 @@ def read_command(args: argparse.Namespace, modification: Mapping[Any, Any], eval
         launch.task = "continue" if args.config is None else "fine-tune"
     if args.resume is not None and not auto:
         _read_start(launch, args.resume)
-    checked = check(_source(launch), modification)
+    checked = check(_source(launch, partial), modification)
     if auto and not launch.checking:
         _find_run(launch, checked)
     if launch.task == "continue" and launch.checkpoint is not None:
@@ -119,13 +124,21 @@ def read_command(args: argparse.Namespace, modification: Mapping[Any, Any], eval
     return checked, launch
 
 
-def _source(launch: Launch) -> Source:
+def read_run(path: str | Path) -> tuple[Checked, Launch]:
+    """The config of a checkpoint, or of a run folder's best, which is to be evaluated."""
+    launch = Launch("evaluate", args=argparse.Namespace(config=None, set=[]))
+    _read_start(launch, str(path))
+    return check(_source(launch, False)), launch
+
+
+def _source(launch: Launch, partial: bool) -> Source:
     """The values of the file, or of the checkpoint, with what `--set` changes."""
-    if launch.args.config is not None:
-        source = read_source(Path(launch.args.config))
+    given = None if launch.args.config is None else read_source(Path(launch.args.config))
+    if given is not None and not (partial and launch.task == "fine-tune"):
+        source = given
     else:
-        content = launch.content()
-        source = Source(to_plain(content["config"]), name=str(launch.checkpoint))
+        source = Source(to_plain(launch.content()["config"]), name=str(launch.checkpoint))
+        source.values |= given.values if given else {}
     for text in launch.args.set:
         key, equals, value = text.partition("=")
         if not equals or not key:

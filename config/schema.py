@@ -100,6 +100,10 @@ def known(section: KeyPath) -> list[str]:
     return list(model.model_fields) if model else []
 
 
+#: Keys that are known by another name, or to others.
+_ACCEPTED = (("$schema",), ("trainer", "tensorboardX"))
+
+
 class Checked(NamedTuple):
     """A checked config."""
 
@@ -148,7 +152,7 @@ def own_keys(source: Source) -> Iterator[tuple[KeyPath, str | None, bool]]:
         for part in path:
             values = values.get(part) if isinstance(values, dict) else values[part]
         for key in values if isinstance(values, dict) else ():
-            if key not in model.model_fields and (*path, key) != ("$schema",):
+            if key not in model.model_fields and (*path, key) not in _ACCEPTED:
                 near = nearest(key, model.model_fields)
                 beside = near in values
                 if not path and any(re.fullmatch(rf"{name}(_.+|\d+)|.+_{name}", key) for name in Config.model_fields):

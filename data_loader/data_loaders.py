@@ -24,6 +24,7 @@ class DigitsDataLoader(BaseDataLoader):
         training: the training samples, or the test samples.
         shift: in training, move each image by up to this many pixels in both directions.
         rotate: in training, turn each image by up to this many degrees to either side.
+        device_resident: keep the images in the memory of the GPU, and make the batches there.
     """
 
     def __init__(
@@ -36,11 +37,13 @@ class DigitsDataLoader(BaseDataLoader):
         training: bool = True,
         shift: float = 0.0,
         rotate: float = 0.0,
+        device_resident: bool = False,
         **options: Any,
     ) -> None:
         images, labels = self.read(ROOT / data_dir, training)
         augmentation = {"shift": shift, "rotate": rotate} if training else {}
-        dataset = InMemoryImages(images, labels, MNIST_MEAN, MNIST_STD, **augmentation)
+        device = torch.accelerator.current_accelerator(check_available=True) if device_resident else None
+        dataset = InMemoryImages(images, labels, MNIST_MEAN, MNIST_STD, **augmentation, device=device or "cpu")
         super().__init__(dataset, batch_size, shuffle, validation_split, num_workers, **options)
 
     def read(self, folder: Path, training: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -19,6 +19,7 @@ class InMemoryImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         mean, std: of the pixels, of 0..1.
         shift: move each image by up to this many pixels in both directions.
         rotate: turn each image by up to this many degrees to either side.
+        device: where the images are, and where batches are cut and augmented.
     """
 
     #: The global generators need no seed for each batch.
@@ -32,29 +33,28 @@ class InMemoryImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         std: float,
         shift: float = 0.0,
         rotate: float = 0.0,
+        device: torch.device | str = "cpu",
     ) -> None:
-        #: Images float [n, 1, height, width] and labels int64 [n], in a dict that views share: all move together.
-        self.data = {"images": images.unsqueeze(1).float().div_(255).sub_(mean).div_(std), "labels": labels.long()}
+        #: Float [n, 1, height, width], and int64 [n].
+        self.images = images.unsqueeze(1).float().div_(255).sub_(mean).div_(std).to(device)
+        self.labels = labels.long().to(device)
         self.shift, self.rotate = shift, rotate
         self.background = -mean / std
 
-    def to(self, device: torch.device) -> None:
-        """Move the images, and those of all views, to a device, where batches are then cut and augmented."""
-        self.data.update({name: tensor.to(device) for name, tensor in self.data.items()})
-
     def __len__(self) -> int:
-        return len(self.data["labels"])
+        return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        images, labels = self.__getitems__(torch.tensor([index], device=self.data["labels"].device))
+        images, labels = self.__getitems__(torch.tensor([index]))
         return images[0], labels[0]
 
     def __getitems__(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Samples int64 [n] as a batch: images float [n, 1, height, width] and labels int64 [n]."""
-        images = self.data["images"].index_select(0, indices)  # copies rows: a third of the time of images[indices]
+        indices = indices.to(self.labels.device)
+        images = self.images.index_select(0, indices)  # copies rows: a third of the time of images[indices]
         if self.shift or self.rotate:
             images = self._augment(images)
-        return images, self.data["labels"].index_select(0, indices)
+        return images, self.labels.index_select(0, indices)
 
     def _augment(self, images: torch.Tensor) -> torch.Tensor:
         """Turn and shift each image by amounts that depend on the sample's place alone."""

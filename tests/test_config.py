@@ -269,11 +269,11 @@ def test_a_base_that_goes_in_a_circle_or_nowhere(tmp_path):
     assert "none.json cannot be read: No such file" in error(read_source, path)
 
 
-def from_args(monkeypatch, *arguments, options=()):
+def from_args(monkeypatch, *arguments, options=(), **kwargs):
     import argparse
 
     monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments)])
-    return ConfigParser.from_args(argparse.ArgumentParser(), options)
+    return ConfigParser.from_args(argparse.ArgumentParser(), options, **kwargs)
 
 
 def test_set_overrides_any_key(tmp_path, monkeypatch):
@@ -329,10 +329,10 @@ def test_a_partial_config_for_fine_tuning_suggests_base(tmp_path, monkeypatch):
     trainer = tiny.train(tiny.settings(tmp_path, trainer__epochs=1))
     state = next(trainer.checkpoint_dir.glob("checkpoint-*.pth"))
     path = write(tmp_path, {"optimizer": {"type": "SGD", "args": {"lr": 1}}})
-    text = error(lambda: from_args(monkeypatch, "-c", path, "-r", state))
+    text = error(lambda: from_args(monkeypatch, "-c", path, "-r", state, partial=False))
     assert "name is missing" in text and '"base": "config.json"' in text
     path = write(tmp_path, {"name": "x", "trainer": {"epochs": 1}, "optimizer": {"type": "SGD", "args": {"lr": 1}}})
-    config = from_args(monkeypatch, "-c", path, "-r", state)
+    config = from_args(monkeypatch, "-c", path, "-r", state, partial=False)
     text = error(lambda: config.check(arch=tiny, data_loader=tiny, optimizer=torch.optim))
     assert "arch is missing" in text and "data_loader is missing" in text and '"base": "config.json"' in text
 

@@ -158,7 +158,7 @@ def test_digits():
     assert torch.equal(labels, torch.arange(10).repeat_interleave(100))
     x, _ = next(iter(loader))
     assert x.shape == (64, 1, 28, 28) and abs(float(x.mean())) < 0.2 and 0.7 < float(x.std()) < 1.2
-    assert torch.equal(next(iter(test))[0], test.dataset.data["images"][:64])  # never augmented
+    assert torch.equal(next(iter(test))[0], test.dataset.images[:64])  # never augmented
     assert not torch.equal(DigitsDataLoader(shuffle=False).dataset[0][0], loader.dataset[0][0])
 
 

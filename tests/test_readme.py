@@ -53,15 +53,12 @@ def test_its_dataset_is_one(monkeypatch):
     names = {"copy": copy, "uniform_rows": uniform_rows}
     exec(code, names)
     data = names["Vectors"](torch.arange(60.0).view(20, 3), torch.arange(20))
-    loader = BaseDataLoader(data, 8, True, 0.3, 0, device_resident=True)
+    loader = BaseDataLoader(data, 8, True, 0.3, 0)
     batches = [*loader, *loader.split_validation()]
     x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
     assert sorted(y.tolist()) == list(range(20))
     moved = (x - data.data["x"][y]).abs()
     assert 0 < float(moved[:14].max()) < 0.11 and not moved[14:].any()
-    device = torch.device("meta")
-    assert all(part.device == device for batch in loader.to(device) for part in batch)
-    assert loader.split_validation().dataset.dataset.data["x"].device == device
 
 
 def test_its_gan_is_the_one_that_is_tested():

@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
-from base.base_data_loader import BaseDataLoader, one_pass, training_batches
+from base.base_data_loader import one_pass, training_batches
 from base.base_trainer import BaseTrainer, Log
 from base.checks import check_parts, check_settings, odd_loss
 from base.monitor import LossWatch
@@ -257,8 +257,6 @@ class Trainer(BaseTrainer):
         """The averages over all samples of a loader; the same for validation and test."""
         tracker = tracker or MetricTracker(objects=self._objects)
         tracker.reset()
-        if isinstance(loader, BaseDataLoader):
-            loader.to(self.runtime.device)
         with evaluating(networks(self)), averaged(self, self.ema):
             for batch in self.stop.until(one_pass(loader, self.seed)):
                 self._compute(batch, tracker)

@@ -11,4 +11,8 @@ def __getattr__(name: str) -> Any:
         from utils import util
 
         return getattr(util, name)
+    if name == "load_run":
+        import train
+
+        return train.load_run
     raise AttributeError(f"module 'utils' has no attribute {name!r}")

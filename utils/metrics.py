@@ -53,7 +53,9 @@ class MetricTracker:
             ConfigError: a tensor of another shape.
         """
         if self.writer is not None:
-            self.writer.add_scalar(key, float(value if not isinstance(value, torch.Tensor) else value.float().mean()))
+            self.writer.add_scalar(
+                key, float(value.detach().float().mean() if isinstance(value, torch.Tensor) else value)
+            )
         size = [*value.shape] if isinstance(value, torch.Tensor) else []
         if size and (len(size) > 1 or n not in (None, *size)):
             raise ConfigError(f"{key}: expected one value, or one for each of {n} samples, found a tensor {size}")

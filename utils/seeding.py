@@ -41,11 +41,10 @@ class Rows:
     Args:
         seed, name: of the loader.
         epoch, position: the place of the batch's first sample.
-        device: where the data is.
     """
 
-    def __init__(self, seed: int, name: str, epoch: int, position: int, device: torch.device) -> None:
-        self.parts, self.position, self.device = (seed, name, "rows", epoch), position, device
+    def __init__(self, seed: int, name: str, epoch: int, position: int) -> None:
+        self.parts, self.position = (seed, name, "rows", epoch), position
         #: How often it has been drawn for.
         self.calls = 0
 
@@ -64,18 +63,18 @@ _rows: Rows | None = None
 def uniform_rows(count: int, columns: int) -> torch.Tensor:
     """Random numbers for augmenting a whole batch: row i depends only on the place of sample i.
 
-    Inside a loader the row of a sample is the same however the samples are cut into batches, workers or processes, and
-    on every device; elsewhere the rows come from torch's generator. Each call for a batch gives other numbers.
+    Inside a loader the row of a sample is the same however the samples are cut into batches, workers or processes;
+    elsewhere the rows come from torch's generator. Each call for a batch gives other numbers.
 
     Returns:
-        float32 [count, columns] in [0, 1); inside a loader on the device of the data, elsewhere on the CPU.
+        float32 [count, columns] in [0, 1), on the CPU.
     """
     if _rows is None:
         return torch.rand(count, columns)
     base = mix(*_rows.parts, *([_rows.calls] if _rows.calls else []))
     _rows.calls += 1
     start = _rows.position * columns
-    counters = torch.arange(start, start + count * columns, device=_rows.device).view(count, columns)
+    counters = torch.arange(start, start + count * columns).view(count, columns)
     return (_splitmix(counters + base) >> 40 & 0xFFFFFF).float() / (1 << 24)
 
 

@@ -6,7 +6,7 @@ below the fields.
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 
 class Section(BaseModel):
@@ -34,7 +34,7 @@ class TrainerSettings(Section):
     """"min NAME" or "max NAME" of a number in the log decides which epoch is best; or "off"."""
     early_stop: int | None = Field(None, ge=0)
     """Stop after so many epochs in a row without improvement; null or 0: never."""
-    tensorboard: bool = True
+    tensorboard: bool = Field(True, validation_alias=AliasChoices("tensorboard", "tensorboardX"))
     """Write TensorBoard logs."""
     log_step: int = Field(50, ge=1)
     """Read and log the training numbers every so many batches."""

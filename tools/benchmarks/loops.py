@@ -79,13 +79,13 @@ def device() -> torch.device:
 def digits(copies: int) -> InMemoryImages:
     """The bundled training digits, repeated."""
     data: Any = DigitsDataLoader().dataset
-    images = (data.data["images"] * MNIST_STD + MNIST_MEAN).mul(255).round().byte()[:, 0]
-    return InMemoryImages(images.repeat(copies, 1, 1), data.data["labels"].repeat(copies), MNIST_MEAN, MNIST_STD)
+    images = (data.images * MNIST_STD + MNIST_MEAN).mul(255).round().byte()[:, 0]
+    return InMemoryImages(images.repeat(copies, 1, 1), data.labels.repeat(copies), MNIST_MEAN, MNIST_STD)
 
 
 def resident(data: Any, size: int, shuffle: bool = True, split: float = 0.0) -> BaseDataLoader:
     """A loader whose batches are made where the model is, as the bare loops' are."""
-    return BaseDataLoader(data, size, shuffle, split, 0, device_resident=True)
+    return BaseDataLoader(data, size, shuffle, split, 0)
 
 
 def bare_epoch(
@@ -129,7 +129,7 @@ def bare_evaluation(
 def lenet(folder: Path, copies: int) -> Case:
     """A whole epoch of LeNet with validation, checkpoints and TensorBoard."""
     data = digits(copies)
-    images, labels = data.data["images"], data.data["labels"]
+    images, labels = data.images, data.labels
     tensors = images.to(device()), labels.to(device())
 
     def loader() -> BaseDataLoader:
@@ -224,7 +224,7 @@ def steps(
 def validation(folder: Path) -> Case:
     """The evaluation loop."""
     data, model = digits(5), MnistModel().to(device())
-    tensors = data.data["images"].to(device()), data.data["labels"].to(device())
+    tensors = data.images.to(device()), data.labels.to(device())
     indices = torch.arange(len(data)).to(device())
     trainer = make_trainer(folder, model, resident(data, 64), None, nll_loss)
     loader = resident(data, 64, shuffle=False)
@@ -245,8 +245,8 @@ def pipeline(augment: bool) -> Case:
     if augment:
         usual.insert(0, transforms.RandomAffine(10, translate=(2 / 28, 2 / 28)))
     transform = transforms.Compose(usual)
-    pictures = [transforms.functional.to_pil_image(image * MNIST_STD + MNIST_MEAN) for image in data.data["images"]]
-    samples = [(picture, int(label)) for picture, label in zip(pictures, data.data["labels"], strict=True)]
+    pictures = [transforms.functional.to_pil_image(image * MNIST_STD + MNIST_MEAN) for image in data.images]
+    samples = [(picture, int(label)) for picture, label in zip(pictures, data.labels, strict=True)]
 
     class Pictures(torch.utils.data.Dataset[Any]):
         def __len__(self) -> int:
