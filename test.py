@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from parse_config import ConfigParser, CustomArgs
-from utils.errors import ConfigError, StorageError, run_command
+from utils.errors import ConfigError, StorageError
 from utils.files import read_json, write_json
 
 
@@ -79,4 +79,4 @@ def command() -> None:
 
 
 if __name__ == "__main__":
-    run_command(command)
+    command()

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 from config.launch import read_run
 from parse_config import ConfigParser, CustomArgs
-from utils.errors import run_command
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,4 +94,4 @@ def command() -> None:
 
 
 if __name__ == "__main__":
-    run_command(command)
+    command()

@@ -91,9 +91,10 @@ class BaseTrainer(ABC):
         self._checkpoints = Checkpoints(config.run, settings.keep_last, config.resume if goes_on else None)
         self.checkpoint_dir = config.run.folder
         self._metrics = MetricsFile(config.run.log_dir / "metrics.csv")
-        self.writer = TensorboardWriter(config.run.log_dir, self.logger, settings.tensorboard and not evaluating)
+        enabled, best = settings.tensorboard and not evaluating, lambda: self.monitor.best_epoch
+        self.writer = TensorboardWriter(config.run.log_dir, self.logger, enabled, config.flat(), best)
         #: Where the numbers go; a tracker of your own is added in train.py.
-        table = EpochTable(self.logger, lambda: self.monitor.best_epoch)
+        table = EpochTable(self.logger, best, self.monitor.name)
         self.writers = Writers(table, self._metrics, self.writer)
 
     @abstractmethod
@@ -241,13 +242,14 @@ class BaseTrainer(ABC):
         row = {"epoch": epoch, **log, "lr": lr, "seconds": round(seconds, 3), "samples/s": rate}
         self.writers.log(row, epoch * getattr(self, "len_epoch", 1))
         if self.writer.enabled:
+            self.writer.set_step(epoch * getattr(self, "len_epoch", 1))
             self._histograms()
 
     def _histograms(self) -> None:
         """The weights' histograms; constant, empty, huge or non-finite tensors have none."""
         for name, parameter in unwrap(self.model).named_parameters():
             if 1 < parameter.numel() <= 10_000_000 and -math.inf < parameter.min() < parameter.max() < math.inf:
-                self.writer.add_histogram(name, parameter.float(), bins=64)
+                self.writer.add_histogram(f"weights/{name}", parameter.float(), bins=64)
 
     def _content(self, step: int | None, finished: bool) -> Content:
         """Everything that the run needs to go on."""
@@ -298,9 +300,6 @@ class BaseTrainer(ABC):
 
     def _finish(self, idle: bool) -> None:
         """Say what came out and what to do with it."""
-        if self.monitor.best_epoch and not idle:
-            best = {f"best/{self.monitor.name}": self.monitor.best}
-            self.writer.add_hparams(self.config.flat(), best, run_name=".")
         if self.config.launch.checking:
             newest = self._checkpoints.newest
             if newest is not None and not idle:  # read it back as a continued run would

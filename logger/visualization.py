@@ -5,6 +5,7 @@ import csv
 import logging
 import math
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,76 +13,101 @@ from typing import Any, Protocol
 from utils.errors import StorageError
 from utils.files import replacing
 
-_KINDS = r"scalars?|images?|audio|text|histogram(_raw)?|pr_curve|embedding|figure|video|mesh|graph|hparams"
-_WITHOUT_MODE = {"add_histogram", "add_histogram_raw", "add_embedding", "add_text"}
-_WITHOUT_STEP = {"add_graph", "add_hparams"}
+_KINDS = r"scalars?|images?|audio|text|histogram(_raw)?|pr_curve|embedding|figure|video|mesh|graph"
 
 
 class TensorboardWriter:
     """TensorBoard's `SummaryWriter` at a current step; its `add_…` methods do nothing when it is off.
 
-    Tags get the mode appended (`loss/train`, `loss/valid`), so that both curves share a chart. The event file is made
-    at the first write. Trouble in writing warns once and never stops a training.
+    Each mode ("train", "valid") is a run of TensorBoard's below the run's folder, so that both curves share a chart.
+    Event files are made at the first write. Trouble in writing warns once and never stops a training.
 
     Args:
-        log_dir: where the event file goes.
+        log_dir: where the event files go.
         logger: gets the warning.
         enabled: False turns every method into nothing.
+        hparams: what the user has set, for TensorBoard's page of hyper-parameters.
+        best_epoch: says which epoch is the best so far.
     """
 
-    def __init__(self, log_dir: Path | None, logger: logging.Logger, enabled: bool) -> None:
+    def __init__(
+        self,
+        log_dir: Path | None,
+        logger: logging.Logger,
+        enabled: bool,
+        hparams: Mapping[str, Any] | None = None,
+        best_epoch: Callable[[], int] = lambda: 0,
+    ) -> None:
         self.log_dir, self.logger, self.enabled = log_dir, logger, enabled
-        self.step, self.mode = 0, ""
+        self.step, self.mode = 0, "train"
         #: Points at this step and later, of an earlier process of the run, are dropped.
         self.purge_step: int | None = None
-        self._writer: Any = None
+        self._hparams, self._best_epoch, self._best = hparams, best_epoch, dict[str, float]()
+        self._writers: dict[str, Any] = {}
 
     def set_step(self, step: int, mode: str = "train") -> None:
         """Set the step and the mode ("train", "valid") of the writes that follow."""
         self.step, self.mode = step, mode
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
-        """A point for each number; of a whole epoch only the numbers that have no points yet."""
+        """A point for each number, such as "loss/train"; of a whole epoch those that have no points yet."""
         if "epoch" in numbers:
-            numbers = {"lr": numbers["lr"], "samples_per_second": numbers["samples/s"]}
-        before, self.step, self.mode = self.mode, step, ""
+            valid = {name[4:]: value for name, value in numbers.items() if name.startswith("val_")}
+            if numbers["epoch"] == self._best_epoch():
+                self._best = {f"best/{name}/valid": value for name, value in valid.items()}
+            numbers = {"samples_per_second": numbers["samples/s"], **self._best}
+            if self._hparams and valid:
+                tags = [*valid, *(f"best/{name}" for name in valid if self._best)]
+                self._write("file_writer", lambda writer: self._describe(writer, tags), mode="valid")
         for name, value in numbers.items():
-            self.add_scalar(name, value)
-        self.mode = before
+            tag, _, mode = name.rpartition("/")
+            known = mode in ("train", "valid")
+            self._write("add_scalar", tag if known else name, value, step, mode=mode if known else "train")
+
+    def _describe(self, writer: Any, tags: list[str]) -> None:
+        """The hyper-parameters of the run, and which of its numbers to compare runs by; once."""
+        from torch.utils.tensorboard.summary import hparams
+
+        for part in hparams(dict(self._hparams or {}), dict.fromkeys(tags, 0.0)):
+            writer.add_summary(part)
+        self._hparams = None
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         if not re.fullmatch(f"add_({_KINDS})", name):
             raise AttributeError(f"TensorboardWriter has no method {name!r}")
-        return lambda tag, *args, **kwargs: self._write(name, tag, *args, **kwargs)
 
-    def _write(self, name: str, tag: Any, *args: Any, **kwargs: Any) -> None:
+        def add(tag: Any, *args: Any, **kwargs: Any) -> None:
+            # The step is the argument after the data; a caller's own wins.
+            if len(args) < 2 and name != "add_graph":
+                kwargs.setdefault("global_step", self.step)
+            self._write(name, tag, *args, mode=self.mode, **kwargs)
+
+        return add
+
+    def _write(self, name: str, *args: Any, mode: str, **kwargs: Any) -> None:
         if not self.enabled:
             return
         try:
-            if self._writer is None:
+            if mode not in self._writers:
                 # Imported here: it costs a second, and not every run wants it.
                 from torch.utils.tensorboard import SummaryWriter
 
-                self._writer = SummaryWriter(str(self.log_dir), purge_step=self.purge_step)
-            if name in _WITHOUT_STEP:
-                getattr(self._writer, name)(tag, *args, **kwargs)
-                return
-            if name not in _WITHOUT_MODE and self.mode:
-                tag = f"{tag}/{self.mode}"
-            # The step is the argument after the data; a caller's own wins.
-            if len(args) < 2:
-                kwargs.setdefault("global_step", self.step)
-            getattr(self._writer, name)(tag, *args, **kwargs)
+                self._writers[mode] = SummaryWriter(f"{self.log_dir}/{mode}", purge_step=self.purge_step)
+            writer = self._writers[mode]
+            if name == "file_writer":
+                args[0](writer.file_writer)
+            else:
+                getattr(writer, name)(*args, **kwargs)
         except Exception as error:
             self.enabled = False
             self.logger.warning(f"TensorBoard is off from here on, training goes on: {type(error).__name__}: {error}")
 
     def close(self) -> None:
         """Write what is pending."""
-        if self._writer is not None:
+        for writer in self._writers.values():
             with contextlib.suppress(Exception):  # a full disk must not stop a run that has been saved
-                self._writer.close()
-            self._writer = None
+                writer.close()
+        self._writers = {}
 
 
 class Writer(Protocol):
@@ -136,25 +162,39 @@ Row = Mapping[str, float]
 
 
 class EpochTable:
-    """The rows on the console.
+    """The rows on the console, as wide as the terminal; what has no place is in `metrics.csv`.
 
     Args:
         logger: prints them.
         best_epoch: says which epoch is the best so far; its row gets a star.
+        monitored: the number that always has a place.
     """
 
-    def __init__(self, logger: logging.Logger, best_epoch: Callable[[], int]) -> None:
-        self.logger, self._best_epoch = logger, best_epoch
-        self._header: list[str] = []
+    def __init__(self, logger: logging.Logger, best_epoch: Callable[[], int], monitored: str = "") -> None:
+        self.logger, self._best_epoch, self._monitored = logger, best_epoch, monitored
+        self._seen: list[str] = []
+        self._names: list[str] = []
 
     def log(self, numbers: Row, step: int) -> None:
         """Print the row of an epoch; other numbers have no place here."""
         if "epoch" in numbers:
-            if list(numbers) != self._header:
-                self._header = list(numbers)
-                self.logger.info("  ".join(f"{name:>{_width(name)}}" for name in numbers))
-            cells = [f"{_shown(name, value):>{_width(name)}}" for name, value in numbers.items()]
-            self.logger.info("  ".join(cells) + ("  *" if numbers["epoch"] == self._best_epoch() else ""))
+            if list(numbers) != self._seen:
+                self._seen, self._names = list(numbers), self._fitting(list(numbers))
+                left_out = [name for name in numbers if name not in self._names]
+                if left_out:
+                    self.logger.info(f"only in metrics.csv, for want of space: {', '.join(left_out)}")
+                self.logger.info(" ".join(f"{name:>{_width(name)}}" for name in self._names))
+            cells = [f"{_shown(name, numbers[name]):>{_width(name)}}" for name in self._names]
+            self.logger.info(" ".join(cells) + (" *" if numbers["epoch"] == self._best_epoch() else ""))
+
+    def _fitting(self, names: list[str]) -> list[str]:
+        """The columns that fit beside each other; the last metrics go first, in training and in validation."""
+        metrics = [name for name in names if name not in ("epoch", "lr", "seconds", "samples/s")]
+        order = [each for name in metrics for each in (f"val_{name}", name) if each in metrics]
+        spare = [name for name in dict.fromkeys(order) if name != self._monitored]
+        while sum(_width(name) + 1 for name in names) + 1 > shutil.get_terminal_size().columns and spare[1:]:
+            names.remove(spare.pop())
+        return names
 
     def close(self) -> None:
         """Nothing is pending."""
@@ -204,7 +244,7 @@ class MetricsFile:
 
 
 def _width(name: str) -> int:
-    return max(len(name), 5 if name == "epoch" else 9)
+    return max(len(name), 5 if name == "epoch" else 7)
 
 
 def _shown(name: str, value: float) -> str:

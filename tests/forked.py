@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 
-from utils.errors import run_command
+from utils.errors import _hook
 
 
 def start(function, *args, output=None):
@@ -24,7 +24,11 @@ def _command(function, args, output):
     # pytest has put other files in their place.
     sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
-    run_command(lambda: function(*args))
+    try:
+        function(*args)
+    except BaseException as error:
+        _hook(type(error), error, error.__traceback__)
+        sys.exit(1)
 
 
 def finish(process):

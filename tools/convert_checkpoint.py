@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from utils import checkpoint
-from utils.errors import CheckpointError, run_command
+from utils.errors import CheckpointError, catch_user_errors
 
 
 class Inert:
@@ -136,4 +136,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    catch_user_errors()
+    main()

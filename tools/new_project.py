@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.errors import ConfigError, StorageError, run_command
+from utils.errors import ConfigError, StorageError, catch_user_errors
 from utils.files import ROOT
 
 #: What is about the template itself, and not for a project that is made from it.
@@ -86,4 +86,5 @@ def _git(folder: Path, *words: str) -> str | None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    catch_user_errors()
+    main()

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from parse_config import ConfigParser
 from train import OPTIONS, build
-from utils.errors import ConfigError, StorageError, run_command
+from utils.errors import ConfigError, StorageError
 
 #: What a step does, in the order in which a profile tells it, and the methods of the trainer that do it.
 PARTS = {
@@ -201,4 +201,4 @@ class Clock:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    main()

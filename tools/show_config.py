@@ -10,7 +10,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from config.source import dotted, leaves
 from parse_config import ConfigParser
 from train import OPTIONS
-from utils.errors import run_command
 
 
 def described(config: ConfigParser) -> list[str]:
@@ -30,4 +29,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    main()

@@ -4,7 +4,9 @@ Most tasks need one method of their own: `_forward`, which says what a batch mea
 step of one optimizer (a GAN), there is `_update`.
 """
 
+import logging
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ from base.base_trainer import BaseTrainer, Log
 from base.checks import check_parts, check_settings, odd_loss
 from base.monitor import LossWatch
 from base.parts import averaged, evaluating, keep_buffers, networks, to_training
+from logger.logger import to_files
 from utils.errors import ConfigError, described
 from utils.metrics import MetricTracker
 from utils.runtime import Runtime, first_tensor, unwrap
@@ -111,7 +114,9 @@ class Trainer(BaseTrainer):
         last = min(self.step + self.accumulate, self.len_epoch) if self.config.launch.checking else self.len_epoch
         batches = self.stop.until(training_batches(self.data_loader, done + self.step, done + last, self.seed))
         label = f"epoch {epoch}/{self.epochs}"
+        self._began, self._told = (time.monotonic(), self.step), 1.0
         with tqdm(desc=label, initial=self.step, total=self.len_epoch, unit="batch", leave=False, disable=None) as bar:
+            self._bar = bar
             while True:
                 group = list(islice(batches, self.accumulate))
                 self._stop_if_asked()
@@ -228,9 +233,23 @@ class Trainer(BaseTrainer):
         self._check_losses()
         window = {f"{name}/train": value for name, value in self.train_metrics.since_last().items()}
         if window:
+            window["lr"] = self.lr
             if self.runtime.grad_norm is not None:
                 window["grad_norm/train"] = float(self.runtime.grad_norm)
             self.writers.log(window, (self.epoch - 1) * self.len_epoch + self.step)
+            self._tell(window[f"{self.loss_terms[0]}/train"])
+
+    def _tell(self, loss: float) -> None:
+        """Show the running loss on the bar; where there is none, and in info.log, say it at most every 30 s."""
+        self._bar.set_postfix_str(f"{self.loss_terms[0]} {loss:.4g}", refresh=False)
+        seconds = time.monotonic() - self._began[0]
+        if seconds > 30 * self._told and self.step < self.len_epoch:
+            self._told = seconds // 30 + 1
+            rate = (self._samples + self.train_metrics.count(self.loss_terms[0])) / seconds
+            left = self._bar.format_interval(seconds * (self.len_epoch - self.step) / (self.step - self._began[1]))
+            line = f"epoch {self.epoch}, step {self.step:,} of {self.len_epoch:,}: {self._bar.postfix}"
+            line += f", {rate:,.0f} samples/s, {left} left"
+            self.logger.info(line) if self._bar.disable else to_files(self.config.run.log_dir, line, logging.INFO)
 
     def _check_losses(self) -> None:
         """Stop the run if a loss since the last look was not finite."""

@@ -7,7 +7,7 @@ without a traceback. Any other exception is a bug: its traceback is kept and the
 import contextlib
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -63,26 +63,15 @@ class Stopped(BaseException):
         self.exit_code = exit_code
 
 
-def run_command(command: Callable[[], int | None]) -> None:
-    """Run a command's main function and leave the process with the exit code that its outcome stands for."""
-    try:
-        code = command() or 0
-    except KeyboardInterrupt:
-        code = 130
-    except (Exception, Stopped) as error:
-        if not _tells(error):
-            raise
-        code = _tell(error)
-    sys.exit(code)
-
-
 def catch_user_errors() -> None:
-    """Let a program that does not use `run_command` end in the same way at an error that a user can cause."""
+    """Let the program end at an error that a user can cause with its message and exit code, and without a traceback."""
     sys.excepthook = _hook
 
 
 def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    if _tells(error):
+    if isinstance(error, KeyboardInterrupt):
+        raise SystemExit(130)
+    if isinstance(error, UserError | Stopped) or _in_batch(error):
         raise SystemExit(_tell(error))
     sys.__excepthook__(kind, error, trace)
 
@@ -123,11 +112,6 @@ def described(value: Any) -> str:
     items = value.items() if isinstance(value, Mapping) else enumerate(value) if type(value) in (list, tuple) else ()
     found = [f"{key}: {text}" if isinstance(key, str) else text for key, text in ((k, described(v)) for k, v in items)]
     return f"({', '.join(found)})" if any(found) else ""
-
-
-def _tells(error: BaseException) -> bool:
-    """Whether a user can understand an exception without its traceback."""
-    return isinstance(error, UserError | Stopped) or bool(_in_batch(error))
 
 
 def _tell(error: BaseException) -> int:
