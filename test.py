@@ -18,6 +18,9 @@ def main(config: ConfigParser, split: str) -> None:
     from train import build
 
     logger = config.get_logger("test")
+    for name in ("test_data_loader", "valid_data_loader"):  # --bs is for these, too
+        if config.launch.args.bs and config.config.get(name):
+            config[name].setdefault("args", {})["batch_size"] = config.launch.args.bs
     loader = test_loader(config, module_data) if split == "test" else valid_loader(config, module_data)
     trainer = build(config, training=False)
     trainer.restore()
@@ -47,6 +50,7 @@ def keep(file: Path, entry: dict[str, Any], logger: logging.Logger) -> None:
 def test_loader(config: ConfigParser, module_data: Any) -> Any:
     """The loader of the test data: `test_data_loader`, else the training loader's class with training=False."""
     if config.config.get("test_data_loader"):
+        config["test_data_loader"].get("args", {}).pop("validation_split", None)
         return config.init_obj("test_data_loader", module_data)
     config["data_loader"]["args"] = {
         **config["data_loader"].get("args", {}),
@@ -63,7 +67,8 @@ def test_loader(config: ConfigParser, module_data: Any) -> Any:
 def valid_loader(config: ConfigParser, module_data: Any) -> Any:
     """The loader of the validation data, as in training."""
     loader = config.init_obj("valid_data_loader", module_data)
-    loader = loader or config.init_obj("data_loader", module_data).split_validation()
+    training = config.init_obj("data_loader", module_data) if loader is None else None
+    loader = training.split_validation() if hasattr(training, "split_validation") else loader
     if loader is None:
         raise ConfigError("there is no validation data: no valid_data_loader, and validation_split is 0")
     return loader

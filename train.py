@@ -60,7 +60,9 @@ def build(config: ConfigParser, training: bool = True) -> "Trainer":
             lr_scheduler=(module_optim, torch.optim.lr_scheduler),
         )
         data_loader = config.init_obj("data_loader", module_data)
-        valid_data_loader = config.init_obj("valid_data_loader", module_data) or data_loader.split_validation()
+        valid_data_loader = config.init_obj("valid_data_loader", module_data)
+        if valid_data_loader is None and hasattr(data_loader, "split_validation"):
+            valid_data_loader = data_loader.split_validation()
     model = config.init_obj("arch", module_arch)
     device, device_ids = prepare_device(config.settings.n_gpu)
     if len(device_ids) > 1:

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import islice
 from typing import Any, cast
 
 import numpy as np
@@ -124,6 +123,7 @@ class BaseDataLoader(DataLoader[Any]):
     def _pass(self, epoch: int, first: int, last: int | None) -> Iterator[Any]:
         if self._order is None or last is None:
             place = (self.seed, self.name, "pass", epoch)
+            object.__setattr__(self._inner, "drop_last", self.drop_last and epoch > 0)  # an evaluation drops nothing
             return replayed(self._inner, place, place, first, last)
         self._order.epoch, self._order.first, self._order.last = epoch, first, last
         direct = self.num_workers == 0 and not self.pin_memory
@@ -171,19 +171,25 @@ def training_batches(loader: Any, start: int, stop: int, seed: int) -> Iterator[
     while start < stop:
         epoch, first = start // length + 1, start % length
         last = min(length, first + stop - start)
-        yield from one_pass(loader, seed, epoch, first, last)
+        came = 0
+        for batch in one_pass(loader, seed, epoch, first, last):
+            came += 1
+            yield batch
+        if came < last - first:
+            _logger.warning(
+                f"pass {epoch} gave {first + came} of the {length} batches that the loader's length promises"
+            )
         start += last - first
 
 
 def one_pass(loader: Any, seed: int, epoch: int = 0, first: int = 0, last: int | None = None) -> Iterator[Any]:
     """Batches `first` up to `last` (all) of a pass over a loader; pass 0, an evaluation, is the same each time."""
-    if not isinstance(loader, BaseDataLoader):
-        start = partial(replayed, loader, (seed, "pass", epoch), (seed, "fetch", epoch), first, last)
-        return handed_out(start, seed, type(loader).__name__, epoch, first)
-    if type(loader).__iter__ is BaseDataLoader.__iter__:
-        return loader.batches(epoch, first, last)
-    loader.epoch = epoch  # what the user's own iteration adds to a pass is not to be left out
-    return handed_out(lambda: islice(iter(loader), first, last), seed, loader.name, epoch, first)
+    if isinstance(loader, BaseDataLoader):
+        if type(loader).__iter__ is BaseDataLoader.__iter__:
+            return loader.batches(epoch, first, last)
+        loader.epoch = epoch  # what the user's own iteration adds to a pass is not to be left out
+    start = partial(replayed, loader, (seed, "pass", epoch), (seed, "fetch", epoch), first, last)
+    return handed_out(start, seed, getattr(loader, "name", type(loader).__name__), epoch, first)
 
 
 class _Inner(DataLoader[Any]):
@@ -204,8 +210,6 @@ def evaluation_view(dataset: Any) -> Any:
 def _check(batch_size: Any, sampler: Any, batch_sampler: Any, options: dict[str, Any]) -> None:
     if isinstance(sampler, DistributedSampler):
         raise ConfigError("leave the DistributedSampler out: the loader cuts each batch for the processes itself")
-    if options.get("prefetch_factor") is not None and options["prefetch_factor"] < 1:
-        raise ConfigError(f"prefetch_factor: expected at least 1, found {options['prefetch_factor']}")
     if options["num_workers"] > 1000:
         raise ConfigError(f"num_workers: {options['num_workers']} processes are too many")
     if batch_sampler is None and (type(batch_size) is not int or batch_size < 1):

@@ -161,7 +161,9 @@ class BaseTrainer(ABC):
             raise CheckpointError(f"{launch.checkpoint} cannot be restored: {reason}") from error
         if launch.task == "continue":
             self.logger.info(f"resuming from {launch.checkpoint}")
-            step = saved["progress"]["step"]
+            step, batches = saved["progress"]["step"], getattr(self, "len_epoch", 0)
+            if step and batches and step > batches:
+                raise CheckpointError(f"{launch.checkpoint} is {step} batches into an epoch of {batches}")
             self.start_epoch, self.step, self.lr = saved["epoch"] + (step is None), step or 0, saved["progress"]["lr"]
             self._ended = saved["progress"]["finished"]
         launch.release()
@@ -295,8 +297,13 @@ class BaseTrainer(ABC):
     def _stop_if_asked(self) -> None:
         """Save and leave, if a signal has asked for it."""
         if self.stop.signum is not None:
-            self._save_step()
-            raise self.stop.leave(f" in epoch {self.epoch}, step {self.step}\n{self._checkpoints.resume_hint()}")
+            place = f" in epoch {self.epoch}, step {self.step}"
+            if self.step:
+                self._save_step()
+            elif self.epoch > 1:  # nothing of this epoch is done yet
+                self.epoch -= 1
+                self._save(None)
+            raise self.stop.leave(f"{place}\n{self._checkpoints.resume_hint()}")
 
     def _finish(self, idle: bool) -> None:
         """Say what came out and what to do with it."""

@@ -27,9 +27,8 @@ class Checkpoints:
     """
 
     def __init__(self, run: Run, keep_last: int | None, newest: Path | None) -> None:
-        #: The file written or restored last is the newest; the whole ones are those that this process has verified.
+        #: The file written or restored last is the newest.
         self.run, self.newest, self._keep_last = run, newest, keep_last
-        self._whole: set[Path] = set()
 
     def save(self, content: Content, due: bool, improved: bool) -> None:
         """Write the checkpoint of this moment if it is `due`, and the best if it `improved`.
@@ -44,12 +43,11 @@ class Checkpoints:
             if due:
                 checkpoint.save(content, path)
                 self.newest = path
-                self._whole.add(path)
             if improved:
                 checkpoint.copy(path, best) if due else checkpoint.save(content, best)
         except StorageError as error:
             raise StorageError(f"{error}{self._safe(content)}") from error
-        run_folder.prune(folder, self._keep_last, self._whole)
+        run_folder.prune(folder, self._keep_last)
         self.run.status("running", epoch=epoch, step=step)
 
     def _safe(self, content: Content) -> str:
@@ -138,12 +136,12 @@ def take_over(run: Run, epoch: int, step: int | None, current: Path, best_epoch:
     if current == best or _is_of(best, best_epoch):
         return
     # The run was continued from before its best, or a kill came between an epoch's file and the best.
+    if best.exists():
+        best.replace(best.with_name(best.name + ".old"))
+        logger.warning(f"{best.name} is not of epoch {best_epoch}, the best so far: renamed {best.name}.old")
     source = folder / run_folder.checkpoint_name(best_epoch, None)
     if best_epoch and checkpoint.damage(source) is None:
         checkpoint.copy(source, best)
-    elif best.exists():
-        best.replace(best.with_name(best.name + ".old"))
-        logger.warning(f"{best.name} is not of epoch {best_epoch}, the best so far: renamed {best.name}.old")
 
 
 def _is_of(path: Path, epoch: int) -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import logging
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -52,10 +53,10 @@ def check_settings(config: "ConfigParser", names: list[str], validated: bool, ba
         problems.append(f"{config.where('trainer', key)}: trainer.{key}: {text}")
 
     monitor = Monitor(settings.monitor, settings.early_stop)
-    try:
-        monitor.check([*names, *(f"val_{name}" for name in names if validated)])
-    except ConfigError as error:
-        problems.append(f"{config.where('trainer', 'monitor')}: {error}")
+    there = [*names, *(f"val_{name}" for name in names if validated)]
+    if monitor.on and monitor.name not in there:
+        hint = " (there is no validation data)" if monitor.name.removeprefix("val_") in names else ""
+        problem("monitor", f"no metric is called {monitor.name!r}{hint}; there are: {', '.join(there)}")
     if settings.early_stop and not monitor.on:
         problem("early_stop", 'there is nothing to judge by: set trainer.monitor, such as "min val_loss"')
     if batches and settings.accumulate > batches:
@@ -69,28 +70,29 @@ def check_settings(config: "ConfigParser", names: list[str], validated: bool, ba
         raise ConfigError("\n  ".join(dict.fromkeys(problems)))
 
 
-def odd_loss(criterion: Any, output: Any, target: Any, tolerance: float) -> str:
-    """What is odd about a loss that is not the mean over the samples of a batch, as far as that can be told.
+def warn_of_loss(criterion: Any, output: Any, target: Any) -> None:
+    """Warn of a loss that is not the mean over the samples of a batch, as far as that can be told.
 
-    It is computed for some samples at once, and for pairs of them. A loss that compares the samples of a batch with
-    each other has an attribute `in_batch`, which is true, and is not judged.
+    It is computed in float64 for some samples at once, and for pairs of them. A loss that compares the samples of a
+    batch with each other has an attribute `in_batch`, which is true, and is not judged.
     """
-    named = getattr(criterion, "func", criterion)
-    if (
-        not isinstance(output, torch.Tensor)
-        or not isinstance(target, torch.Tensor)
-        or getattr(named, "in_batch", False)
-    ):
-        return ""
-    m, criterion = min(len(output) - len(output) % 2, 16), copy.deepcopy(criterion)  # which may count its calls
-    slices = [slice(m), slice(m), *(slice(start, start + 2) for start in range(0, m, 2))]
-    with contextlib.suppress(Exception), torch.no_grad(), torch.random.fork_rng([]):  # not every loss takes a part
-        whole, again, *pairs = (float(criterion(output[part], target[part])) for part in slices)
+    if getattr(getattr(criterion, "func", criterion), "in_batch", False):
+        return
+    with contextlib.suppress(Exception), torch.no_grad():  # not every loss takes a part, or float64
+        criterion = copy.deepcopy(criterion)  # which may count its calls
+        criterion = criterion.double() if isinstance(criterion, torch.nn.Module) else criterion
+        data = [value.detach().double() if value.is_floating_point() else value for value in (output, target)]
+        if output.shape != target.shape and output.numel() == target.numel():  # so that a broadcast is seen
+            data[0] = data[0] + data[1].reshape(output.shape)
+        m = min(len(output) - len(output) % 2, 16)
+        slices = [slice(m), slice(m), *(slice(start, start + 2) for start in range(0, m, 2))]
+        losses = [criterion(*(value[part] for value in data)) for part in slices]
+        whole, again, *pairs = map(float, losses)
         mean = sum(pairs) / len(pairs)
-        if whole == again and not math.isclose(whole, mean, rel_tol=tolerance, abs_tol=1e-6):
-            return (
-                f"the loss of {m} samples is {whole:.4g}, but {mean:.4g} as the mean over pairs of them (output"
+        tolerance = 1e-9 if losses[0].dtype == torch.float64 else 1e-4
+        if whole == again and not math.isclose(whole, mean, rel_tol=tolerance, abs_tol=tolerance**1.5):
+            logging.getLogger("trainer").warning(
+                f"the loss of {m} samples is {whole:.8g}, but {mean:.8g} as the mean over pairs of them (output"
                 f" {described(output)}, target {described(target)}): averages depend on the batch size. A sum? Shapes"
                 " that are broadcast? If it is meant, give the loss an attribute in_batch = True"
             )
-    return ""

@@ -113,9 +113,9 @@ class SeededFetcher(Dataset[Any]):
         while type(inner) is Subset:
             self._subsets.append(np.asarray(inner.indices, dtype=np.int64))
             inner = inner.dataset
-        self._whole: Any = (
-            None if getattr(type(inner), "__getitems__", Subset.__getitems__) is Subset.__getitems__ else inner
-        )
+        # torch's own classes have one, too, which takes a list and is only a short cut.
+        own = not getattr(type(inner), "__getitems__", Subset.__getitems__).__module__.startswith("torch.")
+        self._whole: Any = inner if own else None
         self._draws_freely = not getattr(inner, "draws_rows_only", False)
 
     def __getitem__(self, index: BatchIndex) -> Any:
@@ -166,8 +166,9 @@ def replayed(
     seeding.seed_everything(*place)
     if getattr(loader, "persistent_workers", False):  # their generators would go on from pass to pass
         loader._iterator = None  # type: ignore[attr-defined]
-    if hasattr(getattr(loader, "sampler", None), "set_epoch"):
-        loader.sampler.set_epoch(place[-1])  # type: ignore[attr-defined]
+    for name in ("sampler", "batch_sampler"):
+        if hasattr(getattr(loader, name, None), "set_epoch"):
+            getattr(loader, name).set_epoch(place[-1])
     if getattr(loader, "generator", None) is not None:  # a DataLoader's own
         loader.generator.manual_seed(seeding.mix(*place))  # type: ignore[attr-defined]
     batches = iter(loader)

@@ -2,13 +2,13 @@
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from utils.errors import ConfigError, NonFiniteError
+from utils.errors import NonFiniteError
 
 _STATE = ("best", "best_epoch", "bad_epochs")
 
@@ -32,18 +32,6 @@ class Monitor:
     def on(self) -> bool:
         """Whether there is anything to watch."""
         return self.mode != "off"
-
-    def check(self, names: Iterable[str]) -> None:
-        """Make sure that the watched number is among the `names` of the log.
-
-        Raises:
-            ConfigError: it is not.
-        """
-        names = list(names)
-        there = ", ".join(names)
-        if self.on and self.name not in names:
-            hint = " (there is no validation data)" if self.name.startswith("val_") and self.name[4:] in names else ""
-            raise ConfigError(f"trainer.monitor: no metric is called {self.name!r}{hint}; there are: {there}")
 
     def update(self, epoch: int, log: Mapping[str, float]) -> bool:
         """Judge an epoch; only a strictly better, finite value is an improvement."""

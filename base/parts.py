@@ -30,7 +30,7 @@ def held_by(trainer: Any) -> Held:
         part = unwrap(value) if isinstance(value, nn.Module) else value
         stateful = hasattr(part, "state_dict") and hasattr(part, "load_state_dict")
         stateful &= name not in ("data_loader", "valid_data_loader")  # which are read up to the place
-        if stateful and all(part is not other for other in (model, *parts.values())):
+        if stateful and all(part is not other for other in (model, *parts.values(), *trainer.metric_ftns)):
             parts[name] = part
     for name, part in [pair for pair in parts.items() if isinstance(pair[1], LRScheduler)]:  # one may hold another
         parts |= {f"{name}.{inner}": value for inner, value in vars(part).items() if isinstance(value, LRScheduler)}

@@ -151,9 +151,9 @@ def _part_problems(name: str, part: Any, state: Content, saved: State) -> list[s
     if isinstance(part, nn.Module):
         return [f"{name}: {line}" for line in _weights_problems(part, saved)]
     if isinstance(part, torch.optim.Optimizer):
-        now, before = (
-            [len(group["params"]) for group in groups] for groups in (part.param_groups, saved["param_groups"])
-        )
+        groups = (part.param_groups, saved["param_groups"])
+        by_name = all("param_names" in group for each in groups for group in each)
+        now, before = ([g["param_names"] if by_name else len(g["params"]) for g in each] for each in groups)
         return [f"{name}: parameters in its groups {before} -> {now}"] if now != before else []
     if hasattr(part, "total_steps") and part.total_steps != saved.get("total_steps"):
         change = f"made for {saved.get('total_steps')} steps cannot become one of {part.total_steps} under way"
@@ -184,10 +184,12 @@ def _changes(config: "ConfigParser", parts: State, state: Content) -> tuple[list
         new, old = ({**group, "lr": group.get("initial_lr", group.get("lr"))} for group in groups)
         differing = [key for key in arguments if new.get(key, key) != old.get(key)]
         for key in differing:
-            if key in ("lr", "momentum", "betas") and kind not in SCALES_RATE:
+            scaled = kind in SCALES_RATE and not getattr(scheduler, "eta_min", 0)
+            if key in ("lr", "momentum", "betas") and not scaled:
                 raise ConfigError(f"the {key} follows {kind}: a running schedule cannot take another; {NEW_RUN}")
             # Flags, and momentum where there was none, want a state that is not there.
-            if key not in new or isinstance(new[key], bool) or (key in ("lr", "momentum") and not old[key]):
+            unused = key == "initial_accumulator_value" or type(parts["optimizer"]) is torch.optim.Rprop
+            if key not in new or isinstance(new[key], bool) or unused or (key in ("lr", "momentum") and not old[key]):
                 raise ConfigError(f"optimizer.args.{key} of a running optimizer cannot be changed: {NEW_RUN}")
         changed.append({key: (old[key], new[key]) if key == "lr" else new[key] for key in differing})
     values = {key: getattr(scheduler, key, None) for key in _changed_arguments("lr_scheduler", before, now)}

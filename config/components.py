@@ -143,6 +143,8 @@ def find(modules: Modules, section: str, type_name: str, source: Source, path: K
     own = [name for name, value in found.items() if str(getattr(value, "__module__", "")).split(".")[0] in packages]
     near = nearest(type_name, [*own, *found])
     hint = f": did you mean {near!r}?" if near else ""
+    if any(inspect.isabstract(getattr(module, type_name, None)) for module in modules):
+        hint = ": it lacks a method of its base, such as forward"
     names = ", ".join(sorted(own)) or "none"
     there = " and ".join(module.__name__ for module in modules) + (" have" if modules[1:] else " has")
     here = f"{source.where(path)}: {dotted(path)}"

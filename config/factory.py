@@ -190,7 +190,7 @@ def construct(target: Callable[..., Any], given: tuple[Any, ...], kwargs: Mappin
     except UserError as error:
         raise type(error)(f"{where}: {error}") from error
     except Exception as error:  # any exception of a constructor comes from what the config gave it
-        kind = DataError if isinstance(error, OSError) else ConfigError
+        kind = DataError if isinstance(error, OSError) and "data_loader" in where else ConfigError
         raise kind(f"{where}: {told(error, anywhere=False)}") from error
 
 
@@ -246,32 +246,35 @@ def init_scheduler(config: Factory, optimizer: "torch.optim.Optimizer", batches:
     rate = config.where("optimizer", "args", "lr")
     if kind in ("OneCycleLR", "CyclicLR") and rate.startswith("command"):
         raise ConfigError(f"{rate}: the learning rate follows {kind}: set lr_scheduler.args.max_lr instead")
+    trial = _try_out(partial(config.init_obj, "lr_scheduler", modules, **lengths), optimizer, where)
+    if isinstance(trial, schedulers.ReduceLROnPlateau):
+        _check_plateau(config, trial.mode, where)
     scheduler = config.init_obj("lr_scheduler", modules, optimizer, **lengths)
-    if isinstance(scheduler, schedulers.ReduceLROnPlateau):
-        _check_plateau(config, scheduler.mode, where)
     total = getattr(scheduler, "total_steps", steps)
     if total != steps:
         needed = f"but the run takes {steps} (one every {component.interval})"
         hint = 'leave total_steps, epochs and steps_per_epoch out, or set "interval"'
         raise ConfigError(f"{where}: {kind} is made for {total} steps, {needed}: {hint}")
-    _try_out(scheduler, optimizer, where)
     return scheduler
 
 
-def _try_out(scheduler: Any, optimizer: "torch.optim.Optimizer", where: str) -> None:
-    """Take two steps, and take them back: some values fail only then."""
-    before = copy.deepcopy((optimizer.state_dict(), scheduler.state_dict()))
-    optimizer._opt_called = True  # type: ignore[attr-defined]  # or torch would warn that its step comes first
+def _try_out(make: Callable[..., Any], optimizer: "torch.optim.Optimizer", where: str) -> Any:
+    """A scheduler that has taken two steps with an optimizer that trains nothing: some values fail only then."""
+    import torch
+
+    groups = [{**group, "params": [("", torch.zeros(1, 1))]} for group in optimizer.param_groups]
+    trial: Any = torch.optim.Optimizer(groups, optimizer.defaults)
+    trial._opt_called = True  # or torch would warn that its step comes first
+    scheduler: Any = make(trial)
     try:
         for _ in range(min(2, getattr(scheduler, "total_steps", 2))):
-            scheduler.step(*([1.0] if hasattr(scheduler, "num_bad_epochs") else []))
+            scheduler.step(*([1.0] if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau) else []))
     except Exception as error:
         raise ConfigError(f"{where}: {type(error).__name__} when stepped: {error}") from error
-    rates = [float(group["lr"]) for group in optimizer.param_groups]
+    rates = [float(group["lr"]) for group in trial.param_groups]
     if not all(0 <= rate < math.inf for rate in rates):
         raise ConfigError(f"{where}: makes learning rates of {', '.join(f'{rate:.3g}' for rate in rates)}")
-    optimizer.load_state_dict(before[0])
-    scheduler.load_state_dict(before[1])
+    return scheduler
 
 
 def _check_plateau(config: Factory, mode: str, where: str) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from config.schema import Checked, check, known
-from config.source import LOADERS, Source, dotted, leaves, override, read_source, read_value, to_plain
+from config.source import Source, dotted, leaves, override, read_source, read_value, to_plain
 from utils import run_folder
-from utils.errors import CheckpointError, ConfigError, NonFiniteError
+from utils.errors import CheckpointError, ConfigError, NonFiniteError, StorageError
 from utils.files import ROOT, read_json
 from utils.run import Run
 
@@ -145,11 +145,20 @@ def _source(launch: Launch, partial: bool) -> Source:
             raise ConfigError(f"--set {text}: expected KEY=VALUE, such as --set trainer.epochs=3")
         override(source, tuple(key.split(".")), read_value(value), f"command line (--set {key})", known)
     for path, value in leaves(source.values) if launch.args.config is None else ():
-        place, typed = Path(os.path.normpath(ROOT / str(value))), source.where(path).startswith("command line")
-        if path[0] in LOADERS and not (typed or place.is_relative_to(ROOT) or os.access(place, os.F_OK)):
+        typed = path[:1] == ("trainer",) or source.where(path).startswith("command line")
+        if not typed and isinstance(value, str) and _is_to_be_made(value):
             hint = f"if it is to be made, say so: --set {shlex.quote(f'{dotted(path)}={value}')}"
             raise CheckpointError(f"{source.where(path)}: {dotted(path)}: {value} is outside the project; {hint}")
     return source
+
+
+def _is_to_be_made(value: str) -> bool:
+    """Whether a text is a path that leads out of the project, where nothing is."""
+    try:
+        place = Path(os.path.realpath(ROOT / Path(value).expanduser()))
+        return not (place.is_relative_to(ROOT) or os.access(place, os.F_OK))
+    except (ValueError, RuntimeError):  # no path at all
+        return os.sep in value
 
 
 def _read_start(launch: Launch, given: str) -> None:
@@ -175,7 +184,7 @@ def _read_start(launch: Launch, given: str) -> None:
             hint = f"\n  whole checkpoints beside it: {', '.join(beside)}" if beside else ""
             raise CheckpointError(f"{error}{hint}") from None
     # Links inside `save_dir` are not followed: the log folder stands beside them.
-    with contextlib.suppress(AttributeError, KeyError, TypeError, OSError):
+    with contextlib.suppress(AttributeError, KeyError, TypeError, OSError, ValueError):
         config = launch._content and launch._content["config"]
         home = ROOT / config["trainer"]["save_dir"] / "models" / config["name"] / folder.name
         if home.samefile(folder) and launch.checkpoint is not None:
@@ -211,7 +220,7 @@ def _find_run(launch: Launch, checked: Checked) -> None:
                 if not launch._content or not launch._content["progress"]["finished"]:
                     return
                 reason = "finished"
-            except (ConfigError, CheckpointError) as error:  # in use, or no whole checkpoint
+            except (ConfigError, CheckpointError, StorageError) as error:  # in use, or no whole checkpoint
                 reason = str(error).splitlines()[0]
             launch.task, launch.run, launch.checkpoint, launch._content = "train", None, None, None
         passed_over.append(f"{folder.name}: {reason}")

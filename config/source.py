@@ -1,5 +1,6 @@
 """Values that remember where they came from, so that every error can name the place: read, inherited, overridden."""
 
+import bisect
 import difflib
 import fnmatch
 import itertools
@@ -109,7 +110,7 @@ def read_value(text: str) -> Any:
     """A value from the command line: JSON, else the text itself."""
     try:
         return json.loads(text, parse_constant=lambda name: name)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -175,7 +176,7 @@ class _Places:
     """
 
     def __init__(self, text: str, name: str) -> None:
-        self.place = partial(place, text, name)
+        self.place = partial(place, _starts(text), name)
         self.origins: dict[KeyPath, str] = {}
         self.problems: list[str] = []
         self.tokens = _TOKEN.finditer(text)
@@ -203,9 +204,14 @@ class _Places:
             self.value((*path, key), item)
 
 
-def place(text: str, name: str, at: int) -> str:
-    """The position `at` in a text, as editors understand it: file:line:column."""
-    return f"{name}:{text.count(chr(10), 0, at) + 1}:{at - text.rfind(chr(10), 0, at)}"
+def place(starts: list[int], name: str, at: int) -> str:
+    """The position `at` in a text whose lines start there, as editors understand it: file:line:column."""
+    line = bisect.bisect_right(starts, at)
+    return f"{name}:{line}:{at - starts[line - 1] + 1}"
+
+
+def _starts(text: str) -> list[int]:
+    return [0, *(match.end() for match in re.finditer("\n", text))]
 
 
 def parse_json(text: str, name: str) -> Source:
@@ -221,7 +227,7 @@ def parse_json(text: str, name: str) -> Source:
         places = _Places(text, name)
     except json.JSONDecodeError as error:
         hint = next((hint for pattern, hint in _HINTS if re.compile(pattern).match(text, error.pos)), error.msg)
-        raise ConfigError(f"{place(text, name, error.pos)}: {hint}") from None
+        raise ConfigError(f"{place(_starts(text), name, error.pos)}: {hint}") from None
     except RecursionError:
         raise ConfigError(f"{name}: nested too deeply") from None
     except ValueError as error:  # an integer of thousands of digits

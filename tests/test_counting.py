@@ -155,13 +155,38 @@ class NotPersistent(Buffers):
             super().load_state_dict(state)
 
 
-COME_BACK = [Metric, Arrays, Nested, WithState, Buffers, NotPersistent]
-DO_NOT = [Sets, Deques, Defaults, Holding, Module]
+class Rare(Module):
+    """Its number is the same with and without what it has counted so far."""
+
+    def add(self, value):
+        self.n += 1
+        self.total += self.n > 90
+
+    def compute(self):
+        return self.total
+
+
+class WithSet(WithState):
+    def state_dict(self):
+        return {"both": {self.total, self.n}}
+
+
+class ResettingItself(WithState):
+    def compute(self):
+        result = super().compute()
+        self.reset()
+        return result
+
+
+COME_BACK = [WithState, Buffers, NotPersistent, ResettingItself]
+DO_NOT = [Metric, Arrays, Nested, Sets, Deques, Defaults, Holding, Module, Rare, WithSet]
 
 
 @pytest.mark.parametrize("kind", COME_BACK + DO_NOT)
 @pytest.mark.parametrize("in_validation", [False, True])
 def test_metric_objects_resume_exactly_or_from_the_epoch_s_start(tmp_path, monkeypatch, capfd, kind, in_validation):
+    if kind is ResettingItself and in_validation:
+        pytest.skip("its number is asked for again, and is gone")
     kind.__module__ = "tiny"
     monkeypatch.setattr(tiny, kind.__name__, kind, raising=False)
     metrics = ["accuracy", {"type": kind.__name__, "name": "own"}]
@@ -178,14 +203,17 @@ def test_torchmetrics_come_back():
     torchmetrics = pytest.importorskip("torchmetrics")
     generator = torch.Generator().manual_seed(1)
     batches = [(torch.randn(9, generator=generator), torch.randn(9, generator=generator)) for _ in range(4)]
-    for metric in (torchmetrics.R2Score(), torchmetrics.MeanSquaredError()):
+    lost = [torchmetrics.wrappers.Running(torchmetrics.MeanSquaredError(), 3)]
+    for metric in (torchmetrics.R2Score(), torchmetrics.MeanSquaredError(), *lost):
         metric.__name__ = "own"
         unbroken, first, second = (MetricTracker(objects=[metric]) for _ in range(3))
         for batch in batches:
             unbroken.update_objects(*batch)
         for batch in batches[:2]:
             first.update_objects(*batch)
-        assert not first.unsaved()
+        assert bool(first.unsaved()) == any(metric is each for each in lost)
+        if first.unsaved():
+            continue
         second.load_state_dict(first.state_dict())
         for batch in batches[2:]:
             second.update_objects(*batch)

@@ -335,6 +335,12 @@ class Hits:
     def compute(self):
         return self.hits / self.count
 
+    def state_dict(self):
+        return vars(self)
+
+    def load_state_dict(self, state):
+        vars(self).update(state)
+
 
 @pytest.mark.parametrize("in_validation", [False, True])
 def test_metric_objects_resume_too(tmp_path, monkeypatch, in_validation):

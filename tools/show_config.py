@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from config.source import dotted, leaves
 from parse_config import ConfigParser
 from train import OPTIONS
+from utils.errors import printable
 
 
 def described(config: ConfigParser) -> list[str]:
@@ -25,7 +26,7 @@ def main() -> None:
     """The command line: that of train.py."""
     parser = argparse.ArgumentParser(description="Show each value of a config, and where it came from.")
     sys.argv.append("--check")  # which leaves everything as it is
-    print("\n".join(described(ConfigParser.from_args(parser, OPTIONS))))
+    print(printable("\n".join(described(ConfigParser.from_args(parser, OPTIONS)))))
 
 
 if __name__ == "__main__":

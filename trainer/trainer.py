@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from base.base_data_loader import one_pass, training_batches
 from base.base_trainer import BaseTrainer, Log
-from base.checks import check_parts, check_settings, odd_loss
+from base.checks import check_parts, check_settings, warn_of_loss
 from base.monitor import LossWatch
 from base.parts import averaged, evaluating, keep_buffers, networks, to_training
 from logger.logger import to_files
@@ -78,7 +78,8 @@ class Trainer(BaseTrainer):
         #: The moving average of the weights, which is validated in their place; None where `ema` is off.
         self.ema = self.runtime.averaged(unwrap(model))
         self.model = self.runtime.prepare(model)
-        self._objects = tuple(metric for metric in metric_ftns if hasattr(metric, "compute"))
+        objects = [metric for metric in metric_ftns if hasattr(metric, "compute")]
+        self._objects = tuple(metric.to(device) if isinstance(metric, nn.Module) else metric for metric in objects)
         self._functions = tuple(metric for metric in metric_ftns if not hasattr(metric, "compute"))
         averaged = [*self.loss_terms, *(metric.__name__ for metric in self._functions)]
         self.train_metrics = MetricTracker(*averaged, objects=self._objects)
@@ -128,10 +129,10 @@ class Trainer(BaseTrainer):
     def _update(self, batches: Sequence[Any]) -> None:
         """One optimizer step on a group of batches, as if they were one large batch."""
         sizes = [self.batch_size_of(batch) for batch in batches]
-        total, losses, shown = sum(sizes), [], []
+        total, losses, seen = sum(sizes), [], []
         # An update that is skipped must leave no trace, also in the averages and in the buffers of BatchNorm.
         may_skip = self._watch.policy == "skip"
-        tracker = MetricTracker() if may_skip else self.train_metrics
+        tracker = None if may_skip else self.train_metrics
         put_back = keep_buffers(networks(self) if may_skip else [])
         for batch, n in zip(batches, sizes, strict=True):
             terms, output, target = self._compute(batch, tracker, n)
@@ -142,20 +143,16 @@ class Trainer(BaseTrainer):
             # Weighted by samples, so that a smaller last batch counts for what it holds.
             self.runtime.backward(loss if n == total else loss * (n / total))
             losses.append(loss.detach())
-            if self._new and type(self)._forward is Trainer._forward:
-                with self.runtime.autocast():
-                    odd = odd_loss(self.criterion, output, target, 1e-4 if self.settings.precision == "fp32" else 3e-2)
-                self.logger.warning(odd) if odd else None
-            self._new = False
-            if may_skip and self._objects:
-                shown.append((output, target))
+            if may_skip:
+                seen.append((terms, output, target, n))
+        if self._new and type(self)._forward is Trainer._forward:
+            warn_of_loss(self.criterion, output, target)
+        self._new = False
         if not self._apply(self.optimizer, losses):
             put_back()
-        elif may_skip:
-            self.train_metrics.add(tracker)
-            with torch.no_grad(), self.runtime.autocast():
-                for output, target in shown:
-                    self.train_metrics.update_objects(output, target)
+        for batch_seen in seen if may_skip and not self._watch.skipped else ():
+            with self.runtime.autocast():
+                self._record(self.train_metrics, *batch_seen)
         self._schedule("step", {})
 
     def _compute(self, batch: Any, tracker: MetricTracker | None, n: int | None = None) -> tuple[Any, Any, Any]:

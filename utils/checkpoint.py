@@ -17,7 +17,7 @@ from typing import IO, Annotated, Any, NotRequired, cast
 
 import numpy as np
 import torch
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
 
 from utils.errors import CheckpointError, StorageError
@@ -50,7 +50,7 @@ class Content(TypedDict):
     state_dict: dict[str, Any]
     optimizer: dict[str, Any]
     monitor_best: float
-    config: dict[str, Any]
+    config: dict[str, JsonValue]
     progress: Progress
     #: State and class of each of the trainer's other parts, by name.
     states: NotRequired[dict[str, dict[str, Any]]]
@@ -72,7 +72,7 @@ def plain(value: Any, name: str = "state") -> Any:
         CheckpointError: a value of any other type, named by its place.
     """
     if isinstance(value, torch.Tensor):
-        return value.detach()
+        return value.detach().as_subclass(torch.Tensor)  # the loader knows no other class
     if value is None or type(value) in (bool, int, float, str, bytes):
         return value
     if isinstance(value, np.generic):

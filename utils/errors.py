@@ -5,6 +5,7 @@ without a traceback. Any other exception is a bug: its traceback is kept and the
 """
 
 import contextlib
+import itertools
 import sys
 import traceback
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 #: Files and folders whose lines say nothing about a mistake in the user's code.
 _NOT_OWN = {"base", "config", "logger", "utils", "parse_config.py", "train.py", "test.py", "site-packages"}
 #: The trainer's methods that call the user's model, loss and metrics.
-_OF_A_BATCH = ("_forward", "_record")
+_OF_A_BATCH = ("_forward", "_record", "_update", "batch_size_of")
 
 
 class UserError(Exception):
@@ -88,29 +89,39 @@ def told(error: BaseException, anywhere: bool = True) -> str:
         anywhere: where it has passed none, name the line that raised it.
     """
     frames = traceback.extract_tb(error.__traceback__)
-    at = [frame for frame in frames if _is_own(Path(frame.filename))] or (frames if anywhere else [])
-    lines = str(error).strip().splitlines()
-    lines = [lines[0], lines[-1]] if lines[2:] else lines  # torch quotes the traceback of a worker
+    at = [frame for frame in frames if _place(frame.filename) not in _NOT_OWN] or (frames if anywhere else [])
+    try:
+        lines = [line[:300] for line in str(error).strip().splitlines()]
+    except Exception as another:
+        lines = [f"(its message cannot be had: {type(another).__name__})"]
+    # torch quotes the traceback of a worker, whose last line says what happened.
+    lines = lines[:2] if "Traceback" not in "".join(lines[:2]) else [lines[0], lines[-1]]
     text = "\n  ".join([f"{type(error).__name__}: {lines[0] if lines else ''}", *lines[1:]])
     return text + (f"\n  at {at[-1].filename}:{at[-1].lineno}: {at[-1].line}" if at else "")
 
 
-def _is_own(file: Path) -> bool:
-    return file.is_relative_to(_ROOT) and not {file.relative_to(_ROOT).parts[0], *file.parts} & _NOT_OWN
+def _place(file: str) -> str:
+    """The folder or file of the project that a file is in; "site-packages" for all others."""
+    path = Path(file)
+    outside = not path.is_relative_to(_ROOT) or "site-packages" in path.relative_to(_ROOT).parts
+    return "site-packages" if outside else path.relative_to(_ROOT).parts[0]
 
 
 def _in_batch(error: BaseException) -> dict[str, Any]:
-    """The variables of the method that says what a batch means, if the exception has passed it."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_name in _OF_A_BATCH]
-    return dict(frames[-1].f_locals) if frames else {}
+    """The variables of the method that says what a batch means, if an exception that is no bug of ours passed it."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    found = [frame for frame in frames if frame.f_code.co_name in _OF_A_BATCH]
+    ours = frames and _place(frames[-1].f_code.co_filename) in _NOT_OWN - {"site-packages"}
+    return dict(found[-1].f_locals) if found and not ours else {}
 
 
-def described(value: Any) -> str:
-    """Shape and type of a tensor, and of those in containers; nothing of other values."""
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
+def described(value: Any, depth: int = 3) -> str:
+    """Shape and type of a tensor, and of those in containers, the first of each; nothing of other values."""
+    if isinstance(getattr(value, "shape", None), tuple) and hasattr(value, "dtype"):
         return f"{[*value.shape]} {str(value.dtype).removeprefix('torch.')}"
     items = value.items() if isinstance(value, Mapping) else enumerate(value) if type(value) in (list, tuple) else ()
-    found = [f"{key}: {text}" if isinstance(key, str) else text for key, text in ((k, described(v)) for k, v in items)]
+    texts = [(key, described(item, depth - 1)) for key, item in itertools.islice(items, 5 * bool(depth))]
+    found = [f"{key}: {text}" if isinstance(key, str) else text for key, text in texts]
     return f"({', '.join(found)})" if any(found) else ""
 
 
@@ -119,9 +130,9 @@ def _tell(error: BaseException) -> int:
         traceback.print_exception(error)
     text = str(error)
     if not isinstance(error, UserError | Stopped):
-        shapes = {name: described(value) for name, value in _in_batch(error).items() if name not in ("self", "batch")}
-        text = f"{told(error)}\n  {', '.join(f'{name} {shape}' for name, shape in shapes.items() if shape)}"
-        text += "\n  the whole traceback is in info.log, and with --traceback here"
+        shapes = {name: described(value) for name, value in _in_batch(error).items() if name != "self"}
+        shown = [f"{name} {shape}" for name, shape in shapes.items() if shape and (name != "batch" or len(shapes) < 3)]
+        text = "\n  ".join([told(error), *[", ".join(shown)][: len(shown)], "--traceback shows all of it"])
     with contextlib.suppress(OSError):  # a full disk, or a reader that has left
         print(printable(text if isinstance(error, Stopped) else f"error: {text}"), file=sys.stderr, flush=True)
     return getattr(error, "exit_code", 1)

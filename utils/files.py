@@ -17,7 +17,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def shown(path: Path) -> str:
     """A path as a person types it: relative to the current folder where it is below."""
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    with contextlib.suppress(OSError, ValueError):  # the current folder is gone, or the path is not below
+        return str(path.relative_to(Path.cwd()))
+    return str(path)
 
 
 def shown_command(script: str, *words: Any) -> str:
@@ -46,7 +48,10 @@ def read_json(fname: str | Path) -> Any:
     """Read a JSON file."""
     if not Path(fname).is_file():  # reading a pipe would wait
         raise FileNotFoundError(2, "no such file", str(fname))
-    return json.loads(Path(fname).read_text(encoding="utf-8"))
+    try:
+        return json.loads(Path(fname).read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError(f"{fname} is nested too deeply") from None
 
 
 def write_json(content: Mapping[str, Any] | list[Any], fname: str | Path) -> None:

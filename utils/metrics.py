@@ -2,18 +2,16 @@
 
 import contextlib
 import copy
-import inspect
 import math
 import warnings
 from collections.abc import Sequence
-from types import NoneType
 from typing import Any
 
-import numpy as np
 import torch
+from torch import nn
 
 from utils.checkpoint import plain
-from utils.errors import CheckpointError, ConfigError
+from utils.errors import CheckpointError, ConfigError, described, told
 
 
 class MetricTracker:
@@ -30,7 +28,15 @@ class MetricTracker:
 
     def __init__(self, *keys: str, writer: Any = None, objects: Sequence[Any] = ()) -> None:
         self.writer, self._keys = writer, keys
-        self.objects = {metric.__name__: copy.deepcopy(metric) for metric in objects}
+        self._fresh = {metric.__name__: metric for metric in objects}
+        try:
+            self.objects: dict[str, Any] = copy.deepcopy(self._fresh)
+        except Exception as error:
+            raise ConfigError(
+                f"metrics: training and validation need copies of {', '.join(self._fresh)}: {told(error)}"
+            ) from error
+        #: The last batch that they have seen.
+        self._last: Any = ()
         self.reset()
 
     def reset(self) -> None:
@@ -43,6 +49,7 @@ class MetricTracker:
 
     def update_objects(self, output: Any, target: Any) -> None:
         """Show a batch to the metrics that are objects."""
+        self._last = (output, target)
         for metric in self.objects.values():
             metric.update(output, target)
 
@@ -56,12 +63,13 @@ class MetricTracker:
             self.writer.add_scalar(
                 key, float(value.detach().float().mean() if isinstance(value, torch.Tensor) else value)
             )
+        value = value if isinstance(value, torch.Tensor) else _number(key, value)
         size = [*value.shape] if isinstance(value, torch.Tensor) else []
         if size and (len(size) > 1 or n not in (None, *size)):
             raise ConfigError(f"{key}: expected one value, or one for each of {n} samples, found a tensor {size}")
         n = (*size, 1)[0] if n is None else n
         if not isinstance(value, torch.Tensor):
-            self._sums[key] = self._sums.get(key, 0.0) + float(value) * n
+            self._sums[key] = self._sums.get(key, 0.0) + value * n
         else:
             total = self._sums.get(key)
             if not isinstance(total, torch.Tensor):
@@ -73,12 +81,6 @@ class MetricTracker:
                 total.add_(value.detach(), alpha=n)
         self._counts[key] = self._counts.get(key, 0) + n
 
-    def add(self, other: "MetricTracker") -> None:
-        """Add the sums and samples of another; not what its objects have seen."""
-        for key, count in other._counts.items():
-            self._sums[key] = self._sums.get(key, 0.0) + other._sums[key]
-            self._counts[key] = self._counts.get(key, 0) + count
-
     def avg(self, key: str) -> float:
         """The average of one name over its samples (waits for the GPU); NaN before the first update."""
         return float(self._sums[key]) / self._counts[key] if self._counts[key] else math.nan
@@ -87,7 +89,7 @@ class MetricTracker:
         """The averages of all names that have had an update; one wait for the GPU."""
         sums = self._read()
         averages = {key: sums[key] / self._counts[key] for key in sums if self._counts[key]}
-        return averages | {name: float(metric.compute()) for name, metric in self.objects.items()}
+        return averages | {name: _number(name, metric.compute()) for name, metric in self.objects.items()}
 
     def since_last(self) -> dict[str, float]:
         """The averages over what was added since the last call; one wait for the GPU."""
@@ -120,7 +122,7 @@ class MetricTracker:
 
     def unsaved(self) -> list[str]:
         """The objects whose counts a checkpoint would lose: what comes back from it computes another number."""
-        return [name for name, metric in self.objects.items() if not _comes_back(metric)]
+        return [name for name, metric in self.objects.items() if not _comes_back(metric, self._fresh[name], self._last)]
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from sums and counts; tensors move to the device of the next value."""
@@ -128,49 +130,40 @@ class MetricTracker:
         self._counts = dict(state["counts"])
         self._seen = dict(state["seen"])
         for name, counted in state.get("objects", {}).items():
-            if name in self.objects:
-                _recount(self.objects[name], counted)
+            if name in self.objects and counted is not None:
+                self.objects[name].load_state_dict(copy.deepcopy(counted))
 
 
-def _counted(metric: Any) -> dict[str, Any] | None:
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        found = described(value) or f"a {type(value).__name__}"
+        raise ConfigError(f"{name}: expected a number, found {found}") from None
+
+
+def _counted(metric: Any) -> Any:
     """What a metric object has counted, as a checkpoint can hold it; None where it cannot."""
     if hasattr(metric, "persistent"):  # or torchmetrics leaves it out
         metric.persistent(True)
-    if hasattr(metric, "state_dict") and hasattr(metric, "load_state_dict"):
-        return dict(metric.state_dict())
-    constant = inspect.isroutine, inspect.isclass, inspect.ismodule
-    counts = {name: value for name, value in vars(metric).items() if not any(is_(value) for is_ in constant)}
-    exact = all(isinstance(value, np.ndarray | np.generic) or _is_exact(value) for value in counts.values())
     with contextlib.suppress(CheckpointError):
-        return plain(counts) if exact else None
+        return plain(metric.state_dict()) if hasattr(metric, "load_state_dict") else None
     return None
 
 
-def _recount(metric: Any, counted: dict[str, Any] | None) -> None:
-    """Put what `_counted` has taken into a metric that is fresh."""
-    counted = copy.deepcopy(counted)
-    if hasattr(metric, "state_dict") and hasattr(metric, "load_state_dict"):
-        metric.load_state_dict(counted)
-    else:
-        for name, value in (counted or {}).items():
-            now: Any = getattr(metric, name, None)
-            is_numpy = isinstance(now, np.ndarray | np.generic)
-            setattr(metric, name, np.asarray(value, now.dtype)[()] if is_numpy else value)
-
-
-def _comes_back(metric: Any) -> bool:
-    counted, again = _counted(metric), copy.deepcopy(metric)
+def _comes_back(metric: Any, fresh: Any, batch: tuple[Any, Any]) -> bool:
+    """Whether a fresh metric with what the other has counted is like it, also after one more batch."""
+    again, other = copy.deepcopy(fresh), copy.deepcopy(metric)
     with contextlib.suppress(Exception), warnings.catch_warnings():  # of a metric that cannot take its state
         warnings.simplefilter("ignore")
-        again.reset()
-        _recount(again, plain(counted))
-        numbers = float(again.compute()), float(metric.compute())
-        return counted is not None and (numbers[0] == numbers[1] or all(map(math.isnan, numbers)))
+        _counted(again)
+        again.load_state_dict(_counted(metric))
+        public = [
+            {name: repr(value) for name, value in vars(each).items() if name[0] != "_" and not callable(value)}
+            for each in (again.train(), other.train())
+            if isinstance(each, nn.Module)
+        ]
+        for each in (again, other):
+            each.update(*batch)
+        return public[:1] == public[1:] and repr(float(again.compute())) == repr(float(other.compute()))
     return False
-
-
-def _is_exact(value: Any) -> bool:
-    """Whether a checkpoint gives back the very types of a value: not those of a set, a defaultdict, an object."""
-    if type(value) in (list, tuple, dict):
-        return all(map(_is_exact, value.values() if isinstance(value, dict) else value))
-    return isinstance(value, torch.Tensor) or type(value) in (NoneType, bool, int, float, str, bytes)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from utils import run_folder
-from utils.files import read_json, write_json
+from utils.files import ensure_dir, read_json, write_json
 
 
 class Run:
@@ -54,6 +54,9 @@ class Run:
         """Make the folder again if somebody has removed it."""
         if not self.folder.exists():
             logging.getLogger("checkpoint").warning(f"{self.folder} is gone: making it again")
+            self.close()
+            ensure_dir(self.folder)
+            self._lock = run_folder.own(self.folder)
             self._describe(config)
 
     def _describe(self, config: Mapping[str, Any]) -> None:

@@ -58,7 +58,9 @@ def create(parent: Path, run_id: str | None) -> Path:
             return folder
         except FileExistsError:
             if run_id is not None:
-                raise ConfigError(f"the run {folder} exists: continue it with -r, or choose another --run_id") from None
+                raise ConfigError(
+                    f"the run {folder} exists: continue it with -r auto, or choose another --run_id"
+                ) from None
             number += 1
             folder = parent / f"{name}-{number}"
         except OSError as error:
@@ -113,6 +115,8 @@ def newest_whole(folder: Path) -> tuple[Path, Any, list[str]]:
     for saved in candidates:
         try:
             state = checkpoint.load(saved.path)
+            if state["epoch"] != saved.epoch:
+                raise CheckpointError(f"{saved.path} is of epoch {state['epoch']}")
         except CheckpointError as error:
             problems.append(str(error))
             continue
@@ -144,37 +148,16 @@ def set_aside_later(folder: Path, epoch: int, step: int | None) -> list[str]:
     return [path.name for path in later]
 
 
-def prune(folder: Path, keep_last: int | None, whole: set[Path]) -> None:
-    """Remove what nobody needs to go on: epoch files beyond the newest `keep_last`, step files beyond the newest two,
-    and those that a later epoch file has outdone. At least two whole files stay; the best is never counted.
-
-    Args:
-        whole: the files known to be whole; those that are checked here are added.
+def prune(folder: Path, keep_last: int | None) -> None:
+    """Remove what nobody needs to go on, once a newer file is whole: epoch files beyond the newest `keep_last`, step
+    files beyond the newest two, and those that a later epoch file has outdone. The best is never counted.
     """
     files = checkpoints(folder)
-    epochs = [saved for saved in files if saved.step is None]
-    steps = [saved for saved in files if saved.step is not None]
-    newest_epoch = epochs[-1].epoch if epochs else 0
-    gone = {saved for saved in steps if saved.epoch <= newest_epoch} | set(steps[:-2])
-    gone |= set(epochs[: -max(keep_last, 2)]) if keep_last else set()
-    stay = 0
-    newest_first = files[::-1]
-    for saved in sorted(newest_first, key=lambda saved: saved in gone):  # those that stay anyway first
-        if gone and stay < 2 and _is_whole(saved.path, whole):
-            stay += 1
-            gone.discard(saved)
-    gone -= set(newest_first[:1])
-    for saved in gone if stay == 2 else ():
+    epochs, steps = ([saved for saved in files if (saved.step is None) == whole] for whole in (True, False))
+    outdone = [saved for saved in steps if epochs and saved.epoch <= epochs[-1].epoch]
+    for saved in {*outdone, *steps[:-2], *epochs[: -(keep_last or len(epochs))]}:
         with contextlib.suppress(FileNotFoundError):
             saved.path.unlink()
-
-
-def _is_whole(path: Path, whole: set[Path]) -> bool:
-    from utils import checkpoint
-
-    if path not in whole and checkpoint.damage(path) is None:
-        whole.add(path)
-    return path in whole
 
 
 #: The folders that this process owns: the system's locks keep only other processes out.
@@ -195,7 +178,8 @@ def own(folder: Path) -> int:
     if folder.resolve() in _owned:
         raise ConfigError(f"{folder} is in use by this process: finish its run first")
     try:
-        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        # A link that somebody has put there is not followed: the file would be emptied.
+        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except OSError as error:
         raise StorageError(f"{folder} cannot be written: {error.strerror}") from error
     try:

@@ -63,12 +63,13 @@ class StopRequest:
         """The batches until a signal comes; one that is being fetched then is left, however long it would take."""
         while True:
             try:
-                self._fetching = True
-                batch = None if self.signum else next(batches)
+                try:
+                    self._fetching = True
+                    batch = None if self.signum else next(batches)
+                finally:
+                    self._fetching = False
             except (StopIteration, _Left):
                 return
-            finally:
-                self._fetching = False
             if self.signum:
                 return
             yield batch
@@ -82,6 +83,7 @@ class StopRequest:
         if first and not self._polled:
             raise self.leave(self._describe())
         if first and self._fetching:
+            end_workers()
             raise _Left
 
     def leave(self, message: str) -> Stopped:
