@@ -80,11 +80,7 @@ class ConfigParser(Factory):
 
     @classmethod
     def from_args(
-        cls,
-        args: argparse.ArgumentParser,
-        options: Iterable[Any] = (),
-        evaluating: bool = False,
-        partial: bool = True,
+        cls, args: argparse.ArgumentParser, options: Iterable[Any] = (), evaluating: bool = False, partial: bool = True
     ) -> "ConfigParser":
         """Parse the command line (`sys.argv`) and read the config that it names.
 

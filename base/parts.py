@@ -104,13 +104,11 @@ def evaluating(parts: list[nn.Module]) -> Iterator[None]:
 def keep_buffers(parts: list[nn.Module]) -> Callable[[], None]:
     """What puts the buffers of networks back as they are now."""
     modules = [module for network in parts for module in network.modules()]
-    named = [(module, name, buffer) for module in modules for name, buffer in module.named_buffers(recurse=False)]
-    before = [(*place, place[-1].clone()) for place in named]
+    before = [(module, {n: b.clone() for n, b in module.named_buffers(recurse=False)}) for module in modules]
 
     def put_back() -> None:
-        for module, name, buffer, value in before:
-            buffer.copy_(value)
-            setattr(module, name, buffer)  # a forward pass may have put another tensor in its place
+        for module, buffers in before:
+            module._buffers.update(buffers)
 
     return put_back
 

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from parse_config import ConfigParser
 
 State = dict[str, Any]
-#: Schedulers that go on multiplying with other arguments from where they are (NoneType: there is none); and those that
-#: multiply the optimizer's own rate, so that it may change under way. With others it is the schedule's.
-TUNABLE = ("NoneType", "StepLR", "MultiStepLR", "ExponentialLR", "ReduceLROnPlateau")
-SCALES_RATE = (*TUNABLE, "LinearLR", "ConstantLR", "PolynomialLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts")
+#: Schedulers that multiply the optimizer's own rate (NoneType: there is none), so that it may change under way. With
+#: others it is the schedule's.
+_STEPPED = ("NoneType", "StepLR", "MultiStepLR", "ExponentialLR", "ReduceLROnPlateau", "LinearLR", "ConstantLR")
+SCALES_RATE = (*_STEPPED, "PolynomialLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts")
 NEW_RUN = "start a new run with -c and -r"
 _logger = logging.getLogger("checkpoint")
 
@@ -113,7 +113,7 @@ def load(config: "ConfigParser", held: Held, state: Content, now: State) -> None
     for part, part_state in parts:
         part.load_state_dict(part_state)
     if training:
-        _set(held.parts, *changes)
+        _set(held.parts, changes)
         for path, *change in config.launch.changes:
             _logger.info(f"{path} {' -> '.join(v if isinstance(v, str) else json.dumps(v) for v in change)}")
 
@@ -161,14 +161,14 @@ def _part_problems(name: str, part: Any, state: Content, saved: State) -> list[s
     return []
 
 
-def _changes(config: "ConfigParser", parts: State, state: Content) -> tuple[list[State], State]:
+def _changes(config: "ConfigParser", parts: State, state: Content) -> list[State]:
     """What the config says otherwise than the checkpoint's did, also by leaving a key out.
 
     Args:
         parts: as the config makes them, with the values that count from now on.
 
     Returns:
-        values for each group of the optimizer, and for the scheduler, to be set once the states are loaded.
+        values for each group of the optimizer, to be set once its state is loaded.
 
     Raises:
         ConfigError: naming a key that cannot be changed under way.
@@ -192,14 +192,12 @@ def _changes(config: "ConfigParser", parts: State, state: Content) -> tuple[list
             if key not in new or isinstance(new[key], bool) or unused or (key in ("lr", "momentum") and not old[key]):
                 raise ConfigError(f"optimizer.args.{key} of a running optimizer cannot be changed: {NEW_RUN}")
         changed.append({key: (old[key], new[key]) if key == "lr" else new[key] for key in differing})
-    values = {key: getattr(scheduler, key, None) for key in _changed_arguments("lr_scheduler", before, now)}
-    for key, value in values.items():
-        if kind not in TUNABLE or type(value) not in (int, float) or key == "last_epoch":
-            raise ConfigError(f"lr_scheduler.args.{key} of a running {kind} cannot be changed: {NEW_RUN}")
-    return changed, values
+    for key in _changed_arguments("lr_scheduler", before, now):
+        raise ConfigError(f"lr_scheduler.args.{key} of a running {kind} cannot be changed: {NEW_RUN}")
+    return changed
 
 
-def _set(parts: State, changed: list[State], values: State) -> None:
+def _set(parts: State, changed: list[State]) -> None:
     """Set in groups and scheduler what `_changes` has found: loading their states has undone it."""
     scheduler: Any = parts.get("lr_scheduler")
     for group, new in zip(parts["optimizer"].param_groups, changed, strict=True):
@@ -209,8 +207,6 @@ def _set(parts: State, changed: list[State], values: State) -> None:
             group[key] = rate if group[key] == before else group[key] * rate / before
     if hasattr(scheduler, "base_lrs"):
         scheduler.base_lrs = [group["initial_lr"] for group in parts["optimizer"].param_groups]
-    for key, value in values.items():
-        setattr(scheduler, key, value)
 
 
 def _changed_arguments(section: str, *configs: Mapping[str, Any]) -> list[str]:

@@ -73,10 +73,8 @@ class Factory:
         return built
 
     def _place(self, component: Component, path: KeyPath) -> str:
-        """Where a component stands, with what the command line changed of it."""
-        typed = {o for p, o in self.source.origins.items() if p[: len(path)] == path and o.startswith("command line")}
-        with_ = f", {', '.join(sorted(typed))}" if typed else ""
-        return f"{self.where(*path)}: {dotted(path)} ({component['type']}){with_}"
+        """Where a component stands."""
+        return f"{self.where(*path)}: {dotted(path)} ({component['type']})"
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_targets": {}}  # modules cannot be copied
@@ -246,34 +244,17 @@ def init_scheduler(config: Factory, optimizer: "torch.optim.Optimizer", batches:
     rate = config.where("optimizer", "args", "lr")
     if kind in ("OneCycleLR", "CyclicLR") and rate.startswith("command"):
         raise ConfigError(f"{rate}: the learning rate follows {kind}: set lr_scheduler.args.max_lr instead")
-    trial = _try_out(partial(config.init_obj, "lr_scheduler", modules, **lengths), optimizer, where)
-    if isinstance(trial, schedulers.ReduceLROnPlateau):
-        _check_plateau(config, trial.mode, where)
     scheduler = config.init_obj("lr_scheduler", modules, optimizer, **lengths)
+    if isinstance(scheduler, schedulers.ReduceLROnPlateau):
+        _check_plateau(config, scheduler.mode, where)
+    rates = [float(group["lr"]) for group in optimizer.param_groups]
+    if not all(0 <= rate < math.inf for rate in rates):
+        raise ConfigError(f"{where}: makes learning rates of {', '.join(f'{rate:.3g}' for rate in rates)}")
     total = getattr(scheduler, "total_steps", steps)
     if total != steps:
         needed = f"but the run takes {steps} (one every {component.interval})"
         hint = 'leave total_steps, epochs and steps_per_epoch out, or set "interval"'
         raise ConfigError(f"{where}: {kind} is made for {total} steps, {needed}: {hint}")
-    return scheduler
-
-
-def _try_out(make: Callable[..., Any], optimizer: "torch.optim.Optimizer", where: str) -> Any:
-    """A scheduler that has taken two steps with an optimizer that trains nothing: some values fail only then."""
-    import torch
-
-    groups = [{**group, "params": [("", torch.zeros(1, 1))]} for group in optimizer.param_groups]
-    trial: Any = torch.optim.Optimizer(groups, optimizer.defaults)
-    trial._opt_called = True  # or torch would warn that its step comes first
-    scheduler: Any = make(trial)
-    try:
-        for _ in range(min(2, getattr(scheduler, "total_steps", 2))):
-            scheduler.step(*([1.0] if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau) else []))
-    except Exception as error:
-        raise ConfigError(f"{where}: {type(error).__name__} when stepped: {error}") from error
-    rates = [float(group["lr"]) for group in trial.param_groups]
-    if not all(0 <= rate < math.inf for rate in rates):
-        raise ConfigError(f"{where}: makes learning rates of {', '.join(f'{rate:.3g}' for rate in rates)}")
     return scheduler
 
 

@@ -1,7 +1,6 @@
 """How a process starts: from a command line to what it is to do, with which config, from which checkpoint."""
 
 import argparse
-import contextlib
 import json
 import logging
 import os
@@ -166,8 +165,10 @@ def _read_start(launch: Launch, given: str) -> None:
     from utils import checkpoint
 
     try:
-        path = Path(given).resolve()
+        path = Path(given).absolute()  # links are kept, but one to a run: the log folder stands beside them
         folder = path if path.is_dir() else path.parent
+        if folder.parent.parent.name != "models":
+            path, folder = path.resolve(), folder.resolve()
     except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, a loop of links
         raise CheckpointError(f"{given} cannot be read: {error}") from None
     if launch.task == "continue" and launch.run_id is not None:
@@ -183,12 +184,6 @@ def _read_start(launch: Launch, given: str) -> None:
             beside = run_folder.whole_beside(path) if folder.is_dir() else []
             hint = f"\n  whole checkpoints beside it: {', '.join(beside)}" if beside else ""
             raise CheckpointError(f"{error}{hint}") from None
-    # Links inside `save_dir` are not followed: the log folder stands beside them.
-    with contextlib.suppress(AttributeError, KeyError, TypeError, OSError, ValueError):
-        config = launch._content and launch._content["config"]
-        home = ROOT / config["trainer"]["save_dir"] / "models" / config["name"] / folder.name
-        if home.samefile(folder) and launch.checkpoint is not None:
-            folder, launch.checkpoint = home, home / launch.checkpoint.name
     is_run = (folder / "config.json").exists() and folder.parent.parent.name == "models"
     if launch.task == "continue" and not is_run:
         why = "is not in a run folder (models/NAME/RUN with a config.json), so it cannot be continued"

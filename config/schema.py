@@ -138,7 +138,7 @@ def check(source: Source, modification: Mapping[Any, Any] | None = None) -> Chec
         if len(lacking) > 1:
             problems.append(f'{source.name}: to give only what differs from another config: "base": "config.json"')
     if problems:
-        raise ConfigError("\n  ".join(sorted(dict.fromkeys(problems), key=_line)))
+        raise ConfigError("\n  ".join(dict.fromkeys(problems)))
     return Checked(source, settings, to_plain(source.values))
 
 
@@ -162,11 +162,6 @@ def own_keys(source: Source) -> Iterator[tuple[KeyPath, str | None, bool]]:
                 elif path == ("trainer",) and key == "seed":
                     near, beside = "seed", False
                 yield (*path, key), near, beside
-
-
-def _line(problem: str) -> tuple[str, int]:
-    match = re.match(r"(.*?):(\d+):\d+: ", problem)
-    return (match[1], int(match[2])) if match else ("\uffff", 0)
 
 
 def _worded(source: Source, error: dict[str, Any]) -> str:

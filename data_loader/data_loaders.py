@@ -1,15 +1,19 @@
 """The data loaders: add yours here and name it in `data_loader` of the config."""
 
+import copy
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch.utils.data import Dataset
 
 from base import BaseDataLoader
-from data_loader.images import InMemoryImages
 from utils.errors import DataError
 from utils.files import ROOT
+from utils.seeding import uniform_rows
 
 #: Mean and standard deviation of MNIST's pixels, of 0..1.
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
@@ -63,26 +67,67 @@ class DigitsDataLoader(BaseDataLoader):
         return torch.from_numpy(images[rows]), torch.from_numpy(labels[rows])
 
 
-class MnistDataLoader(DigitsDataLoader):
-    """MNIST (60,000 training and 10,000 test digits), downloaded by torchvision to `data_dir` at the first use.
+class InMemoryImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Grey images and their labels, normalised once.
 
-    The arguments are those of `DigitsDataLoader`.
+    Args:
+        images: uint8 [n, height, width].
+        labels: integers [n].
+        mean, std: of the pixels, of 0..1.
+        shift: move each image by up to this many pixels in both directions.
+        rotate: turn each image by up to this many degrees to either side.
+        device: where the images are, and where batches are cut and augmented.
     """
 
-    def read(self, folder: Path, training: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images uint8 [n, 28, 28] and labels int64 [n].
+    #: The global generators need no seed for each batch.
+    draws_rows_only = True
 
-        Raises:
-            DataError: the files are neither there nor to be had.
-        """
-        # Imported here: torchvision doubles the start-up, and only this loader wants it.
-        from torchvision.datasets import MNIST
+    def __init__(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        mean: float,
+        std: float,
+        shift: float = 0.0,
+        rotate: float = 0.0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        #: Float [n, 1, height, width], and int64 [n].
+        self.images = images.unsqueeze(1).float().div_(255).sub_(mean).div_(std).to(device)
+        self.labels = labels.long().to(device)
+        self.shift, self.rotate = shift, rotate
+        self.background = -mean / std
 
-        try:
-            data = MNIST(str(folder), train=training, download=True)
-        except (RuntimeError, OSError) as error:
-            raise DataError(
-                f"MNIST is not in {folder} and could not be downloaded: {str(error).strip().splitlines()[0]}\n"
-                "  the bundled digits need no network: python train.py -c config.json"
-            ) from error
-        return data.data, data.targets
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        images, labels = self.__getitems__(torch.tensor([index]))
+        return images[0], labels[0]
+
+    def __getitems__(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Samples int64 [n] as a batch: images float [n, 1, height, width] and labels int64 [n]."""
+        indices = indices.to(self.labels.device)
+        images = self.images.index_select(0, indices)  # copies rows: a third of the time of images[indices]
+        if self.shift or self.rotate:
+            images = self._augment(images)
+        return images, self.labels.index_select(0, indices)
+
+    def _augment(self, images: torch.Tensor) -> torch.Tensor:
+        """Turn and shift each image by amounts that depend on the sample's place alone."""
+        n, _, height, width = images.shape
+        amounts = uniform_rows(n, 3).to(images.device) * 2 - 1
+        angle = amounts[:, 0] * math.radians(self.rotate)
+        # Coordinates run from -1 to 1, so a pixel is 2 / size wide.
+        right, down = amounts[:, 1] * (2 * self.shift / width), amounts[:, 2] * (2 * self.shift / height)
+        cos, sin = angle.cos(), angle.sin()
+        turn = torch.stack([cos, -sin, right, sin, cos, down], dim=1).view(n, 2, 3)
+        grid = F.affine_grid(turn, [n, 1, height, width], align_corners=False)
+        # grid_sample fills with 0, so 0 is made the background for the moment.
+        return F.grid_sample(images - self.background, grid, align_corners=False).add_(self.background)
+
+    def evaluation_view(self) -> "InMemoryImages":
+        """The same samples without augmentation, sharing the memory."""
+        view = copy.copy(self)
+        view.shift = view.rotate = 0.0
+        return view

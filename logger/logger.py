@@ -67,12 +67,12 @@ def setup_logging(save_dir: Path, log_config: str | Path = CONFIG) -> None:
     _held.buffer.clear()
 
 
-def to_files(save_dir: Path, message: str, level: int = logging.ERROR) -> None:
+def to_files(save_dir: Path, message: str) -> None:
     """Write a message to the log files in `save_dir` alone: the console shows it in its own way."""
     if all(Path(handler.baseFilename).resolve().parent != save_dir.resolve() for handler in _files()):
         setup_logging(save_dir)
     for handler in _files():
-        handler.handle(logging.LogRecord("trainer", level, "", 0, message, None, None))
+        handler.handle(logging.LogRecord("trainer", logging.ERROR, "", 0, message, None, None))
 
 
 def _files() -> list[logging.FileHandler]:

@@ -178,8 +178,8 @@ class ResettingItself(WithState):
         return result
 
 
-COME_BACK = [WithState, Buffers, NotPersistent, ResettingItself]
-DO_NOT = [Metric, Arrays, Nested, Sets, Deques, Defaults, Holding, Module, Rare, WithSet]
+COME_BACK = [WithState, NotPersistent, ResettingItself]
+DO_NOT = [Metric, Arrays, Nested, Sets, Deques, Defaults, Holding, Module, Buffers, Rare, WithSet]
 
 
 @pytest.mark.parametrize("kind", COME_BACK + DO_NOT)

@@ -11,7 +11,8 @@ import torch
 from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler, Subset
 
 from base import BaseDataLoader
-from data_loader.data_loaders import DigitsDataLoader, MnistDataLoader
+from data_loader.data_loaders import DigitsDataLoader
+from examples.mnist import MnistDataLoader
 from utils import seeding
 from utils.errors import ConfigError, DataError
 
@@ -163,7 +164,7 @@ def test_digits():
 
 
 def test_augmentation_moves_by_the_amount_asked():
-    from data_loader.images import InMemoryImages
+    from data_loader.data_loaders import InMemoryImages
 
     dot = torch.zeros(400, 28, 28, dtype=torch.uint8)
     dot[:, 14, 14] = 255

@@ -5,8 +5,7 @@ import tiny
 import torch
 
 from base import BaseDataLoader
-from data_loader.data_loaders import DigitsDataLoader
-from data_loader.images import InMemoryImages
+from data_loader.data_loaders import DigitsDataLoader, InMemoryImages
 from utils import seeding
 from utils.errors import DataError
 

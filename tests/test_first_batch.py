@@ -20,7 +20,7 @@ MISTAKES = {
         ["expected input[64, 1, 28, 28] to have 3 channels", "model/model.py:", "data [64, 1, 28, 28] float32"],
     ),
     "float64 data": (
-        "data_loader/images.py",
+        "data_loader/data_loaders.py",
         'return images, self._data["labels"].index_select',
         'return images.double(), self._data["labels"].index_select',
         ["RuntimeError: ", "model/model.py:", "data [64, 1, 28, 28] float64, target [64] int64"],
@@ -62,10 +62,10 @@ MISTAKES = {
         ["The size of tensor a (10) must match", "model/metric.py:", "output [64, 10] float32, target [64] int64"],
     ),
     "a dataset that raises": (
-        "data_loader/images.py",
+        "data_loader/data_loaders.py",
         'images = self._data["images"].index_select(0, indices)',
         'images = self._data["pictures"].index_select(0, indices)',
-        ["could not make batch 0 of pass 1: KeyError: 'pictures'", "data_loader/images.py:"],
+        ["could not make batch 0 of pass 1: KeyError: 'pictures'", "data_loader/data_loaders.py:"],
     ),
 }
 

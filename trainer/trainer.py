@@ -4,7 +4,6 @@ Most tasks need one method of their own: `_forward`, which says what a batch mea
 step of one optimizer (a GAN), there is `_update`.
 """
 
-import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +20,6 @@ from base.base_trainer import BaseTrainer, Log
 from base.checks import check_parts, check_settings, warn_of_loss
 from base.monitor import LossWatch
 from base.parts import averaged, evaluating, keep_buffers, networks, to_training
-from logger.logger import to_files
 from utils.errors import ConfigError, described
 from utils.metrics import MetricTracker
 from utils.runtime import Runtime, first_tensor, unwrap
@@ -144,7 +142,8 @@ class Trainer(BaseTrainer):
             self.runtime.backward(loss if n == total else loss * (n / total))
             losses.append(loss.detach())
             if may_skip:
-                seen.append((terms, output, target, n))
+                # Some terms may be parts of a weight, which the step will change.
+                seen.append(({k: v.clone() if hasattr(v, "clone") else v for k, v in terms.items()}, output, target, n))
         if self._new and type(self)._forward is Trainer._forward:
             warn_of_loss(self.criterion, output, target)
         self._new = False
@@ -237,16 +236,15 @@ class Trainer(BaseTrainer):
             self._tell(window[f"{self.loss_terms[0]}/train"])
 
     def _tell(self, loss: float) -> None:
-        """Show the running loss on the bar; where there is none, and in info.log, say it at most every 30 s."""
+        """Show the running loss on the bar, and say it at most every 30 s."""
         self._bar.set_postfix_str(f"{self.loss_terms[0]} {loss:.4g}", refresh=False)
         seconds = time.monotonic() - self._began[0]
         if seconds > 30 * self._told and self.step < self.len_epoch:
             self._told = seconds // 30 + 1
             rate = (self._samples + self.train_metrics.count(self.loss_terms[0])) / seconds
             left = self._bar.format_interval(seconds * (self.len_epoch - self.step) / (self.step - self._began[1]))
-            line = f"epoch {self.epoch}, step {self.step:,} of {self.len_epoch:,}: {self._bar.postfix}"
-            line += f", {rate:,.0f} samples/s, {left} left"
-            self.logger.info(line) if self._bar.disable else to_files(self.config.run.log_dir, line, logging.INFO)
+            place = f"epoch {self.epoch}, step {self.step:,} of {self.len_epoch:,}"
+            self.logger.info(f"{place}: {self._bar.postfix}, {rate:,.0f} samples/s, {left} left")
 
     def _check_losses(self) -> None:
         """Stop the run if a loss since the last look was not finite."""

@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,7 +48,6 @@ class MetricTracker:
 
     def update_objects(self, output: Any, target: Any) -> None:
         """Show a batch to the metrics that are objects."""
-        self._last = (output, target)
         for metric in self.objects.values():
             metric.update(output, target)
 
@@ -121,8 +119,8 @@ class MetricTracker:
         return state
 
     def unsaved(self) -> list[str]:
-        """The objects whose counts a checkpoint would lose: what comes back from it computes another number."""
-        return [name for name, metric in self.objects.items() if not _comes_back(metric, self._fresh[name], self._last)]
+        """The objects whose counts no checkpoint holds."""
+        return [name for name, metric in self.objects.items() if _counted(metric) is None]
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from sums and counts; tensors move to the device of the next value."""
@@ -143,27 +141,11 @@ def _number(name: str, value: Any) -> float:
 
 
 def _counted(metric: Any) -> Any:
-    """What a metric object has counted, as a checkpoint can hold it; None where it cannot."""
+    """What a metric object has counted, by a `state_dict` of its own class; None where a checkpoint would lose some."""
     if hasattr(metric, "persistent"):  # or torchmetrics leaves it out
         metric.persistent(True)
+    inherited = getattr(type(metric), "state_dict", nn.Module.state_dict) is nn.Module.state_dict
+    wrapper = isinstance(metric, nn.Module) and [*metric.children()]  # whose own counts are in no state
     with contextlib.suppress(CheckpointError):
-        return plain(metric.state_dict()) if hasattr(metric, "load_state_dict") else None
+        return None if inherited or wrapper else plain(metric.state_dict())
     return None
-
-
-def _comes_back(metric: Any, fresh: Any, batch: tuple[Any, Any]) -> bool:
-    """Whether a fresh metric with what the other has counted is like it, also after one more batch."""
-    again, other = copy.deepcopy(fresh), copy.deepcopy(metric)
-    with contextlib.suppress(Exception), warnings.catch_warnings():  # of a metric that cannot take its state
-        warnings.simplefilter("ignore")
-        _counted(again)
-        again.load_state_dict(_counted(metric))
-        public = [
-            {name: repr(value) for name, value in vars(each).items() if name[0] != "_" and not callable(value)}
-            for each in (again.train(), other.train())
-            if isinstance(each, nn.Module)
-        ]
-        for each in (again, other):
-            each.update(*batch)
-        return public[:1] == public[1:] and repr(float(again.compute())) == repr(float(other.compute()))
-    return False

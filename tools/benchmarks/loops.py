@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from base import BaseDataLoader
-from data_loader.data_loaders import MNIST_MEAN, MNIST_STD, DigitsDataLoader
-from data_loader.images import InMemoryImages
+from data_loader.data_loaders import MNIST_MEAN, MNIST_STD, DigitsDataLoader, InMemoryImages
 from model.loss import cross_entropy, nll_loss
 from model.metric import accuracy
 from model.model import MnistModel
