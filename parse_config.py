@@ -114,10 +114,9 @@ class ConfigParser(Factory):
         """The whole config, as the user wrote it."""
         return self._values
 
-    def snapshot(self) -> dict[str, Any]:
-        """The config as it was when the process started."""
-        plain: dict[str, Any] = to_plain(self.source.values)
-        return plain
+    def snapshot(self) -> Any:
+        """The config as it was when the process started, in plain containers."""
+        return to_plain(self.source.values)
 
     @property
     def resume(self) -> Path | None:

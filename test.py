@@ -67,8 +67,8 @@ def test_loader(config: ConfigParser, module_data: Any) -> Any:
 def valid_loader(config: ConfigParser, module_data: Any) -> Any:
     """The loader of the validation data, as in training."""
     loader = config.init_obj("valid_data_loader", module_data)
-    training: Any = config.init_obj("data_loader", module_data) if loader is None else None
-    loader = training.split_validation() if hasattr(training, "split_validation") else loader
+    if loader is None:
+        loader = getattr(config.init_obj("data_loader", module_data), "split_validation", lambda: None)()
     if loader is None:
         raise ConfigError("there is no validation data: no valid_data_loader, and validation_split is 0")
     return loader

@@ -60,9 +60,8 @@ def build(config: ConfigParser, training: bool = True) -> "Trainer":
             lr_scheduler=(module_optim, torch.optim.lr_scheduler),
         )
         data_loader = config.init_obj("data_loader", module_data)
-        valid_data_loader = config.init_obj("valid_data_loader", module_data)
-        if valid_data_loader is None and hasattr(data_loader, "split_validation"):
-            valid_data_loader = data_loader.split_validation()
+        split = getattr(data_loader, "split_validation", lambda: None)  # a loader of torch's has none
+        valid_data_loader = config.init_obj("valid_data_loader", module_data) or split()
     model = config.init_obj("arch", module_arch)
     device, device_ids = prepare_device(config.settings.n_gpu)
     if len(device_ids) > 1:
@@ -86,7 +85,8 @@ def load_run(path: "str | Path") -> "tuple[torch.nn.Module, ConfigParser]":
     checked, launch = read_run(path)
     trainer = build(ConfigParser(checked, launch=launch), training=False)
     trainer.restore()
-    return (trainer.ema.module if trainer.ema else trainer.model).eval(), trainer.config
+    with trainer.judged():
+        return trainer.model.eval(), trainer.config
 
 
 def command() -> None:

@@ -52,8 +52,7 @@ class BaseDataLoader(DataLoader[Any]):
         **options: Any,
     ) -> None:
         sampler, batch_sampler = options.pop("sampler", None), options.pop("batch_sampler", None)
-        checked = {"num_workers": num_workers, "shuffle": shuffle, "validation_split": validation_split}
-        _check(batch_size, sampler, batch_sampler, {**options, **checked})
+        _check(batch_size, sampler, batch_sampler, num_workers, validation_split, shuffle or options.get("drop_last"))
         self.validation_split, self.shuffle, self.name = validation_split, shuffle, name
         #: `epoch` is the pass that the next bare iteration takes.
         self.seed, self.epoch = seeding.ROOT_SEED, 1
@@ -207,16 +206,16 @@ def evaluation_view(dataset: Any) -> Any:
     return dataset.evaluation_view() if hasattr(dataset, "evaluation_view") else dataset
 
 
-def _check(batch_size: Any, sampler: Any, batch_sampler: Any, options: dict[str, Any]) -> None:
+def _check(batch_size: Any, sampler: Any, batch_sampler: Any, workers: int, split: float, ordered: Any) -> None:
     if isinstance(sampler, DistributedSampler):
         raise ConfigError("leave the DistributedSampler out: the loader cuts each batch for the processes itself")
-    if options["num_workers"] > 1000:
-        raise ConfigError(f"num_workers: {options['num_workers']} processes are too many")
+    if workers > 1000:
+        raise ConfigError(f"num_workers: {workers} processes are too many")
     if batch_sampler is None and (type(batch_size) is not int or batch_size < 1):
         raise ConfigError(f"batch_size: expected an integer of at least 1, found {batch_size!r}")
-    if options["validation_split"] and (sampler is not None or batch_sampler is not None):
+    if split and (sampler is not None or batch_sampler is not None):
         raise ConfigError("validation_split has no effect beside a sampler of your own: set it to 0")
-    if batch_sampler is not None and (options["shuffle"] or options.get("drop_last")):
+    if batch_sampler is not None and ordered:
         raise ConfigError("shuffle and drop_last have no effect beside a batch_sampler: set them to false")
 
 

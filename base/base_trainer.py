@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from torch import nn
 from base import restoring
 from base.base_data_loader import BaseDataLoader
 from base.checkpointing import Checkpoints, take_over
+from base.checks import check_overrides, numbers_of
 from base.monitor import Monitor, check_finite
 from base.parts import bring, held_by, networks, state_of
 from logger.logger import setup_logging
@@ -58,10 +59,7 @@ class BaseTrainer(ABC):
         optimizer: torch.optim.Optimizer,
         config: "ConfigParser",
     ) -> None:
-        for name in ("_save_checkpoint", "_resume_checkpoint"):
-            if getattr(type(self), name) is not getattr(BaseTrainer, name):
-                what = "whatever attribute has a state_dict and a load_state_dict is saved and restored"
-                raise ConfigError(f"{type(self).__name__}.{name} would never be called: leave it out; {what}")
+        check_overrides(type(self), BaseTrainer)
         saved, evaluating = config.launch.content(), config.launch.task == "evaluate"
         if not (config.settings.trainer.epochs or evaluating):
             raise ConfigError(f"{config.where('trainer')}: trainer.epochs is missing")
@@ -83,12 +81,11 @@ class BaseTrainer(ABC):
         self.start_epoch, self.epoch, self.step = 1, 1, 0
         #: Whether the run had come to its end.
         self._ended = False
-        #: How many samples the last epoch has trained on, in this process; 0 if nobody counts.
-        self._samples = 0.0
+        self._samples = 0.0  # that the last epoch has trained on, in this process; 0 if nobody counts
         #: The learning rate of the last update.
         self.lr = math.nan
-        goes_on = config.launch.task == "continue"
-        self._checkpoints = Checkpoints(config.run, settings.keep_last, config.resume if goes_on else None)
+        newest = config.resume if config.launch.task == "continue" else None
+        self._checkpoints = Checkpoints(config.run, settings.keep_last, newest)
         self.checkpoint_dir = config.run.folder
         self._metrics = MetricsFile(config.run.log_dir / "metrics.csv")
         enabled, best = settings.tensorboard and not evaluating, lambda: self.monitor.best_epoch
@@ -141,10 +138,7 @@ class BaseTrainer(ABC):
         self.restore()
 
     def restore(self) -> None:
-        """Load the checkpoint that the config names, if any, and bring all networks to the device.
-
-        `train` does it by itself.
-        """
+        """Load the checkpoint that the config names, if any, and bring all networks to the device, as `train` does."""
         device = torch.device(self.device)  # a trainer of the user's own may have its name
         bring(networks(self), device)
         launch, run = self.config.launch, self.config.run
@@ -179,24 +173,10 @@ class BaseTrainer(ABC):
         with self.stop.unpolled():
             log = self._train_epoch(epoch)
         self.step = 0
-        return self._numbers(log)
-
-    def _numbers(self, log: Mapping[str, Any]) -> Log:
-        """What of a log is a number; the rest is shown."""
-        numbers = {}
-        for name, value in log.items():
-            try:
-                numbers[name] = float(value.detach() if isinstance(value, torch.Tensor) else value)
-            except (TypeError, ValueError, RuntimeError):  # text, or many values
-                self.logger.info(f"epoch {self.epoch}: {name} {value}")
-        return numbers
+        return numbers_of(log, self.logger)
 
     def _check_monitored(self, epoch: int, log: Log) -> None:
-        """Stop the run if the number that judges it is not finite.
-
-        Raises:
-            NonFiniteError: nothing of this epoch is saved.
-        """
+        """Stop the run, and save nothing of this epoch, if the number that judges it is not finite."""
         value = log.get(self.monitor.name, 0.0)
         if self.monitor.on and self.settings.on_nan == "stop" and not math.isfinite(value):
             hint = self._checkpoints.resume_hint()

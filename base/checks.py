@@ -4,6 +4,7 @@ import contextlib
 import copy
 import logging
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -96,3 +97,26 @@ def warn_of_loss(criterion: Any, output: Any, target: Any) -> None:
                 f" {described(output)}, target {described(target)}): averages depend on the batch size. A sum? Shapes"
                 " that are broadcast? If it is meant, give the loss an attribute in_batch = True"
             )
+
+
+def check_overrides(kind: type, base: type) -> None:
+    """Refuse methods of a trainer of the user's own that nothing would call.
+
+    Raises:
+        ConfigError: naming the method.
+    """
+    for name in ("_save_checkpoint", "_resume_checkpoint"):
+        if getattr(kind, name) is not getattr(base, name):
+            what = "whatever attribute has a state_dict and a load_state_dict is saved and restored"
+            raise ConfigError(f"{kind.__name__}.{name} would never be called: leave it out; {what}")
+
+
+def numbers_of(log: Mapping[str, Any], logger: logging.Logger) -> dict[str, float]:
+    """What of an epoch's log is a number; the rest, text or many values, is shown."""
+    numbers = {}
+    for name, value in log.items():
+        try:
+            numbers[name] = float(value.detach() if isinstance(value, torch.Tensor) else value)
+        except (TypeError, ValueError, RuntimeError):
+            logger.info(f"{name} {value}")
+    return numbers

@@ -126,7 +126,7 @@ class SeededFetcher(Dataset[Any]):
         try:
             return self._samples(index) if self._whole is None else self._whole_batch(index)
         except Exception as error:  # whatever the user's dataset raises is told in one piece
-            return DataError("".join(getattr(error, "__notes__", [])) + told(error))
+            return DataError(told(error))
         finally:
             if threads > 1:
                 torch.set_num_threads(threads)
@@ -148,7 +148,7 @@ class SeededFetcher(Dataset[Any]):
             try:
                 samples.append(self.dataset[i])
             except Exception as error:
-                error.add_note(f"sample {i}: ")
+                error.add_note(f"in sample {i}")
                 raise
         seeding.seed_everything(self.seed, self.name, "batch", index.epoch, index.batch, seeding.RANK)
         return self.collate_fn(samples)

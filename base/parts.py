@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
-from torch.optim.swa_utils import AveragedModel
 
 from utils.runtime import unwrap
 
@@ -111,14 +110,3 @@ def keep_buffers(parts: list[nn.Module]) -> Callable[[], None]:
             module._buffers.update(buffers)
 
     return put_back
-
-
-@contextmanager
-def averaged(trainer: Any, ema: AveragedModel | None) -> Iterator[None]:
-    """Let the moving average of the weights stand for a trainer's model, if there is one."""
-    model = trainer.model
-    trainer.model = model if ema is None else ema.module
-    try:
-        yield
-    finally:
-        trainer.model = model

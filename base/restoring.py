@@ -134,8 +134,6 @@ def _fitting_parts(config: "ConfigParser", held: Held, state: Content) -> list[t
         saved = {name: None for name in states if name in parts or name != "optimizer"}
         problems = mismatches(dict.fromkeys(parts), saved)
         if problems:
-            if ("ema" in parts) != ("ema" in states):
-                problems.append("trainer.ema is there from a run's start or not at all: leave it as it was")
             raise CheckpointError(f"{resume} holds other parts than this trainer:\n  " + "\n  ".join(problems))
     parts = {name: part for name, part in parts.items() if name in states}
     problems = [line for name, part in parts.items() for line in _part_problems(name, part, state, states[name])]

@@ -48,10 +48,8 @@ def bind(source: Source, component: Mapping[str, Any], path: KeyPath, modules: M
     Raises:
         ConfigError: with a line for each problem of it.
     """
-    section, here = section_of(path), f"{source.where(path)}: {dotted(path)}"
+    section = section_of(path)
     target = find(modules, section, component["type"], source, path)
-    if target.__module__ == "torch.optim.lr_scheduler" and "schedulers" in accepted(target)[0]:
-        raise ConfigError(f"{here}: its schedulers cannot come from a config: write a function in model/optim.py")
     found = []
     for name in [name for name in component if name not in KEYS and name in accepted(target)[0]]:
         wrong, meant = (*path, name), dotted((*path, "args", name))

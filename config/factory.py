@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-import json
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -33,7 +32,6 @@ class Factory:
 
     def __init__(self, checked: Checked) -> None:
         self.source, self.settings, self._values = checked
-        self._targets: dict[Any, Any] = {}
 
     def init_obj(self, name: str, module: ModuleType | Modules, *args: Any, **kwargs: Any) -> Any:
         """Build the component `name` of the config with the class or function that its type names in `module`.
@@ -61,7 +59,7 @@ class Factory:
     ) -> Any:
         from utils import seeding
 
-        target = self._bind(component, path, modules, Given(len(args), tuple(kwargs)))
+        target = bind(self.source, component, path, modules, Given(len(args), tuple(kwargs)))
         # Randomness in a constructor depends on the component alone, not on what was built before.
         seeding.ROOT_SEED = self.settings.seed
         seeding.seed_everything(self.settings.seed, "init", *([] if path == ("arch",) else path))
@@ -75,16 +73,6 @@ class Factory:
     def _place(self, component: Component, path: KeyPath) -> str:
         """Where a component stands."""
         return f"{self.where(*path)}: {dotted(path)} ({component['type']})"
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_targets": {}}  # modules cannot be copied
-
-    def _bind(self, component: Component, path: KeyPath, modules: Modules, given: Given) -> Any:
-        """What a component names, its arguments checked, once."""
-        key = (path, modules, given, json.dumps(component, default=str))
-        if key not in self._targets:
-            self._targets[key] = bind(self.source, component, path, modules, given)
-        return self._targets[key]
 
     def check(self, **modules: ModuleType | Modules) -> None:
         """Check the names and arguments of all components at once, before any of them is built.
@@ -101,7 +89,7 @@ class Factory:
                 problems.append(f'{self.source.name}: {name} is missing; "base": "config.json" takes it from there')
             try:
                 for path, component in self._components(name):
-                    self._bind(component, path, _as_tuple(module), Given(GIVEN.get(name, 0)))
+                    bind(self.source, component, path, _as_tuple(module), Given(GIVEN.get(name, 0)))
             except ConfigError as error:
                 problems.append(str(error))
         if problems:
@@ -136,7 +124,7 @@ class Factory:
         self, component: Component, path: KeyPath, modules: Modules, args: tuple[Any, ...], kwargs: Component
     ) -> Any:
         """A loss or metric with its arguments set, under its name in the logs."""
-        target: Any = self._bind(component, path, modules, Given(len(args), tuple(kwargs)))
+        target: Any = bind(self.source, component, path, modules, Given(len(args), tuple(kwargs)))
         given, name = {**component.get("args", {}), **kwargs}, component.get("name") or component["type"]
         if inspect.isclass(target):
             result = construct(target, args, given, self._place(component, path))
@@ -209,8 +197,6 @@ def init_optimizer(config: Factory, model: "torch.nn.Module", *own: ModuleType) 
         raise ConfigError(f"{where}: the model has no parameter to train (see arch.freeze)")
     if any(torch.nn.parameter.is_lazy(parameter) for _, parameter in named):
         raise ConfigError(f"{where}: the model's lazy modules have no weights yet: give it a batch in its constructor")
-    if config["optimizer"]["type"] == "SparseAdam" and not any(getattr(m, "sparse", False) for m in model.modules()):
-        raise ConfigError(f"{where}: SparseAdam needs sparse gradients, as of nn.Embedding(…, sparse=True)")
     return config.init_obj("optimizer", (*own, torch.optim), named)
 
 

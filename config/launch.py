@@ -95,9 +95,6 @@ def read_command(
         ConfigError: the command line or the config is wrong, or another process owns the run.
         CheckpointError: the checkpoint cannot be read.
     """
-    for flag, text in (("-c", args.config), ("-r", args.resume)):
-        if text is not None and not text.strip():
-            raise ConfigError(f"{flag} is empty: an unset variable?")
     if args.resume is None and (evaluating or args.config is None):
         what = "what to evaluate: " if evaluating else "what to train: -c config.json, or to continue a run: "
         raise ConfigError(f"say {what}-r CHECKPOINT")

@@ -134,9 +134,6 @@ def check(source: Source, modification: Mapping[Any, Any] | None = None) -> Chec
         settings = Config.model_validate(source.values)
     except ValidationError as error:
         problems += [_worded(source, dict(item)) for item in error.errors()]
-        lacking = [item for item in error.errors() if item["type"] == "missing" and len(item["loc"]) == 1]
-        if len(lacking) > 1:
-            problems.append(f'{source.name}: to give only what differs from another config: "base": "config.json"')
     if problems:
         raise ConfigError("\n  ".join(dict.fromkeys(problems)))
     return Checked(source, settings, to_plain(source.values))
@@ -168,7 +165,7 @@ def _worded(source: Source, error: dict[str, Any]) -> str:
     """One of pydantic's errors as: place: path: what is expected, what was found."""
     path = tuple(part for part in error["loc"] if part not in ("name", "component") or error["loc"][0] == part)
     if error["type"] == "missing":
-        return f"{source.where(path[:-1])}: {dotted(path)} is missing"
+        return f'{source.where(path[:-1])}: {dotted(path)} is missing; "base": "config.json" takes it from there'
     wanted = str(error["msg"]).replace("Input should be", "expected").replace("'", '"')
     field = (Config if len(path) == 1 else _SECTIONS.get(str(path[0]), Config)).model_fields.get(dotted(path[-1:]))
     if error["type"] == "string_pattern_mismatch" and field is not None:

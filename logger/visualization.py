@@ -6,9 +6,9 @@ import logging
 import math
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from utils.errors import StorageError
 from utils.files import replacing
@@ -60,9 +60,8 @@ class TensorboardWriter:
                 tags = [*valid, *(f"best/{name}" for name in valid if self._best)]
                 self._write("file_writer", lambda writer: self._describe(writer, tags), mode="valid")
         for name, value in numbers.items():
-            tag, _, mode = name.rpartition("/")
-            known = mode in ("train", "valid")
-            self._write("add_scalar", tag if known else name, value, step, mode=mode if known else "train")
+            tag, _, mode = name.rpartition("/") if name.endswith(("/train", "/valid")) else (name, "", "train")
+            self._write("add_scalar", tag, value, step, mode=mode)
 
     def _describe(self, writer: Any, tags: list[str]) -> None:
         """The hyper-parameters of the run, and which of its numbers to compare runs by; once."""
@@ -110,8 +109,8 @@ class TensorboardWriter:
         self._writers = {}
 
 
-class Writer(Protocol):
-    """Writes numbers somewhere. Add yours in train.py: `trainer.writers.add(MyTracker())`."""
+class Writer:
+    """Writes numbers somewhere; anything with its methods can be added: `trainer.writers.add(…)` in train.py."""
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         """Write numbers by name, such as "loss/train"; those of a whole epoch have an "epoch" among them.
@@ -127,41 +126,36 @@ class Writer(Protocol):
 class Writers:
     """All writers of a run; one that fails is left out from then on, and training goes on."""
 
-    def __init__(self, *writers: Writer) -> None:
+    def __init__(self, *writers: Any) -> None:
         self._writers = list(writers)
-        self._failed: list[Writer] = []
 
-    def add(self, writer: Writer) -> None:
+    def add(self, writer: Any) -> None:
         """Write to this one, too."""
         self._writers.append(writer)
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         """Hand the numbers to each."""
-        for writer in [writer for writer in self._writers if writer not in self._failed]:
-            with self._warning(writer):
-                writer.log(numbers, step)
+        self._each(lambda writer: writer.log(numbers, step))
 
     def close(self) -> None:
         """Close each."""
-        for writer in self._writers:
-            with self._warning(writer):
-                writer.close()
+        self._each(lambda writer: writer.close())
 
-    @contextlib.contextmanager
-    def _warning(self, writer: Writer) -> Iterator[None]:
+    def _each(self, call: Callable[[Any], None]) -> None:
         """Whatever a writer meets (no network, a full disk) must not end a training."""
-        try:
-            yield
-        except Exception as error:
-            self._failed.append(writer)
-            what = f"{type(writer).__name__} is off from here on, training goes on"
-            logging.getLogger("logger").warning(f"{what}: {type(error).__name__}: {error}")
+        for writer in list(self._writers):
+            try:
+                call(writer)
+            except Exception as error:
+                self._writers.remove(writer)
+                what = f"{type(writer).__name__} is off from here on, training goes on"
+                logging.getLogger("logger").warning(f"{what}: {type(error).__name__}: {error}")
 
 
 Row = Mapping[str, float]
 
 
-class EpochTable:
+class EpochTable(Writer):
     """The rows on the console, as wide as the terminal; what has no place is in `metrics.csv`.
 
     Args:
@@ -196,11 +190,8 @@ class EpochTable:
             names.remove(spare.pop())
         return names
 
-    def close(self) -> None:
-        """Nothing is pending."""
 
-
-class MetricsFile:
+class MetricsFile(Writer):
     """The rows in a CSV file, whole at any time."""
 
     def __init__(self, path: Path) -> None:
@@ -214,9 +205,6 @@ class MetricsFile:
                 {name: repr(value) for name, value in numbers.items()},
             ]
             self._rewrite(rows)
-
-    def close(self) -> None:
-        """Nothing is pending."""
 
     def cut(self, last_epoch: int) -> None:
         """Drop the rows after `last_epoch`, and what is none: the run goes on from there."""

@@ -4,8 +4,8 @@ Most tasks need one method of their own: `_forward`, which says what a batch mea
 step of one optimizer (a GAN), there is `_update`.
 """
 
+import contextlib
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -19,10 +19,10 @@ from base.base_data_loader import one_pass, training_batches
 from base.base_trainer import BaseTrainer, Log
 from base.checks import check_parts, check_settings, warn_of_loss
 from base.monitor import LossWatch
-from base.parts import averaged, evaluating, keep_buffers, networks, to_training
+from base.parts import evaluating, keep_buffers, networks, to_training
 from utils.errors import ConfigError, described
 from utils.metrics import MetricTracker
-from utils.runtime import Runtime, first_tensor, unwrap
+from utils.runtime import Runtime, first_tensor
 
 if TYPE_CHECKING:
     from parse_config import ConfigParser
@@ -73,8 +73,6 @@ class Trainer(BaseTrainer):
         self.interval = scheduler.interval if scheduler else "epoch"
         self.accumulate, self.log_step, self.save_step = settings.accumulate, settings.log_step, settings.save_step
         self.runtime = Runtime(device, settings)
-        #: The moving average of the weights, which is validated in their place; None where `ema` is off.
-        self.ema = self.runtime.averaged(unwrap(model))
         self.model = self.runtime.prepare(model)
         objects = [metric for metric in metric_ftns if hasattr(metric, "compute")]
         self._objects = tuple(metric.to(device) if isinstance(metric, nn.Module) else metric for metric in objects)
@@ -113,7 +111,6 @@ class Trainer(BaseTrainer):
         last = min(self.step + self.accumulate, self.len_epoch) if self.config.launch.checking else self.len_epoch
         batches = self.stop.until(training_batches(self.data_loader, done + self.step, done + last, self.seed))
         label = f"epoch {epoch}/{self.epochs}"
-        self._began, self._told = (time.monotonic(), self.step), 1.0
         with tqdm(desc=label, initial=self.step, total=self.len_epoch, unit="batch", leave=False, disable=None) as bar:
             self._bar = bar
             while True:
@@ -216,8 +213,6 @@ class Trainer(BaseTrainer):
     def _after_update(self, batches: int) -> None:
         """Log, save inside the epoch and stop, where it is time."""
         before, self.step = self.step, self.step + batches
-        if self.ema is not None and not self._watch.skipped:
-            self.ema.update_parameters(unwrap(self.model))
         if self.step // self.log_step > before // self.log_step:
             self._log_window()
         if self.save_step and self.step // self.save_step > before // self.save_step and self.step < self.len_epoch:
@@ -233,18 +228,9 @@ class Trainer(BaseTrainer):
             if self.runtime.grad_norm is not None:
                 window["grad_norm/train"] = float(self.runtime.grad_norm)
             self.writers.log(window, (self.epoch - 1) * self.len_epoch + self.step)
-            self._tell(window[f"{self.loss_terms[0]}/train"])
-
-    def _tell(self, loss: float) -> None:
-        """Show the running loss on the bar, and say it at most every 30 s."""
-        self._bar.set_postfix_str(f"{self.loss_terms[0]} {loss:.4g}", refresh=False)
-        seconds = time.monotonic() - self._began[0]
-        if seconds > 30 * self._told and self.step < self.len_epoch:
-            self._told = seconds // 30 + 1
-            rate = (self._samples + self.train_metrics.count(self.loss_terms[0])) / seconds
-            left = self._bar.format_interval(seconds * (self.len_epoch - self.step) / (self.step - self._began[1]))
-            place = f"epoch {self.epoch}, step {self.step:,} of {self.len_epoch:,}"
-            self.logger.info(f"{place}: {self._bar.postfix}, {rate:,.0f} samples/s, {left} left")
+            self._bar.set_postfix_str(
+                f"{self.loss_terms[0]} {window[f'{self.loss_terms[0]}/train']:.4g}", refresh=False
+            )
 
     def _check_losses(self) -> None:
         """Stop the run if a loss since the last look was not finite."""
@@ -266,18 +252,21 @@ class Trainer(BaseTrainer):
         self.writers.log({f"{name}/valid": value for name, value in log.items()}, epoch * self.len_epoch)
         return log
 
-    @torch.no_grad()
     def evaluate(self, loader: Iterable[Any], tracker: MetricTracker | None = None) -> Log:
         """The averages over all samples of a loader; the same for validation and test."""
         tracker = tracker or MetricTracker(objects=self._objects)
         tracker.reset()
-        with evaluating(networks(self)), averaged(self, self.ema):
+        with torch.no_grad(), self.judged():
             for batch in self.stop.until(one_pass(loader, self.seed)):
                 self._compute(batch, tracker)
                 if self.config.launch.checking:
                     break
         self._stop_if_asked()
         return tracker.result()
+
+    def judged(self) -> contextlib.AbstractContextManager[None]:
+        """Within it, `self.model` is what is evaluated, in evaluation mode."""
+        return evaluating(networks(self))
 
     def _schedule(self, interval: str, log: Log) -> None:
         """Step the scheduler if it steps at this interval; a plateau is judged by the monitored number."""

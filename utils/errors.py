@@ -90,13 +90,9 @@ def told(error: BaseException, anywhere: bool = True) -> str:
     """
     frames = traceback.extract_tb(error.__traceback__)
     at = [frame for frame in frames if _place(frame.filename) not in _NOT_OWN] or (frames if anywhere else [])
-    try:
-        lines = [line[:300] for line in str(error).strip().splitlines()]
-    except Exception as another:
-        lines = [f"(its message cannot be had: {type(another).__name__})"]
+    lines = [line[:300] for line in "".join(traceback.format_exception_only(error)).strip().splitlines()]
     # torch quotes the traceback of a worker, whose last line says what happened.
-    lines = lines[:2] if "Traceback" not in "".join(lines[:2]) else [lines[0], lines[-1]]
-    text = "\n  ".join([f"{type(error).__name__}: {lines[0] if lines else ''}", *lines[1:]])
+    text = "\n  ".join(lines[:2] if "Traceback" not in "".join(lines[:2]) else [lines[0], lines[-1]])
     return text + (f"\n  at {at[-1].filename}:{at[-1].lineno}: {at[-1].line}" if at else "")
 
 

@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from utils.settings import TrainerSettings
 
@@ -80,7 +79,6 @@ class Runtime:
         self._stays = device.type == "cpu" and not settings.channels_last
         self._dtype, self._scaled = _DTYPES.get(settings.precision), settings.precision == "fp16"
         self._scaler = torch.amp.grad_scaler.GradScaler(device.type, enabled=self._scaled)
-        torch.set_float32_matmul_precision(settings.matmul_precision)
         if settings.deterministic:
             # cuBLAS reads it when it starts.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -92,12 +90,6 @@ class Runtime:
         if self._settings.channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return cast(nn.Module, torch.compile(model)) if self._settings.compile else model
-
-    def averaged(self, model: nn.Module) -> AveragedModel | None:
-        """The moving average of the model's weights and buffers (Polyak and Juditsky 1992, doi:10.1137/0330046)."""
-        if self._settings.ema is None:
-            return None
-        return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(self._settings.ema), use_buffers=True)
 
     def move(self, batch: Any) -> Any:
         """The batch on the device, with its images channels last if the model's are."""

@@ -46,14 +46,10 @@ class TrainerSettings(Section):
     """Scale gradients down to this 2-norm at most; null: don't."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """"fp32", or mixed precision in "bf16" or "fp16"."""
-    matmul_precision: Literal["highest", "high", "medium"] = "highest"
-    """Of float32 matrix products on the GPU: "highest", or faster as "high" or "medium"."""
     channels_last: bool = False
     """Keep images channels last in memory: faster convolutions."""
     compile: bool = False
     """Compile the model: a slow first step, then faster ones."""
-    ema: float | None = Field(None, gt=0, lt=1)
-    """Decay of a moving average of the weights, which is validated and saved beside them; null: none."""
     deterministic: bool = False
     """Refuse GPU operations that may give other bits each time."""
     on_nan: Literal["stop", "skip", "ignore"] = "stop"
