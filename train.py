@@ -7,8 +7,6 @@ from config.launch import read_run
 from parse_config import ConfigParser, CustomArgs
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import torch
 
     from trainer import Trainer
@@ -76,7 +74,7 @@ def build(config: ConfigParser, training: bool = True) -> "Trainer":
     return Trainer(model, criterion, metrics, optimizer, config, device, data_loader, valid_data_loader, lr_scheduler)
 
 
-def load_run(path: "str | Path") -> "tuple[torch.nn.Module, ConfigParser]":
+def load_run(path: Any) -> "tuple[torch.nn.Module, ConfigParser]":
     """The model of a run folder's best checkpoint, or of a checkpoint file, ready to be used, and its config.
 
     Raises:
@@ -86,7 +84,8 @@ def load_run(path: "str | Path") -> "tuple[torch.nn.Module, ConfigParser]":
     trainer = build(ConfigParser(checked, launch=launch), training=False)
     trainer.restore()
     with trainer.judged():
-        return trainer.model.eval(), trainer.config
+        model = trainer.model
+    return model.eval(), trainer.config
 
 
 def command() -> None:

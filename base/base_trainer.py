@@ -211,9 +211,8 @@ class BaseTrainer(ABC):
             self._metrics.cut(self.start_epoch - 1)
 
     def _place(self) -> dict[str, Any]:
-        place: dict[str, Any] = {"epoch": self.epoch, "step": self.step}
-        best = self.monitor
-        return place | ({"best": {best.name: best.best, "epoch": best.best_epoch}} if best.best_epoch else {})
+        best = {self.monitor.name: self.monitor.best, "epoch": self.monitor.best_epoch}
+        return {"epoch": self.epoch, "step": self.step, **({"best": best} if self.monitor.best_epoch else {})}
 
     def _report(self, epoch: int, log: Log, seconds: float) -> None:
         """The numbers of an epoch, for the table and all other writers."""

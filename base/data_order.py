@@ -114,7 +114,7 @@ class SeededFetcher(Dataset[Any]):
             self._subsets.append(np.asarray(inner.indices, dtype=np.int64))
             inner = inner.dataset
         # torch's own classes have one, too, which takes a list and is only a short cut.
-        own = not getattr(type(inner), "__getitems__", Subset.__getitems__).__module__.startswith("torch.")
+        own = not str(getattr(type(inner), "__getitems__", Subset.__getitems__).__module__).startswith("torch.")
         self._whole: Any = inner if own else None
         self._draws_freely = not getattr(inner, "draws_rows_only", False)
 

@@ -161,11 +161,12 @@ def _read_start(launch: Launch, given: str) -> None:
     """Start from a checkpoint file, or of a run folder from its newest whole one if it is continued, else its best."""
     from utils import checkpoint
 
+    if not given.strip():
+        raise ConfigError("-r is empty: an unset variable?")
     try:
         path = Path(given).absolute()  # links are kept, but one to a run: the log folder stands beside them
+        path = path.parent / path.readlink() if path.is_symlink() else path
         folder = path if path.is_dir() else path.parent
-        if folder.parent.parent.name != "models":
-            path, folder = path.resolve(), folder.resolve()
     except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, a loop of links
         raise CheckpointError(f"{given} cannot be read: {error}") from None
     if launch.task == "continue" and launch.run_id is not None:

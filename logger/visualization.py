@@ -106,7 +106,6 @@ class TensorboardWriter:
         for writer in self._writers.values():
             with contextlib.suppress(Exception):  # a full disk must not stop a run that has been saved
                 writer.close()
-        self._writers = {}
 
 
 class Writer:
@@ -150,6 +149,8 @@ class Writers:
                 self._writers.remove(writer)
                 what = f"{type(writer).__name__} is off from here on, training goes on"
                 logging.getLogger("logger").warning(f"{what}: {type(error).__name__}: {error}")
+                with contextlib.suppress(Exception):
+                    writer.close()
 
 
 Row = Mapping[str, float]

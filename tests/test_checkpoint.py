@@ -245,29 +245,24 @@ def test_the_newest_whole_file_is_found(tmp_path):
     assert len(str(caught.value).splitlines()) == 5
 
 
-def test_pruning_never_leaves_fewer_than_two(tmp_path):
+def test_pruning_leaves_the_newest(tmp_path):
     def names():
         return sorted(path.name for path in tmp_path.glob("*.pth"))
 
     saved(tmp_path, "checkpoint-epoch1-step2.pth")
     saved(tmp_path, "checkpoint-epoch1-step4.pth")
     saved(tmp_path, "checkpoint-epoch1.pth")
-    run_folder.prune(tmp_path, None, set())
-    assert names() == ["checkpoint-epoch1-step4.pth", "checkpoint-epoch1.pth"]
+    run_folder.prune(tmp_path, None)
+    assert names() == ["checkpoint-epoch1.pth"]
+    for step in (1, 2, 3):
+        saved(tmp_path, f"checkpoint-epoch2-step{step}.pth")
+    run_folder.prune(tmp_path, None)
+    assert names() == ["checkpoint-epoch1.pth", "checkpoint-epoch2-step2.pth", "checkpoint-epoch2-step3.pth"]
     for epoch in (2, 3, 4, 5):
         saved(tmp_path, f"checkpoint-epoch{epoch}.pth")
     saved(tmp_path, "model_best.pth")
-    run_folder.prune(tmp_path, 3, set())
+    run_folder.prune(tmp_path, 3)
     assert names() == [f"checkpoint-epoch{epoch}.pth" for epoch in (3, 4, 5)] + ["model_best.pth"]
-    # A file that rotted does not count.
-    (tmp_path / "checkpoint-epoch4.pth").write_bytes(b"PK torn")
-    saved(tmp_path, "checkpoint-epoch6.pth")
-    run_folder.prune(tmp_path, 2, set())
-    assert names() == [f"checkpoint-epoch{epoch}.pth" for epoch in (5, 6)] + ["model_best.pth"]
-    saved(tmp_path, "checkpoint-epoch7.pth")
-    (tmp_path / "checkpoint-epoch6.pth").write_bytes(b"PK torn")
-    run_folder.prune(tmp_path, 2, set())
-    assert "checkpoint-epoch5.pth" in names()
 
 
 def test_all_of_torchs_optimizers_and_schedulers_are_plain(tmp_path):

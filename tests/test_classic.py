@@ -45,7 +45,7 @@ def test_it_trains_and_validates_once_an_epoch(project):
     assert state["optimizer"]["param_groups"][0]["lr"] == pytest.approx(0.002)
     assert {"arch", "epoch", "state_dict", "optimizer", "monitor_best", "config"} <= set(state)
     assert (run / "model_best.pth").exists()
-    assert list((folder / "saved" / "log" / "Classic_Rings" / run.name).glob("events.*"))
+    assert list((folder / "saved" / "log" / "Classic_Rings" / run.name).glob("*/events.*"))
 
 
 def test_it_resumes_exactly_at_an_epoch_edge(project):

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shlex
 import shutil
 
 import pytest
@@ -17,6 +18,9 @@ SHORT = ["--set", "trainer.epochs=2", "--set", "trainer.len_epoch=6", "--bs", "3
 def trained(tmp_path_factory):
     """A project with one run of two short epochs, under -W error."""
     folder = copy_template(tmp_path_factory.mktemp("commands") / "project")
+    cycle = json.loads((folder / "config.json").read_text())
+    cycle["lr_scheduler"] = {"type": "OneCycleLR", "args": {"max_lr": 0.01}, "interval": "step"}
+    (folder / "cycle.json").write_text(json.dumps(cycle))
     result = command(folder, "train.py", "-c", "config.json", "--run_id", "one", *SHORT, python=["-W", "error"])
     assert result.returncode == 0, result.stderr
     return folder, result
@@ -36,7 +40,7 @@ def test_training_leaves_its_files_and_says_what_to_do_next(trained):
     names = {path.name for path in models(folder).iterdir()}
     assert {"config.json", "status.json", "environment.json", "model_best.pth", "checkpoint-epoch2.pth"} <= names
     assert not any(name.endswith(".tmp") for name in names)
-    assert {path.name.split(".")[0] for path in logs(folder).iterdir()} == {"info", "metrics", "events"}
+    assert {path.name.split(".")[0] for path in logs(folder).iterdir()} == {"info", "metrics", "train", "valid"}
     assert re.search(r"run folder: .*saved/models/Digits_LeNet/one\n", result.stdout)
     assert re.search(r"best val_loss \d\.\d+ in epoch \d: saved/.*/model_best.pth\n", result.stdout)
     assert "python test.py -r saved/models/Digits_LeNet/one/model_best.pth" in result.stdout
@@ -91,10 +95,11 @@ def test_resuming_from_another_folder_goes_on_in_the_same_run(trained, tmp_path)
     result = command(
         folder, "train.py", "-r", models(folder, "copy"), "--set", "trainer.epochs=3", "--set", "n_gpu=0", cwd=tmp_path
     )
-    # OneCycleLR is over after the epochs it was made for: told, not trained at a rate of its own making.
-    assert result.returncode == 2 and "OneCycleLR" in result.stderr, result.stdout + result.stderr
+    assert result.returncode == 0 and "trainer.epochs 2 -> 3" in result.stdout, result.stderr
     again = command(folder, "train.py", "-r", models(folder, "copy"), cwd=tmp_path)
-    assert again.returncode == 0 and "nothing to do (epoch 2 of 2)" in again.stdout
+    assert again.returncode == 0 and "nothing to do (epoch 3 of 3)" in again.stdout
+    (line,) = re.findall(r"continue: python (.*)", result.stdout)
+    assert command(folder, *shlex.split(line)[:-1], "trainer.epochs=4", cwd=None).returncode == 0  # what it suggests
     assert not list(tmp_path.glob("tmp*"))
 
 
@@ -125,11 +130,11 @@ def test_fine_tuning_is_a_new_run(trained):
         (["-c", "config.json", "--set", "trainer.monitor=min val_los"], 2, "no metric is called 'val_los'"),
         (["-c", "config.json", "--set", "arch.type=MnistModl"], 2, "did you mean 'MnistModel'"),
         (["-c", "config.json", "--set", "data_loader.args.validation_split=0.0001"], 2, "of 4000 leaves 0 samples"),
-        (["-c", "config.json", "--lr", "1"], 2, "the learning rate follows OneCycleLR: set lr_scheduler.args.max_lr"),
+        (["-c", "cycle.json", "--lr", "1"], 2, "the learning rate follows OneCycleLR: set lr_scheduler.args.max_lr"),
         (
             ["-c", "config.json", "--set", "lr_scheduler=null", "--lr", "-1"],
             2,
-            "command line (optimizer.args.lr): ValueError: Invalid learning rate: -1.0",
+            "optimizer (Adam): ValueError: Invalid learning rate: -1.0",
         ),
         (["-c", "config.json", "--run_id", "../x"], 2, "expected the name of a folder"),
         (["-c", "config.json", "--set", "name=.."], 2, "name: expected Name of the experiment"),

@@ -144,7 +144,7 @@ def test_keys_of_the_user_s_own_that_resemble_ours(capfd):
         (changed(trainer__epochs="3"), ['trainer.epochs: expected a valid integer, found "3"']),
         (changed(trainer__epochs=True), ["trainer.epochs: expected a valid integer, found true"]),
         (changed(trainer__epochs=0), ["trainer.epochs: expected greater than or equal to 1, found 0"]),
-        (changed(trainer__ema=1.5), ["trainer.ema: expected less than 1, found 1.5"]),
+        (changed(trainer__clip_grad_norm=0), ["trainer.clip_grad_norm: expected greater than 0, found 0"]),
         (changed(trainer__precision="bf"), ['trainer.precision: expected "fp32", "bf16" or "fp16", found "bf"']),
         (changed(trainer=...), ["trainer is missing"]),
         (changed(trainer=[]), ["trainer: expected an object in braces, found a list"]),

@@ -130,7 +130,7 @@ def test_a_bad_sample_is_named(workers):
             return super().__getitem__(i)
 
     loader = BaseDataLoader(Bad(20), 4, False, 0.0, workers)
-    with pytest.raises(DataError, match=r"batch 3 of pass 1: sample 13: OSError: truncated image\n  at .*test_data.py"):
+    with pytest.raises(DataError, match=r"of pass 1: OSError: truncated image\n  in sample 13\n  at .*test_data.py"):
         list(loader)
 
 

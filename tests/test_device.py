@@ -43,7 +43,7 @@ def test_an_error_comes_in_its_own_turn(monkeypatch):
     monkeypatch.setattr(tiny, "Points", Broken)
     loader = tiny.TinyLoader(batch_size=2, shuffle=False, validation_split=0.0)
     taken = []
-    with pytest.raises(DataError, match=r"batch 4 of pass 1: sample 9: OSError: disk"):
+    with pytest.raises(DataError, match=r"batch 4 of pass 1: OSError: disk\n  in sample 9"):
         for batch in loader.batches(1):
             taken.append(batch)
     assert len(taken) == 4

@@ -144,8 +144,8 @@ def test_more_gpus_than_there_are(monkeypatch, messages):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert prepare_device(2) == (torch.device("cuda:0"), [0])
     text = messages()
-    assert "n_gpu is 2 but there is no GPU: training on the CPU" in text
-    assert "n_gpu is 2 but there is only 1 GPU: training on what there is" in text
+    assert "n_gpu is 2, but 0 can be used: training on the CPU" in text
+    assert "n_gpu is 2, but 1 can be used: training on what there is" in text
 
 
 class Spoilt(tiny.Points):
@@ -170,7 +170,9 @@ def test_a_corrupt_sample_is_named(tmp_path, workers):
         trainer.train()
     text = str(caught.value)
     assert (
-        "sample 57: ValueError: not an image" in text and "test_faults.py:" in text and 'raise ValueError("not' in text
+        "ValueError: not an image\n  in sample 57" in text
+        and "test_faults.py:" in text
+        and 'raise ValueError("not' in text
     )
     assert text.endswith("checkpoint-epoch1.pth") and caught.value.exit_code == 3
 

@@ -252,9 +252,9 @@ def test_a_lone_checkpoint_is_loaded(tmp_path, monkeypatch):
         __import__(module)
         for attribute in ("TinyModel", "cross_entropy", "accuracy", "mean_accuracy"):
             monkeypatch.setattr(sys.modules[module], attribute, getattr(tiny, attribute), raising=False)
-    trainer = tiny.train(tiny.settings(tmp_path, trainer__epochs=2, trainer__ema=0.5))
+    trainer = tiny.train(tiny.settings(tmp_path, trainer__epochs=2))
     lone = tmp_path / "lone.pth"
     lone.write_bytes((trainer.checkpoint_dir / "checkpoint-epoch2.pth").read_bytes())
     model, config = train.load_run(lone)
-    assert tiny.digest(model) == tiny.digest(trainer.ema.module) and config["name"] == "Tiny"
+    assert tiny.digest(model) == tiny.digest(trainer.model) and config["name"] == "Tiny"
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["lone.pth"]

@@ -22,7 +22,7 @@ def profiled(tmp_path, steps=3, **settings):
 
 
 def test_a_profile_tells_the_parts_and_traces_them(tmp_path):
-    _, (line, traced) = profiled(tmp_path, trainer__ema=0.9, trainer__save_step=5)
+    _, (line, traced) = profiled(tmp_path, trainer__save_step=5)
     (line,) = re.findall(r"profile of 3 steps: [\d.]+ ms each: (.*)", line)
     shares = dict(re.findall(r"(\w+) (\d+)%", line))
     assert list(shares) == ["data", "forward", "backward", "optimizer", "logging", "saving", "other"]
@@ -32,7 +32,7 @@ def test_a_profile_tells_the_parts_and_traces_them(tmp_path):
         events = Counter(event.get("name") for event in json.load(file)["traceEvents"])
     assert events["forward"] == events["backward"] == 3
     assert events["data"] == 6 and events["logging"] == 4  # three records, and a window
-    assert events["optimizer"] == 6  # a step, and the moving average
+    assert events["optimizer"] == 3
 
 
 def test_a_profile_trains_as_the_trainer_does_through_epochs(tmp_path):

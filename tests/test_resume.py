@@ -286,12 +286,10 @@ def test_what_is_changed_on_resume_is_used(tmp_path):
     optimizer = {"type": "Adam", "args": {"lr": 0.01}}
     config = tiny.settings(tmp_path, trainer__epochs=1, optimizer=optimizer)
     folder = tiny.train(config).checkpoint_dir
-    changes = ["optimizer.args.betas=[0.5,0.6]", "lr_scheduler.args.gamma=0.9", "lr_scheduler.args.step_size=1"]
-    parser = tiny.command_line("-r", folder, *[word for change in changes for word in ("--set", change)])
+    parser = tiny.command_line("-r", folder, "--set", "optimizer.args.betas=[0.5,0.6]")
     trainer = tiny.build(parser)
     trainer.restore()
     assert [group["betas"] for group in trainer.optimizer.param_groups] == [(0.5, 0.6)]
-    assert (trainer.lr_scheduler.gamma, trainer.lr_scheduler.step_size) == (0.9, 1)
 
 
 @pytest.mark.parametrize(

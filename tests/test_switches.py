@@ -9,6 +9,7 @@ from test_resume import interrupted
 from torch import nn
 
 from base import BaseModel
+from examples.ema import EMATrainer
 from utils import checkpoint
 from utils.errors import CheckpointError
 
@@ -51,15 +52,16 @@ def test_channels_last(tmp_path, monkeypatch):
     assert trainer.epoch == 3
 
 
-@pytest.mark.parametrize("ema", [None, 0.9])
-def test_compile_leaves_checkpoints_clean(tmp_path, capfd, eager_compiler, ema):
-    config = tiny.settings(tmp_path / "a", trainer__compile=True, trainer__ema=ema, trainer__verbosity=1)
-    trainer = tiny.train(config)
+@pytest.mark.parametrize("kind", [tiny.Trainer, EMATrainer])
+def test_compile_leaves_checkpoints_clean(tmp_path, capfd, eager_compiler, kind):
+    config = tiny.settings(tmp_path / "a", trainer__compile=True, trainer__verbosity=1)
+    trainer = tiny.train(config, trainer_class=kind)
     assert hasattr(trainer.model, "_orig_mod")
     state = checkpoint.load(trainer.checkpoint_dir / "checkpoint-epoch3.pth")
     assert not any("_orig_mod" in name for name in state["state_dict"]) and state["arch"] == "TinyModel"
-    path = interrupted(tiny.settings(tmp_path / "b", trainer__compile=True, trainer__ema=ema), after=16)
-    resumed = tiny.train(tiny.settings(tmp_path / "b", trainer__compile=True, trainer__ema=ema), resume=path)
+    config = tiny.settings(tmp_path / "b", trainer__compile=True)
+    path = interrupted(config, after=16, cls=() if kind is tiny.Trainer else (kind,))
+    resumed = tiny.train(config, resume=path, trainer_class=kind)
     assert digests(resumed.checkpoint_dir / "checkpoint-epoch3.pth") == digests(
         trainer.checkpoint_dir / "checkpoint-epoch3.pth"
     )
@@ -68,22 +70,20 @@ def test_compile_leaves_checkpoints_clean(tmp_path, capfd, eager_compiler, ema):
 def test_ema_is_torchs_average_and_is_what_validation_judges(tmp_path):
     seen = []
 
-    class Looking(tiny.Trainer):
+    class Looking(EMATrainer):
         def _after_update(self, batches):
             super()._after_update(batches)
             seen.append({name: p.detach().clone() for name, p in self.model.named_parameters()})
 
         def _valid_epoch(self, epoch):
             log = super()._valid_epoch(epoch)
-            raw, self.ema = self.ema, None
+            average, self.ema.module = self.ema.module, self.model
             judged = self.evaluate(self.valid_data_loader)
-            self.model, model = raw.module, self.model
-            averaged = self.evaluate(self.valid_data_loader)
-            self.model, self.ema = model, raw
-            assert log == averaged != judged
+            self.ema.module = average
+            assert log == self.evaluate(self.valid_data_loader) != judged
             return log
 
-    trainer = tiny.train(tiny.settings(tmp_path, trainer__ema=0.8), trainer_class=Looking)
+    trainer = tiny.train(tiny.settings(tmp_path, trainer__ema_decay=0.8), trainer_class=Looking)
     expected = seen[0]
     for weights in seen[1:]:
         expected = {name: 0.8 * value + 0.2 * weights[name] for name, value in expected.items()}
@@ -96,10 +96,10 @@ def test_ema_is_torchs_average_and_is_what_validation_judges(tmp_path):
 
 @pytest.mark.parametrize("in_validation", [False, True])
 def test_ema_resumes_exactly(tmp_path, in_validation):
-    whole = tiny.train(tiny.settings(tmp_path / "a", trainer__ema=0.9))
-    config = tiny.settings(tmp_path / "b", trainer__ema=0.9)
-    path = interrupted(config, after=4 if in_validation else 16, in_validation=in_validation)
-    resumed = tiny.train(config, resume=path)
+    whole = tiny.train(tiny.settings(tmp_path / "a", trainer__ema_decay=0.9), trainer_class=EMATrainer)
+    config = tiny.settings(tmp_path / "b", trainer__ema_decay=0.9)
+    path = interrupted(config, after=4 if in_validation else 16, in_validation=in_validation, cls=(EMATrainer,))
+    resumed = tiny.train(config, resume=path, trainer_class=EMATrainer)
     assert tiny.rows(resumed) == tiny.rows(whole)
     assert tiny.digest(resumed.model) == tiny.digest(whole.model)
     assert tiny.digest(resumed.ema) == tiny.digest(whole.ema)
@@ -108,23 +108,20 @@ def test_ema_resumes_exactly(tmp_path, in_validation):
 
 def test_ema_is_not_added_to_a_run(tmp_path):
     path = interrupted(tiny.settings(tmp_path), after=16)
-    with pytest.raises(CheckpointError, match=r"missing: ema\n.*trainer.ema is there from a run's start or not at all"):
-        tiny.train(tiny.settings(tmp_path, trainer__ema=0.9), resume=path)
+    with pytest.raises(CheckpointError, match=r"holds other parts than this trainer:\n  missing: ema"):
+        tiny.train(tiny.settings(tmp_path), resume=path, trainer_class=EMATrainer)
 
 
-def test_matmul_precision_and_deterministic(tmp_path):
+def test_deterministic(tmp_path):
     try:
-        trainer = tiny.train(tiny.settings(tmp_path, trainer__matmul_precision="medium", trainer__deterministic=True))
-        assert torch.get_float32_matmul_precision() == "medium"
+        trainer = tiny.train(tiny.settings(tmp_path, trainer__deterministic=True))
         assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
         assert trainer.epoch == 3
     finally:
-        torch.set_float32_matmul_precision("highest")
         torch.use_deterministic_algorithms(False)
 
 
 def test_what_is_off_is_not_there(tmp_path):
     trainer = tiny.build(tiny.settings(tmp_path))
-    assert trainer.ema is None and isinstance(trainer.model, tiny.TinyModel)
-    assert torch.get_float32_matmul_precision() == "highest"
+    assert isinstance(trainer.model, tiny.TinyModel)
     assert not torch.are_deterministic_algorithms_enabled()

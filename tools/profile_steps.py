@@ -25,7 +25,7 @@ PARTS = {
     "data": ("runtime.move",),  # and the fetch
     "forward": ("_forward",),
     "backward": ("runtime.backward",),
-    "optimizer": ("runtime.apply", "ema.update_parameters"),
+    "optimizer": ("runtime.apply",),
     "logging": ("_record", "_log_window"),
     "saving": ("_save_step",),
 }

@@ -24,9 +24,8 @@ def prepare_device(n_gpu: int) -> tuple[torch.device, list[int]]:
     """
     available = torch.cuda.device_count()
     if n_gpu > available:
-        what = "no GPU" if available == 0 else f"only {available} GPU{'s' * (available > 1)}"
-        where = "the CPU" if available == 0 else "what there is"
-        logging.getLogger("device").warning(f"n_gpu is {n_gpu} but there is {what}: training on {where}")
+        where = "what there is" if available else "the CPU"
+        logging.getLogger("device").warning(f"n_gpu is {n_gpu}, but {available} can be used: training on {where}")
     n_gpu = min(n_gpu, available)
     return torch.device("cuda:0" if n_gpu > 0 else "cpu"), list(range(n_gpu))
 
