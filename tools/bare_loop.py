@@ -86,9 +86,8 @@ def main() -> None:
     kept = torch.randperm(4000)[400:].to(device)  # config.json holds a tenth out
     x, y = training[0][kept], training[1][kept]
     model = LeNet().to(device)
-    optimizer = torch.optim.Adam(model.parameters())
-    updates = args.epochs * -(-len(y) // 64)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.004, total_steps=updates)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.002)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=12, gamma=0.3)
     steps = 0
     for epoch in range(1, args.epochs + 1):
         model.train()
@@ -101,12 +100,12 @@ def main() -> None:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            scheduler.step()
             total += loss.detach() * len(target)
             hits += (output.argmax(1) == target).sum()
             steps += 1
             if steps == args.steps:
                 return
+        scheduler.step()
         train = f"loss {float(total) / len(y):.4f} accuracy {float(hits) / len(y):.4f}"
         loss_there, accuracy = evaluate(model, test)
         print(f"epoch {epoch}: {train}, on the test digits {loss_there:.4f} {accuracy:.4f}", flush=True)
