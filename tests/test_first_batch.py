@@ -224,3 +224,19 @@ def test_a_loss_of_one_number_is_all_that_is_taken(tmp_path, monkeypatch):
     monkeypatch.setattr(tiny, "column", lambda output, target: summed(output, target)[None] / 8, raising=False)
     with pytest.raises(ConfigError):
         tiny.train(tiny.settings(tmp_path, loss="column"))
+
+
+@pytest.mark.parametrize("output", [torch.zeros(64, 1), torch.randn(64, 1, generator=torch.Generator().manual_seed(1))])
+@pytest.mark.parametrize("scale", [1.0, 1e5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_shapes_that_are_broadcast_are_seen_whatever_the_numbers_are(caplog, output, scale, dtype):
+    from base.checks import warn_of_loss
+
+    target = scale * torch.randn(64, generator=torch.Generator().manual_seed(2))
+    warn_of_loss(lambda o, t: ((o - t) ** 2).mean(), output.to(dtype), target)
+    assert caplog.text.count("Shapes that are broadcast?") == 1
+    warn_of_loss(lambda o, t: ((o.squeeze(1) - t) ** 2).mean(), output.to(dtype), target)
+    warn_of_loss(F.l1_loss, output[:, 0].to(dtype), target)
+    warn_of_loss(F.binary_cross_entropy_with_logits, output[:, 0].to(dtype), (target > 0).float())
+    warn_of_loss(F.cross_entropy, torch.cat([output, -output], 1).to(dtype), (target > 0).long())
+    assert caplog.text.count("averages depend on the batch size") == 1

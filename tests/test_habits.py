@@ -178,7 +178,7 @@ class WarmUp(torch.optim.lr_scheduler.LRScheduler):
 
 def test_a_scheduler_that_holds_a_scheduler_is_saved(tmp_path):
     def scheduler(optimizer):
-        return WarmUp(optimizer, 2, torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5))
+        return WarmUp(optimizer, 2, torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5))
 
     def rates(trainer):
         return [row[-1] for row in tiny.rows(trainer)[1:]]

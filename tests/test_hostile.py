@@ -186,13 +186,14 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
 
 
 def test_the_best_that_is_replaced_is_kept_aside(tmp_path):
-    config = tiny.settings(tmp_path, trainer__epochs=3, trainer__monitor="min mean_accuracy")
-    folder = tiny.train(config).checkpoint_dir
+    from test_resume import best_by_epoch
+
+    config = tiny.settings(tmp_path, trainer__epochs=3)
+    folder = tiny.train(config, trainer_class=best_by_epoch([3.0, 2.0, 1.0])).checkpoint_dir
     before = (folder / "model_best.pth").read_bytes()
-    other = next(e for e in (1, 2) if checkpoint.load(folder / "model_best.pth")["epoch"] != e)
-    tiny.build(config, resume=folder / f"checkpoint-epoch{other}.pth")._start()
-    kept = [path.read_bytes() for path in folder.glob("model_best.pth*")]
-    assert before in kept
+    tiny.build(config, resume=folder / "checkpoint-epoch1.pth")._start()
+    assert (folder / "model_best.pth.old").read_bytes() == before
+    assert checkpoint.load(folder / "model_best.pth")["epoch"] == 1
 
 
 def test_a_file_of_another_epoch_is_passed_over(tmp_path):
