@@ -183,11 +183,11 @@ def test_a_scheduler_that_holds_a_scheduler_is_saved(tmp_path):
     def rates(trainer):
         return [row[-1] for row in tiny.rows(trainer)[1:]]
 
-    whole = build(settings(tmp_path / "a", trainer__epochs=5), scheduler=scheduler)
+    whole = build(settings(tmp_path / "a", trainer__epochs=8), scheduler=scheduler)
     whole.train()
-    for epoch in (1, 3):
+    for epoch in (1, 3, 4, 5):
         again = build(
-            settings(tmp_path / "a", trainer__epochs=5),
+            settings(tmp_path / "a", trainer__epochs=8),
             scheduler=scheduler,
             resume=whole.checkpoint_dir / f"checkpoint-epoch{epoch}.pth",
         )
