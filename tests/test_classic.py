@@ -66,3 +66,23 @@ def test_a_bad_name_is_told(project):
     result = command(folder, "train.py", "-c", "bad.json")
     assert result.returncode == 2 and "Traceback" not in result.stderr
     assert "did you mean 'RingModel'?" in result.stderr
+
+
+def test_a_util_py_of_the_project_s_own_may_stay(tmp_path):
+    folder = copy_template(tmp_path / "project", SHARED)
+    shutil.copytree(CLASSIC, folder, dirs_exist_ok=True)
+    (folder / "utils" / "util.py").write_text(
+        "import torch\nfrom itertools import repeat\nfrom utils.metrics import MetricTracker\n\n"
+        "def prepare_device(n_gpu_use):\n    print('my own')\n    return torch.device('cpu'), []\n\n"
+        "def inf_loop(data_loader):\n    for loader in repeat(data_loader):\n        yield from loader\n\n"
+        "def helper():\n    return 5\n"
+    )
+    text = (folder / "train.py").read_text()
+    text = text.replace("import prepare_device", "import prepare_device\nfrom utils.util import helper")
+    text = text.replace("    trainer.train()", "    assert helper() == 5\n    trainer.train()")
+    (folder / "train.py").write_text(text)
+    result = command(folder, "train.py", "-c", "config.json")
+    assert result.returncode == 0 and "my own" in result.stdout, result.stderr
+    page = (Path(__file__).parent.parent / "docs" / "migrating.md").read_text()
+    for name in ("tools/convert_checkpoint.py", "utils/util.py"):
+        assert name in page and (Path(__file__).parent.parent / name).exists()
