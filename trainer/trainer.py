@@ -80,7 +80,7 @@ class Trainer(BaseTrainer):
         averaged = [*self.loss_terms, *(metric.__name__ for metric in self._functions)]
         self.train_metrics = MetricTracker(*averaged, objects=self._objects)
         self.valid_metrics = MetricTracker(*averaged, objects=self._objects)
-        self._watch = LossWatch(settings.on_nan)
+        self._watch, self._bar = LossWatch(settings.on_nan), tqdm(disable=True)
         #: Whether no batch of the run has been seen yet.
         self._new = config.launch.task != "continue" or config.launch.checking
 
