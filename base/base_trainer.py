@@ -74,9 +74,6 @@ class BaseTrainer(ABC):
         self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         self.epochs, self.seed = settings.epochs or 0, config.settings.seed
         self.monitor = Monitor(settings.monitor, settings.early_stop)
-        self.stop = StopRequest(
-            lambda: f" in epoch {self.epoch}, which has to be done again\n{self._checkpoints.resume_hint()}"
-        )
         #: The first epoch, that in hand, and how many of its batches are done.
         self.start_epoch, self.epoch, self.step = 1, 1, 0
         #: Whether the run had come to its end.
@@ -86,6 +83,9 @@ class BaseTrainer(ABC):
         self.lr = math.nan
         newest = config.resume if config.launch.task == "continue" else None
         self._checkpoints = Checkpoints(config.run, settings.keep_last, newest)
+        self.stop = StopRequest(
+            lambda: f" in epoch {self.epoch}, which has to be done again\n{self._checkpoints.resume_hint()}"
+        )
         self.checkpoint_dir = config.run.folder
         self._metrics = MetricsFile(config.run.log_dir / "metrics.csv")
         enabled, best = settings.tensorboard and not evaluating, lambda: self.monitor.best_epoch

@@ -144,13 +144,13 @@ class Factory:
             ConfigError: something in it is no component.
         """
         value = self._values.get(name) or []
-        items = [((name, i), item) for i, item in enumerate(value)] if isinstance(value, list) else [((name,), value)]
+        listed = isinstance(value, list)
+        items: Any = [((name, i), item) for i, item in enumerate(value)] if listed else [((name,), value)]
         found: Any = [(path, item if isinstance(item, dict) else {"type": item}) for path, item in items]
         for path, component in found:
             if not isinstance(component.get("type"), str):
-                raise ConfigError(
-                    f'{self.where(*path)}: {dotted(path)} is no component {{"type": NAME, "args": {{…}}}}'
-                )
+                where = f"{self.where(*path)}: {dotted(path)}"
+                raise ConfigError(f'{where} is no component {{"type": NAME, "args": {{…}}}}')
         return list(found)
 
     def __getitem__(self, name: str) -> Any:
