@@ -97,7 +97,8 @@ class ConfigParser(Factory):
         if parsed.resume is not None and parsed.config == args.get_default("config"):
             parsed.config = None  # nobody has typed it
         if parsed.device is not None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = parsed.device
+            for variable in ("CUDA_VISIBLE_DEVICES", "ZE_AFFINITY_MASK"):  # NVIDIA's and AMD's, Intel's
+                os.environ[variable] = parsed.device
         setup_console()
         typed = {targets[name]: getattr(parsed, name) for name in targets}
         checked, launch = read_command(parsed, typed, evaluating, partial)

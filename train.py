@@ -69,7 +69,6 @@ def build(config: ConfigParser, training: bool = True) -> "Trainer":
     metrics = config.init_ftns("metrics", module_metric)
     if training:
         optimizer = init_optimizer(config, model, module_optim)
-        config.get_logger("train", config.settings.trainer.verbosity).info(model)
         lr_scheduler = init_scheduler(config, optimizer, len(data_loader), module_optim)
     return Trainer(model, criterion, metrics, optimizer, config, device, data_loader, valid_data_loader, lr_scheduler)
 

@@ -204,6 +204,9 @@ class BaseTrainer(ABC):
         if launch.task == "continue" and launch.checkpoint is not None:
             take_over(run, self.epoch, self.step or None, launch.checkpoint, self.monitor.best_epoch)
         run.begin(self.config.snapshot())
+        crowded = environment.crowded()
+        if crowded and torch.device(self.device).type == "cpu":
+            self.logger.info(crowded)
         if not self.model.training:
             self.logger.warning("the model is in evaluation mode, and trains in it: model.train() would change that")
         self.writer.purge_step = (self.start_epoch - 1) * getattr(self, "len_epoch", 0) + self.step + 1

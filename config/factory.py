@@ -57,11 +57,15 @@ class Factory:
     def _build(
         self, component: Component, path: KeyPath, modules: Modules, args: tuple[Any, ...], kwargs: Component
     ) -> Any:
+        import torch
+
         from utils import seeding
 
         target = bind(self.source, component, path, modules, Given(len(args), tuple(kwargs)))
         # Randomness in a constructor depends on the component alone, not on what was built before.
         seeding.ROOT_SEED = self.settings.seed
+        if self.settings.trainer.threads is not None:
+            torch.set_num_threads(self.settings.trainer.threads)
         seeding.seed_everything(self.settings.seed, "init", *([] if path == ("arch",) else path))
         where = self._place(component, path)
         built = construct(target, args, {**component.get("args", {}), **kwargs}, where)

@@ -19,6 +19,8 @@ class ConsoleHandler(logging.Handler):
     """Prints records to standard output; a progress bar on the terminal moves down instead of breaking."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "aside", False):  # for the files alone
+            return
         try:
             text = printable(self.format(record))
             if "tqdm" in sys.modules:

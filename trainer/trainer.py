@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from tqdm import tqdm
 
 from base.base_data_loader import one_pass, training_batches
 from base.base_trainer import BaseTrainer, Log
 from base.checks import check_parts, check_settings, warn_of_loss
+from base.layer_table import watch
 from base.monitor import LossWatch
 from base.parts import evaluating, keep_buffers, networks, to_training
+from logger.progress import Progress
 from utils.errors import ConfigError, described
 from utils.metrics import MetricTracker
 from utils.runtime import Runtime, first_tensor
@@ -80,9 +81,11 @@ class Trainer(BaseTrainer):
         averaged = [*self.loss_terms, *(metric.__name__ for metric in self._functions)]
         self.train_metrics = MetricTracker(*averaged, objects=self._objects)
         self.valid_metrics = MetricTracker(*averaged, objects=self._objects)
-        self._watch, self._bar = LossWatch(settings.on_nan), tqdm(disable=True)
+        self._watch, self._progress = LossWatch(settings.on_nan), Progress()
         #: Whether no batch of the run has been seen yet.
         self._new = config.launch.task != "continue" or config.launch.checking
+        #: Gives the table of the model's layers, once they have seen a batch.
+        self._layers: Callable[[], str] | None = None
 
     def _train_epoch(self, epoch: int) -> Log:
         """Train one epoch, validate, step an epoch scheduler; return the averages over all samples."""
@@ -106,20 +109,22 @@ class Trainer(BaseTrainer):
             self.train_metrics.reset()
         self._watch.start(self.step)
         self._samples = -self.train_metrics.count(self.loss_terms[0])  # those of an earlier process
+        if epoch == self.start_epoch:
+            self._layers = watch(self.model)
         done = (epoch - 1) * self.len_epoch
         self.writer.set_step(done + self.step)
         last = min(self.step + self.accumulate, self.len_epoch) if self.config.launch.checking else self.len_epoch
         batches = self.stop.until(training_batches(self.data_loader, done + self.step, done + last, self.seed))
         label = f"epoch {epoch}/{self.epochs}"
-        with tqdm(desc=label, initial=self.step, total=self.len_epoch, unit="batch", leave=False, disable=None) as bar:
-            self._bar = bar
+        self._progress = Progress(label, self.step, self.len_epoch, -self._samples, hidden=None)
+        with contextlib.closing(self._progress):
             while True:
                 group = list(islice(batches, self.accumulate))
                 self._stop_if_asked()
                 if not group:
                     return
                 yield group
-                bar.update(len(group))
+                self._progress.update(len(group))
 
     def _update(self, batches: Sequence[Any]) -> None:
         """One optimizer step on a group of batches, as if they were one large batch."""
@@ -213,6 +218,9 @@ class Trainer(BaseTrainer):
     def _after_update(self, batches: int) -> None:
         """Log, save inside the epoch and stop, where it is time."""
         before, self.step = self.step, self.step + batches
+        if self._layers is not None:
+            self.logger.info(self._layers())
+            self._layers = None
         if self.step // self.log_step > before // self.log_step:
             self._log_window()
         if self.save_step and self.step // self.save_step > before // self.save_step and self.step < self.len_epoch:
@@ -228,9 +236,8 @@ class Trainer(BaseTrainer):
             if self.runtime.grad_norm is not None:
                 window["grad_norm/train"] = float(self.runtime.grad_norm)
             self.writers.log(window, (self.epoch - 1) * self.len_epoch + self.step)
-            self._bar.set_postfix_str(
-                f"{self.loss_terms[0]} {window[f'{self.loss_terms[0]}/train']:.4g}", refresh=False
-            )
+            loss = f"{self.loss_terms[0]} {window[f'{self.loss_terms[0]}/train']:.4g}"
+            self._progress.show(self.step, loss, self.train_metrics.count(self.loss_terms[0]))
 
     def _check_losses(self) -> None:
         """Stop the run if a loss since the last look was not finite."""

@@ -1,5 +1,6 @@
 """What a run was made of: code, versions, machine and command line."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -16,7 +17,8 @@ DECISIVE = ("python", "torch", "numpy", "device", "threads", "cpu_capability", "
 
 def describe(device: torch.device | None) -> dict[str, Any]:
     """The environment as plain data, for environment.json and the checkpoint."""
-    gpu = torch.cuda.get_device_name(device) if device is not None and device.type == "cuda" else None
+    kind = device.type if device is not None else "cpu"
+    named = hasattr(getattr(torch, kind, None), "get_device_name")  # torch.cuda and torch.xpu
     return {
         "command": [sys.executable, *sys.argv],
         "python": platform.python_version(),
@@ -24,12 +26,24 @@ def describe(device: torch.device | None) -> dict[str, Any]:
         "host": platform.node(),
         "torch": str(torch.__version__),
         "numpy": np.__version__,
-        "device": gpu or "cpu",
+        "device": getattr(torch, kind).get_device_name(device) if named else kind,
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "git_commit": _git("rev-parse", "HEAD"),
         "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
     }
+
+
+def crowded() -> str:
+    """Advice for a machine whose load leaves fewer cores than this process has threads; empty if there are enough."""
+    threads, cores = torch.get_num_threads(), os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0  # of the last minute
+    if threads == 1 or cores - load > threads - 0.5:
+        return ""
+    advice = f"--set trainer.threads={max(int(cores - load), 1)} may be faster"
+    return f"{threads} threads on {cores} cores that have a load of {load:.1f} already: {advice}"
 
 
 def _git(*arguments: str) -> str | None:

@@ -71,8 +71,7 @@ class MetricTracker:
         else:
             total = self._sums.get(key)
             if not isinstance(total, torch.Tensor):
-                dtype = torch.float32 if value.device.type == "mps" else torch.float64
-                total = self._sums[key] = torch.full((), total or 0.0, dtype=dtype, device=value.device)
+                total = self._sums[key] = _exact(value.device) + (total or 0.0)
             if size:
                 total += value.detach().sum(dtype=total.dtype)
             else:
@@ -130,6 +129,14 @@ class MetricTracker:
         for name, counted in state.get("objects", {}).items():
             if name in self.objects and counted is not None:
                 self.objects[name].load_state_dict(copy.deepcopy(counted))
+
+
+def _exact(device: torch.device) -> torch.Tensor:
+    """A zero of float64, or of float32 on a device that has no float64 (Apple's, some of Intel's)."""
+    try:
+        return torch.zeros((), dtype=torch.float64, device=device) + 0.0
+    except (TypeError, RuntimeError):
+        return torch.zeros((), dtype=torch.float32, device=device)
 
 
 def _number(name: str, value: Any) -> float:

@@ -20,14 +20,16 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 def prepare_device(n_gpu: int) -> tuple[torch.device, list[int]]:
     """The device to train on and the indices of the GPUs, as many as asked for and as there are.
 
-    One warning where there are fewer than `n_gpu`, as the classic template had it.
+    A GPU is whatever `torch.accelerator` finds: CUDA, ROCm, XPU, MPS. One warning where there are fewer than `n_gpu`,
+    as the classic template had it.
     """
-    available = torch.cuda.device_count()
+    available = torch.accelerator.device_count()
     if n_gpu > available:
         where = "what there is" if available else "the CPU"
         logging.getLogger("device").warning(f"n_gpu is {n_gpu}, but {available} can be used: training on {where}")
     n_gpu = min(n_gpu, available)
-    return torch.device("cuda:0" if n_gpu > 0 else "cpu"), list(range(n_gpu))
+    kind = torch.accelerator.current_accelerator() if n_gpu > 0 else None
+    return torch.device("cpu") if kind is None else torch.device(kind.type, 0), list(range(n_gpu))
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -6,6 +6,7 @@ generator states, and a resumed run draws what the unbroken one drew.
 
 import hashlib
 import random
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ import torch
 RANK = 0
 #: The seed of the run, which loaders made from now on take as their own; a config sets it before it builds anything.
 ROOT_SEED = 0
+#: The kind of GPU that this torch was built for; CUDA's module and XPU's keep generators in the same way.
+_KIND = torch.accelerator.current_accelerator()
+_GPU: Any = torch.get_device_module(_KIND) if _KIND is not None and _KIND.type in ("cuda", "xpu") else None
 
 
 def mix(*parts: int | str) -> int:
@@ -29,8 +33,10 @@ def seed_everything(*parts: int | str) -> None:
     """
     value = mix(*parts)
     torch.default_generator.manual_seed(value)
-    if torch.cuda.is_initialized():
-        torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(value)
+    if _GPU is not None and _GPU.is_initialized():
+        _GPU.default_generators[_GPU.current_device()].manual_seed(value)
+    elif _KIND is not None and _KIND.type == "mps":
+        torch.mps.manual_seed(value)
     random.seed(value)
     np.random.seed(value & 0xFFFFFFFF)
 

@@ -44,6 +44,8 @@ class TrainerSettings(Section):
     """Sum the gradients of so many batches for one optimizer step."""
     clip_grad_norm: float | None = Field(None, gt=0)
     """Scale gradients down to this 2-norm at most; null: don't."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads of each process; null: as many as torch takes."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """"fp32", or mixed precision in "bf16" or "fp16"."""
     channels_last: bool = False
