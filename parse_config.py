@@ -18,7 +18,7 @@ from config.launch import Launch, add_options, read_command
 from config.schema import Checked, check, own_keys
 from config.source import Source, dotted, leaves, read_source, to_plain
 from logger.logger import setup_console
-from utils import run_folder
+from utils import distributed, run_folder
 from utils.errors import catch_user_errors
 from utils.files import ROOT, ensure_dir
 from utils.run import Run
@@ -101,7 +101,9 @@ class ConfigParser(Factory):
                 os.environ[variable] = parsed.device
         setup_console()
         typed = {targets[name]: getattr(parsed, name) for name in targets}
-        checked, launch = read_command(parsed, typed, evaluating, partial)
+        checked, launch = distributed.from_main(lambda: read_command(parsed, typed, evaluating, partial))
+        if distributed.SIZE == 1:
+            distributed.spread(parsed.device, checked.settings.n_gpu)
         return cls(checked, launch=launch)
 
     def get_logger(self, name: str, verbosity: int = 2) -> logging.Logger:
@@ -145,9 +147,12 @@ class ConfigParser(Factory):
                 assert launch.checkpoint is not None
                 self._run = Run(launch.checkpoint.parent, owned=False)
             else:
-                self._run = launch.run or Run(self._folder(), stays=not launch.checking)
+                self._run = launch.run or distributed.from_main(self._new_run)
                 ensure_dir(self._run.log_dir)
         return self._run
+
+    def _new_run(self) -> Run:
+        return Run(self._folder(), stays=not self.launch.checking)
 
     def _folder(self) -> Path:
         launch, name = self.launch, self.settings.name

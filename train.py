@@ -61,9 +61,7 @@ def build(config: ConfigParser, training: bool = True) -> "Trainer":
         split = getattr(data_loader, "split_validation", lambda: None)  # a loader of torch's has none
         valid_data_loader = config.init_obj("valid_data_loader", module_data) or split()
     model = config.init_obj("arch", module_arch)
-    device, device_ids = prepare_device(config.settings.n_gpu)
-    if len(device_ids) > 1:
-        config.get_logger("train").warning("training on several GPUs is not there yet: using the first")
+    device, _ = prepare_device(config.settings.n_gpu)
     model = model.to(device)
     criterion = config.init_ftn("loss", module_loss)
     metrics = config.init_ftns("metrics", module_metric)

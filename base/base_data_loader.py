@@ -1,5 +1,6 @@
 """The base of every data loader: a DataLoader whose order and randomness depend on the place alone."""
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -11,7 +12,7 @@ from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Su
 from torch.utils.data import default_collate as torch_default_collate
 
 from base.data_order import PassOrder, SeededFetcher, Split, handed_out, replayed
-from utils import seeding
+from utils import distributed, seeding
 from utils.errors import ConfigError, DataError
 from utils.stopping import shielded, start_worker
 
@@ -25,7 +26,7 @@ class BaseDataLoader(DataLoader[Any]):
         dataset: map-style data; with `__getitems__` it gets an index tensor [n] and returns a finished batch. If it
             has an `evaluation_view()`, validation reads that instead (the same samples without augmentation).
             Iterable data keeps its own order, and is read and dropped up to the place where a run resumes.
-        batch_size: samples in a batch.
+        batch_size: samples in a batch, of which each of several processes takes its part.
         shuffle: draw a new order for each pass.
         validation_split: share (0 ≤ x < 1) or number of samples held out for `split_validation()`.
         num_workers: processes that prepare batches; 0 prepares them in this one. The batches are the same.
@@ -128,6 +129,10 @@ class BaseDataLoader(DataLoader[Any]):
         direct = self.num_workers == 0 and not self.pin_memory
         return map(self._fetcher.__getitem__, self._order) if direct else iter(cast(Any, self._inner))
 
+    def is_stand_in(self, k: int) -> bool:
+        """Whether batch k of the pass under way holds no sample for this of several processes."""
+        return self._order is not None and self._order.is_stand_in(k)
+
     def _split_sampler(self, split: float) -> tuple[Any, Any]:
         """The samplers of the training and the validation samples; None, None without a split.
 
@@ -188,7 +193,20 @@ def one_pass(loader: Any, seed: int, epoch: int = 0, first: int = 0, last: int |
             return loader.batches(epoch, first, last)
         loader.epoch = epoch  # what the user's own iteration adds to a pass is not to be left out
     start = partial(replayed, loader, (seed, "pass", epoch), (seed, "fetch", epoch), first, last)
-    return handed_out(start, seed, getattr(loader, "name", type(loader).__name__), epoch, first)
+    batches = handed_out(start, seed, getattr(loader, "name", type(loader).__name__), epoch, first)
+    if epoch == 0 and distributed.SIZE > 1 and not _cuts_itself(loader):
+        return itertools.islice(batches, distributed.RANK, None, distributed.SIZE)
+    return batches
+
+
+def _cuts_itself(loader: Any) -> bool:
+    """Whether each of several processes gets only its part from a loader; others give each process everything."""
+    iterable = isinstance(getattr(loader, "dataset", None), IterableDataset)  # whose business it is
+    return (
+        isinstance(loader, BaseDataLoader)
+        or iterable
+        or isinstance(getattr(loader, "sampler", None), DistributedSampler)
+    )
 
 
 class _Inner(DataLoader[Any]):

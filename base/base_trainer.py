@@ -21,10 +21,10 @@ from base.monitor import Monitor, check_finite
 from base.parts import bring, held_by, networks, state_of
 from logger.logger import setup_logging
 from logger.visualization import EpochTable, MetricsFile, TensorboardWriter, Writers
-from utils import checkpoint, environment, seeding
+from utils import checkpoint, distributed, environment, seeding
 from utils.checkpoint import Content
 from utils.errors import CheckpointError, ConfigError, NonFiniteError, UserError
-from utils.runtime import unwrap
+from utils.runtime import Runtime, unwrap
 from utils.stopping import StopRequest
 
 if TYPE_CHECKING:
@@ -89,10 +89,11 @@ class BaseTrainer(ABC):
         self.checkpoint_dir = config.run.folder
         self._metrics = MetricsFile(config.run.log_dir / "metrics.csv")
         enabled, best = settings.tensorboard and not evaluating, lambda: self.monitor.best_epoch
+        enabled &= distributed.RANK == 0
         self.writer = TensorboardWriter(config.run.log_dir, self.logger, enabled, config.flat(), best)
         #: Where the numbers go; a tracker of your own is added in train.py.
         table = EpochTable(self.logger, best, self.monitor.name)
-        self.writers = Writers(table, self._metrics, self.writer)
+        self.writers = Writers(*([] if distributed.RANK else [table, self._metrics, self.writer]))
 
     @abstractmethod
     def _train_epoch(self, epoch: int) -> Log:
@@ -102,6 +103,7 @@ class BaseTrainer(ABC):
         """Run the epochs from where the run stands to the last, or until nothing improves any more."""
         with self.stop, self._checkpoints.owned(self._place), contextlib.closing(self.writers):
             epochs = self._start()
+            self._connect()
             for epoch in epochs:
                 started = time.perf_counter()
                 log = self._run_epoch(epoch)
@@ -165,15 +167,16 @@ class BaseTrainer(ABC):
     def _run_epoch(self, epoch: int) -> Log:
         """One epoch, from the randomness that belongs to its start."""
         self.epoch = epoch
-        seeding.seed_everything(self.seed, "epoch", epoch, seeding.RANK)
+        seeding.seed_everything(self.seed, "epoch", epoch, distributed.RANK)
         for loader in vars(self).values():
             if isinstance(loader, BaseDataLoader):
                 loader.epoch = epoch  # for a loop of the user's own
         # Such a loop doesn't ask whether to stop, so there a signal ends the epoch at once.
         with self.stop.unpolled():
             log = self._train_epoch(epoch)
+        self.stop.agree()
         self.step = 0
-        return numbers_of(log, self.logger)
+        return distributed.from_main(lambda: numbers_of(log, self.logger))
 
     def _check_monitored(self, epoch: int, log: Log) -> None:
         """Stop the run, and save nothing of this epoch, if the number that judges it is not finite."""
@@ -191,8 +194,12 @@ class BaseTrainer(ABC):
             self.epochs = min(self.epochs, self.start_epoch)
         # A run whose patience was at its end has nothing left to do.
         epochs = range(self.start_epoch, 0 if self.monitor.exhausted else self.epochs + 1)
-        if epochs or (self._ended and run.state() != "finished"):  # a kill came between the last file and the end
-            self._begin()
+        # A kill may have come between the last file and the end.
+        if epochs or distributed.from_main(lambda: self._ended and run.state() != "finished"):
+            run.begun = time.monotonic()
+            distributed.from_main(self._begin)
+            if distributed.RANK:
+                setup_logging(run.log_dir)
         self.logger.info(f"run folder: {self.checkpoint_dir}")
         return epochs
 
@@ -212,6 +219,18 @@ class BaseTrainer(ABC):
         self.writer.purge_step = (self.start_epoch - 1) * getattr(self, "len_epoch", 0) + self.step + 1
         if self._metrics.path.is_file():
             self._metrics.cut(self.start_epoch - 1)
+
+    def _connect(self) -> None:
+        """Let several processes begin with the same weights, and average the gradients of all optimizers."""
+        distributed.set_timeout(self.settings.timeout)
+        distributed.broadcast(tensor for network in networks(self) for tensor in network.parameters())
+        self.share_buffers()
+        runtime = getattr(self, "runtime", None) or Runtime(torch.device(self.device), self.settings)
+        runtime.watch(part for part in held_by(self).parts.values() if isinstance(part, torch.optim.Optimizer))
+
+    def share_buffers(self) -> None:
+        """Give the networks of all processes the main one's buffers, such as the running means of BatchNorm."""
+        distributed.broadcast(tensor for network in networks(self) for tensor in network.buffers())
 
     def _place(self) -> dict[str, Any]:
         best = {self.monitor.name: self.monitor.best, "epoch": self.monitor.best_epoch}
@@ -237,6 +256,7 @@ class BaseTrainer(ABC):
 
     def _content(self, step: int | None, finished: bool) -> Content:
         """Everything that the run needs to go on."""
+        self.share_buffers()
         held = held_by(self)
         progress: Any = {"step": step, "finished": finished, "lr": self.lr, **held.fixed}
         return {

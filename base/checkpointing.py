@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 import shutil
 import traceback
 from collections.abc import Callable, Iterator
@@ -10,11 +11,14 @@ from typing import Any
 
 from base.monitor import Monitor
 from logger.logger import to_files
-from utils import checkpoint, run_folder
+from utils import checkpoint, distributed, run_folder
 from utils.checkpoint import Content
 from utils.errors import CheckpointError, DataError, Stopped, StorageError, UserError
 from utils.files import shown, shown_command
 from utils.run import Run
+
+#: What gloo and NCCL say when a process does not answer.
+_LOST = r"gloo|NCCL|[Cc]onnection (closed|reset|refused)|[Tt]imed out waiting|Broken pipe"
 
 
 class Checkpoints:
@@ -36,19 +40,23 @@ class Checkpoints:
         Raises:
             StorageError: it could not be written; the checkpoints that were there are as they were.
         """
-        folder, epoch, step = self.run.folder, content["epoch"], content["progress"]["step"]
-        path, best = folder / run_folder.checkpoint_name(epoch, step), folder / run_folder.BEST
+        epoch, step = content["epoch"], content["progress"]["step"]
+        path = self.run.folder / run_folder.checkpoint_name(epoch, step)
+        distributed.from_main(lambda: self._write(content, path, due, improved))
+        self.newest = path if due else self.newest
+        self.run.status("running", epoch=epoch, step=step)
+
+    def _write(self, content: Content, path: Path, due: bool, improved: bool) -> None:
+        folder, best = self.run.folder, self.run.folder / run_folder.BEST
         try:
             self.run.remake(content["config"])
             if due:
                 checkpoint.save(content, path)
-                self.newest = path
             if improved:
                 checkpoint.copy(path, best) if due else checkpoint.save(content, best)
         except StorageError as error:
             raise StorageError(f"{error}{self._safe(content)}") from error
         run_folder.prune(folder, self._keep_last)
-        self.run.status("running", epoch=epoch, step=step)
 
     def _safe(self, content: Content) -> str:
         """How much space was wanted, and what is intact, for an error message."""
@@ -70,6 +78,8 @@ class Checkpoints:
             yield
             self.run.status("finished", **place(), exit_code=0)
         except BaseException as error:
+            if distributed.SIZE > 1 and self.run.begun and self.run.state() == "failed":
+                raise SystemExit(1) from error  # another process has, and said why
             error = self._advised(error)
             stopped = isinstance(error, Stopped | KeyboardInterrupt)
             code = error.exit_code if isinstance(error, UserError | Stopped) else 130 if stopped else 1
@@ -79,6 +89,8 @@ class Checkpoints:
                 frame = traceback.extract_tb(error.__traceback__)[-1]
                 fields["at"] = f"{frame.filename}:{frame.lineno}"
                 message = "".join(traceback.format_exception(error))
+            if distributed.RANK:
+                message = f"process {distributed.RANK}: {message}"
             if self.run.begun or not (self.run.folder / "config.json").exists():
                 to_files(self.run.log_dir, message)
             with contextlib.suppress(UserError, OSError):
@@ -88,7 +100,9 @@ class Checkpoints:
             self.run.close()
 
     def _advised(self, error: BaseException) -> BaseException:
-        """An error about the data, with what can be done."""
+        """An error about the data or another process, with what can be done."""
+        if distributed.SIZE > 1 and re.search(_LOST, str(error)):
+            error = UserError(f"another process is lost, or has kept this one waiting: {str(error).splitlines()[0]}")
         if "Expected more than 1 value per channel" in str(error):
             hint = "a batch of one sample cannot pass BatchNorm: set data_loader.args.drop_last, or another batch_size"
             error = DataError(hint).with_traceback(error.__traceback__)

@@ -1,7 +1,7 @@
 """Which samples make up which batch, and what is random about them: a function of seed, epoch and place alone."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler, Subset, SubsetRandomSampler
 
-from utils import seeding
+from utils import distributed, seeding
 from utils.errors import DataError, UserError, told
+
+Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class BatchIndex(NamedTuple):
@@ -18,10 +20,11 @@ class BatchIndex(NamedTuple):
 
     epoch: int
     batch: int
-    #: The place of the batch's first sample in the pass.
+    #: The place of the batch's first sample in the pass, and from each to the next.
     position: int
+    stride: int
     #: int64 [n]. NumPy's, because a tensor on its way to a worker costs a file descriptor.
-    indices: np.ndarray[Any, np.dtype[np.int64]]
+    indices: Indices
 
 
 class Split(SubsetRandomSampler):
@@ -31,6 +34,9 @@ class Split(SubsetRandomSampler):
 @dataclass(eq=False)
 class PassOrder(Sampler[BatchIndex]):
     """The batches of one pass at a time, in an order that depends on the seed, the loader's name and the epoch.
+
+    Of several processes, number r of W takes every W-th sample of each batch, from the r-th on. Where that leaves none,
+    in training it gets a stand-in, the batch's first sample, and in an evaluation it gets no batch.
 
     Before each pass, `epoch`, `first` and `last` are set to which pass, and which of its batches, are wanted.
 
@@ -53,6 +59,8 @@ class PassOrder(Sampler[BatchIndex]):
     batch_sampler: Any = None
     drop_last: bool = False
     epoch, first, last = 1, 0, 0
+    #: Of the pass under way, if a batch_sampler makes the batches: how large they are.
+    sizes: Sequence[int] = ()
 
     def __len__(self) -> int:
         return self.n_batches(True)
@@ -64,21 +72,35 @@ class PassOrder(Sampler[BatchIndex]):
         n = self.n_samples if self.sampler is None else len(self.sampler)
         return n // self.batch_size if self.drop_last and training else -(-n // self.batch_size)
 
+    def is_stand_in(self, k: int) -> bool:
+        """Whether batch k of the pass under way holds no sample for this process."""
+        n = self.n_samples if self.sampler is None else len(self.sampler)
+        size = self.sizes[k] if self.sizes else min(self.batch_size, n - k * self.batch_size)
+        return size <= distributed.RANK
+
     def __iter__(self) -> Iterator[BatchIndex]:
         # Not a generator itself, which would read the place only as it starts.
         return self._batches(self.epoch, range(self.first, self.last))
 
     def _batches(self, epoch: int, numbers: range) -> Iterator[BatchIndex]:
         if self.batch_sampler is not None:
-            batches = self._listed(self.batch_sampler, epoch)
-            positions = [0, *itertools.accumulate(map(len, batches))]
-            for k in numbers:
-                yield BatchIndex(epoch, k, positions[k], np.asarray(batches[k], dtype=np.int64))
+            batches = [np.asarray(batch, dtype=np.int64) for batch in self._listed(self.batch_sampler, epoch)]
+            self.sizes = [len(batch) for batch in batches]
+            positions = [0, *itertools.accumulate(self.sizes)]
+            yield from self._shares(epoch, ((k, positions[k], batches[k]) for k in numbers))
             return
         order = self._order(epoch).numpy()
-        for k in numbers:
-            start = k * self.batch_size
-            yield BatchIndex(epoch, k, start, order[start : start + self.batch_size])
+        starts = ((k, k * self.batch_size) for k in numbers)
+        yield from self._shares(epoch, ((k, start, order[start : start + self.batch_size]) for k, start in starts))
+
+    def _shares(self, epoch: int, batches: Iterable[tuple[int, int, Indices]]) -> Iterator[BatchIndex]:
+        """What this process takes of each batch."""
+        rank, size = distributed.RANK, distributed.SIZE
+        for k, start, indices in batches:
+            if rank < len(indices):
+                yield BatchIndex(epoch, k, start + rank, size, indices[rank::size])
+            elif epoch > 0:
+                yield BatchIndex(epoch, k, start, size, indices[:1])
 
     def _order(self, epoch: int) -> torch.Tensor:
         """The order of a pass: int64 [n]."""
@@ -136,21 +158,22 @@ class SeededFetcher(Dataset[Any]):
         for subset in self._subsets:
             indices = subset[indices]
         if self._draws_freely:
-            seeding.seed_everything(self.seed, self.name, "batch", index.epoch, index.batch, seeding.RANK)
-        with seeding.Rows(self.seed, self.name, index.epoch, index.position):
+            seeding.seed_everything(self.seed, self.name, "batch", index.epoch, index.batch, distributed.RANK)
+        with seeding.Rows(self.seed, self.name, index.epoch, index.position, index.stride):
             batch = self._whole.__getitems__(torch.as_tensor(indices))
         return self.collate_fn(batch) if isinstance(batch, list) else batch
 
     def _samples(self, index: BatchIndex) -> Any:
         samples = []
-        for position, i in enumerate(index.indices.tolist(), index.position):
-            seeding.seed_everything(self.seed, self.name, "sample", index.epoch, position)
+        for offset, i in enumerate(index.indices.tolist()):
+            place = index.position + offset * index.stride
+            seeding.seed_everything(self.seed, self.name, "sample", index.epoch, place)
             try:
                 samples.append(self.dataset[i])
             except Exception as error:
                 error.add_note(f"in sample {i}")
                 raise
-        seeding.seed_everything(self.seed, self.name, "batch", index.epoch, index.batch, seeding.RANK)
+        seeding.seed_everything(self.seed, self.name, "batch", index.epoch, index.batch, distributed.RANK)
         return self.collate_fn(samples)
 
 
@@ -209,7 +232,7 @@ def handed_out(start: Callable[[], Iterator[Any]], seed: int, name: str, epoch: 
                 raise DataError(f"{where} {k} of pass {epoch}: {_lost_worker(error) or told(error)}") from error
             if isinstance(batch, DataError):
                 raise DataError(f"{where} {k} of pass {epoch}: {batch}")
-            seeding.seed_everything(seed, *place, k, seeding.RANK)
+            seeding.seed_everything(seed, *place, k, distributed.RANK)
             yield batch
     finally:
         # The workers end now. If the iterator went with a traceback that holds this frame, torch would wait for each

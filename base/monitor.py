@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from utils import distributed
 from utils.errors import NonFiniteError
 
 _STATE = ("best", "best_epoch", "bad_epochs")
@@ -82,7 +83,7 @@ class LossWatch:
     def accepts(self, losses: list[torch.Tensor]) -> bool:
         """Note the losses of an update; False if it is to be skipped, which waits for the GPU to know."""
         if self.policy == "skip":
-            self.skipped = not torch.isfinite(torch.stack(losses)).all()
+            self.skipped = not all(distributed.gathered(bool(torch.isfinite(torch.stack(losses)).all())))
             return not self.skipped
         if self.policy == "stop":
             self._losses += losses
@@ -102,18 +103,20 @@ class LossWatch:
         losses, self._losses = self._losses, []
         batches, self._looked = step - self._looked, step
         before, self._last = self._last, losses[-1] if losses else self._last
-        if not losses or bool(torch.isfinite(torch.stack(losses).sum())):
+        if all(distributed.gathered(not losses or bool(torch.isfinite(torch.stack(losses).sum())))):
             return
         values = [float(loss) for loss in losses]
-        bad = next((i for i, value in enumerate(values) if not math.isfinite(value)), None)
-        if bad is None:  # finite values whose sum overflows
+        bad = next((i for i, value in enumerate(values) if not math.isfinite(value)), math.inf)
+        # Of several processes, the one that met it first says where; from there on it is everywhere.
+        last = values[int(bad) - 1] if 0 < bad < math.inf else before
+        found = (bad, math.nan if bad == math.inf else values[int(bad)], None if last is None else float(last))
+        bad, value, last = min(distributed.gathered(found), key=lambda each: each[0])
+        if bad == math.inf:  # finite values whose sum overflows
             return
         # An update with several optimizers has more losses than batches.
-        where = f"step {step - batches + bad + 1}" if batches == len(values) else f"by step {step}"
-        last = values[bad - 1] if bad else before
-        finite = "none" if last is None else f"{float(last):.4g}"
-        where += f" (lr {float(lr):.3g}, last finite loss {finite})"
-        raise NonFiniteError(f"the loss became {values[bad]} in epoch {epoch}, {where}\n  {hint}")
+        where = f"step {step - batches + int(bad) + 1}" if batches == len(values) else f"by step {step}"
+        where += f" (lr {float(lr):.3g}, last finite loss {'none' if last is None else f'{last:.4g}'})"
+        raise NonFiniteError(f"the loss became {value} in epoch {epoch}, {where}\n  {hint}")
 
 
 def check_finite(model: nn.Module, epoch: int, lr: float, hint: str) -> None:

@@ -59,7 +59,7 @@ class Factory:
     ) -> Any:
         import torch
 
-        from utils import seeding
+        from utils import distributed, seeding
 
         target = bind(self.source, component, path, modules, Given(len(args), tuple(kwargs)))
         # Randomness in a constructor depends on the component alone, not on what was built before.
@@ -68,7 +68,8 @@ class Factory:
             torch.set_num_threads(self.settings.trainer.threads)
         seeding.seed_everything(self.settings.seed, "init", *([] if path == ("arch",) else path))
         where = self._place(component, path)
-        built = construct(target, args, {**component.get("args", {}), **kwargs}, where)
+        arguments = {**component.get("args", {}), **kwargs}
+        built = distributed.in_turn(lambda: construct(target, args, arguments, where))
         kind = required_class(section_of(path))
         if kind is not None and not isinstance(built, kind):
             raise ConfigError(f"{where}: made a {type(built).__name__}, not a {kind.__name__}")

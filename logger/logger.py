@@ -6,7 +6,9 @@ import logging.handlers
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
+from utils import distributed
 from utils.errors import printable
 from utils.files import ROOT, read_json
 
@@ -40,23 +42,14 @@ def setup_console() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     root = logging.getLogger()
     if _held not in root.handlers:
-        settings = read_json(CONFIG)
-        for name in settings["root"]["handlers"]:
-            if "filename" in settings["handlers"][name]:
-                del settings["handlers"][name]
-        settings["root"]["handlers"] = list(settings["handlers"])
-        logging.config.dictConfig(settings)
+        logging.config.dictConfig(_settings(CONFIG, None))
         root.addHandler(_held)
 
 
 def setup_logging(save_dir: Path, log_config: str | Path = CONFIG) -> None:
     """Configure logging as `logger_config.json` says, with the files of its handlers in `save_dir`."""
-    settings = read_json(log_config)
-    for handler in settings["handlers"].values():
-        if "filename" in handler:
-            handler["filename"] = str(Path(save_dir) / handler["filename"])
     try:
-        logging.config.dictConfig(settings)
+        logging.config.dictConfig(_settings(log_config, Path(save_dir)))
     except ValueError as error:  # of a file that cannot be opened, or of a mistake in the settings
         setup_console()
         logging.getLogger("logger").warning(f"no log files, training goes on: {error.__cause__ or error}")
@@ -67,6 +60,22 @@ def setup_logging(save_dir: Path, log_config: str | Path = CONFIG) -> None:
             if record.levelno >= handler.level:
                 handler.handle(record)
     _held.buffer.clear()
+
+
+def _settings(log_config: str | Path, folder: Path | None) -> dict[str, Any]:
+    """The settings with the files in `folder`, or without files; only the main of several processes has a console."""
+    settings: dict[str, Any] = read_json(log_config)
+    kept = {}
+    for name, handler in settings["handlers"].items():
+        if "filename" in handler and folder is not None:
+            kept[name] = {**handler, "filename": str(folder / handler["filename"])}
+            if distributed.RANK:  # what is rotated by several would be lost
+                own = {key: kept[name][key] for key in ("filename", "formatter") if key in handler}
+                kept[name] = {"class": "logging.FileHandler", "level": "WARNING", **own}
+        elif "filename" not in handler and not distributed.RANK:
+            kept[name] = handler
+    settings["handlers"], settings["root"]["handlers"] = kept, [*kept]
+    return settings
 
 
 def to_files(save_dir: Path, message: str) -> None:

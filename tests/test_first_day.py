@@ -9,20 +9,20 @@ import tiny
 import torch
 from torch import nn
 
-import logger.progress
+import utils.progress
 from base.layer_table import layer_table, watch
 from logger.logger import ConsoleHandler
-from logger.progress import Progress
 from parse_config import ConfigParser
 from utils import environment, prepare_device, seeding
 from utils.errors import ConfigError
 from utils.metrics import MetricTracker
+from utils.progress import Progress
 
 
 class Clock:
     def __init__(self, monkeypatch):
         self.now = 100.0
-        monkeypatch.setattr(logger.progress.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(utils.progress.time, "monotonic", lambda: self.now)
 
 
 def test_a_long_epoch_says_how_far_it_is_every_half_minute(monkeypatch, caplog):

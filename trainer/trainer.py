@@ -14,15 +14,17 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from base.base_data_loader import one_pass, training_batches
+from base.base_data_loader import BaseDataLoader, one_pass, training_batches
 from base.base_trainer import BaseTrainer, Log
 from base.checks import check_parts, check_settings, warn_of_loss
+from base.group import Group
 from base.layer_table import watch
 from base.monitor import LossWatch
 from base.parts import evaluating, keep_buffers, networks, to_training
-from logger.progress import Progress
+from utils import distributed
 from utils.errors import ConfigError, described
 from utils.metrics import MetricTracker
+from utils.progress import Progress
 from utils.runtime import Runtime, first_tensor
 
 if TYPE_CHECKING:
@@ -81,7 +83,7 @@ class Trainer(BaseTrainer):
         averaged = [*self.loss_terms, *(metric.__name__ for metric in self._functions)]
         self.train_metrics = MetricTracker(*averaged, objects=self._objects)
         self.valid_metrics = MetricTracker(*averaged, objects=self._objects)
-        self._watch, self._progress = LossWatch(settings.on_nan), Progress()
+        self._watch, self._progress, self._group = LossWatch(settings.on_nan), Progress(), Group()
         #: Whether no batch of the run has been seen yet.
         self._new = config.launch.task != "continue" or config.launch.checking
         #: Gives the table of the model's layers, once they have seen a batch.
@@ -94,8 +96,8 @@ class Trainer(BaseTrainer):
             self._update(batches)
             self._after_update(len(batches))
         self._log_window()
-        self._samples += self.train_metrics.count(self.loss_terms[0])
         log = self.train_metrics.result()
+        self._samples += self.train_metrics.count(self.loss_terms[0])
         if self.valid_data_loader is not None:
             with evaluating(networks(self)):
                 log.update({f"val_{name}": value for name, value in self._valid_epoch(epoch).items()})
@@ -114,34 +116,41 @@ class Trainer(BaseTrainer):
         done = (epoch - 1) * self.len_epoch
         self.writer.set_step(done + self.step)
         last = min(self.step + self.accumulate, self.len_epoch) if self.config.launch.checking else self.len_epoch
-        batches = self.stop.until(training_batches(self.data_loader, done + self.step, done + last, self.seed))
+        taken = training_batches(self.data_loader, done + self.step, done + last, self.seed)
+        batches = self.stop.until(taken, together=True)
         label = f"epoch {epoch}/{self.epochs}"
-        self._progress = Progress(label, self.step, self.len_epoch, -self._samples, hidden=None)
+        self._progress = Progress(
+            label, self.step, self.len_epoch, -self._samples, hidden=True if distributed.RANK else None
+        )
         with contextlib.closing(self._progress):
             while True:
                 group = list(islice(batches, self.accumulate))
                 self._stop_if_asked()
                 if not group:
                     return
+                self._group = Group(group, self._sizes(group), self.stop.flags())
                 yield group
                 self._progress.update(len(group))
 
     def _update(self, batches: Sequence[Any]) -> None:
         """One optimizer step on a group of batches, as if they were one large batch."""
-        sizes = [self.batch_size_of(batch) for batch in batches]
-        total, losses, seen = sum(sizes), [], []
+        if batches is not self._group.batches:  # of an `_update` of the user's own
+            self._group = Group(batches, self._sizes(batches), self.stop.flags())
+        group, losses, seen = self._group, list[torch.Tensor](), []
         # An update that is skipped must leave no trace, also in the averages and in the buffers of BatchNorm.
         may_skip = self._watch.policy == "skip"
         tracker = None if may_skip else self.train_metrics
         put_back = keep_buffers(networks(self) if may_skip else [])
-        for batch, n in zip(batches, sizes, strict=True):
-            terms, output, target = self._compute(batch, tracker, n)
-            loss = terms[self.loss_terms[0]]
-            if not isinstance(loss, torch.Tensor) or loss.ndim or not loss.requires_grad:
-                found = described(loss) if isinstance(loss, torch.Tensor) else f"a {type(loss).__name__}"
-                raise ConfigError(f"the loss is {found}: expected a tensor with a gradient and one value, the mean")
-            # Weighted by samples, so that a smaller last batch counts for what it holds.
-            self.runtime.backward(loss if n == total else loss * (n / total))
+        for k, (batch, n) in enumerate(zip(batches, group.sizes, strict=True)):
+            with self.runtime.unsynced(k + 1 < len(batches)):
+                terms, output, target = self._compute(batch, tracker, n)
+                loss = terms[self.loss_terms[0]]
+                if not isinstance(loss, torch.Tensor) or loss.ndim or not loss.requires_grad:
+                    found = described(loss) if isinstance(loss, torch.Tensor) else f"a {type(loss).__name__}"
+                    raise ConfigError(f"the loss is {found}: expected a tensor with a gradient and one value, the mean")
+                # Weighted by samples, so that a smaller last batch counts for what it holds.
+                share = group.share(k)
+                self.runtime.backward(loss if share == 1 else loss * share)
             losses.append(loss.detach())
             if may_skip:
                 # Some terms may be parts of a weight, which the step will change.
@@ -156,7 +165,7 @@ class Trainer(BaseTrainer):
                 self._record(self.train_metrics, *batch_seen)
         self._schedule("step", {})
 
-    def _compute(self, batch: Any, tracker: MetricTracker | None, n: int | None = None) -> tuple[Any, Any, Any]:
+    def _compute(self, batch: Any, tracker: MetricTracker | None, n: float | None = None) -> tuple[Any, Any, Any]:
         """The loss terms (a dict), output and target of a batch, computed on the device and in the run's precision.
 
         Updates and evaluations go through here, also those of your own.
@@ -165,14 +174,18 @@ class Trainer(BaseTrainer):
             tracker: gets the loss terms and metrics, if given.
             n: how many samples the batch holds, where that is known already.
         """
-        n = self.batch_size_of(batch) if n is None else n
-        batch = self.runtime.move(batch)
+        if n is None:
+            known = self._group.size_of(batch)
+            n = self.batch_size_of(batch) if known is None else known
+        given, batch = batch, self.runtime.move(batch)
         with self.runtime.autocast():
             terms, output, target = self._forward(batch)
             if not isinstance(terms, dict):
                 terms = {self.loss_terms[0]: terms}
             if tracker is not None:
                 self._record(tracker, terms, output, target, n)
+        if torch.is_grad_enabled():
+            self.runtime.weight = self._group.weight(given)
         return terms, output, target
 
     def _forward(self, batch: Any) -> tuple[Any, Any, Any]:
@@ -185,6 +198,16 @@ class Trainer(BaseTrainer):
         data, target = batch
         output = self.model(data)
         return self.criterion(output, target), output, target
+
+    def _sizes(self, batches: Sequence[Any]) -> list[float]:
+        """The sizes of the batches that come next; a stand-in for a part without samples counts nothing."""
+        sizes: list[float] = [self.batch_size_of(batch) for batch in batches]
+        if distributed.SIZE > 1 and isinstance(self.data_loader, BaseDataLoader):
+            first = (self.epoch - 1) * self.len_epoch + self.step
+            for i in range(len(sizes)):
+                if self.data_loader.is_stand_in((first + i) % len(self.data_loader)):
+                    sizes[i] = 0
+        return sizes
 
     def batch_size_of(self, batch: Any) -> int:
         """How many samples (or tokens, or whatever the mean loss is over) a batch holds."""
@@ -203,8 +226,10 @@ class Trainer(BaseTrainer):
         optimizer.zero_grad(set_to_none=True)
         return False
 
-    def _record(self, tracker: MetricTracker, terms: dict[str, Any], output: Any, target: Any, n: int) -> None:
-        """Add a batch to the averages."""
+    def _record(self, tracker: MetricTracker, terms: dict[str, Any], output: Any, target: Any, n: float) -> None:
+        """Add a batch to the averages, but no stand-in."""
+        if n == 0:
+            return
         if terms.keys() != set(self.loss_terms):
             raise ConfigError(f"loss_terms says {', '.join(self.loss_terms)}, but _forward returns {', '.join(terms)}")
         with torch.no_grad():
@@ -218,6 +243,7 @@ class Trainer(BaseTrainer):
     def _after_update(self, batches: int) -> None:
         """Log, save inside the epoch and stop, where it is time."""
         before, self.step = self.step, self.step + batches
+        self.stop.agree(self._group.flags())
         if self._layers is not None:
             self.logger.info(self._layers())
             self._layers = None
@@ -263,11 +289,13 @@ class Trainer(BaseTrainer):
         """The averages over all samples of a loader; the same for validation and test."""
         tracker = tracker or MetricTracker(objects=self._objects)
         tracker.reset()
+        self.share_buffers()
         with torch.no_grad(), self.judged():
             for batch in self.stop.until(one_pass(loader, self.seed)):
                 self._compute(batch, tracker)
                 if self.config.launch.checking:
                     break
+        self.stop.agree()
         self._stop_if_asked()
         return tracker.result()
 

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from utils import distributed
 from utils.files import ROOT
 
 #: Fields whose change can change the bits of a resumed run.
-DECISIVE = ("python", "torch", "numpy", "device", "threads", "cpu_capability", "git_commit", "git_dirty")
+DECISIVE = ("python", "torch", "numpy", "device", "threads", "processes", "cpu_capability", "git_commit", "git_dirty")
 
 
 def describe(device: torch.device | None) -> dict[str, Any]:
@@ -28,6 +29,7 @@ def describe(device: torch.device | None) -> dict[str, Any]:
         "numpy": np.__version__,
         "device": getattr(torch, kind).get_device_name(device) if named else kind,
         "threads": torch.get_num_threads(),
+        "processes": distributed.SIZE,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "git_commit": _git("rev-parse", "HEAD"),
         "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),

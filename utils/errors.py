@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from utils import distributed
+
 _ROOT = Path(__file__).resolve().parent.parent
 #: Files and folders whose lines say nothing about a mistake in the user's code.
 _NOT_OWN = {"base", "config", "logger", "utils", "parse_config.py", "train.py", "test.py", "site-packages"}
@@ -70,6 +72,8 @@ def catch_user_errors() -> None:
 
 
 def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if not isinstance(error, Stopped):
+        distributed.abandon()
     if isinstance(error, KeyboardInterrupt):
         raise SystemExit(130)
     if isinstance(error, UserError | Stopped) or _in_batch(error):
@@ -129,6 +133,8 @@ def _tell(error: BaseException) -> int:
         shapes = {name: described(value) for name, value in _in_batch(error).items() if name != "self"}
         shown = [f"{name} {shape}" for name, shape in shapes.items() if shape and (name != "batch" or len(shapes) < 3)]
         text = "\n  ".join([told(error), *[", ".join(shown)][: len(shown)], "--traceback shows all of it"])
+    who = f"process {distributed.RANK}: " if distributed.RANK else ""
     with contextlib.suppress(OSError):  # a full disk, or a reader that has left
-        print(printable(text if isinstance(error, Stopped) else f"error: {text}"), file=sys.stderr, flush=True)
+        if distributed.first_to_say(text):
+            print(printable(text if isinstance(error, Stopped) else f"error: {who}{text}"), file=sys.stderr, flush=True)
     return getattr(error, "exit_code", 1)

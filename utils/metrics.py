@@ -3,12 +3,13 @@
 import contextlib
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from utils import distributed
 from utils.checkpoint import plain
 from utils.errors import CheckpointError, ConfigError, described, told
 
@@ -17,7 +18,8 @@ class MetricTracker:
     """Sums of values and of the samples behind them, one pair for each name.
 
     Values that are tensors are summed on their device in float64 (float32 where the device has none), so an update
-    never waits for the GPU; only `avg` and `result` read them.
+    never waits for the GPU; only `avg` and `result` read them. Where several processes train, `result` and `since_last`
+    are of all of them, and all have to call it; `avg` is of this one.
 
     Args:
         keys: the names, in the order in which `result` gives them; others may be added by updates.
@@ -34,8 +36,10 @@ class MetricTracker:
             raise ConfigError(
                 f"metrics: training and validation need copies of {', '.join(self._fresh)}: {told(error)}"
             ) from error
-        #: The last batch that they have seen.
-        self._last: Any = ()
+        for name, metric in self.objects.items() if distributed.SIZE > 1 else ():
+            if not (hasattr(metric, "sync_context") or hasattr(metric, "merge_state")):
+                what = "merge_state(other), which adds what that of another process has counted"
+                raise ConfigError(f"metrics: on several processes {name} needs a method {what}")
         self.reset()
 
     def reset(self) -> None:
@@ -43,6 +47,7 @@ class MetricTracker:
         self._sums: dict[str, Any] = dict.fromkeys(self._keys, 0.0)
         self._counts: dict[str, float] = dict.fromkeys(self._keys, 0)
         self._seen: dict[str, tuple[float, float]] = {}
+        self._total: dict[str, float] = {}
         for metric in self.objects.values():
             metric.reset()
 
@@ -84,13 +89,13 @@ class MetricTracker:
 
     def result(self) -> dict[str, float]:
         """The averages of all names that have had an update; one wait for the GPU."""
-        sums = self._read()
-        averages = {key: sums[key] / self._counts[key] for key in sums if self._counts[key]}
-        return averages | {name: _number(name, metric.compute()) for name, metric in self.objects.items()}
+        sums, counts = self._read()
+        averages = {key: sums[key] / counts[key] for key in sums if counts[key]}
+        return averages | {name: _number(name, _of_all(metric).compute()) for name, metric in self.objects.items()}
 
     def since_last(self) -> dict[str, float]:
         """The averages over what was added since the last call; one wait for the GPU."""
-        sums, counts = self._read(), dict(self._counts)
+        sums, counts = self._read()
         before, self._seen = self._seen, {key: (sums[key], counts[key]) for key in sums}
         averages = {}
         for key in sums:
@@ -99,7 +104,13 @@ class MetricTracker:
                 averages[key] = (sums[key] - old_sum) / (counts[key] - old_count)
         return averages
 
-    def _read(self) -> dict[str, float]:
+    def _read(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Sums and counts of all processes."""
+        sums, self._total = _added(distributed.gathered((self._own(), self._counts)))
+        return sums, self._total
+
+    def _own(self) -> dict[str, float]:
+        """The sums of this process; one wait for the GPU."""
         sums = dict(self._sums)
         on_device = [key for key, value in sums.items() if isinstance(value, torch.Tensor)]
         if on_device:
@@ -107,28 +118,60 @@ class MetricTracker:
         return sums
 
     def count(self, key: str) -> float:
-        """How many samples the average of `key` is over."""
-        return self._counts.get(key, 0)
+        """How many samples the average of `key` is over; of several processes, as of the last `result`."""
+        return (self._counts if distributed.SIZE == 1 else self._total).get(key, 0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Sums and counts, for a checkpoint inside an epoch."""
-        state: dict[str, Any] = {"sums": self._read(), "counts": dict(self._counts), "seen": dict(self._seen)}
+        """Sums and counts, for a checkpoint inside an epoch; of several processes those of each."""
+        own: dict[str, Any] = {"sums": self._own(), "counts": dict(self._counts)}
         if self.objects:
-            state["objects"] = {name: _counted(metric) for name, metric in self.objects.items()}
-        return state
+            own["objects"] = {name: _counted(metric) for name, metric in self.objects.items()}
+        counted = own if distributed.SIZE == 1 else {"parts": distributed.gathered(own)}
+        return {**counted, "seen": dict(self._seen)}
 
     def unsaved(self) -> list[str]:
         """The objects whose counts no checkpoint holds."""
         return [name for name, metric in self.objects.items() if _counted(metric) is None]
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from sums and counts; tensors move to the device of the next value."""
-        self._sums = {key: float(value) for key, value in state["sums"].items()}
-        self._counts = dict(state["counts"])
+        """Go on from sums and counts; tensors move to the device of the next value.
+
+        Each process goes on from its own, or the main one from all, where there is another number of them now.
+        """
+        parts = state.get("parts", [state])
+        _, self._total = _added([(part["sums"], part["counts"]) for part in parts])
+        same = len(parts) == distributed.SIZE
+        parts = [parts[distributed.RANK]] if same else parts if distributed.RANK == 0 else []
+        sums, counts = _added([(part["sums"], part["counts"]) for part in parts])
+        self._sums, self._counts = dict.fromkeys(self._keys, 0.0) | sums, dict.fromkeys(self._keys, 0) | counts
         self._seen = dict(state["seen"])
-        for name, counted in state.get("objects", {}).items():
-            if name in self.objects and counted is not None:
-                self.objects[name].load_state_dict(copy.deepcopy(counted))
+        for i, part in enumerate(parts):
+            for name, counted in part.get("objects", {}).items():
+                if name in self.objects and counted is not None:
+                    metric = copy.deepcopy(self._fresh[name]) if i else self.objects[name]
+                    metric.load_state_dict(copy.deepcopy(counted))
+                    if i:
+                        self.objects[name].merge_state(metric)
+
+
+def _added(parts: Sequence[tuple[Mapping[str, float], Mapping[str, float]]]) -> Any:
+    """The sums and the counts of several processes, each added up by name."""
+    added: tuple[dict[str, float], dict[str, float]] = ({}, {})
+    for part in parts:
+        for total, numbers in zip(added, part, strict=True):
+            for key, value in numbers.items():
+                total[key] = total[key] + value if key in total else value
+    return added
+
+
+def _of_all(metric: Any) -> Any:
+    """A metric object with what those of all processes have counted."""
+    if distributed.SIZE == 1 or hasattr(metric, "sync_context"):  # torchmetrics' ask each other
+        return metric
+    first, *others = distributed.gathered(metric)
+    for other in others:
+        first.merge_state(other)
+    return first
 
 
 def _exact(device: torch.device) -> torch.Tensor:

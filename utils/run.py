@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from utils import run_folder
+from utils import distributed, run_folder
 from utils.files import ensure_dir, read_json, write_json
 
 
@@ -32,7 +32,7 @@ class Run:
         #: What the run is made of: code, versions, machine and command line.
         self.environment: dict[str, Any] = {}
         self._lock = run_folder.own(folder) if owned else -1
-        #: When this process began to train; None before.
+        #: When this process began to train; None before. The trainer sets it.
         self.begun: float | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -46,7 +46,6 @@ class Run:
 
     def begin(self, config: Mapping[str, Any]) -> None:
         """Describe the run in its folder, now that nothing stands in its way."""
-        self.begun = time.monotonic()
         self._describe(config)
         self.status("running")
 
@@ -70,7 +69,8 @@ class Run:
 
     def status(self, state: str, **fields: Any) -> None:
         """Say how the run is doing; a run that has not begun leaves its folder as it was."""
-        if self.begun is not None:
+        # The main process writes, or the one that fails.
+        if self.begun is not None and (distributed.RANK == 0 or state == "failed"):
             now, seconds = time.strftime("%Y-%m-%dT%H:%M:%S%z"), round(time.monotonic() - self.begun, 3)
             write_json({"state": state, **fields, "time": now, "seconds": seconds}, self.folder / "status.json")
 

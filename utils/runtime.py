@@ -1,14 +1,17 @@
 """Where and how numbers are computed: device, precision and the optimizer step. What is off costs nothing."""
 
 import contextlib
+import inspect
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import torch
 from torch import nn
 
+from utils import distributed
+from utils.errors import ConfigError
 from utils.settings import TrainerSettings
 
 Context = contextlib.AbstractContextManager[Any]
@@ -24,6 +27,13 @@ def prepare_device(n_gpu: int) -> tuple[torch.device, list[int]]:
     as the classic template had it.
     """
     available = torch.accelerator.device_count()
+    if distributed.SIZE > 1 and n_gpu > 0 and available:
+        here = distributed.LOCAL_RANK
+        if here >= available:
+            raise ConfigError(
+                f"process {here} of this machine has no GPU: there are {available}; n_gpu 0 takes the CPU"
+            )
+        return torch.device(torch.accelerator.current_accelerator().type, here), [here]  # type: ignore[union-attr]
     if n_gpu > available:
         where = "what there is" if available else "the CPU"
         logging.getLogger("device").warning(f"n_gpu is {n_gpu}, but {available} can be used: training on {where}")
@@ -77,6 +87,10 @@ class Runtime:
         self.device, self._settings = device, settings
         #: The 2-norm of the gradients before they were last clipped.
         self.grad_norm: torch.Tensor | None = None
+        #: What the next loss counts for, where several processes have parts of a batch.
+        self.weight: float | None = None
+        self._ddp: nn.parallel.DistributedDataParallel | None = None
+        self._averaged = False
         self._stays = device.type == "cpu" and not settings.channels_last
         self._dtype, self._scaled = _DTYPES.get(settings.precision), settings.precision == "fp16"
         self._scaler = torch.amp.grad_scaler.GradScaler(device.type, enabled=self._scaled)
@@ -90,7 +104,37 @@ class Runtime:
         """The model as it is run: in the memory format, and compiled, as the config asks for."""
         if self._settings.channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if distributed.SIZE > 1 and any(parameter.requires_grad for parameter in model.parameters()):
+            model = self._parallel(model)
         return cast(nn.Module, torch.compile(model)) if self._settings.compile else model
+
+    def _parallel(self, model: nn.Module) -> nn.Module:
+        """The model that averages its gradients over the processes while it computes them."""
+        distributed.join()
+        if self._settings.sync_batchnorm and self.device.type != "cpu":
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+        # Buffers are made the same where it matters: before evaluations and in checkpoints.
+        buffers = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
+        devices = None if self.device.type == "cpu" else [self.device]
+        self._ddp = nn.parallel.DistributedDataParallel(model, devices, **buffers)  # type: ignore[arg-type]
+        return self._ddp
+
+    def unsynced(self, more: bool) -> Context:
+        """The context for a batch after which `more` batches come before the update: gradients stay here until then."""
+        return self._ddp.no_sync() if more and self._ddp is not None else _NOTHING
+
+    def average(self, optimizer: torch.optim.Optimizer) -> None:
+        """Average an optimizer's gradients over the processes, but those that the model averages by itself."""
+        if distributed.SIZE > 1 and not self._averaged:
+            own = set(map(id, self._ddp.parameters())) if self._ddp is not None else set()
+            parameters = [p for group in optimizer.param_groups for p in group["params"] if id(p) not in own]
+            distributed.average([p.grad for p in parameters if p.grad is not None])
+
+    def watch(self, optimizers: Iterable[torch.optim.Optimizer]) -> None:
+        """See to it that optimizers which somebody else steps average their gradients, too."""
+        for optimizer in optimizers if distributed.SIZE > 1 else ():
+            optimizer.register_step_pre_hook(lambda stepped, *_: self.average(stepped))
 
     def move(self, batch: Any) -> Any:
         """The batch on the device, with its images channels last if the model's are."""
@@ -106,16 +150,20 @@ class Runtime:
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradients of `loss`."""
+        loss = loss if self.weight is None else loss * self.weight
         (self._scaler.scale(loss) if self._scaled else loss).backward()
 
     def apply(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradients, let the optimizer apply them, clear them."""
+        self.average(optimizer)
+        self._averaged = True  # so that the step does not do it again
         self.clip(optimizer)
         if self._scaled:
             self._scaler.step(optimizer)
             self._scaler.update()
         else:
             optimizer.step()
+        self._averaged = False
         optimizer.zero_grad(set_to_none=True)
 
     def clip(self, optimizer: torch.optim.Optimizer) -> None:

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-#: The number of this process among those that train together: it makes their draws differ where they have to.
-RANK = 0
 #: The seed of the run, which loaders made from now on take as their own; a config sets it before it builds anything.
 ROOT_SEED = 0
 #: The kind of GPU that this torch was built for; CUDA's module and XPU's keep generators in the same way.
@@ -47,10 +45,11 @@ class Rows:
     Args:
         seed, name: of the loader.
         epoch, position: the place of the batch's first sample.
+        stride: from one sample's place to the next.
     """
 
-    def __init__(self, seed: int, name: str, epoch: int, position: int) -> None:
-        self.parts, self.position = (seed, name, "rows", epoch), position
+    def __init__(self, seed: int, name: str, epoch: int, position: int, stride: int = 1) -> None:
+        self.parts, self.position, self.stride = (seed, name, "rows", epoch), position, stride
         #: How often it has been drawn for.
         self.calls = 0
 
@@ -79,8 +78,8 @@ def uniform_rows(count: int, columns: int) -> torch.Tensor:
         return torch.rand(count, columns)
     base = mix(*_rows.parts, *([_rows.calls] if _rows.calls else []))
     _rows.calls += 1
-    start = _rows.position * columns
-    counters = torch.arange(start, start + count * columns).view(count, columns)
+    places = _rows.position + _rows.stride * torch.arange(count)
+    counters = columns * places.view(count, 1) + torch.arange(columns)
     return (_splitmix(counters + base) >> 40 & 0xFFFFFF).float() / (1 << 24)
 
 

@@ -52,6 +52,10 @@ class TrainerSettings(Section):
     """Keep images channels last in memory: faster convolutions."""
     compile: bool = False
     """Compile the model: a slow first step, then faster ones."""
+    sync_batchnorm: bool = False
+    """With several GPUs: let BatchNorm see the whole batch, not each GPU's part of it."""
+    timeout: float = Field(600.0, gt=0)
+    """Seconds that several processes wait for each other, before the job ends."""
     deterministic: bool = False
     """Refuse GPU operations that may give other bits each time."""
     on_nan: Literal["stop", "skip", "ignore"] = "stop"

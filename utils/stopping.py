@@ -6,11 +6,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from utils import distributed
 from utils.errors import Stopped
 
 _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
@@ -23,13 +24,15 @@ class _Left(BaseException):
 class StopRequest:
     """Notes SIGTERM, SIGINT (Ctrl-C), SIGUSR1 and SIGHUP while it is entered; the loops ask for `signum` between steps.
 
-    A second Ctrl-C ends the process at once.
+    A second Ctrl-C ends the process at once. What one of several processes has noted counts once all of them know.
 
     Args:
         describe: says where the run is when a signal ends it at once.
     """
 
     def __init__(self, describe: Callable[[], str] = lambda: "") -> None:
+        #: What this process has noted, and what all have agreed on.
+        self.noted: int | None = None
         self.signum: int | None = None
         self._describe, self._polled, self._fetching = describe, True, False
         self._before: dict[int, Any] = {}
@@ -49,7 +52,7 @@ class StopRequest:
         """Code that may not ask for `signum`: until it calls `polled`, a signal raises `Stopped` at once."""
         self._polled = False
         try:
-            if self.signum is not None:
+            if self.noted is not None:
                 raise self.leave(self._describe())
             yield
         finally:
@@ -59,27 +62,46 @@ class StopRequest:
         """From here to the end of the `unpolled` code, somebody asks."""
         self._polled = True
 
-    def until(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """The batches until a signal comes; one that is being fetched then is left, however long it would take."""
+    def flags(self) -> list[float]:
+        """What this process has noted, as numbers that the processes can add up."""
+        return [float(self.noted == signum) for signum in _SIGNALS]
+
+    def agree(self, flags: Sequence[float] | None = None) -> None:
+        """Take what any process has noted as asked of all, from the sums of their `flags`, or by asking them now."""
+        if distributed.SIZE > 1:
+            flags = list(map(sum, zip(*distributed.gathered(self.flags()), strict=True))) if flags is None else flags
+            self.signum = next((number for number, count in zip(_SIGNALS, flags, strict=True) if count), None)
+
+    def until(self, batches: Iterator[Any], together: bool = False) -> Iterator[Any]:
+        """The batches until a signal comes; one that is being fetched then is left, however long it would take.
+
+        Args:
+            together: several processes take them in step, so that none of them may leave alone.
+        """
+        if together and distributed.SIZE > 1:
+            yield from batches
+            return
         while True:
             try:
                 try:
                     self._fetching = True
-                    batch = None if self.signum else next(batches)
+                    batch = None if self.noted else next(batches)
                 finally:
                     self._fetching = False
             except (StopIteration, _Left):
                 return
-            if self.signum:
+            if self.noted:
                 return
             yield batch
 
     def _note(self, signum: int, _frame: FrameType | None) -> None:
-        if self.signum is not None and signum == signal.SIGINT:
+        if self.noted is not None and signum == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             end_workers()
             raise KeyboardInterrupt
-        first, self.signum = self.signum is None, signum
+        first, self.noted = self.noted is None, signum
+        if distributed.SIZE == 1:
+            self.signum = signum
         if first and not self._polled:
             raise self.leave(self._describe())
         if first and self._fetching:
@@ -89,7 +111,7 @@ class StopRequest:
     def leave(self, message: str) -> Stopped:
         """End the workers; the exception that ends the run, with the exit code for the signal."""
         end_workers()
-        number = self.signum or signal.SIGTERM
+        number = self.signum or self.noted or signal.SIGTERM
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         return Stopped(f"stopped by {name}{message}", {"Ctrl-C": 130, "SIGHUP": 129}.get(name, 143))
 

@@ -1,0 +1,51 @@
+"""The batches of one update, and what part of them this process holds."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from utils import distributed
+
+
+class Group:
+    """Batches that make up one update, with their sizes.
+
+    Where several processes train, each has a part of every batch; how large the whole batches are is added up while
+    they compute.
+
+    Args:
+        batches: of this process.
+        sizes: how many samples (tokens, …) each holds; 0 for a stand-in.
+        flags: other numbers to be added up on the way.
+    """
+
+    def __init__(self, batches: Sequence[Any] = (), sizes: Sequence[float] = (), flags: Sequence[float] = ()) -> None:
+        self.batches, self.sizes = batches, sizes
+        self._sums: Sequence[float] = [*sizes, *flags]
+        self._wait = distributed.totals(self._sums) if distributed.SIZE > 1 and batches else None
+
+    def whole(self) -> Sequence[float]:
+        """The sizes of the whole batches, and then the sums of the flags."""
+        if self._wait is not None:
+            self._sums, self._wait = self._wait(), None
+        return self._sums
+
+    def flags(self) -> Sequence[float]:
+        """The sums of the flags."""
+        return self.whole()[len(self.sizes) :]
+
+    def share(self, k: int) -> float:
+        """What batch k counts for in the update."""
+        sizes = self.whole()[: len(self.sizes)]
+        return sizes[k] / sum(sizes)
+
+    def size_of(self, batch: Any) -> float | None:
+        """The size of one of the batches; None for any other."""
+        return next((n for other, n in zip(self.batches, self.sizes, strict=True) if other is batch), None)
+
+    def weight(self, batch: Any) -> float | None:
+        """What the mean over a part has to be multiplied by, so that the average over processes is the whole's mean.
+
+        None stands for 1, also for a batch that is none of these.
+        """
+        k = next((k for k, other in enumerate(self.batches) if other is batch), None) if distributed.SIZE > 1 else None
+        return None if k is None else self.sizes[k] * distributed.SIZE / self.whole()[k]

@@ -1,0 +1,46 @@
+"""Processes that train together, forked so that they start with torch imported."""
+
+import datetime
+import pickle
+import tempfile
+from pathlib import Path
+
+import forked
+import torch.distributed as dist
+
+from utils import distributed
+
+#: Seconds that they wait for each other: a hang is an error, soon.
+TIMEOUT = 60
+
+
+def start(folder, size, function, *args, timeout=TIMEOUT):
+    """Run `function(*args)` in `size` processes; they, and the folder of their results and outputs."""
+    place = Path(tempfile.mkdtemp(dir=folder))
+    given = [(rank, size, place, timeout, function, args) for rank in range(size)]
+    return [forked.start(_rank, *each, output=place / f"{each[0]}.txt") for each in given], place
+
+
+def finish(processes, place):
+    """The exit codes, and all that they printed."""
+    codes = [forked.finish(process) for process in processes]
+    return codes, [(place / f"{rank}.txt").read_text() for rank in range(len(codes))]
+
+
+def run(folder, size, function, *args):
+    """What a function returns in each of `size` processes."""
+    processes, place = start(folder, size, function, *args)
+    codes, outputs = finish(processes, place)
+    assert not any(codes), "\n".join(outputs)
+    return [pickle.loads((place / f"{rank}.pickle").read_bytes()) for rank in range(size)]
+
+
+def _rank(rank, size, place, timeout, function, args):
+    distributed.RANK, distributed.SIZE, distributed.LOCAL_RANK = rank, size, rank
+    if size > 1:
+        store = f"file://{place}/store"
+        timeout = datetime.timedelta(seconds=timeout)
+        dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size, timeout=timeout)
+    result = function(*args)
+    (place / f"{rank}.pickle").write_bytes(pickle.dumps(result))
+    distributed.leave()

@@ -1,0 +1,191 @@
+"""The processes that train together: which one this is, and how they agree. Alone, all of it is a function call.
+
+torchrun starts them, and says in the environment who is who. The main process, number 0, is the one that writes. They
+tell each other small objects and numbers through the CPU (gloo); gradients are DistributedDataParallel's business.
+"""
+
+import atexit
+import contextlib
+import ctypes
+import datetime
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_LAUNCHED = {"LOCAL_RANK", "RANK", "WORLD_SIZE"} <= os.environ.keys()
+#: The number of this process, how many there are, and its number among those of this machine.
+RANK, SIZE, LOCAL_RANK = (
+    int(os.environ[name]) if _LAUNCHED else alone for name, alone in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+)
+#: What they share beside the group, to see who was first.
+_store: Any = None
+#: Seconds to wait for each other, until the config says another time.
+TIMEOUT = 600
+_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+
+
+def join() -> Any:
+    """torch.distributed, with this process in the group; at the first call they wait for each other."""
+    import torch
+    import torch.distributed
+
+    global _store
+    dist: Any = torch.distributed
+    if not dist.is_initialized():
+        end_with_launcher()
+        kind = torch.accelerator.current_accelerator(check_available=True)
+        backend = "gloo"
+        if kind is not None:
+            torch.accelerator.set_device_index(LOCAL_RANK % torch.accelerator.device_count())
+            backend = f"cpu:gloo,{kind.type}:{dist.get_default_backend_for_device(kind.type)}"
+        timeout = datetime.timedelta(seconds=TIMEOUT)
+        store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+        _store = dist.PrefixStore("said", store)
+        atexit.register(leave)
+    return dist
+
+
+def leave() -> None:
+    """Leave the group, at a clean end or a polite stop; after an error the others would be waited for."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def abandon() -> None:
+    """After an error: leave nothing, so that nobody is waited for."""
+    atexit.unregister(leave)
+
+
+def set_timeout(seconds: float) -> None:
+    """How long the processes wait for each other."""
+    if SIZE > 1:
+        dist = join()
+        own = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout  # before torch 2.12
+        own(datetime.timedelta(seconds=seconds), dist.group.WORLD)
+
+
+def end_with_launcher() -> None:
+    """Be stopped when the launcher is killed, which could not pass a signal on."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def gathered(value: T) -> list[T]:
+    """The values of all processes, in the order of their numbers."""
+    if SIZE == 1:
+        return [value]
+    values: list[Any] = [None] * SIZE
+    join().all_gather_object(values, value)
+    return values
+
+
+def totals(numbers: Sequence[float]) -> Callable[[], list[float]]:
+    """Start to add up numbers over all processes; what it returns waits for the sums."""
+    import torch
+
+    sums = torch.tensor(numbers, dtype=torch.float64)
+    work = join().all_reduce(sums, async_op=True)
+
+    def wait() -> list[float]:
+        work.wait()
+        return sums.tolist()
+
+    return wait
+
+
+def from_main(make: Callable[[], T]) -> T:
+    """What the main process makes, or the error that it meets, in all of them."""
+    if SIZE == 1:
+        return make()
+    outcome: list[Any] = [None, None]
+    if RANK == 0:
+        outcome = _attempt(make)
+    sent = [outcome[0], _sendable(outcome[1])]
+    join().broadcast_object_list(sent)
+    return _given(outcome if RANK == 0 else sent)
+
+
+def in_turn(make: Callable[[], T]) -> T:
+    """What each process makes, the first of a machine before its others: what is downloaded is there for them then."""
+    if SIZE == 1:
+        return make()
+    outcome = _attempt(make) if LOCAL_RANK == 0 else [None, None]
+    errors = [error for error in gathered(_sendable(outcome[1])) if error is not None]
+    if errors and outcome[1] is None:
+        outcome[1] = errors[0]
+    return _given(outcome) if LOCAL_RANK == 0 or errors else make()
+
+
+def _attempt(make: Callable[[], Any]) -> list[Any]:
+    try:
+        return [make(), None]
+    except Exception as error:
+        return [None, error]
+
+
+def _sendable(error: Exception | None) -> Exception | None:
+    told = error is None or hasattr(error, "exit_code")  # others may not survive the way
+    return error if told else RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def _given(outcome: list[Any]) -> Any:
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
+
+
+def first_to_say(text: str) -> bool:
+    """Whether no other process has said this."""
+    with contextlib.suppress(Exception):  # the process that keeps the store may be gone
+        return _store is None or bool(_store.add(text[:200], 1) == 1)
+    return True
+
+
+def broadcast(tensors: Iterable[Any]) -> None:
+    """Give all processes the main one's values."""
+    if SIZE > 1:
+        dist = join()
+        for tensor in tensors:
+            dist.broadcast(tensor.detach(), 0)
+
+
+def average(tensors: Sequence[Any]) -> None:
+    """Replace tensors by their averages over the processes, those of one type in one message."""
+    import torch
+
+    for kind in {(tensor.dtype, tensor.device) for tensor in tensors}:
+        same = [tensor for tensor in tensors if (tensor.dtype, tensor.device) == kind]
+        flat = torch.cat([tensor.reshape(-1) for tensor in same])
+        join().all_reduce(flat)
+        parts = (flat / SIZE).split([tensor.numel() for tensor in same])
+        for tensor, part in zip(same, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
+def spread(devices: str | None, n_gpu: int) -> None:
+    """Let torchrun start this program once for each of several GPUs, in place of this process.
+
+    Args:
+        devices: the GPUs as the command line names them.
+        n_gpu: how many the config asks for, of those there are.
+    """
+    count = len(devices.split(",")) if devices else n_gpu
+    if count > 1 and not devices:
+        import torch
+
+        count = min(count, torch.accelerator.device_count())
+    if count < 2 or "LOCAL_RANK" in os.environ:
+        return
+    os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // count, 1)))
+    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")  # or restarts fail
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "120")  # time to save
+    flags = ["--standalone", f"--nproc_per_node={count}", f"--signals-to-handle={_SIGNALS}"]
+    os.execv(sys.executable, [sys.executable, "-m", "torch.distributed.run", *flags, *sys.argv])
