@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from parse_config import ConfigParser, CustomArgs
+from utils import distributed
 from utils.errors import ConfigError, StorageError
 from utils.files import read_json, write_json
 
@@ -37,6 +38,8 @@ def main(config: ConfigParser, split: str) -> None:
 
 def keep(file: Path, entry: dict[str, Any], logger: logging.Logger) -> None:
     """Note a result beside the checkpoint, in place of an earlier one of the same checkpoint and split."""
+    if distributed.RANK:
+        return
     others = []
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # there is none yet, or it is spoilt
         same = entry["checkpoint"], entry["split"]

@@ -57,6 +57,7 @@ class BaseDataLoader(DataLoader[Any]):
         self.validation_split, self.shuffle, self.name = validation_split, shuffle, name
         #: `epoch` is the pass that the next bare iteration takes.
         self.seed, self.epoch = seeding.ROOT_SEED, 1
+        self._taken: int | None = None
         iterable = isinstance(dataset, IterableDataset)
         self.n_samples = 0 if iterable else len(dataset)
         if not iterable and self.n_samples == 0:
@@ -106,7 +107,16 @@ class BaseDataLoader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self.epoch += 1
-        return self.batches(self.epoch - 1)
+        batches = self.batches(self.epoch - 1)
+        return self._counted(batches) if distributed.SIZE > 1 else batches
+
+    def _counted(self, batches: Iterator[Any]) -> Iterator[Any]:
+        for self._taken, batch in enumerate(batches):
+            yield batch
+
+    def weight(self) -> float:
+        """What the mean over the last batch of a bare iteration counts for, beside those of the other processes."""
+        return 1.0 if self._order is None or self._taken is None else self._order.weight(self._taken)
 
     def batches(self, epoch: int, first: int = 0, last: int | None = None) -> Iterator[Any]:
         """Batches `first` up to `last` (all) of pass `epoch`, each handed out with the generators seeded for its step.
@@ -131,7 +141,7 @@ class BaseDataLoader(DataLoader[Any]):
 
     def is_stand_in(self, k: int) -> bool:
         """Whether batch k of the pass under way holds no sample for this of several processes."""
-        return self._order is not None and self._order.is_stand_in(k)
+        return self._order is not None and self._order.weight(k) == 0
 
     def _split_sampler(self, split: float) -> tuple[Any, Any]:
         """The samplers of the training and the validation samples; None, None without a split.

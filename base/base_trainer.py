@@ -15,14 +15,13 @@ from torch import nn
 
 from base import restoring
 from base.base_data_loader import BaseDataLoader
-from base.checkpointing import Checkpoints, take_over
+from base.checkpointing import Checkpoints, content_of, take_over
 from base.checks import check_overrides, numbers_of
 from base.monitor import Monitor, check_finite
-from base.parts import bring, held_by, networks, state_of
+from base.parts import bring, connect, held_by, networks
 from logger.logger import setup_logging
 from logger.visualization import EpochTable, MetricsFile, TensorboardWriter, Writers
 from utils import checkpoint, distributed, environment, seeding
-from utils.checkpoint import Content
 from utils.errors import CheckpointError, ConfigError, NonFiniteError, UserError
 from utils.runtime import Runtime, unwrap
 from utils.stopping import StopRequest
@@ -103,7 +102,7 @@ class BaseTrainer(ABC):
         """Run the epochs from where the run stands to the last, or until nothing improves any more."""
         with self.stop, self._checkpoints.owned(self._place), contextlib.closing(self.writers):
             epochs = self._start()
-            self._connect()
+            connect(self, getattr(self, "runtime", None) or Runtime(torch.device(self.device), self.settings))
             for epoch in epochs:
                 started = time.perf_counter()
                 log = self._run_epoch(epoch)
@@ -220,18 +219,6 @@ class BaseTrainer(ABC):
         if self._metrics.path.is_file():
             self._metrics.cut(self.start_epoch - 1)
 
-    def _connect(self) -> None:
-        """Let several processes begin with the same weights, and average the gradients of all optimizers."""
-        distributed.set_timeout(self.settings.timeout)
-        distributed.broadcast(tensor for network in networks(self) for tensor in network.parameters())
-        self.share_buffers()
-        runtime = getattr(self, "runtime", None) or Runtime(torch.device(self.device), self.settings)
-        runtime.watch(part for part in held_by(self).parts.values() if isinstance(part, torch.optim.Optimizer))
-
-    def share_buffers(self) -> None:
-        """Give the networks of all processes the main one's buffers, such as the running means of BatchNorm."""
-        distributed.broadcast(tensor for network in networks(self) for tensor in network.buffers())
-
     def _place(self) -> dict[str, Any]:
         best = {self.monitor.name: self.monitor.best, "epoch": self.monitor.best_epoch}
         return {"epoch": self.epoch, "step": self.step, **({"best": best} if self.monitor.best_epoch else {})}
@@ -254,31 +241,11 @@ class BaseTrainer(ABC):
             if 1 < parameter.numel() <= 10_000_000 and -math.inf < parameter.min() < parameter.max() < math.inf:
                 self.writer.add_histogram(f"weights/{name}", parameter.float(), bins=64)
 
-    def _content(self, step: int | None, finished: bool) -> Content:
-        """Everything that the run needs to go on."""
-        self.share_buffers()
-        held = held_by(self)
-        progress: Any = {"step": step, "finished": finished, "lr": self.lr, **held.fixed}
-        return {
-            "format_version": checkpoint.FORMAT_VERSION,
-            "arch": type(held.model).__name__,
-            "epoch": self.epoch,
-            # A DataParallel that the user put on keeps its prefix: the test.py that goes with it puts one on, too.
-            "state_dict": (self.model if isinstance(self.model, nn.DataParallel) else held.model).state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "monitor_best": self.monitor.best,
-            "config": self.config.snapshot(),
-            "progress": progress,
-            "states": {name: state_of(part) for name, part in held.parts.items() if name != "optimizer"},
-            "classes": {name: type(part).__name__ for name, part in held.parts.items()},
-            "environment": self.config.run.environment,
-        }
-
     def _save(self, step: int | None, due: bool = True, improved: bool = False, finished: bool = False) -> None:
         if due or improved:
             if self.settings.on_nan == "stop":
                 check_finite(unwrap(self.model), self.epoch, self.lr, self._checkpoints.resume_hint())
-            self._checkpoints.save(self._content(step, finished), due, improved)
+            self._checkpoints.save(content_of(self, step, finished), due, improved)
 
     def _save_epoch(self, epoch: int, improved: bool, finished: bool) -> None:
         """Save a finished epoch as the period asks, always the best, the last and the one before a stop."""

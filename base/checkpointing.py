@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from base.monitor import Monitor
+from base.parts import held_by, networks, share_buffers, state_of
 from logger.logger import to_files
 from utils import checkpoint, distributed, run_folder
 from utils.checkpoint import Content
@@ -134,6 +137,32 @@ class Checkpoints:
             more = f"early_stop={2 * int(monitor.patience)}" if early else f"epochs={2 * max(done, epochs)}"
             lines.append(f"continue: {shown_command('train.py', '-r', self.newest, '--set', f'trainer.{more}')}")
         return lines
+
+
+def content_of(trainer: Any, step: int | None, finished: bool) -> Content:
+    """Everything that a trainer needs to go on; of several processes, all have to ask.
+
+    Args:
+        step: batches done in an unfinished epoch; None after a finished one.
+        finished: whether the run is at its end.
+    """
+    share_buffers(networks(trainer))
+    held = held_by(trainer)
+    progress: Any = {"step": step, "finished": finished, "lr": trainer.lr, **held.fixed}
+    return {
+        "format_version": checkpoint.FORMAT_VERSION,
+        "arch": type(held.model).__name__,
+        "epoch": trainer.epoch,
+        # A DataParallel that the user put on keeps its prefix: the test.py that goes with it puts one on, too.
+        "state_dict": (trainer.model if isinstance(trainer.model, nn.DataParallel) else held.model).state_dict(),
+        "optimizer": trainer.optimizer.state_dict(),
+        "monitor_best": trainer.monitor.best,
+        "config": trainer.config.snapshot(),
+        "progress": progress,
+        "states": {name: state_of(part) for name, part in held.parts.items() if name != "optimizer"},
+        "classes": {name: type(part).__name__ for name, part in held.parts.items()},
+        "environment": trainer.config.run.environment,
+    }
 
 
 def take_over(run: Run, epoch: int, step: int | None, current: Path, best_epoch: int) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from base.monitor import Monitor
+from utils import distributed
 from utils.errors import ConfigError, described
 
 if TYPE_CHECKING:
@@ -69,6 +70,42 @@ def check_settings(config: "ConfigParser", names: list[str], validated: bool, ba
             problems.append(f'metrics: the name {name!r} is taken: give the metric a "name" of its own')
     if problems:
         raise ConfigError("\n  ".join(dict.fromkeys(problems)))
+
+
+def check_loss(loss: Any) -> torch.Tensor:
+    """The loss, if gradients can be computed of it.
+
+    Raises:
+        ConfigError: with what it is.
+    """
+    if not isinstance(loss, torch.Tensor) or loss.ndim or not loss.requires_grad:
+        found = described(loss) if isinstance(loss, torch.Tensor) else f"a {type(loss).__name__}"
+        raise ConfigError(f"the loss is {found}: expected a tensor with a gradient and one value, the mean")
+    return loss
+
+
+def check_processes(model: torch.nn.Module, loader: Any, synced: bool) -> None:
+    """Refuse data that several processes could not train on as one does.
+
+    Args:
+        synced: whether BatchNorm sees the whole batch.
+
+    Raises:
+        ConfigError: with what to change.
+    """
+    processes, size = distributed.SIZE, getattr(loader, "batch_size", None)
+    if processes == 1 or not isinstance(size, int):
+        return
+    if size < processes:
+        raise ConfigError(f"data_loader.args.batch_size: {size} samples are too few for {processes} processes")
+    if not hasattr(loader, "batches"):
+        what = f"{type(loader).__name__} gives each of the {processes} processes all of its batches"
+        logging.getLogger("trainer").warning(f"{what}: a loader on BaseDataLoader would share them out")
+    last = 0 if loader.drop_last else getattr(loader, "n_samples", 0) % size
+    norm = any(isinstance(module, torch.nn.BatchNorm1d) for module in model.modules())
+    if norm and not synced and (last or size) < 2 * processes:
+        what = f"a batch of {last or size} leaves one of {processes} processes a single sample, too few for BatchNorm"
+        raise ConfigError(f"{what}: set data_loader.args.drop_last, or another batch_size")
 
 
 def warn_of_loss(criterion: Any, output: Any, target: Any) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from utils.errors import described
+from utils.runtime import unwrap
 
 
 def watch(model: nn.Module) -> Callable[[], str]:
@@ -18,14 +19,14 @@ def watch(model: nn.Module) -> Callable[[], str]:
         shapes[name] = described(output).replace(" float32", "")
 
     # A compiled network would be compiled once more without the hooks; a scripted one takes none.
-    modules = {} if hasattr(model, "_orig_mod") else dict(model.named_modules())
+    modules = {} if hasattr(model, "_orig_mod") else dict(unwrap(model).named_modules())
     plain = {name: module for name, module in modules.items() if not isinstance(module, torch.jit.ScriptModule)}
     handles = [module.register_forward_hook(partial(note, name)) for name, module in plain.items()]
 
     def told() -> str:
         for handle in handles:
             handle.remove()
-        return layer_table(model, shapes)
+        return layer_table(unwrap(model), shapes)
 
     return told
 
@@ -36,7 +37,6 @@ def layer_table(model: nn.Module, shapes: dict[str, str], lines: int = 40) -> st
     Args:
         shapes: what layers return, by their names in `model.named_modules()`, "" for the whole.
     """
-    model = getattr(model, "_orig_mod", model)
     layers = [(name, module, name.count(".") + 1 if name else 0) for name, module in model.named_modules()]
     room = lines - 3
     depths = [depth for depth in range(1, 100) if sum(deep <= depth for *_, deep in layers) <= room]

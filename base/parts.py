@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from utils.runtime import unwrap
+from utils import distributed
+from utils.runtime import Runtime, unwrap
 
 
 class Held(NamedTuple):
@@ -72,6 +73,20 @@ def bring(parts: list[nn.Module], device: torch.device) -> None:
         tensors = [*network.parameters(), *network.buffers()]
         if device.type != "cpu" and all(tensor.device.type == "cpu" for tensor in tensors):
             network.to(device)
+
+
+def connect(trainer: Any, runtime: Runtime) -> None:
+    """Let several processes begin with the same weights, and average the gradients of all that a trainer optimizes."""
+    distributed.set_timeout(trainer.settings.timeout)
+    distributed.broadcast(tensor for network in networks(trainer) for tensor in network.parameters())
+    share_buffers(networks(trainer))
+    optimizers = [part for part in held_by(trainer).parts.values() if isinstance(part, torch.optim.Optimizer)]
+    runtime.watch(optimizers, getattr(getattr(trainer, "data_loader", None), "weight", lambda: 1.0))
+
+
+def share_buffers(parts: list[nn.Module]) -> None:
+    """Give the networks of all processes the main one's buffers, such as the running means of BatchNorm."""
+    distributed.broadcast(tensor for network in parts for tensor in network.buffers())
 
 
 def to_training(parts: list[nn.Module]) -> None:

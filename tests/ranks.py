@@ -6,12 +6,15 @@ import tempfile
 from pathlib import Path
 
 import forked
+import torch
 import torch.distributed as dist
 
 from utils import distributed
 
 #: Seconds that they wait for each other: a hang is an error, soon.
 TIMEOUT = 60
+# What torch imports for the first optimizer takes seconds, and each rank would do it again.
+torch.optim.SGD([torch.zeros(1, requires_grad=True)])
 
 
 def start(folder, size, function, *args, timeout=TIMEOUT):

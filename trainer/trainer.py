@@ -16,13 +16,13 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from base.base_data_loader import BaseDataLoader, one_pass, training_batches
 from base.base_trainer import BaseTrainer, Log
-from base.checks import check_parts, check_settings, warn_of_loss
+from base.checks import check_loss, check_parts, check_processes, check_settings, warn_of_loss
 from base.group import Group
 from base.layer_table import watch
 from base.monitor import LossWatch
-from base.parts import evaluating, keep_buffers, networks, to_training
+from base.parts import evaluating, keep_buffers, networks, share_buffers, to_training
 from utils import distributed
-from utils.errors import ConfigError, described
+from utils.errors import ConfigError
 from utils.metrics import MetricTracker
 from utils.progress import Progress
 from utils.runtime import Runtime, first_tensor
@@ -37,8 +37,7 @@ class Trainer(BaseTrainer):
     Args:
         model, criterion, metric_ftns, optimizer, config: as in `BaseTrainer`.
         device: where the model is.
-        data_loader: the training batches; any iterable of batches with a length.
-        valid_data_loader: the validation batches, if any.
+        data_loader, valid_data_loader: batches to train on, and to judge by; any iterables, the first with a length.
         lr_scheduler: steps as `lr_scheduler.interval` of the config says.
         len_epoch: batches in an epoch; by default `trainer.len_epoch`, else a pass over the data.
     """
@@ -65,6 +64,7 @@ class Trainer(BaseTrainer):
         check_parts(type(self), Trainer, criterion, optimizer)
         if config.launch.task != "evaluate":  # before the run folder is made
             check_settings(config, names, valid_data_loader is not None, self.len_epoch)
+            check_processes(model, data_loader, settings.sync_batchnorm and device.type != "cpu")
         super().__init__(model, criterion, metric_ftns, optimizer, config)
         self.device = device
         self.data_loader, self.valid_data_loader, self.lr_scheduler = data_loader, valid_data_loader, lr_scheduler
@@ -72,8 +72,7 @@ class Trainer(BaseTrainer):
             # The order of the two steps is fixed below; torch's check of it cries wolf after a resume in validation,
             # and where fp16 skips the first step.
             optimizer._opt_called = True  # type: ignore[attr-defined]
-        scheduler = config.settings.lr_scheduler
-        self.interval = scheduler.interval if scheduler else "epoch"
+        self.interval = config.settings.lr_scheduler.interval if config.settings.lr_scheduler else "epoch"
         self.accumulate, self.log_step, self.save_step = settings.accumulate, settings.log_step, settings.save_step
         self.runtime = Runtime(device, settings)
         self.model = self.runtime.prepare(model)
@@ -86,8 +85,7 @@ class Trainer(BaseTrainer):
         self._watch, self._progress, self._group = LossWatch(settings.on_nan), Progress(), Group()
         #: Whether no batch of the run has been seen yet.
         self._new = config.launch.task != "continue" or config.launch.checking
-        #: Gives the table of the model's layers, once they have seen a batch.
-        self._layers: Callable[[], str] | None = None
+        self._layers: Callable[[], str] | None = None  # gives their table, once they have seen a batch
 
     def _train_epoch(self, epoch: int) -> Log:
         """Train one epoch, validate, step an epoch scheduler; return the averages over all samples."""
@@ -116,26 +114,24 @@ class Trainer(BaseTrainer):
         done = (epoch - 1) * self.len_epoch
         self.writer.set_step(done + self.step)
         last = min(self.step + self.accumulate, self.len_epoch) if self.config.launch.checking else self.len_epoch
-        taken = training_batches(self.data_loader, done + self.step, done + last, self.seed)
-        batches = self.stop.until(taken, together=True)
-        label = f"epoch {epoch}/{self.epochs}"
-        self._progress = Progress(
-            label, self.step, self.len_epoch, -self._samples, hidden=True if distributed.RANK else None
-        )
+        batches = training_batches(self.data_loader, done + self.step, done + last, self.seed)
+        batches = self.stop.until(batches, together=True)
+        label, hidden = f"epoch {epoch}/{self.epochs}", True if distributed.RANK else None
+        self._progress = Progress(label, self.step, self.len_epoch, -self._samples, hidden)
         with contextlib.closing(self._progress):
             while True:
                 group = list(islice(batches, self.accumulate))
                 self._stop_if_asked()
                 if not group:
                     return
-                self._group = Group(group, self._sizes(group), self.stop.flags())
+                self._group = self._grouped(group)
                 yield group
                 self._progress.update(len(group))
 
     def _update(self, batches: Sequence[Any]) -> None:
         """One optimizer step on a group of batches, as if they were one large batch."""
         if batches is not self._group.batches:  # of an `_update` of the user's own
-            self._group = Group(batches, self._sizes(batches), self.stop.flags())
+            self._group = self._grouped(batches)
         group, losses, seen = self._group, list[torch.Tensor](), []
         # An update that is skipped must leave no trace, also in the averages and in the buffers of BatchNorm.
         may_skip = self._watch.policy == "skip"
@@ -144,10 +140,7 @@ class Trainer(BaseTrainer):
         for k, (batch, n) in enumerate(zip(batches, group.sizes, strict=True)):
             with self.runtime.unsynced(k + 1 < len(batches)):
                 terms, output, target = self._compute(batch, tracker, n)
-                loss = terms[self.loss_terms[0]]
-                if not isinstance(loss, torch.Tensor) or loss.ndim or not loss.requires_grad:
-                    found = described(loss) if isinstance(loss, torch.Tensor) else f"a {type(loss).__name__}"
-                    raise ConfigError(f"the loss is {found}: expected a tensor with a gradient and one value, the mean")
+                loss = check_loss(terms[self.loss_terms[0]])
                 # Weighted by samples, so that a smaller last batch counts for what it holds.
                 share = group.share(k)
                 self.runtime.backward(loss if share == 1 else loss * share)
@@ -199,15 +192,13 @@ class Trainer(BaseTrainer):
         output = self.model(data)
         return self.criterion(output, target), output, target
 
-    def _sizes(self, batches: Sequence[Any]) -> list[float]:
-        """The sizes of the batches that come next; a stand-in for a part without samples counts nothing."""
-        sizes: list[float] = [self.batch_size_of(batch) for batch in batches]
+    def _grouped(self, batches: Sequence[Any]) -> Group:
+        """The batches that come next, with their sizes; a stand-in for a part without samples counts nothing."""
+        sizes = [self.batch_size_of(batch) for batch in batches]
         if distributed.SIZE > 1 and isinstance(self.data_loader, BaseDataLoader):
-            first = (self.epoch - 1) * self.len_epoch + self.step
-            for i in range(len(sizes)):
-                if self.data_loader.is_stand_in((first + i) % len(self.data_loader)):
-                    sizes[i] = 0
-        return sizes
+            first, loader = (self.epoch - 1) * self.len_epoch + self.step, self.data_loader
+            sizes = [n * (not loader.is_stand_in((first + i) % len(loader))) for i, n in enumerate(sizes)]
+        return Group(batches, sizes, self.stop.flags())
 
     def batch_size_of(self, batch: Any) -> int:
         """How many samples (or tokens, or whatever the mean loss is over) a batch holds."""
@@ -227,8 +218,8 @@ class Trainer(BaseTrainer):
         return False
 
     def _record(self, tracker: MetricTracker, terms: dict[str, Any], output: Any, target: Any, n: float) -> None:
-        """Add a batch to the averages, but no stand-in."""
-        if n == 0:
+        """Add a batch to the averages."""
+        if n == 0:  # a stand-in
             return
         if terms.keys() != set(self.loss_terms):
             raise ConfigError(f"loss_terms says {', '.join(self.loss_terms)}, but _forward returns {', '.join(terms)}")
@@ -289,7 +280,7 @@ class Trainer(BaseTrainer):
         """The averages over all samples of a loader; the same for validation and test."""
         tracker = tracker or MetricTracker(objects=self._objects)
         tracker.reset()
-        self.share_buffers()
+        share_buffers(networks(self))
         with torch.no_grad(), self.judged():
             for batch in self.stop.until(one_pass(loader, self.seed)):
                 self._compute(batch, tracker)
@@ -305,10 +296,6 @@ class Trainer(BaseTrainer):
 
     def _schedule(self, interval: str, log: Log) -> None:
         """Step the scheduler if it steps at this interval; a plateau is judged by the monitored number."""
-        if self.lr_scheduler is None or interval != self.interval:
-            return
-        if isinstance(self.lr_scheduler, ReduceLROnPlateau):
+        if self.lr_scheduler is not None and interval == self.interval:
             name = self.monitor.name if self.monitor.on else "val_loss" if "val_loss" in log else self.loss_terms[0]
-            self.lr_scheduler.step(log[name])
-        else:
-            self.lr_scheduler.step()
+            self.lr_scheduler.step(*([log[name]] if isinstance(self.lr_scheduler, ReduceLROnPlateau) else []))

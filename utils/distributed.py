@@ -157,13 +157,13 @@ def broadcast(tensors: Iterable[Any]) -> None:
             dist.broadcast(tensor.detach(), 0)
 
 
-def average(tensors: Sequence[Any]) -> None:
-    """Replace tensors by their averages over the processes, those of one type in one message."""
+def average(tensors: Sequence[Any], weight: float) -> None:
+    """Replace tensors by their averages over the processes, weighted, those of one type in one message."""
     import torch
 
     for kind in {(tensor.dtype, tensor.device) for tensor in tensors}:
         same = [tensor for tensor in tensors if (tensor.dtype, tensor.device) == kind]
-        flat = torch.cat([tensor.reshape(-1) for tensor in same])
+        flat = torch.cat([tensor.reshape(-1) for tensor in same]) * weight
         join().all_reduce(flat)
         parts = (flat / SIZE).split([tensor.numel() for tensor in same])
         for tensor, part in zip(same, parts, strict=True):

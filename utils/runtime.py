@@ -4,7 +4,7 @@ import contextlib
 import inspect
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import torch
@@ -124,17 +124,21 @@ class Runtime:
         """The context for a batch after which `more` batches come before the update: gradients stay here until then."""
         return self._ddp.no_sync() if more and self._ddp is not None else _NOTHING
 
-    def average(self, optimizer: torch.optim.Optimizer) -> None:
+    def average(self, optimizer: torch.optim.Optimizer, weight: float = 1.0) -> None:
         """Average an optimizer's gradients over the processes, but those that the model averages by itself."""
         if distributed.SIZE > 1 and not self._averaged:
             own = set(map(id, self._ddp.parameters())) if self._ddp is not None else set()
             parameters = [p for group in optimizer.param_groups for p in group["params"] if id(p) not in own]
-            distributed.average([p.grad for p in parameters if p.grad is not None])
+            distributed.average([p.grad for p in parameters if p.grad is not None], weight)
 
-    def watch(self, optimizers: Iterable[torch.optim.Optimizer]) -> None:
-        """See to it that optimizers which somebody else steps average their gradients, too."""
+    def watch(self, optimizers: Iterable[torch.optim.Optimizer], weight: Callable[[], float]) -> None:
+        """See to it that optimizers which somebody else steps average their gradients, too.
+
+        Args:
+            weight: of the batch that somebody else has computed the gradients of.
+        """
         for optimizer in optimizers if distributed.SIZE > 1 else ():
-            optimizer.register_step_pre_hook(lambda stepped, *_: self.average(stepped))
+            optimizer.register_step_pre_hook(lambda stepped, *_: self.average(stepped, weight()))
 
     def move(self, batch: Any) -> Any:
         """The batch on the device, with its images channels last if the model's are."""
