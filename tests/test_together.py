@@ -1,10 +1,25 @@
 """Any number of processes train the same model: the same batches, gradients, averages and decisions."""
 
+import math
+import os
+import signal
+
 import pytest
 import ranks
 import tiny
+import torch
+import torch.nn.functional as F
+from bending.dicts import DictTrainer, dict_accuracy, dict_loss
+from bending.gan import GANTrainer, Generator, spread
+from test_habits import build as build_own_loop
+from torch.utils.data import DataLoader
 
+from base.parts import networks
+from examples.ema import EMATrainer
 from trainer import Trainer
+from utils import distributed
+from utils.errors import NonFiniteError, Stopped
+from utils.runtime import unwrap
 
 
 class Exact(Trainer):
@@ -68,3 +83,179 @@ def test_two_and_three_processes_train_what_one_trains(tmp_path, case):
             assert count == alone[2]
             for log, expected in zip(logs, alone[1], strict=True):
                 assert log == pytest.approx(expected, rel=1e-6)
+
+
+class Stops(Exact):
+    """The last process gets a SIGTERM in its update `at`."""
+
+    at = 5
+
+    def _update(self, batches):
+        super()._update(batches)
+        self.updates = getattr(self, "updates", 0) + 1
+        if self.updates == self.at and distributed.RANK == distributed.SIZE - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def train_and_stop(config, resume=None, base=Stops, at=5):
+    """The exit code, the newest checkpoint's name and place, and the weights as they were."""
+    base.at = at
+    trainer = tiny.build(config, resume=resume, trainer_class=base)
+    try:
+        trainer.train()
+    except Stopped as stopped:
+        weights = {name: value.clone() for name, value in unwrap(trainer.model).state_dict().items()}
+        return stopped.exit_code, trainer._checkpoints.newest, weights
+    return 0, trainer._checkpoints.newest, {}
+
+
+def test_two_then_one_then_three_go_on_inside_an_epoch(tmp_path):
+    config = settings(tmp_path, trainer__log_step=2, trainer__epochs=1)
+    alone = ranks.run(tmp_path, 1, train, config)[0]
+    newest = None
+    for size, at in ((2, 3), (1, 4)):
+        results = ranks.run(tmp_path, size, train_and_stop, config, newest, Stops, at)
+        assert {result[:2] for result in results} == {(143, results[0][1])}
+        newest = results[0][1]
+    assert newest.name == "checkpoint-epoch1-step8.pth"
+    for weights, logs, *_ in ranks.run(tmp_path, 3, train, config, newest):
+        assert furthest(weights, alone[0]) < 1e-12
+        assert logs[0] == pytest.approx(alone[1][0], rel=1e-6)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_two_resume_two_bit_for_bit(tmp_path, accumulate):
+    """With dropout, BatchNorm, a schedule per step and Adam."""
+    scheduler = {"type": "StepLR", "args": {"step_size": 4, "gamma": 0.7}, "interval": "step"}
+    arguments = {"n": 105, "batch_size": 10, "num_workers": 1}
+    config = tiny.settings(tmp_path, lr_scheduler=scheduler, data_loader__args=arguments, trainer__epochs=2)
+    config["trainer"]["accumulate"] = accumulate
+    whole = ranks.run(tmp_path, 2, train, config)
+    stopped = ranks.run(tmp_path, 2, train_and_stop, config, None, Stops, 4 // accumulate + 1)
+    again = ranks.run(tmp_path, 2, train, config, stopped[0][1])
+    for (weights, logs, *_), (expected, expected_logs, *_) in zip(again, whole, strict=True):
+        assert furthest(weights, expected) == 0
+        assert logs == expected_logs
+
+
+def test_a_stop_on_one_process_is_a_stop_of_all_at_the_same_step(tmp_path):
+    results = ranks.run(tmp_path, 3, train_and_stop, settings(tmp_path), None, Stops, 4)
+    assert {result[:2] for result in results} == {(143, results[0][1])}
+    assert results[0][1].name == "checkpoint-epoch1-step5.pth"
+    assert all(furthest(result[2], results[0][2]) == 0 for result in results)
+    saved = torch.load(results[0][1], weights_only=True)
+    assert furthest(saved["state_dict"], results[0][2]) == 0 and saved["environment"]["processes"] == 3
+
+
+class StopsInValidation(Exact):
+    def _valid_epoch(self, epoch):
+        if distributed.RANK == distributed.SIZE - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super()._valid_epoch(epoch)
+
+
+def test_a_stop_in_validation_is_agreed_on(tmp_path):
+    results = ranks.run(tmp_path, 2, train_and_stop, settings(tmp_path), None, StopsInValidation)
+    assert {result[:2] for result in results} == {(143, results[0][1])}
+    assert results[0][1].name == "checkpoint-epoch1-step11.pth"
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_an_evaluation_is_over_each_sample_once(tmp_path, size):
+    config = settings(tmp_path, data_loader__args={"n": 131, "validation_split": 101, "batch_size": 7})
+    alone = ranks.run(tmp_path, 1, evaluate, config)[0]
+    assert alone[1] == 101
+    for log, count in ranks.run(tmp_path, size, evaluate, config):
+        assert count == 101 and log["accuracy"] == alone[0]["accuracy"]
+        assert log == pytest.approx(alone[0], rel=1e-6)
+
+
+def evaluate(config, foreign=False):
+    trainer = tiny.build(config, trainer_class=Exact)
+    loader = trainer.valid_data_loader
+    loader = DataLoader(loader.dataset, 7) if foreign else loader
+    return trainer.evaluate(loader, trainer.valid_metrics), trainer.valid_metrics.count("loss")
+
+
+def test_the_batches_of_a_foreign_loader_are_shared_in_an_evaluation(tmp_path):
+    config = settings(tmp_path, data_loader__args={"n": 131, "validation_split": 101})
+    alone = ranks.run(tmp_path, 1, evaluate, config)[0]
+    for log, count in ranks.run(tmp_path, 3, evaluate, config, True):
+        assert count == 101 and log == pytest.approx(alone[0], rel=1e-6)
+
+
+def nan_at(step, rank):
+    class Nan(Exact):
+        def _forward(self, batch):
+            loss, output, target = super()._forward(batch)
+            if torch.is_grad_enabled() and self.step == step and rank == distributed.RANK:
+                loss = loss * math.nan
+            return loss, output, target
+
+    return Nan
+
+
+def train_with_nan(config, step, rank):
+    trainer = tiny.build(config, trainer_class=nan_at(step, rank))
+    try:
+        trainer.train()
+    except (NonFiniteError, SystemExit) as error:  # the second where another has told it already
+        return str(error.__cause__ if isinstance(error, SystemExit) else error)
+    return {name: value.clone() for name, value in unwrap(trainer.model).state_dict().items()}
+
+
+def test_a_loss_that_is_nan_on_one_process_stops_all_and_names_its_step(tmp_path):
+    config = settings(tmp_path, trainer__log_step=5)
+    told = ranks.run(tmp_path, 3, train_with_nan, config, 6, 2)
+    assert len(set(told)) == 1 and "the loss became nan in epoch 1, step 7 (" in told[0]
+
+
+def test_an_update_that_one_process_skips_is_skipped_by_all(tmp_path):
+    config = settings(tmp_path, trainer__on_nan="skip")
+    results = ranks.run(tmp_path, 2, train_with_nan, config, 6, 1)
+    assert furthest(results[0], results[1]) == 0
+    assert all(bool(value.isfinite().all()) for value in results[0].values())
+
+
+class Bent(GANTrainer):
+    """The GAN with noise that is a function of the data, so that it does not depend on the process."""
+
+    def _forward(self, batch):
+        data = batch[0]
+        fake = self.model((9 * data).sin())
+        critic = F.softplus(-self.critic(data)).mean() + F.softplus(self.critic(fake.detach())).mean()
+        return {"critic": critic, "generator": F.softplus(-self.critic(fake)).mean()}, fake, data
+
+
+def train_bent(kind, folder):
+    """The weights of all networks of a trainer that is not the template's, in float64, and its last numbers."""
+    torch.set_default_dtype(torch.float64)
+    for thing in (Generator, spread, dict_accuracy, dict_loss):
+        setattr(tiny, thing.__name__, thing)
+        thing.__module__ = "tiny"
+    args = {"n": 47, "batch_size": 9}
+    if kind == "gan":
+        changes = {"arch": {"type": "Generator"}, "metrics": ["spread"], "trainer__monitor": "min val_spread"}
+        changes["optimizer"] = {"type": "RMSprop", "args": {"lr": 0.01}}
+        cls, args = Bent, {**args, "kind": "whole"}
+    elif kind == "dicts":
+        changes = {"loss": "dict_loss", "metrics": ["dict_accuracy"], "trainer__monitor": "min val_cross_entropy"}
+        changes["trainer__accumulate"] = 2
+        cls, args = DictTrainer, {**args, "kind": "dicts"}
+    else:
+        changes, cls = {"trainer__monitor": "min loss"}, EMATrainer
+    config = settings(folder, **{**changes, "data_loader__args": args})
+    trainer = build_own_loop(config) if kind == "own loop" else tiny.build(config, trainer_class=cls)
+    trainer.train()
+    states = [unwrap(network).state_dict() for network in networks(trainer)]
+    return {f"{i}.{name}": value.clone() for i, state in enumerate(states) for name, value in state.items()}
+
+
+@pytest.mark.parametrize("kind", ["gan", "dicts", "ema", "own loop"])
+def test_trainers_of_other_kinds_train_alike(tmp_path, kind):
+    alone = ranks.run(tmp_path, 1, train_bent, kind, tmp_path)[0]
+    for size in (2, 3):
+        results = ranks.run(tmp_path, size, train_bent, kind, tmp_path)
+        for weights in results:
+            assert furthest(weights, results[0]) == 0
+            assert furthest(weights, alone) < 1e-12

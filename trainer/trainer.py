@@ -76,15 +76,14 @@ class Trainer(BaseTrainer):
         self.accumulate, self.log_step, self.save_step = settings.accumulate, settings.log_step, settings.save_step
         self.runtime = Runtime(device, settings)
         self.model = self.runtime.prepare(model)
-        objects = [metric for metric in metric_ftns if hasattr(metric, "compute")]
+        objects = (metric for metric in metric_ftns if hasattr(metric, "compute"))
         self._objects = tuple(metric.to(device) if isinstance(metric, nn.Module) else metric for metric in objects)
         self._functions = tuple(metric for metric in metric_ftns if not hasattr(metric, "compute"))
         averaged = [*self.loss_terms, *(metric.__name__ for metric in self._functions)]
         self.train_metrics = MetricTracker(*averaged, objects=self._objects)
         self.valid_metrics = MetricTracker(*averaged, objects=self._objects)
         self._watch, self._progress, self._group = LossWatch(settings.on_nan), Progress(), Group()
-        #: Whether no batch of the run has been seen yet.
-        self._new = config.launch.task != "continue" or config.launch.checking
+        self._new = config.launch.task != "continue" or config.launch.checking  # no batch has been seen yet
         self._layers: Callable[[], str] | None = None  # gives their table, once they have seen a batch
 
     def _train_epoch(self, epoch: int) -> Log:
@@ -253,8 +252,8 @@ class Trainer(BaseTrainer):
             if self.runtime.grad_norm is not None:
                 window["grad_norm/train"] = float(self.runtime.grad_norm)
             self.writers.log(window, (self.epoch - 1) * self.len_epoch + self.step)
-            loss = f"{self.loss_terms[0]} {window[f'{self.loss_terms[0]}/train']:.4g}"
-            self._progress.show(self.step, loss, self.train_metrics.count(self.loss_terms[0]))
+            loss = self.loss_terms[0]
+            self._progress.show(self.step, f"{loss} {window[f'{loss}/train']:.4g}", self.train_metrics.count(loss))
 
     def _check_losses(self) -> None:
         """Stop the run if a loss since the last look was not finite."""
