@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from projects import ROOT, command, copy_template
 
-GAN = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+PAGE = (ROOT / "docs" / "own_tasks.md").read_text()
 IDENTITY = {f"GIT_{who}_{what}": "me@there" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 
 
@@ -40,10 +40,10 @@ def test_it_is_clean_and_has_a_history(project):
 
 
 def grow(project):
-    """Replace the README, and add the GAN of the template's."""
+    """Replace the README, and add the GAN of docs/own_tasks.md."""
     (project / "README.md").write_text("mine\n")
-    (code,) = [block for block in GAN if "class GANTrainer" in block]
-    (project / "trainer" / "gan.py").write_text(code)
+    (added,) = re.findall(r"^\+\+\+ b/trainer/gan.py\n@@.*\n((?:\+.*\n)+)", PAGE, re.M)
+    (project / "trainer" / "gan.py").write_text(re.sub(r"(?m)^\+", "", added))
     model = project / "model" / "model.py"
     model.write_text(model.read_text() + GENERATOR)
 

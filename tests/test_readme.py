@@ -61,12 +61,6 @@ def test_its_dataset_is_one(monkeypatch):
     assert 0 < float(moved[:14].max()) < 0.11 and not moved[14:].any()
 
 
-def test_its_gan_is_the_one_that_is_tested():
-    (code,) = re.findall(r"```python\n(\"\"\"A GAN.*?)```", README, re.S)
-    tested = (ROOT / "tests" / "bending" / "gan.py").read_text()
-    assert code[code.index("class GANTrainer") :].rstrip() in tested
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     folder = copy_template(tmp_path_factory.mktemp("readme") / "project")

@@ -15,7 +15,7 @@ from utils.files import ROOT
 #: What is about the template itself, and not for a project that is made from it.
 LEFT_OUT = re.compile(
     r"README\.md|tools/(bench.*|migrat.*|bare_loop\.py|new_project\.py|write_schema\.py|trace_ways\.py)|"
-    r"tests/test_(tools|readme|new_project|structure|migrate)\.py"
+    r"tests/test_(tools|readme|new_project|own_tasks|structure|migrate|suggestions)\.py"
 )
 #: Where there is no git to say what belongs to the template.
 IGNORED = re.compile(

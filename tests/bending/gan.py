@@ -1,5 +1,7 @@
 """A GAN on points of a ring: two networks, two optimizers, an update of its own."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -24,14 +26,12 @@ class GANTrainer(Trainer):
         }
         return terms, fake, data
 
-    def _update(self, batches):
+    def _update(self, batches: Any) -> None:
         for batch in batches:
-            terms, _, _ = self._compute(batch, self.train_metrics)
-            self.runtime.backward(terms["critic"])
-            self._apply(self.critic_optimizer, [terms["critic"].detach()])
-            terms, _, _ = self._compute(batch, None)  # the critic has moved
-            self.runtime.backward(terms["generator"])
-            self._apply(self.optimizer, [terms["generator"].detach()])
+            for name, optimizer in {"critic": self.critic_optimizer, "generator": self.optimizer}.items():
+                terms, _, _ = self._compute(batch, self.train_metrics if name == "critic" else None)
+                self.runtime.backward(terms[name])
+                self._apply(optimizer, [terms[name].detach()])
             self.critic_optimizer.zero_grad()
 
 
