@@ -85,7 +85,10 @@ class BaseDataLoader(DataLoader[Any]):
     def _make_inner(self, options: dict[str, Any]) -> DataLoader[Any]:
         """The DataLoader that works, without a reference back to this one."""
         options = {**options, "num_workers": self.num_workers, "pin_memory": self.pin_memory}
-        if self.num_workers:
+        if not self.num_workers:  # what is about them is no obstacle
+            for name in ("prefetch_factor", "persistent_workers", "multiprocessing_context", "timeout"):
+                options.pop(name, None)
+        else:
             options["worker_init_fn"] = partial(start_worker, options.get("worker_init_fn"))
         if self._order is None:
             options["persistent_workers"] = False  # their generators would go on from pass to pass
@@ -154,7 +157,9 @@ class BaseDataLoader(DataLoader[Any]):
         n_valid = split if isinstance(split, int) else int(n * split)
         if split < 0 or not 0 < n_valid < n:
             left = f"leaves {max(n - n_valid, 0)} for training" if n_valid else "leaves 0 samples"
-            raise ConfigError(f"validation_split {split} of {n} {left}: give a share below 1 or a number below {n}")
+            raise ConfigError(
+                f"validation_split {split} of {n} {left}: give a share or a number that leaves some to both"
+            )
         if not self.shuffle:
             _logger.info(f"the loader {self.name!r} reads its samples in one order, as the split has drawn them")
         indices = np.arange(n)

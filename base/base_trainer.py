@@ -181,7 +181,7 @@ class BaseTrainer(ABC):
         """Stop the run, and save nothing of this epoch, if the number that judges it is not finite."""
         value = log.get(self.monitor.name, 0.0)
         if self.monitor.on and self.settings.on_nan == "stop" and not math.isfinite(value):
-            hint = self._checkpoints.resume_hint()
+            hint = self._checkpoints.skip_hint()
             raise NonFiniteError(f"{self.monitor.name} became {value} in epoch {epoch} (lr {self.lr:.3g})\n  {hint}")
 
     def _start(self) -> range:
@@ -244,7 +244,7 @@ class BaseTrainer(ABC):
     def _save(self, step: int | None, due: bool = True, improved: bool = False, finished: bool = False) -> None:
         if due or improved:
             if self.settings.on_nan == "stop":
-                check_finite(unwrap(self.model), self.epoch, self.lr, self._checkpoints.resume_hint())
+                check_finite(unwrap(self.model), self.epoch, self.lr, self._checkpoints.skip_hint())
             self._checkpoints.save(content_of(self, step, finished), due, improved)
 
     def _save_epoch(self, epoch: int, improved: bool, finished: bool) -> None:
@@ -284,6 +284,6 @@ class BaseTrainer(ABC):
             self.logger.info(f"check passed: {done}; nothing of it is kept")
             return
         # A scheduler made for so many steps cannot be stretched.
-        fixed_length = hasattr(getattr(self, "lr_scheduler", None), "total_steps")
+        fixed_length = any(hasattr(part, "total_steps") for part in held_by(self).parts.values())
         for line in self._checkpoints.summary(self.monitor, self.epochs, self.epoch, idle, fixed_length):
             self.logger.info(line)

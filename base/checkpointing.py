@@ -46,7 +46,7 @@ class Checkpoints:
         epoch, step = content["epoch"], content["progress"]["step"]
         path = self.run.folder / run_folder.checkpoint_name(epoch, step)
         distributed.from_main(lambda: self._write(content, path, due, improved))
-        self.newest = path if due else self.newest
+        self.newest = path if due else self.run.folder / run_folder.BEST
         self.run.status("running", epoch=epoch, step=step)
 
     def _write(self, content: Content, path: Path, due: bool, improved: bool) -> None:
@@ -108,34 +108,45 @@ class Checkpoints:
             error = UserError(f"another process is lost, or has kept this one waiting: {str(error).splitlines()[0]}")
         if "Expected more than 1 value per channel" in str(error):
             hint = "a batch of one sample cannot pass BatchNorm: set data_loader.args.drop_last, or another batch_size"
+            if self.newest is not None and "-step" in self.newest.name:  # where neither can be changed
+                hint = "a batch of one sample cannot pass BatchNorm"
             error = DataError(hint).with_traceback(error.__traceback__)
         if isinstance(error, DataError):
             error.args = (f"{error}\n  {self.resume_hint()}",)
         return error
 
-    def resume_hint(self) -> str:
+    def resume_hint(self, *options: str) -> str:
         """The line that says how to go on."""
         if self.newest is None or not self.run.stays:
             return "nothing had been saved yet" if self.run.stays else "nothing of it is kept"
-        return f"resume: {shown_command('train.py', '-r', self.newest)}"
+        return f"resume: {shown_command('train.py', '-r', self.newest, *options)}"
+
+    def skip_hint(self) -> str:
+        """The line that says how to go on after a loss that was not finite: as it was, it would come again."""
+        return self.resume_hint("--set", "trainer.on_nan=skip")
 
     def summary(self, monitor: Monitor, epochs: int, done: int, idle: bool, fixed_length: bool) -> list[str]:
         """The last lines of a run: the best value, its file, and what to type next."""
         lines = []
         best = self.run.folder / run_folder.BEST
-        early = monitor.exhausted and done < epochs
+        keys = ["trainer.early_stop"] * monitor.exhausted + ["trainer.epochs"] * (done >= epochs)
+        open_ended = done < epochs or not fixed_length
         if idle:
-            what = "stopped early; raise trainer.early_stop" if early else "raise trainer.epochs"
-            lines.append(f"nothing to do (epoch {done} of {epochs}); {what} to continue")
+            what = (
+                f"; {'stopped early; ' * monitor.exhausted}raise {' and '.join(keys)} to continue" if open_ended else ""
+            )
+            lines.append(f"nothing to do (epoch {done} of {epochs}){what}")
         has_best = monitor.best_epoch > 0 and _is_of(best, monitor.best_epoch)
         if has_best:
             lines.append(f"best {monitor.name} {monitor.best:.4f} in epoch {monitor.best_epoch}: {shown(best)}")
         newest = best if has_best else self.newest
         if newest is not None:
             lines.append(f"test:     {shown_command('test.py', '-r', newest)}")
-        if self.newest is not None and (early or not fixed_length):
-            more = f"early_stop={2 * int(monitor.patience)}" if early else f"epochs={2 * max(done, epochs)}"
-            lines.append(f"continue: {shown_command('train.py', '-r', self.newest, '--set', f'trainer.{more}')}")
+        if self.newest is not None and open_ended:
+            more = ["--set", f"trainer.epochs={epochs if done < epochs else 2 * done}"]
+            if monitor.exhausted:
+                more += ["--set", f"trainer.early_stop={2 * max(int(monitor.patience), monitor.bad_epochs)}"]
+            lines.append(f"continue: {shown_command('train.py', '-r', self.newest, *more)}")
         return lines
 
 

@@ -43,8 +43,9 @@ def check_weights(config: "ConfigParser", model: nn.Module, state: Content) -> N
         problems = mismatches(kept, saved)
         shapes = [{name: getattr(value, "shape", None) for name, value in weights.items()} for weights in (kept, saved)]
         names = [name for name in {**kept, **saved} if shapes[0].get(name, 0) != shapes[1].get(name, 0)]
-        patterns = sorted({name.rpartition(".")[0] + ".*" if "." in name else name for name in names})
-        advice = f'\n  to leave them out: "arch": {{"skip": {patterns}}}'.replace("'", '"')
+        patterns = {name.rpartition(".")[0] + ".*" if "." in name else name for name in names}
+        skip = sorted(patterns.union(_skipped(config)))
+        advice = f'\n  to leave them out: "arch": {{"skip": {skip}}}'.replace("'", '"')
     else:
         problems = _weights_problems(model, state["state_dict"], config.launch.task == "continue")
         if state["arch"] != type(model).__name__:

@@ -91,7 +91,7 @@ class Factory:
         problems = []
         for name, module in modules.items():
             if name in NEEDED and not self._values.get(name):
-                problems.append(f'{self.source.name}: {name} is missing; "base": "config.json" takes it from there')
+                problems.append(f'{self.source.name}: {name} is missing; a config that has it may be its "base"')
             try:
                 for path, component in self._components(name):
                     bind(self.source, component, path, _as_tuple(module), Given(GIVEN.get(name, 0)))
@@ -233,8 +233,8 @@ def init_scheduler(config: Factory, optimizer: "torch.optim.Optimizer", batches:
     if one_cycle and not {"total_steps", "epochs", "steps_per_epoch"} & component.args.keys():
         lengths["total_steps"] = steps
     rate = config.where("optimizer", "args", "lr")
-    if kind in ("OneCycleLR", "CyclicLR") and rate.startswith("command"):
-        raise ConfigError(f"{rate}: the learning rate follows {kind}: set lr_scheduler.args.max_lr instead")
+    if kind in ("OneCycleLR", "CyclicLR") and rate.startswith("command line ("):
+        raise ConfigError(f"{rate}: the learning rate follows {kind}: set lr_scheduler.args.max_lr of a new run")
     scheduler = config.init_obj("lr_scheduler", modules, optimizer, **lengths)
     if isinstance(scheduler, schedulers.ReduceLROnPlateau):
         _check_plateau(config, scheduler.mode, where)

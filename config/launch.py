@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import shlex
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, Literal
 
 from config.schema import Checked, check, known
 from config.source import Source, dotted, leaves, override, read_source, read_value, to_plain
-from utils import run_folder
+from utils import files, run_folder
 from utils.errors import CheckpointError, ConfigError, NonFiniteError, StorageError
 from utils.files import ROOT, read_json
 from utils.run import Run
@@ -72,6 +73,8 @@ def add_options(parser: argparse.ArgumentParser, options: Iterable[Any], evaluat
         (["--traceback"], {"action": "store_true", "help": "show the traceback of an error"}),
         (["--check"], {"action": "store_true", "help": "try everything on one batch, leave nothing behind"}),
     ]
+    if not evaluating and Path(sys.argv[0]).suffix == ".py":
+        files.started = Path(sys.argv[0]).absolute()
     targets = {}
     for option in options:
         target = option.target if isinstance(option.target, str) else ";".join(option.target)
@@ -96,7 +99,8 @@ def read_command(
         CheckpointError: the checkpoint cannot be read.
     """
     if args.resume is None and (evaluating or args.config is None):
-        what = "what to evaluate: " if evaluating else "what to train: -c config.json, or to continue a run: "
+        config = shlex.quote(files.shown(ROOT / "config.json"))
+        what = "what to evaluate: " if evaluating else f"what to train: -c {config}, or to continue a run: "
         raise ConfigError(f"say {what}-r CHECKPOINT")
 
     run_folder.check_run_id(args.run_id)

@@ -165,7 +165,7 @@ def _worded(source: Source, error: dict[str, Any]) -> str:
     """One of pydantic's errors as: place: path: what is expected, what was found."""
     path = tuple(part for part in error["loc"] if part not in ("name", "component") or error["loc"][0] == part)
     if error["type"] == "missing":
-        return f'{source.where(path[:-1])}: {dotted(path)} is missing; "base": "config.json" takes it from there'
+        return f'{source.where(path[:-1])}: {dotted(path)} is missing; a config that has it may be its "base"'
     wanted = str(error["msg"]).replace("Input should be", "expected").replace("'", '"')
     field = (Config if len(path) == 1 else _SECTIONS.get(str(path[0]), Config)).model_fields.get(dotted(path[-1:]))
     if error["type"] == "string_pattern_mismatch" and field is not None:

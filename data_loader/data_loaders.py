@@ -58,7 +58,9 @@ class DigitsDataLoader(BaseDataLoader):
         """
         file = folder / "mnist5k.npz"
         if not file.exists():
-            raise DataError(f"{file} is missing: `git checkout data` restores it, or set data_loader.args.data_dir")
+            raise DataError(
+                f"{file} is missing: set data_loader.args.data_dir, or restore the data that came with the project"
+            )
         with np.load(file, allow_pickle=False) as arrays:
             images, labels = arrays["images"], arrays["labels"]
         # The file is sorted by class, 500 of each: the first 400 are for training.

@@ -19,6 +19,7 @@ import torch
 
 from utils import checkpoint
 from utils.errors import CheckpointError, catch_user_errors
+from utils.files import shown_command
 
 
 class Inert:
@@ -132,7 +133,9 @@ def main() -> None:
         raise CheckpointError(f"{args.new} exists: choose another name")
     state = convert(read_inert(args.old), args.old)
     checkpoint.save(state, args.new)
-    print(f"wrote {args.new}: {state['arch']}, epoch {state['epoch']}; test: python test.py -r {args.new}")
+    print(
+        f"wrote {args.new}: {state['arch']}, epoch {state['epoch']}; test: {shown_command('test.py', '-r', args.new)}"
+    )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -66,7 +67,7 @@ def main() -> None:
         raise StorageError(f"{target} cannot be written: {error.strerror or error}") from error
     committed = all(_git(target, *words) is not None for words in (["init"], ["add", "-A"], ["commit", "-m", "Begin"]))
     history = "" if committed else " (without a first commit: is git there, and does it know your name?)"
-    print(f"made {target}{history}\n  cd {target}\n  python train.py -c config.json", file=sys.stdout)
+    print(f"made {target}{history}\n  cd {shlex.quote(str(target))}\n  python train.py -c config.json", file=sys.stdout)
 
 
 def _files() -> list[str]:

@@ -257,7 +257,7 @@ class Trainer(BaseTrainer):
 
     def _check_losses(self) -> None:
         """Stop the run if a loss since the last look was not finite."""
-        self._watch.look(self.epoch, self.step, self.lr, self._checkpoints.resume_hint())
+        self._watch.look(self.epoch, self.step, self.lr, self._checkpoints.skip_hint())
 
     def _save_step(self) -> None:
         self._check_losses()

@@ -21,7 +21,7 @@ from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
 
 from utils.errors import CheckpointError, StorageError
-from utils.files import replacing
+from utils.files import replacing, shown_command
 
 FORMAT_VERSION = 1
 _COMMENT = b"sha256:"
@@ -277,7 +277,7 @@ def _check_globals(path: Path) -> None:
     except Exception as error:  # the scan of a hostile pickle may fail in any way
         raise CheckpointError(f"refused: {path} is no pickle of tensors and plain data ({error})") from None
     if any(name.startswith("parse_config.") for name in found):
-        how = f"convert it:\n  python tools/convert_checkpoint.py {path} NEW.pth"
+        how = f"convert it:\n  {shown_command('tools/convert_checkpoint.py', path, 'NEW.pth')}"
         raise CheckpointError(f"{path} was saved by the classic template, with a pickled ConfigParser; {how}")
     if found:
         raise CheckpointError(f"refused: {path} contains globals [{', '.join(sorted(found))}]")

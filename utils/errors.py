@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import sys
 import traceback
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -83,7 +84,7 @@ def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType 
 
 def printable(text: str) -> str:
     """A text without what would command a terminal."""
-    return "".join(char if char.isprintable() or char in "\n\t" else "?" for char in text)
+    return "".join(char if unicodedata.category(char)[0] != "C" or char in "\n\t" else "?" for char in text)
 
 
 def told(error: BaseException, anywhere: bool = True) -> str:

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import shlex
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -13,22 +12,20 @@ from utils.errors import StorageError
 
 #: The project's root folder: where `train.py` stands, whatever the current folder is.
 ROOT = Path(__file__).resolve().parent.parent
+#: The training script whose command line has been read, if one has.
+started: Path | None = None
 
 
 def shown(path: Path) -> str:
     """A path as a person types it: relative to the current folder where it is below."""
     with contextlib.suppress(OSError, ValueError):  # the current folder is gone, or the path is not below
-        return str(path.relative_to(Path.cwd()))
-    return str(path)
+        path = path.relative_to(Path.cwd())
+    return f"./{path}" if str(path).startswith("-") else str(path)
 
 
 def shown_command(script: str, *words: Any) -> str:
     """A command of the project as a person types it in the current folder; of train.py, the script that was started."""
-    started = Path(sys.argv[0]).absolute()
-    if script == "train.py" and started.suffix == ".py" and started.name != "test.py":
-        path = started
-    else:
-        path = ROOT / script
+    path = started if script == "train.py" and started is not None else ROOT / script
     return shlex.join(["python", *(shown(word) if isinstance(word, Path) else str(word) for word in (path, *words))])
 
 

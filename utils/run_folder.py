@@ -58,9 +58,9 @@ def create(parent: Path, run_id: str | None) -> Path:
             return folder
         except FileExistsError:
             if run_id is not None:
-                raise ConfigError(
-                    f"the run {folder} exists: continue it with -r auto, or choose another --run_id"
-                ) from None
+                saved = any(checkpoints(folder)) or (folder / BEST).exists()
+                how = "continue it with -r auto, or choose" if saved else "it has saved nothing: choose"
+                raise ConfigError(f"the run {folder} exists: {how} another --run_id") from None
             number += 1
             folder = parent / f"{name}-{number}"
         except OSError as error:
