@@ -88,7 +88,7 @@ class Checkpoints:
             code = error.exit_code if isinstance(error, UserError | Stopped) else 130 if stopped else 1
             message = str(error) or type(error).__name__
             fields = {"exit_code": code, "message": message}
-            if code == 1:
+            if code == 1 and not isinstance(error, UserError):
                 frame = traceback.extract_tb(error.__traceback__)[-1]
                 fields["at"] = f"{frame.filename}:{frame.lineno}"
                 message = "".join(traceback.format_exception(error))

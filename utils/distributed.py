@@ -11,6 +11,7 @@ import datetime
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -44,7 +45,9 @@ def join() -> Any:
             backend = f"cpu:gloo,{kind.type}:{dist.get_default_backend_for_device(kind.type)}"
         timeout = datetime.timedelta(seconds=TIMEOUT)
         store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+        hook = sys.excepthook
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+        sys.excepthook = hook  # torch has put its own around it, which would swallow what it prints
         _store = dist.PrefixStore("said", store)
         atexit.register(leave)
     return dist
@@ -143,7 +146,8 @@ def _given(outcome: list[Any]) -> Any:
 
 
 def first_to_say(text: str) -> bool:
-    """Whether no other process has said this."""
+    """Whether no other process has said this; the main one goes first."""
+    time.sleep(0.3 * (RANK > 0))
     with contextlib.suppress(Exception):  # the process that keeps the store may be gone
         return _store is None or bool(_store.add(text[:200], 1) == 1)
     return True
@@ -188,4 +192,27 @@ def spread(devices: str | None, n_gpu: int) -> None:
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")  # or restarts fail
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "120")  # time to save
     flags = ["--standalone", f"--nproc_per_node={count}", f"--signals-to-handle={_SIGNALS}"]
-    os.execv(sys.executable, [sys.executable, "-m", "torch.distributed.run", *flags, *sys.argv])
+    os.execv(sys.executable, [sys.executable, __file__, *flags, *sys.argv])
+
+
+def _launch() -> int:
+    """torchrun without its own reports, as the processes make theirs; the exit code is that of the first to fail."""
+    import logging
+
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main
+
+    logging.disable(logging.CRITICAL)
+    try:
+        main(sys.argv[1:])
+    except ChildFailedError as error:
+        return max(error.get_first_failure()[1].exitcode, 0) or 1  # negative: killed by a signal
+    except SignalException as error:
+        return {signal.SIGINT: 130, signal.SIGHUP: 129}.get(error.sigval, 143)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # this file's folder
+    sys.exit(_launch())
