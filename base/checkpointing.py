@@ -21,7 +21,7 @@ from utils.files import shown, shown_command
 from utils.run import Run
 
 #: What gloo and NCCL say when a process does not answer.
-_LOST = r"gloo|NCCL|[Cc]onnection (closed|reset|refused)|[Tt]imed out waiting|Broken pipe"
+_LOST = r"Timed out waiting \w+|[Tt]imeout|[Cc]onnection \w+( by peer)?|Broken pipe|NCCL"
 
 
 class Checkpoints:
@@ -104,8 +104,11 @@ class Checkpoints:
 
     def _advised(self, error: BaseException) -> BaseException:
         """An error about the data or another process, with what can be done."""
-        if distributed.SIZE > 1 and re.search(_LOST, str(error)):
-            error = UserError(f"another process is lost, or has kept this one waiting: {str(error).splitlines()[0]}")
+        lost = re.search(_LOST, str(error)) if distributed.SIZE > 1 else None
+        if lost:
+            error = UserError(f"another process is lost, or has kept this one waiting too long ({lost[0]})")
+            if lost[0].startswith("T"):  # it would keep the launcher waiting, too
+                distributed.end_others()
         if "Expected more than 1 value per channel" in str(error):
             hint = "a batch of one sample cannot pass BatchNorm: set data_loader.args.drop_last, or another batch_size"
             if self.newest is not None and "-step" in self.newest.name:  # where neither can be changed

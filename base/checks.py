@@ -4,7 +4,7 @@ import contextlib
 import copy
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +12,7 @@ import torch
 from base.monitor import Monitor
 from utils import distributed
 from utils.errors import ConfigError, described
+from utils.metrics import asks_others
 
 if TYPE_CHECKING:
     from parse_config import ConfigParser
@@ -87,8 +88,8 @@ def check_loss(loss: Any) -> torch.Tensor:
     return loss
 
 
-def check_processes(model: torch.nn.Module, loader: Any, synced: bool) -> None:
-    """Refuse data that several processes could not train on as one does.
+def check_processes(model: torch.nn.Module, loader: Any, metrics: Sequence[Any], synced: bool) -> None:
+    """Refuse metrics that several processes could not add up, and data that they could not train on as one does.
 
     Args:
         synced: whether BatchNorm sees the whole batch.
@@ -96,6 +97,10 @@ def check_processes(model: torch.nn.Module, loader: Any, synced: bool) -> None:
     Raises:
         ConfigError: with what to change.
     """
+    for metric in metrics if distributed.SIZE > 1 else ():
+        if hasattr(metric, "compute") and not (asks_others(metric) or hasattr(metric, "merge_state")):
+            what = "merge_state(other), which adds what that of another process has counted"
+            raise ConfigError(f"metrics: on several processes {metric.__name__} needs a method {what}")
     processes, size = distributed.SIZE, getattr(loader, "batch_size", None)
     if processes == 1 or not isinstance(size, int):
         return

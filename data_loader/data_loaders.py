@@ -58,9 +58,7 @@ class DigitsDataLoader(BaseDataLoader):
         """
         file = folder / "mnist5k.npz"
         if not file.exists():
-            raise DataError(
-                f"{file} is missing: set data_loader.args.data_dir, or restore the data that came with the project"
-            )
+            raise DataError(f"{file} is missing: it came with the project; or set data_loader.args.data_dir")
         with np.load(file, allow_pickle=False) as arrays:
             images, labels = arrays["images"], arrays["labels"]
         # The file is sorted by class, 500 of each: the first 400 are for training.

@@ -26,6 +26,8 @@ def _command(function, args, output):
     sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     try:
         function(*args)
+    except SystemExit:
+        raise
     except BaseException as error:
         _hook(type(error), error, error.__traceback__)
         sys.exit(1)

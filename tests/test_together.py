@@ -1,5 +1,6 @@
 """Any number of processes train the same model: the same batches, gradients, averages and decisions."""
 
+import importlib.util
 import math
 import os
 import signal
@@ -19,6 +20,7 @@ from examples.ema import EMATrainer
 from trainer import Trainer
 from utils import distributed
 from utils.errors import NonFiniteError, Stopped
+from utils.metrics import MetricTracker
 from utils.runtime import unwrap
 
 
@@ -259,3 +261,75 @@ def test_trainers_of_other_kinds_train_alike(tmp_path, kind):
         for weights in results:
             assert furthest(weights, results[0]) == 0
             assert furthest(weights, alone) < 1e-12
+
+
+class Spread:
+    """The range of the outputs: no sum over samples."""
+
+    __module__ = "tiny"
+
+    def __init__(self):
+        self.reset()
+
+    def reset(self):
+        self.low, self.high = math.inf, -math.inf
+
+    def update(self, output, target):
+        self.low, self.high = min(self.low, float(output.min())), max(self.high, float(output.max()))
+
+    def compute(self):
+        return self.high - self.low
+
+    def merge_state(self, other):
+        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+
+    def state_dict(self):
+        return {"low": self.low, "high": self.high}
+
+    def load_state_dict(self, state):
+        vars(self).update(state)
+
+
+class Variance(MetricTracker):
+    """Made of sums, by the template's own averages."""
+
+    __module__ = "tiny"
+
+    def update(self, output, target):
+        for name, value in {"x": output.sum(1), "x2": output.sum(1) ** 2}.items():
+            super().update(name, value, len(target))
+
+    def compute(self):
+        mean = self.result()
+        return mean["x2"] - mean["x"] ** 2
+
+
+def with_objects(folder):
+    tiny.Spread, tiny.Variance, metrics = Spread, Variance, ["Spread", "Variance"]
+    if importlib.util.find_spec("torchmetrics"):
+        import torchmetrics
+
+        tiny.Mean = type("Mean", (torchmetrics.MeanMetric,), {"__module__": "tiny", "update": update_mean})
+        metrics.append("Mean")
+    return settings(folder, metrics=metrics, trainer__epochs=1, data_loader__args={"n": 47, "batch_size": 9})
+
+
+def update_mean(self, output, target):
+    super(type(self), self).update(output.sum(1))
+
+
+def train_with_objects(folder, resume=None, stop_at=None):
+    config = with_objects(folder)
+    return train_and_stop(config, resume, Stops, stop_at) if stop_at else train(config, resume)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("sizes", [(2, 2), (3, 2), (2, 1)])
+def test_metrics_that_are_objects_count_everything(tmp_path, sizes):
+    alone = ranks.run(tmp_path, 1, train_with_objects, tmp_path)[0][1]
+    results = ranks.run(tmp_path, sizes[0], train_with_objects, tmp_path)
+    for _, logs, *_ in results:
+        assert logs[0] == pytest.approx(alone[0], rel=1e-6)
+    stopped = ranks.run(tmp_path, sizes[0], train_with_objects, tmp_path, None, 2)
+    for _, logs, *_ in ranks.run(tmp_path, sizes[1], train_with_objects, tmp_path, stopped[0][1]):
+        assert logs[0] == (results[0][1][0] if sizes[0] == sizes[1] else pytest.approx(alone[0], rel=1e-6))

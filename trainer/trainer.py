@@ -64,7 +64,7 @@ class Trainer(BaseTrainer):
         check_parts(type(self), Trainer, criterion, optimizer)
         if config.launch.task != "evaluate":  # before the run folder is made
             check_settings(config, names, valid_data_loader is not None, self.len_epoch)
-            check_processes(model, data_loader, settings.sync_batchnorm and device.type != "cpu")
+            check_processes(model, data_loader, metric_ftns, settings.sync_batchnorm and device.type != "cpu")
         super().__init__(model, criterion, metric_ftns, optimizer, config)
         self.device = device
         self.data_loader, self.valid_data_loader, self.lr_scheduler = data_loader, valid_data_loader, lr_scheduler

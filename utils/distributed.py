@@ -24,6 +24,8 @@ RANK, SIZE, LOCAL_RANK = (
 )
 #: What they share beside the group, to see who was first.
 _store: Any = None
+#: Machine and process id of each.
+_members: list[Any] = []
 #: Seconds to wait for each other, until the config says another time.
 TIMEOUT = 600
 _SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
@@ -50,7 +52,21 @@ def join() -> Any:
         sys.excepthook = hook  # torch has put its own around it, which would swallow what it prints
         _store = dist.PrefixStore("said", store)
         atexit.register(leave)
+        _members[:] = gathered((os.environ.get("GROUP_RANK"), os.getpid()))
+        if (
+            int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0))
+            and "TORCH_DISABLE_SHARE_RDZV_TCP_STORE" not in os.environ
+        ):
+            print("warning: restarts may fail: set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun", file=sys.stderr)
     return dist
+
+
+def end_others() -> None:
+    """Kill the other processes of this machine: one of them does not answer."""
+    for machine, pid in _members:
+        if machine == os.environ.get("GROUP_RANK") and pid != os.getpid():
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def leave() -> None:

@@ -36,10 +36,6 @@ class MetricTracker:
             raise ConfigError(
                 f"metrics: training and validation need copies of {', '.join(self._fresh)}: {told(error)}"
             ) from error
-        for name, metric in self.objects.items() if distributed.SIZE > 1 else ():
-            if not (hasattr(metric, "sync_context") or hasattr(metric, "merge_state")):
-                what = "merge_state(other), which adds what that of another process has counted"
-                raise ConfigError(f"metrics: on several processes {name} needs a method {what}")
         self.reset()
 
     def reset(self) -> None:
@@ -150,7 +146,7 @@ class MetricTracker:
                 if name in self.objects and counted is not None:
                     metric = copy.deepcopy(self._fresh[name]) if i else self.objects[name]
                     metric.load_state_dict(copy.deepcopy(counted))
-                    if i:
+                    if i and not isinstance(metric, MetricTracker):  # the first of which has those of all
                         self.objects[name].merge_state(metric)
 
 
@@ -164,9 +160,14 @@ def _added(parts: Sequence[tuple[Mapping[str, float], Mapping[str, float]]]) -> 
     return added
 
 
+def asks_others(metric: Any) -> bool:
+    """Whether a metric object computes by itself what all processes have counted, as torchmetrics' and ours do."""
+    return isinstance(metric, MetricTracker) or hasattr(metric, "sync_context")
+
+
 def _of_all(metric: Any) -> Any:
     """A metric object with what those of all processes have counted."""
-    if distributed.SIZE == 1 or hasattr(metric, "sync_context"):  # torchmetrics' ask each other
+    if distributed.SIZE == 1 or asks_others(metric):
         return metric
     first, *others = distributed.gathered(metric)
     for other in others:
