@@ -16,7 +16,7 @@ from base.parts import held_by, networks, share_buffers, state_of
 from logger.logger import to_files
 from utils import checkpoint, distributed, run_folder
 from utils.checkpoint import Content
-from utils.errors import CheckpointError, DataError, Stopped, StorageError, UserError
+from utils.errors import CheckpointError, DataError, LostError, Stopped, StorageError, UserError
 from utils.files import shown, shown_command
 from utils.run import Run
 
@@ -81,9 +81,10 @@ class Checkpoints:
             yield
             self.run.status("finished", **place(), exit_code=0)
         except BaseException as error:
-            if distributed.SIZE > 1 and self.run.begun and self.run.state() == "failed":
-                raise SystemExit(1) from error  # another process has, and said why
             error = self._advised(error)
+            late = distributed.SIZE > 1 and isinstance(error, LostError | Stopped) and self.run.begun
+            if late and self.run.state() == "failed":
+                raise SystemExit(1) from error  # another process has failed, and said why
             stopped = isinstance(error, Stopped | KeyboardInterrupt)
             code = error.exit_code if isinstance(error, UserError | Stopped) else 130 if stopped else 1
             message = str(error) or type(error).__name__
@@ -106,7 +107,7 @@ class Checkpoints:
         """An error about the data or another process, with what can be done."""
         lost = re.search(_LOST, str(error)) if distributed.SIZE > 1 else None
         if lost:
-            error = UserError(f"another process is lost, or has kept this one waiting too long ({lost[0]})")
+            error = LostError(f"another process is lost, or has kept this one waiting too long ({lost[0]})")
             if lost[0].startswith("T"):  # it would keep the launcher waiting, too
                 distributed.end_others()
         if "Expected more than 1 value per channel" in str(error):

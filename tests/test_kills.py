@@ -6,9 +6,10 @@ import sys
 
 import forked
 import pytest
+import ranks
 import tiny
 
-from utils import checkpoint, run_folder
+from utils import checkpoint, distributed, run_folder
 
 KINDS = [
     {},
@@ -93,3 +94,59 @@ def test_many_runs_survive_many_kills(tmp_path, kind, record_property):
     record_property("kills", sum(kills))
     print(f"kind {kind}: {len(kills)} runs, {sum(kills)} kills, {instants} instants each")
     assert sum(kills) >= 40
+
+
+TOGETHER = [
+    {"data_loader__args": {"n": 105}, "trainer__save_step": 3, "trainer__accumulate": 2, "trainer__keep_last": 2},
+    {"data_loader__args": {"n": 105, "num_workers": 1}, "trainer__save_step": 4},
+]
+
+
+def rank_command(config, run_id, victim, kill_at):
+    """`command` as one of several processes, of which one is killed."""
+    command(config, run_id, kill_at if victim == distributed.RANK else 0)
+
+
+def run_together(tmp_path, number, instants, expected):
+    """One run of two processes, killed until it has ended; the number of kills."""
+    draw = random.Random(number)
+    folder = tmp_path / "models" / "Tiny" / f"run{number}"
+    for kills in range(1000):
+        at = draw.randint(1, int(instants * draw.choice([0.1, 0.5, 1.0]))) + kills * instants // 8
+        arguments = (rank_command, tmp_path / "config.json", folder.name, draw.randrange(2), at)
+        codes, outputs = ranks.finish(*ranks.start(tmp_path, 2, *arguments))
+        check_files(folder)
+        if codes == [0, 0]:
+            assert outcome(folder) == expected
+            assert not list(folder.glob("*.tmp"))
+            return kills
+        assert codes.count(-9) == 1, outputs
+    raise AssertionError("no end")
+
+
+def prepare_together(tmp_path, kind):
+    (tmp_path / "config.json").write_text(json.dumps(tiny.settings(tmp_path, **TOGETHER[kind])))
+    counts = ranks.run(tmp_path, 2, counted_command, tmp_path / "config.json", "unbroken")
+    return min(counts), outcome(tmp_path / "models" / "Tiny" / "unbroken")
+
+
+def counted_command(config, run_id):
+    killer = forked.KillAt(0)
+    sys.setprofile(killer)
+    tiny.build(tiny.command_line("-c", config, "--run_id", run_id)).train()
+    sys.setprofile(None)
+    return killer.count
+
+
+def test_two_processes_survive_kills_of_either(tmp_path):
+    instants, expected = prepare_together(tmp_path, 0)
+    assert run_together(tmp_path, 1, instants, expected) > 0
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", range(len(TOGETHER)))
+def test_two_processes_survive_many_kills(tmp_path, kind):
+    instants, expected = prepare_together(tmp_path, kind)
+    kills = [run_together(tmp_path, number, instants, expected) for number in range(20)]
+    print(f"kind {kind}: {len(kills)} runs of two processes, {sum(kills)} kills, {instants} instants each")
+    assert sum(kills) >= 60

@@ -53,10 +53,8 @@ def join() -> Any:
         _store = dist.PrefixStore("said", store)
         atexit.register(leave)
         _members[:] = gathered((os.environ.get("GROUP_RANK"), os.getpid()))
-        if (
-            int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0))
-            and "TORCH_DISABLE_SHARE_RDZV_TCP_STORE" not in os.environ
-        ):
+        restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+        if restarts and "TORCH_DISABLE_SHARE_RDZV_TCP_STORE" not in os.environ:
             print("warning: restarts may fail: set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun", file=sys.stderr)
     return dist
 
@@ -124,41 +122,34 @@ def from_main(make: Callable[[], T]) -> T:
     """What the main process makes, or the error that it meets, in all of them."""
     if SIZE == 1:
         return make()
-    outcome: list[Any] = [None, None]
-    if RANK == 0:
-        outcome = _attempt(make)
-    sent = [outcome[0], _sendable(outcome[1])]
-    join().broadcast_object_list(sent)
-    return _given(outcome if RANK == 0 else sent)
+    value, error = _outcome(make, RANK == 0)
+    sent, met = gathered((value, _sendable(error)))[0]
+    if met is not None:
+        raise error or met
+    return value if RANK == 0 else sent
 
 
 def in_turn(make: Callable[[], T]) -> T:
     """What each process makes, the first of a machine before its others: what is downloaded is there for them then."""
     if SIZE == 1:
         return make()
-    outcome = _attempt(make) if LOCAL_RANK == 0 else [None, None]
-    errors = [error for error in gathered(_sendable(outcome[1])) if error is not None]
-    if errors and outcome[1] is None:
-        outcome[1] = errors[0]
-    return _given(outcome) if LOCAL_RANK == 0 or errors else make()
+    value, error = _outcome(make, LOCAL_RANK == 0)
+    met = next(filter(None, gathered(_sendable(error))), None)
+    if met is not None:
+        raise error or met
+    return value if LOCAL_RANK == 0 else make()
 
 
-def _attempt(make: Callable[[], Any]) -> list[Any]:
+def _outcome(make: Callable[[], Any], wanted: bool) -> tuple[Any, Exception | None]:
     try:
-        return [make(), None]
+        return (make() if wanted else None), None
     except Exception as error:
-        return [None, error]
+        return None, error
 
 
 def _sendable(error: Exception | None) -> Exception | None:
     told = error is None or hasattr(error, "exit_code")  # others may not survive the way
     return error if told else RuntimeError(f"{type(error).__name__}: {error}")
-
-
-def _given(outcome: list[Any]) -> Any:
-    if outcome[1] is not None:
-        raise outcome[1]
-    return outcome[0]
 
 
 def first_to_say(text: str) -> bool:
@@ -181,7 +172,7 @@ def average(tensors: Sequence[Any], weight: float) -> None:
     """Replace tensors by their averages over the processes, weighted, those of one type in one message."""
     import torch
 
-    for kind in {(tensor.dtype, tensor.device) for tensor in tensors}:
+    for kind in dict.fromkeys((tensor.dtype, tensor.device) for tensor in tensors):
         same = [tensor for tensor in tensors if (tensor.dtype, tensor.device) == kind]
         flat = torch.cat([tensor.reshape(-1) for tensor in same]) * weight
         join().all_reduce(flat)

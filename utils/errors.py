@@ -59,6 +59,10 @@ class StorageError(UserError):
     exit_code = 6
 
 
+class LostError(UserError):
+    """Another process has ended, or does not answer."""
+
+
 class Stopped(BaseException):
     """A signal asked the run to stop, and it has saved what it had. No `except Exception` on its way catches it."""
 
