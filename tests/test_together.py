@@ -13,15 +13,17 @@ import torch.nn.functional as F
 from bending.dicts import DictTrainer, dict_accuracy, dict_loss
 from bending.gan import GANTrainer, Generator, spread
 from test_habits import build as build_own_loop
+from torch import nn
 from torch.utils.data import DataLoader
 
 from base.parts import networks
 from examples.ema import EMATrainer
 from trainer import Trainer
 from utils import distributed
-from utils.errors import NonFiniteError, Stopped
+from utils.errors import ConfigError, NonFiniteError, Stopped
 from utils.metrics import MetricTracker
-from utils.runtime import unwrap
+from utils.runtime import Runtime, prepare_device, unwrap
+from utils.settings import TrainerSettings
 
 
 class Exact(Trainer):
@@ -333,3 +335,45 @@ def test_metrics_that_are_objects_count_everything(tmp_path, sizes):
     stopped = ranks.run(tmp_path, sizes[0], train_with_objects, tmp_path, None, 2)
     for _, logs, *_ in ranks.run(tmp_path, sizes[1], train_with_objects, tmp_path, stopped[0][1]):
         assert logs[0] == (results[0][1][0] if sizes[0] == sizes[1] else pytest.approx(alone[0], rel=1e-6))
+
+
+def synced(device):
+    settings_ = TrainerSettings(sync_batchnorm=True)
+    runtime = Runtime(torch.device("cpu"), settings_)
+    runtime.device = torch.device(device)
+    wrapped = []
+    parallel, nn.parallel.DistributedDataParallel = nn.parallel.DistributedDataParallel, Recorder
+    try:
+        runtime.prepare(tiny.TinyModel())
+    finally:
+        wrapped = Recorder.seen
+        nn.parallel.DistributedDataParallel = parallel
+    return [type(module).__name__ for module in wrapped[-1].modules()]
+
+
+class Recorder:
+    """In the place of DistributedDataParallel, which wants a GPU for a GPU's model."""
+
+    seen = []  # noqa: RUF012
+
+    def __init__(self, module, device_ids=None, broadcast_buffers=True):
+        self.seen.append(module)
+
+
+@pytest.mark.parametrize(("device", "kind"), [("cuda:0", "SyncBatchNorm"), ("cpu", "BatchNorm1d")])
+def test_batchnorm_may_see_the_whole_batch_on_gpus(tmp_path, device, kind):
+    for kinds in ranks.run(tmp_path, 2, synced, device):
+        assert kind in kinds
+
+
+def test_processes_without_a_gpu_of_their_own_are_told(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("meta"))
+    monkeypatch.setattr(distributed, "SIZE", 3)
+    for rank, expected in ((0, torch.device("meta", 0)), (1, torch.device("meta", 1))):
+        monkeypatch.setattr(distributed, "LOCAL_RANK", rank)
+        assert prepare_device(1) == (expected, [rank])
+        assert prepare_device(0)[0] == torch.device("cpu")
+    monkeypatch.setattr(distributed, "LOCAL_RANK", 2)
+    with pytest.raises(ConfigError, match="no GPU for process 2 of this machine, which has 2"):
+        prepare_device(1)

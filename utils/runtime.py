@@ -30,9 +30,7 @@ def prepare_device(n_gpu: int) -> tuple[torch.device, list[int]]:
     if distributed.SIZE > 1 and n_gpu > 0 and available:
         here = distributed.LOCAL_RANK
         if here >= available:
-            raise ConfigError(
-                f"process {here} of this machine has no GPU: there are {available}; n_gpu 0 takes the CPU"
-            )
+            raise ConfigError(f"there is no GPU for process {here} of this machine, which has {available}")
         return torch.device(torch.accelerator.current_accelerator().type, here), [here]  # type: ignore[union-attr]
     if n_gpu > available:
         where = "what there is" if available else "the CPU"
