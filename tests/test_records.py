@@ -1,5 +1,6 @@
 """A run's record is true: what continues it, what is written, and what is said of its end."""
 
+import argparse
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ from projects import ROOT, command
 from test_resume import interrupted
 
 from logger.logger import setup_logging
+from parse_config import ConfigParser
 from utils import checkpoint, run_folder
 from utils.errors import CheckpointError, ConfigError, DataError, NonFiniteError
 from utils.files import shown_command
@@ -270,13 +272,18 @@ def test_info_log_that_cannot_be_opened_ends_no_run(tmp_path, capfd):
 
 
 def test_commands_are_quoted_and_named_from_where_they_are_typed(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", [str(ROOT / "train.py")])
+    monkeypatch.setattr("utils.files.started", None)  # nothing has read a command line
     monkeypatch.chdir(ROOT)
     assert shown_command("train.py", "-r", ROOT / "saved/a b/x.pth") == "python train.py -r 'saved/a b/x.pth'"
     monkeypatch.chdir(tmp_path)
     assert shown_command("test.py", "-r", tmp_path / "x.pth") == f"python {ROOT}/test.py -r x.pth"
-    monkeypatch.setattr(sys, "argv", [str(tmp_path / "my_train.py")])
+    assert shown_command("test.py", "-r", tmp_path / "-x") == f"python {ROOT}/test.py -r ./-x"
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "my_train.py"), "-c", str(ROOT / "config.json")])
+    ConfigParser.from_args(argparse.ArgumentParser())
     assert shown_command("train.py") == "python my_train.py"
+    monkeypatch.chdir(ROOT)
+    assert shown_command("train.py", "-r", tmp_path) == f"python {tmp_path}/my_train.py -r {tmp_path}"
+    assert shown_command("test.py") == "python test.py"
 
 
 @pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
