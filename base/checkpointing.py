@@ -112,9 +112,9 @@ class Checkpoints:
                 distributed.end_others()
         if "Expected more than 1 value per channel" in str(error):
             hint = "a batch of one sample cannot pass BatchNorm: set data_loader.args.drop_last, or another batch_size"
-            if self.newest is not None and "-step" in self.newest.name:  # where neither can be changed
-                hint = "a batch of one sample cannot pass BatchNorm"
             error = DataError(hint).with_traceback(error.__traceback__)
+            if self.newest is not None and "-step" in self.newest.name:  # where neither can be changed
+                return DataError("a batch of one sample cannot pass BatchNorm").with_traceback(error.__traceback__)
         if isinstance(error, DataError):
             error.args = (f"{error}\n  {self.resume_hint()}",)
         return error

@@ -98,8 +98,8 @@ def read_command(
         ConfigError: the command line or the config is wrong, or another process owns the run.
         CheckpointError: the checkpoint cannot be read.
     """
+    config = shlex.quote(files.shown(ROOT / "config.json"))
     if args.resume is None and (evaluating or args.config is None):
-        config = shlex.quote(files.shown(ROOT / "config.json"))
         what = "what to evaluate: " if evaluating else f"what to train: -c {config}, or to continue a run: "
         raise ConfigError(f"say {what}-r CHECKPOINT")
 
@@ -107,7 +107,7 @@ def read_command(
     launch = Launch(checking=getattr(args, "check", False), run_id=args.run_id, args=args)
     auto = args.resume == "auto" and not evaluating
     if auto and args.config is None:
-        raise ConfigError("-r auto needs the config of the run: -c config.json -r auto")
+        raise ConfigError(f"-r auto needs the config of the run: -c {config} -r auto")
     if evaluating:
         launch.task = "evaluate"
     elif args.resume is not None and not auto:
@@ -145,7 +145,7 @@ def _source(launch: Launch, partial: bool) -> Source:
             raise ConfigError(f"--set {text}: expected KEY=VALUE, such as --set trainer.epochs=3")
         override(source, tuple(key.split(".")), read_value(value), f"command line (--set {key})", known)
     for path, value in leaves(source.values) if launch.args.config is None else ():
-        typed = path[:1] == ("trainer",) or source.where(path).startswith("command line")
+        typed = path[:1] == ("trainer",) or source.where(tuple(map(str, path))).startswith("command line")
         if not typed and isinstance(value, str) and _is_to_be_made(value):
             hint = f"if it is to be made, say so: --set {shlex.quote(f'{dotted(path)}={value}')}"
             raise CheckpointError(f"{source.where(path)}: {dotted(path)}: {value} is outside the project; {hint}")

@@ -30,12 +30,12 @@ from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from base import BaseDataLoader
+from base.checks import check_processes
 from config.factory import init_optimizer
 from parse_config import ConfigParser
 from trainer import Trainer
-from utils import distributed, prepare_device, run_folder
+from utils import distributed, run_folder
 from utils.errors import UserError
-from utils.metrics import MetricTracker
 
 PROJECT = {Path(part).stem for part in SHARED + OWN} | {"examples", "tools"}
 #: What a project may hold.
@@ -165,10 +165,6 @@ ONE = "saved/models/Digits_LeNet/one"
 QUICK = "--set trainer.epochs=1 --set trainer.len_epoch=2 --set trainer.tensorboard=false"
 
 
-def fault(reason):
-    return pytest.mark.xfail(strict=True, reason=reason)
-
-
 class Said(NamedTuple):
     code: int
     text: str
@@ -287,8 +283,8 @@ def filled(line, name):
     return re.sub(r"\$(RUN|FOLDER)(/[\w.-]+)?", lambda found: shlex.quote(names[found[1]] + (found[2] or "")), line)
 
 
-def case(name, *values, xfail="", **fields):
-    return pytest.param(Case(*values, **fields), id=name, marks=[fault(xfail)] if xfail else ())
+def case(name, *values, **fields):
+    return pytest.param(Case(*values, **fields), id=name)
 
 
 def goes_on(name, words, done, **fields):
@@ -440,12 +436,11 @@ STARTING = [
             "say so: (.*)",
             f"{script} -r $FOLDER",
             before=f"$NEW --set data_loader.type=Roots $DATA.{setting}",
-            xfail=xfail,
         )
-        for name, script, setting, xfail in (
-            ("train", "train.py", """"cache=/nowhere/one's cache" """, ""),
-            ("test", "test.py", "cache=/nowhere/else", ""),
-            ("list", "train.py", """'roots=["/nowhere/else"]'""", "the origin of a list's item is not known"),
+        for name, script, setting in (
+            ("train", "train.py", """"cache=/nowhere/one's cache" """),
+            ("test", "test.py", "cache=/nowhere/else"),
+            ("list", "train.py", """'roots=["/nowhere/else"]'"""),
         )
     ),
     case(
@@ -587,15 +582,9 @@ NOTHING = {
     "traceback-of-a-named-run": ("$NEW --set arch.args.num_classes=5", "out of bounds", "--traceback shows"),
     "max_lr-of-a-file": ("train.py -c commands/cycle.json", "\nbest val_loss ", "max_lr"),
 }
-STILL_SAID = {
-    "batch-of-one-again": "the same batch comes again",
-    "traceback-of-a-named-run": "with --traceback, the run's folder is there already",
-}
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[fault(STILL_SAID[name])] if name in STILL_SAID else ()) for name in NOTHING]
-)
+@pytest.mark.parametrize("name", NOTHING)
 def test_nothing_is_said_that_would_not_help(project, name):
     words, there, absent = NOTHING[name]
     if "$FOLDER" in words:
@@ -643,13 +632,7 @@ def test_commands_work_where_they_are_printed(project, where, script, options):
         ("loose weights", "train.py", "", "what to train: (.*), or"),
         ("loose weights", "../apart/far.py", "", "what to train: (.*), or"),
         (".", "train.py", "-r auto", "the config of the run: (.*)"),
-        pytest.param(
-            "loose weights",
-            "train.py",
-            "-r auto",
-            "the config of the run: (.*)",
-            marks=fault("config.json is in the project's root"),
-        ),
+        ("loose weights", "train.py", "-r auto", "the config of the run: (.*)"),
     ],
     ids=["what", "what-below", "what-apart", "auto", "auto-below"],
 )
@@ -772,7 +755,7 @@ def test_data_that_is_restored_is_found(project):
     file.rename(away)
     said = typed(project, "train.py -c short.json --check")
     away.rename(file)
-    assert said.code == 3 and "or restore the data that came with the project" in said.text, said.text
+    assert said.code == 3 and "it came with the project" in said.text, said.text
     assert typed(project, "train.py -c short.json --check").code == 0
 
 
@@ -985,11 +968,10 @@ IN_CODE = {
     "too few for BatchNorm: set data_loader.args.drop_last": (train_on_two, {}, {"drop_last": True}),
     "too few for BatchNorm: .* or another batch_size": (train_on_two, {}, {"batch_size": 7}),
     "on several processes counts needs a method merge_state": (
-        partial(of_two, function=MetricTracker),
-        {"objects": [Counts()]},
-        {"objects": [Mergeable()]},
+        partial(of_two, function=partial(check_processes, torch.nn.Identity(), None, synced=False)),
+        {"metrics": [Counts()]},
+        {"metrics": [Mergeable()]},
     ),
-    "n_gpu 0 takes the CPU": (partial(of_two, function=prepare_device), {"n_gpu": 1}, {"n_gpu": 0}),
 }
 
 
@@ -1004,7 +986,7 @@ def test_what_it_says_of_code_helps(tmp_path, says):
 #: What a suggestion looks like in the code.
 SUGGESTION = re.compile(
     r"(?:^|[ (:])-(?:-[a-z]|[cr] )|python |continue:|resume:|did you mean|in_batch|would change|may be|too few|"
-    r"or restore|\b(?:set|raise|leave|give|use|try|start|choose|write|take|move|convert|keep|delete|say|name one|"
+    r"\b(?:set|raise|leave|give|use|try|start|choose|write|take|move|convert|keep|delete|say|name one|"
     r"stop it|finish|let the|there are|needs|stand in double quotes|a comma before|is missing)\b"
 )
 #: Those that are followed in functions of their own, in this order.
@@ -1018,7 +1000,7 @@ a comma before
 a closing brace
 save it as UTF-8
 stop it first, or start
-or restore the data
+it came with the project; or set
 convert it:
 finish its run first
 in_batch = True
@@ -1033,8 +1015,7 @@ beside a batch_sampler: set them to false
 samples are too few for
 too few for BatchNorm
 {}: set data_loader.args.drop_last, or another batch_size
-on several processes {} needs a method
-n_gpu 0 takes the CPU""".splitlines()
+on several processes {} needs a method""".splitlines()
 #: What only looks like one: help, origins, and what is told beside a suggestion.
 NONE = """checkpoint or run folder; with -c
 set any key of the config
@@ -1049,7 +1030,8 @@ use newer code
 let no other process write
 (needs about
 --run_id {}: expected
-trainer.epochs is missing""".splitlines()
+trainer.epochs is missing
+restarts may fail""".splitlines()
 
 
 def literals():

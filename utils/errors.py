@@ -137,7 +137,9 @@ def _tell(error: BaseException) -> int:
     if not isinstance(error, UserError | Stopped):
         shapes = {name: described(value) for name, value in _in_batch(error).items() if name != "self"}
         shown = [f"{name} {shape}" for name, shape in shapes.items() if shape and (name != "batch" or len(shapes) < 3)]
-        text = "\n  ".join([told(error), *[", ".join(shown)][: len(shown)], "--traceback shows all of it"])
+        named = any(word.startswith("--run_id") for word in sys.argv)  # whose folder is there already
+        more = "the run's info.log shows all of it" if named else "--traceback shows all of it"
+        text = "\n  ".join([told(error), *[", ".join(shown)][: len(shown)], more])
     who = f"process {distributed.RANK}: " if distributed.RANK else ""
     with contextlib.suppress(OSError):  # a full disk, or a reader that has left
         if distributed.first_to_say(text):
