@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from tools.benchmarks import commands, loops
+from tools.benchmarks import commands, loops, processes
 from tools.benchmarks.loops import Case
 from utils.files import ROOT
 
@@ -42,6 +42,8 @@ def cases(quick: bool) -> dict[str, Callable[[Path], Case]]:
         "start": lambda folder: commands.start(folder, "the bare loop's", "tools/bare_loop.py", "--steps", "1"),
         "import": lambda folder: commands.start(folder, "importing torch", "-c", "import torch"),
         "run": lambda folder: commands.whole(folder, 2 if quick else 40),
+        "processes": processes.against_ddp,
+        "scaling": processes.against_one,
         "accuracy": lambda folder: commands.accuracy(folder, 0.9 if quick else 0.96),
     }
 
