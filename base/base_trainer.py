@@ -170,6 +170,7 @@ class BaseTrainer(ABC):
         for loader in vars(self).values():
             if isinstance(loader, BaseDataLoader):
                 loader.epoch = epoch  # for a loop of the user's own
+        self.stop.agree()
         # Such a loop doesn't ask whether to stop, so there a signal ends the epoch at once.
         with self.stop.unpolled():
             log = self._train_epoch(epoch)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from utils import distributed
 from utils.errors import StorageError
 from utils.files import replacing
 
@@ -129,8 +130,8 @@ class Writers:
         self._writers = list(writers)
 
     def add(self, writer: Any) -> None:
-        """Write to this one, too."""
-        self._writers.append(writer)
+        """Write to this one, too; of several processes, the main one does."""
+        self._writers += [] if distributed.RANK else [writer]
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         """Hand the numbers to each."""

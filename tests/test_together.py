@@ -356,7 +356,7 @@ class Recorder:
 
     seen = []  # noqa: RUF012
 
-    def __init__(self, module, device_ids=None, broadcast_buffers=True):
+    def __init__(self, module, device_ids=None, broadcast_buffers=True, find_unused_parameters=False):
         self.seen.append(module)
 
 
@@ -377,3 +377,29 @@ def test_processes_without_a_gpu_of_their_own_are_told(monkeypatch):
     monkeypatch.setattr(distributed, "LOCAL_RANK", 2)
     with pytest.raises(ConfigError, match="no GPU for process 2 of this machine, which has 2"):
         prepare_device(1)
+
+
+class Unused(tiny.TinyModel):
+    """Has a layer that no output depends on."""
+
+    __module__ = "tiny"
+
+    def __init__(self):
+        super().__init__(dropout=0.0, norm=False)
+        self.spare = nn.Linear(3, 3)
+
+
+def train_unused(config):
+    tiny.Unused = Unused
+    return train(config)
+
+
+def test_parameters_that_nothing_depends_on(tmp_path):
+    config = settings(tmp_path, arch={"type": "Unused"}, trainer__find_unused_parameters=True, trainer__epochs=1)
+    alone = ranks.run(tmp_path, 1, train_unused, config)[0]
+    for weights, *_ in ranks.run(tmp_path, 2, train_unused, config):
+        assert furthest(weights, alone[0]) < 1e-12
+    config["trainer"]["find_unused_parameters"] = False
+    processes, place = ranks.start(tmp_path, 2, train_unused, config)
+    codes, outputs = ranks.finish(processes, place)
+    assert any(codes) and "find_unused_parameters" in "".join(outputs)

@@ -113,9 +113,10 @@ class Runtime:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
         # Buffers are made the same where it matters: before evaluations and in checkpoints.
-        buffers = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
+        options = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
+        options["find_unused_parameters"] = self._settings.find_unused_parameters
         devices = None if self.device.type == "cpu" else [self.device]
-        self._ddp = nn.parallel.DistributedDataParallel(model, devices, **buffers)  # type: ignore[arg-type]
+        self._ddp = nn.parallel.DistributedDataParallel(model, devices, **options)  # type: ignore[arg-type]
         return self._ddp
 
     def unsynced(self, more: bool) -> Context:

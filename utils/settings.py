@@ -54,6 +54,8 @@ class TrainerSettings(Section):
     """Compile the model: a slow first step, then faster ones."""
     sync_batchnorm: bool = False
     """With several GPUs: let BatchNorm see the whole batch, not each GPU's part of it."""
+    find_unused_parameters: bool = False
+    """With several processes: the model has parameters that not every loss depends on."""
     timeout: float = Field(600.0, gt=0)
     """Seconds that several processes wait for each other, before the job ends."""
     deterministic: bool = False

@@ -52,7 +52,7 @@ class StopRequest:
         """Code that may not ask for `signum`: until it calls `polled`, a signal raises `Stopped` at once."""
         self._polled = False
         try:
-            if self.noted is not None:
+            if self.signum is not None:
                 raise self.leave(self._describe())
             yield
         finally:
