@@ -69,6 +69,7 @@ class ConfigParser(Factory):
         if not isinstance(config, Checked):
             config = check(config if isinstance(config, Source) else Source(to_plain(config)), modification)
         super().__init__(config)
+        distributed.set_timeout(self.settings.trainer.timeout)
         logger = self.get_logger("config", self.settings.trainer.verbosity)
         for path, near, _ in own_keys(config.source):
             level, hint = (logging.WARNING, f", beside {near}") if near else (logging.DEBUG, "")
@@ -102,7 +103,7 @@ class ConfigParser(Factory):
         setup_console()
         typed = {targets[name]: getattr(parsed, name) for name in targets}
         checked, launch = distributed.from_main(lambda: read_command(parsed, typed, evaluating, partial))
-        if distributed.SIZE == 1:
+        if not distributed.LAUNCHED:
             distributed.spread(parsed.device, checked.settings.n_gpu)
         return cls(checked, launch=launch)
 
@@ -147,12 +148,9 @@ class ConfigParser(Factory):
                 assert launch.checkpoint is not None
                 self._run = Run(launch.checkpoint.parent, owned=False)
             else:
-                self._run = launch.run or distributed.from_main(self._new_run)
+                self._run = launch.run or distributed.from_main(lambda: Run(self._folder(), stays=not launch.checking))
                 ensure_dir(self._run.log_dir)
         return self._run
-
-    def _new_run(self) -> Run:
-        return Run(self._folder(), stays=not self.launch.checking)
 
     def _folder(self) -> Path:
         launch, name = self.launch, self.settings.name

@@ -17,6 +17,7 @@ from utils.errors import ConfigError, DataError
 from utils.stopping import shielded, start_worker
 
 _logger = logging.getLogger("data_loader")
+_OF_WORKERS = ("prefetch_factor", "persistent_workers", "multiprocessing_context", "timeout")
 
 
 class BaseDataLoader(DataLoader[Any]):
@@ -40,6 +41,9 @@ class BaseDataLoader(DataLoader[Any]):
         ConfigError: the split or the options make no sense.
     """
 
+    #: What the mean over the last batch of a bare iteration counts for, beside those of the other processes.
+    weight = 1.0
+
     def __init__(
         self,
         dataset: Any,
@@ -57,7 +61,6 @@ class BaseDataLoader(DataLoader[Any]):
         self.validation_split, self.shuffle, self.name = validation_split, shuffle, name
         #: `epoch` is the pass that the next bare iteration takes.
         self.seed, self.epoch = seeding.ROOT_SEED, 1
-        self._taken: int | None = None
         iterable = isinstance(dataset, IterableDataset)
         self.n_samples = 0 if iterable else len(dataset)
         if not iterable and self.n_samples == 0:
@@ -84,11 +87,10 @@ class BaseDataLoader(DataLoader[Any]):
 
     def _make_inner(self, options: dict[str, Any]) -> DataLoader[Any]:
         """The DataLoader that works, without a reference back to this one."""
-        options = {**options, "num_workers": self.num_workers, "pin_memory": self.pin_memory}
-        if not self.num_workers:  # what is about them is no obstacle
-            for name in ("prefetch_factor", "persistent_workers", "multiprocessing_context", "timeout"):
-                options.pop(name, None)
-        else:
+        # What is about workers is no obstacle where there are none.
+        options = {key: value for key, value in options.items() if self.num_workers or key not in _OF_WORKERS}
+        options |= {"num_workers": self.num_workers, "pin_memory": self.pin_memory}
+        if self.num_workers:
             options["worker_init_fn"] = partial(start_worker, options.get("worker_init_fn"))
         if self._order is None:
             options["persistent_workers"] = False  # their generators would go on from pass to pass
@@ -114,12 +116,10 @@ class BaseDataLoader(DataLoader[Any]):
         return self._counted(batches) if distributed.SIZE > 1 else batches
 
     def _counted(self, batches: Iterator[Any]) -> Iterator[Any]:
-        for self._taken, batch in enumerate(batches):
-            yield batch
-
-    def weight(self) -> float:
-        """What the mean over the last batch of a bare iteration counts for, beside those of the other processes."""
-        return 1.0 if self._order is None or self._taken is None else self._order.weight(self._taken)
+        for k, batch in enumerate(batches):
+            BaseDataLoader.weight = 1.0 if self._order is None else self._order.weight(k)
+            if BaseDataLoader.weight or torch.is_grad_enabled():  # an evaluation of the user's own takes no stand-in
+                yield batch
 
     def batches(self, epoch: int, first: int = 0, last: int | None = None) -> Iterator[Any]:
         """Batches `first` up to `last` (all) of pass `epoch`, each handed out with the generators seeded for its step.

@@ -14,8 +14,5 @@ class BaseModel(nn.Module, ABC):
         """Compute the output of a batch."""
 
     def __str__(self) -> str:
-        parameters = list(self.parameters())
-        total = sum(parameter.numel() for parameter in parameters)
-        trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-        frozen = f" ({total - trainable:,} more are frozen)" if trainable < total else ""
-        return f"{super().__str__()}\nTrainable parameters: {trainable:,}{frozen}"
+        trainable = sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+        return f"{super().__str__()}\nTrainable parameters: {trainable:,}"

@@ -23,7 +23,7 @@ from logger.logger import setup_logging
 from logger.visualization import EpochTable, MetricsFile, TensorboardWriter, Writers
 from utils import checkpoint, distributed, environment, seeding
 from utils.errors import CheckpointError, ConfigError, NonFiniteError, UserError
-from utils.runtime import Runtime, unwrap
+from utils.runtime import unwrap
 from utils.stopping import StopRequest
 
 if TYPE_CHECKING:
@@ -87,8 +87,7 @@ class BaseTrainer(ABC):
         )
         self.checkpoint_dir = config.run.folder
         self._metrics = MetricsFile(config.run.log_dir / "metrics.csv")
-        enabled, best = settings.tensorboard and not evaluating, lambda: self.monitor.best_epoch
-        enabled &= distributed.RANK == 0
+        enabled, best = settings.tensorboard and not (evaluating or distributed.RANK), lambda: self.monitor.best_epoch
         self.writer = TensorboardWriter(config.run.log_dir, self.logger, enabled, config.flat(), best)
         #: Where the numbers go; a tracker of your own is added in train.py.
         table = EpochTable(self.logger, best, self.monitor.name)
@@ -102,7 +101,7 @@ class BaseTrainer(ABC):
         """Run the epochs from where the run stands to the last, or until nothing improves any more."""
         with self.stop, self._checkpoints.owned(self._place), contextlib.closing(self.writers):
             epochs = self._start()
-            connect(self, getattr(self, "runtime", None) or Runtime(torch.device(self.device), self.settings))
+            connect(self)
             for epoch in epochs:
                 started = time.perf_counter()
                 log = self._run_epoch(epoch)
@@ -117,15 +116,9 @@ class BaseTrainer(ABC):
                     break
             self._finish(idle=not epochs)
 
-    @property
-    def mnt_best(self) -> float:
-        """The best value so far, by its classic name."""
-        return self.monitor.best
-
-    @property
-    def mnt_mode(self) -> str:
-        """Whether the lowest ("min") or the highest ("max") value is best, or "off"; by its classic name."""
-        return self.monitor.mode
+    #: By their classic names: the best value so far, and whether the lowest ("min") or the highest ("max") is it.
+    mnt_best = property(lambda self: self.monitor.best)
+    mnt_mode = property(lambda self: self.monitor.mode)
 
     def _save_checkpoint(self, epoch: int, save_best: bool = False) -> None:
         """Save now, as after an epoch; nothing else calls it."""
@@ -196,24 +189,22 @@ class BaseTrainer(ABC):
         epochs = range(self.start_epoch, 0 if self.monitor.exhausted else self.epochs + 1)
         # A kill may have come between the last file and the end.
         if epochs or distributed.from_main(lambda: self._ended and run.state() != "finished"):
-            run.begun = time.monotonic()
+            setup_logging(run.log_dir)
             distributed.from_main(self._begin)
-            if distributed.RANK:
-                setup_logging(run.log_dir)
-        self.logger.info(f"run folder: {self.checkpoint_dir}")
+            run.begun = run.begun or time.monotonic()
+        several = f", {distributed.SIZE} processes" * (distributed.SIZE > 1)
+        self.logger.info(f"run folder: {self.checkpoint_dir}{several}")
         return epochs
 
     def _begin(self) -> None:
         """Make the run's files those of a run that stands here; what trains nothing leaves them as they are."""
         run, launch = self.config.run, self.config.launch
-        setup_logging(run.log_dir)
         run.sweep()
         if launch.task == "continue" and launch.checkpoint is not None:
             take_over(run, self.epoch, self.step or None, launch.checkpoint, self.monitor.best_epoch)
         run.begin(self.config.snapshot())
-        crowded = environment.crowded()
-        if crowded and torch.device(self.device).type == "cpu":
-            self.logger.info(crowded)
+        if torch.device(self.device).type == "cpu" and environment.crowded():
+            self.logger.info(environment.crowded())
         if not self.model.training:
             self.logger.warning("the model is in evaluation mode, and trains in it: model.train() would change that")
         self.writer.purge_step = (self.start_epoch - 1) * getattr(self, "len_epoch", 0) + self.step + 1

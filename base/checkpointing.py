@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from base.monitor import Monitor
-from base.parts import held_by, networks, share_buffers, state_of
+from base.parts import check_alike, held_by, networks, share_buffers, state_of
 from logger.logger import to_files
 from utils import checkpoint, distributed, run_folder
 from utils.checkpoint import Content
@@ -21,7 +23,7 @@ from utils.files import shown, shown_command
 from utils.run import Run
 
 #: What gloo and NCCL say when a process does not answer.
-_LOST = r"Timed out waiting \w+|[Tt]imeout|[Cc]onnection \w+( by peer)?|Broken pipe|NCCL"
+_LOST = r"Timed out waiting \d+ms|gloo.*?((?:Connection|Broken|Read) [a-z ]+)|NCCL"
 
 
 class Checkpoints:
@@ -58,17 +60,15 @@ class Checkpoints:
             if improved:
                 checkpoint.copy(path, best) if due else checkpoint.save(content, best)
         except StorageError as error:
-            raise StorageError(f"{error}{self._safe(content)}") from error
+            needed, space = (
+                sum(each.nbytes for each in tree_leaves(content) if isinstance(each, torch.Tensor)) / 1e6,
+                "",
+            )
+            with contextlib.suppress(OSError):
+                space = f", {shutil.disk_usage(folder).free / 1e6:.0f} MB free"
+            intact = f"{self.newest.name} is intact" if self.newest else "there is no earlier checkpoint"
+            raise StorageError(f"{error} (needs about {needed:.0f} MB{space}); {intact}") from error
         run_folder.prune(folder, self._keep_last)
-
-    def _safe(self, content: Content) -> str:
-        """How much space was wanted, and what is intact, for an error message."""
-        needed = checkpoint.size_of(content) / 1e6
-        with contextlib.suppress(OSError):
-            free = shutil.disk_usage(self.run.folder).free / 1e6
-            intact = f"; {self.newest.name} is intact" if self.newest else "; there is no earlier checkpoint"
-            return f" (needs about {needed:.0f} MB, {free:.0f} MB free){intact}"
-        return ""
 
     @contextlib.contextmanager
     def owned(self, place: Callable[[], dict[str, Any]]) -> Iterator[None]:
@@ -86,7 +86,7 @@ class Checkpoints:
             if late and self.run.state() == "failed":
                 raise SystemExit(1) from error  # another process has failed, and said why
             stopped = isinstance(error, Stopped | KeyboardInterrupt)
-            code = error.exit_code if isinstance(error, UserError | Stopped) else 130 if stopped else 1
+            code = getattr(error, "exit_code", 130 if stopped else getattr(error, "code", 1))
             message = str(error) or type(error).__name__
             fields = {"exit_code": code, "message": message}
             if code == 1 and not isinstance(error, UserError):
@@ -105,7 +105,7 @@ class Checkpoints:
 
     def _advised(self, error: BaseException) -> BaseException:
         """An error about the data or another process, with what can be done."""
-        lost = re.search(_LOST, str(error)) if distributed.SIZE > 1 else None
+        lost = re.search(_LOST, str(error)) if distributed.SIZE > 1 and isinstance(error, RuntimeError) else None
         if lost:
             error = LostError(f"another process is lost, or has kept this one waiting too long ({lost[0]})")
             if lost[0].startswith("T"):  # it would keep the launcher waiting, too
@@ -161,6 +161,7 @@ def content_of(trainer: Any, step: int | None, finished: bool) -> Content:
         step: batches done in an unfinished epoch; None after a finished one.
         finished: whether the run is at its end.
     """
+    check_alike(networks(trainer))
     share_buffers(networks(trainer))
     held = held_by(trainer)
     progress: Any = {"step": step, "finished": finished, "lr": trainer.lr, **held.fixed}

@@ -40,12 +40,18 @@ class Group:
 
     def size_of(self, batch: Any) -> float | None:
         """The size of one of the batches; None for any other."""
-        return next((n for other, n in zip(self.batches, self.sizes, strict=True) if other is batch), None)
+        k = self._index(batch)
+        return None if k is None else self.sizes[k]
 
     def weight(self, batch: Any) -> float | None:
         """What the mean over a part has to be multiplied by, so that the average over processes is the whole's mean.
 
         None stands for 1, also for a batch that is none of these.
         """
-        k = next((k for k, other in enumerate(self.batches) if other is batch), None) if distributed.SIZE > 1 else None
+        k = self._index(batch) if distributed.SIZE > 1 else None
         return None if k is None else self.sizes[k] * distributed.SIZE / self.whole()[k]
+
+    def _index(self, batch: Any) -> int | None:
+        """Which of the batches it is: if there is one only, what is made of it is that, too."""
+        alone = 0 if len(self.batches) == 1 and distributed.SIZE > 1 else None
+        return next((k for k, other in enumerate(self.batches) if other is batch), alone)

@@ -1,11 +1,13 @@
 """A network as a table of its layers: what each returns for a batch, and how many parameters it has."""
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from utils.errors import described
 from utils.runtime import unwrap
@@ -16,7 +18,8 @@ def watch(model: nn.Module) -> Callable[[], str]:
     shapes: dict[str, str] = {}
 
     def note(name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
-        shapes[name] = described(output).replace(" float32", "")
+        with contextlib.suppress(Exception):  # of a tensor without a shape
+            shapes[name] = described(output).replace(" float32", "")
 
     # A compiled network would be compiled once more without the hooks; a scripted one takes none.
     modules = {} if hasattr(model, "_orig_mod") else dict(unwrap(model).named_modules())
@@ -45,11 +48,12 @@ def layer_table(model: nn.Module, shapes: dict[str, str], lines: int = 40) -> st
     rows = [("layer", "type", "output", "parameters")]
     for name, module, deep in shown[:room]:
         kind = type(module).__name__[:25] + (" …" if deep == depth and any(module.children()) else "")
-        count = sum(parameter.numel() for parameter in module.parameters())
+        # Without those of a lazy layer that the batch has not reached.
+        count = sum(each.numel() for each in module.parameters() if not isinstance(each, UninitializedParameter))
         label = "  " * deep + (name.rpartition(".")[2] or "model")[:25]
         rows.append((label, kind, shapes.get(name, "")[:30], f"{count:,}"))
     a, b, c, d = (max(map(len, column)) for column in zip(*rows, strict=True))
     text = [f"{layer:<{a}}  {kind:<{b}}  {shape:<{c}}  {count:>{d}}" for layer, kind, shape, count in rows]
     text += [f"… {len(shown) - room} layers more"] if shown[room:] else []
-    frozen = sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
+    frozen = sum(each.numel() for each in model.parameters() if not each.requires_grad)
     return "\n".join([*text, f"{frozen:,} of the parameters are frozen"] if frozen else text)

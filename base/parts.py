@@ -4,12 +4,17 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from base.base_data_loader import BaseDataLoader
 from utils import distributed
-from utils.runtime import Runtime, unwrap
+from utils.errors import UserError
+from utils.runtime import unwrap
+
+_PARALLEL = nn.parallel.DistributedDataParallel
 
 
 class Held(NamedTuple):
@@ -75,13 +80,45 @@ def bring(parts: list[nn.Module], device: torch.device) -> None:
             network.to(device)
 
 
-def connect(trainer: Any, runtime: Runtime) -> None:
-    """Let several processes begin with the same weights, and average the gradients of all that a trainer optimizes."""
-    distributed.set_timeout(trainer.settings.timeout)
-    distributed.broadcast(tensor for network in networks(trainer) for tensor in network.parameters())
-    share_buffers(networks(trainer))
-    optimizers = [part for part in held_by(trainer).parts.values() if isinstance(part, torch.optim.Optimizer)]
-    runtime.watch(optimizers, getattr(getattr(trainer, "data_loader", None), "weight", lambda: 1.0))
+def connect(trainer: Any) -> None:
+    """Let several processes begin with the same weights, and average the gradients of all that a trainer optimizes.
+
+    What is in a DistributedDataParallel is its business; every other parameter averages its gradient as it comes, so
+    that loops and updates of the user's own may clip, accumulate and step as on one process.
+    """
+    if distributed.SIZE == 1:
+        return
+    found, parts = networks(trainer), held_by(trainer).parts.values()
+    groups = [
+        group["params"] for part in parts if isinstance(part, torch.optim.Optimizer) for group in part.param_groups
+    ]
+    parameters = {id(each): each for some in (*(network.parameters() for network in found), *groups) for each in some}
+    distributed.broadcast(parameters.values())
+    share_buffers(found)
+    parallel = [module for network in found for module in network.modules() if isinstance(module, _PARALLEL)]
+    known = {id(each) for module in parallel for each in module.parameters() if each.requires_grad}
+    own = not hasattr(trainer, "runtime")  # which has weighted the loss
+
+    def average(gradient: torch.Tensor) -> torch.Tensor:
+        return distributed.average(gradient * BaseDataLoader.weight if own else gradient)
+
+    for key, each in parameters.items():
+        if key not in known and each.is_floating_point():
+            trained = each.requires_grad  # or will be, later
+            each.requires_grad_(True).register_hook(average)
+            each.requires_grad_(trained)
+
+
+def check_alike(parts: list[nn.Module]) -> None:
+    """Make sure that several processes have the same weights.
+
+    Raises:
+        UserError: they have drifted apart.
+    """
+    if distributed.SIZE > 1:
+        sums = [float(parameter.detach().cpu().double().sum()) for part in parts for parameter in part.parameters()]
+        if not all(np.allclose(sums, each, 1e-6, 1e-6, equal_nan=True) for each in distributed.gathered(sums)):
+            raise UserError("the processes have come to other weights: call self.model(…), not what is inside of it")
 
 
 def share_buffers(parts: list[nn.Module]) -> None:

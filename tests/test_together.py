@@ -344,7 +344,7 @@ def synced(device):
     wrapped = []
     parallel, nn.parallel.DistributedDataParallel = nn.parallel.DistributedDataParallel, Recorder
     try:
-        runtime.prepare(tiny.TinyModel())
+        runtime.prepare(tiny.TinyModel(), True)
     finally:
         wrapped = Recorder.seen
         nn.parallel.DistributedDataParallel = parallel

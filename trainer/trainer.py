@@ -69,13 +69,12 @@ class Trainer(BaseTrainer):
         self.device = device
         self.data_loader, self.valid_data_loader, self.lr_scheduler = data_loader, valid_data_loader, lr_scheduler
         if lr_scheduler is not None:
-            # The order of the two steps is fixed below; torch's check of it cries wolf after a resume in validation,
-            # and where fp16 skips the first step.
+            # Their order is fixed below; torch's check cries wolf after a resume, and where fp16 skips the first step.
             optimizer._opt_called = True  # type: ignore[attr-defined]
         self.interval = config.settings.lr_scheduler.interval if config.settings.lr_scheduler else "epoch"
         self.accumulate, self.log_step, self.save_step = settings.accumulate, settings.log_step, settings.save_step
         self.runtime = Runtime(device, settings)
-        self.model = self.runtime.prepare(model)
+        self.model = self.runtime.prepare(model, config.launch.task != "evaluate")
         objects = (metric for metric in metric_ftns if hasattr(metric, "compute"))
         self._objects = tuple(metric.to(device) if isinstance(metric, nn.Module) else metric for metric in objects)
         self._functions = tuple(metric for metric in metric_ftns if not hasattr(metric, "compute"))
@@ -98,6 +97,7 @@ class Trainer(BaseTrainer):
         if self.valid_data_loader is not None:
             with evaluating(networks(self)):
                 log.update({f"val_{name}": value for name, value in self._valid_epoch(epoch).items()})
+        log = distributed.from_main(lambda: log)
         self._schedule("epoch", log)
         return log
 
@@ -108,13 +108,13 @@ class Trainer(BaseTrainer):
             self.train_metrics.reset()
         self._watch.start(self.step)
         self._samples = -self.train_metrics.count(self.loss_terms[0])  # those of an earlier process
-        if epoch == self.start_epoch:
-            self._layers = watch(self.model)
+        self._layers = watch(self.model) if epoch == self.start_epoch else None
         done = (epoch - 1) * self.len_epoch
         self.writer.set_step(done + self.step)
-        last = min(self.step + self.accumulate, self.len_epoch) if self.config.launch.checking else self.len_epoch
-        batches = training_batches(self.data_loader, done + self.step, done + last, self.seed)
-        batches = self.stop.until(batches, together=True)
+        # Several processes find out in the second update that a parameter is not used.
+        tried = self.accumulate * min(distributed.SIZE, 2) if self.config.launch.checking else self.len_epoch
+        last = min(self.step + tried, self.len_epoch)
+        batches = self.stop.until(training_batches(self.data_loader, done + self.step, done + last, self.seed))
         label, hidden = f"epoch {epoch}/{self.epochs}", True if distributed.RANK else None
         self._progress = Progress(label, self.step, self.len_epoch, -self._samples, hidden)
         with contextlib.closing(self._progress):
@@ -167,7 +167,7 @@ class Trainer(BaseTrainer):
             n: how many samples the batch holds, where that is known already.
         """
         if n is None:
-            known = self._group.size_of(batch)
+            known = self._group.size_of(batch) if torch.is_grad_enabled() else None
             n = self.batch_size_of(batch) if known is None else known
         given, batch = batch, self.runtime.move(batch)
         with self.runtime.autocast():
@@ -256,7 +256,6 @@ class Trainer(BaseTrainer):
             self._progress.show(self.step, f"{loss} {window[f'{loss}/train']:.4g}", self.train_metrics.count(loss))
 
     def _check_losses(self) -> None:
-        """Stop the run if a loss since the last look was not finite."""
         self._watch.look(self.epoch, self.step, self.lr, self._checkpoints.skip_hint())
 
     def _save_step(self) -> None:
@@ -281,7 +280,7 @@ class Trainer(BaseTrainer):
         tracker.reset()
         share_buffers(networks(self))
         with torch.no_grad(), self.judged():
-            for batch in self.stop.until(one_pass(loader, self.seed)):
+            for batch in self.stop.until(one_pass(loader, self.seed), together=False):
                 self._compute(batch, tracker)
                 if self.config.launch.checking:
                     break

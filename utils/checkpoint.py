@@ -228,14 +228,6 @@ def load(path: Path, mmap: bool = False) -> Content:
     return cast(Content, {"states": {}, "classes": {}, "environment": {}, **state})
 
 
-def size_of(value: Any) -> int:
-    """About how many bytes the tensors in nested containers take."""
-    if isinstance(value, torch.Tensor):
-        return value.numel() * value.element_size()
-    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
-    return sum(size_of(item) for item in items)
-
-
 def _is_state_dict(state: Any) -> bool:
     return isinstance(state, dict) and bool(state) and all(isinstance(v, torch.Tensor) for v in state.values())
 

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import datetime
 import os
+import platform
 import signal
 import sys
 import time
@@ -17,17 +18,21 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-_LAUNCHED = {"LOCAL_RANK", "RANK", "WORLD_SIZE"} <= os.environ.keys()
+LAUNCHED = all(os.environ.get(name, "").isdecimal() for name in ("LOCAL_RANK", "RANK", "WORLD_SIZE"))
 #: The number of this process, how many there are, and its number among those of this machine.
 RANK, SIZE, LOCAL_RANK = (
-    int(os.environ[name]) if _LAUNCHED else alone for name, alone in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+    int(os.environ[name]) if LAUNCHED else alone for name, alone in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
 )
 #: What they share beside the group, to see who was first.
 _store: Any = None
 #: Machine and process id of each.
 _members: list[Any] = []
-#: Seconds to wait for each other, until the config says another time.
-TIMEOUT = 600
+if LAUNCHED and sys.platform == "linux":
+    # Be stopped when the launcher is killed, which could not pass a signal on.
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    if os.getppid() != int(os.environ.get("LAUNCHER", os.getppid())):
+        os._exit(1)  # it has been killed already
 _SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 
 
@@ -39,20 +44,19 @@ def join() -> Any:
     global _store
     dist: Any = torch.distributed
     if not dist.is_initialized():
-        end_with_launcher()
         kind = torch.accelerator.current_accelerator(check_available=True)
         backend = "gloo"
         if kind is not None:
             torch.accelerator.set_device_index(LOCAL_RANK % torch.accelerator.device_count())
             backend = f"cpu:gloo,{kind.type}:{dist.get_default_backend_for_device(kind.type)}"
-        timeout = datetime.timedelta(seconds=TIMEOUT)
+        timeout = datetime.timedelta(seconds=600)  # until the config says another time
         store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
         hook = sys.excepthook
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
         sys.excepthook = hook  # torch has put its own around it, which would swallow what it prints
         _store = dist.PrefixStore("said", store)
         atexit.register(leave)
-        _members[:] = gathered((os.environ.get("GROUP_RANK"), os.getpid()))
+        _members[:] = gathered((platform.node(), os.getpid()))
         restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
         if restarts and "TORCH_DISABLE_SHARE_RDZV_TCP_STORE" not in os.environ:
             print("warning: restarts may fail: set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun", file=sys.stderr)
@@ -62,7 +66,7 @@ def join() -> Any:
 def end_others() -> None:
     """Kill the other processes of this machine: one of them does not answer."""
     for machine, pid in _members:
-        if machine == os.environ.get("GROUP_RANK") and pid != os.getpid():
+        if machine == platform.node() and pid != os.getpid():
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -76,8 +80,10 @@ def leave() -> None:
 
 
 def abandon() -> None:
-    """After an error: leave nothing, so that nobody is waited for."""
+    """After an error: leave nothing, so that nobody is waited for, and say what it was before the launcher ends all."""
     atexit.unregister(leave)
+    if SIZE > 1:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def set_timeout(seconds: float) -> None:
@@ -86,13 +92,6 @@ def set_timeout(seconds: float) -> None:
         dist = join()
         own = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout  # before torch 2.12
         own(datetime.timedelta(seconds=seconds), dist.group.WORLD)
-
-
-def end_with_launcher() -> None:
-    """Be stopped when the launcher is killed, which could not pass a signal on."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def gathered(value: T) -> list[T]:
@@ -120,8 +119,6 @@ def totals(numbers: Sequence[float]) -> Callable[[], list[float]]:
 
 def from_main(make: Callable[[], T]) -> T:
     """What the main process makes, or the error that it meets, in all of them."""
-    if SIZE == 1:
-        return make()
     value, error = _outcome(make, RANK == 0)
     sent, met = gathered((value, _sendable(error)))[0]
     if met is not None:
@@ -131,8 +128,6 @@ def from_main(make: Callable[[], T]) -> T:
 
 def in_turn(make: Callable[[], T]) -> T:
     """What each process makes, the first of a machine before its others: what is downloaded is there for them then."""
-    if SIZE == 1:
-        return make()
     value, error = _outcome(make, LOCAL_RANK == 0)
     met = next(filter(None, gathered(_sendable(error))), None)
     if met is not None:
@@ -168,17 +163,11 @@ def broadcast(tensors: Iterable[Any]) -> None:
             dist.broadcast(tensor.detach(), 0)
 
 
-def average(tensors: Sequence[Any], weight: float) -> None:
-    """Replace tensors by their averages over the processes, weighted, those of one type in one message."""
-    import torch
-
-    for kind in dict.fromkeys((tensor.dtype, tensor.device) for tensor in tensors):
-        same = [tensor for tensor in tensors if (tensor.dtype, tensor.device) == kind]
-        flat = torch.cat([tensor.reshape(-1) for tensor in same]) * weight
-        join().all_reduce(flat)
-        parts = (flat / SIZE).split([tensor.numel() for tensor in same])
-        for tensor, part in zip(same, parts, strict=True):
-            tensor.copy_(part.view_as(tensor))
+def average(tensor: Any) -> Any:
+    """The average of a tensor over the processes."""
+    tensor = tensor.clone()
+    join().all_reduce(tensor)
+    return tensor / SIZE
 
 
 def spread(devices: str | None, n_gpu: int) -> None:
@@ -188,17 +177,19 @@ def spread(devices: str | None, n_gpu: int) -> None:
         devices: the GPUs as the command line names them.
         n_gpu: how many the config asks for, of those there are.
     """
-    count = len(devices.split(",")) if devices else n_gpu
+    count = len(set(devices.split(",")) - {""}) if devices else n_gpu
     if count > 1 and not devices:
         import torch
 
         count = min(count, torch.accelerator.device_count())
-    if count < 2 or "LOCAL_RANK" in os.environ:
+    if count < 2:
         return
+    os.environ["LAUNCHER"] = str(os.getpid())
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // count, 1)))
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")  # or restarts fail
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "120")  # time to save
-    flags = ["--standalone", f"--nproc_per_node={count}", f"--signals-to-handle={_SIGNALS}"]
+    flags = ["--standalone", f"--nproc_per_node={count}", f"--signals-to-handle={_SIGNALS}", f"--log-dir={os.devnull}"]
     os.execv(sys.executable, [sys.executable, __file__, *flags, *sys.argv])
 
 
@@ -214,7 +205,10 @@ def _launch() -> int:
     try:
         main(sys.argv[1:])
     except ChildFailedError as error:
-        return max(error.get_first_failure()[1].exitcode, 0) or 1  # negative: killed by a signal
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            print(f"error: process {rank} was killed by {signal.Signals(-failure.exitcode).name}", file=sys.stderr)
+        return max(failure.exitcode, 0) or 1
     except SignalException as error:
         return {signal.SIGINT: 130, signal.SIGHUP: 129}.get(error.sigval, 143)
     return 0

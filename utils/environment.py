@@ -38,9 +38,8 @@ def describe(device: torch.device | None) -> dict[str, Any]:
 
 def crowded() -> str:
     """Advice for a machine whose load leaves fewer cores than this process has threads; empty if there are enough."""
-    threads, cores = torch.get_num_threads(), os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
+    threads = torch.get_num_threads()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0  # of the last minute
     if threads == 1 or cores - load > threads - 0.5:
         return ""

@@ -83,7 +83,8 @@ def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType 
         raise SystemExit(130)
     if isinstance(error, UserError | Stopped) or _in_batch(error):
         raise SystemExit(_tell(error))
-    sys.__excepthook__(kind, error, trace)
+    if distributed.first_to_say(repr(error)):
+        sys.__excepthook__(kind, error, trace)
 
 
 def printable(text: str) -> str:
@@ -142,6 +143,6 @@ def _tell(error: BaseException) -> int:
         text = "\n  ".join([told(error), *[", ".join(shown)][: len(shown)], more])
     who = f"process {distributed.RANK}: " if distributed.RANK else ""
     with contextlib.suppress(OSError):  # a full disk, or a reader that has left
-        if distributed.first_to_say(text):
+        if "Timed out" in text or distributed.first_to_say(text):  # or it might have to wait again
             print(printable(text if isinstance(error, Stopped) else f"error: {who}{text}"), file=sys.stderr, flush=True)
     return getattr(error, "exit_code", 1)

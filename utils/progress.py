@@ -6,7 +6,7 @@ import time
 from tqdm import tqdm
 
 
-class Progress:
+class Progress(tqdm):  # type: ignore[type-arg]
     """The progress of one epoch.
 
     Args:
@@ -23,28 +23,20 @@ class Progress:
     def __init__(
         self, label: str = "", step: int = 0, total: int = 0, samples: float = 0, hidden: bool | None = True
     ) -> None:
-        self._bar = tqdm(desc=label, initial=step, total=total, unit="batch", leave=False, disable=hidden)
-        self._label, self._total = label, total
+        super().__init__(desc=label, initial=step, total=total, unit="batch", leave=False, disable=hidden)
+        self._label = label
         self._begin = time.monotonic(), step, samples
         self._told = self._begin[0]
 
-    def update(self, batches: int) -> None:
-        """So many batches more are done."""
-        self._bar.update(batches)
-
     def show(self, step: int, loss: str, samples: float) -> None:
         """Show the loss, and how many samples the `step` batches done held."""
-        self._bar.set_postfix_str(loss, refresh=False)
+        self.set_postfix_str(loss, refresh=False)
         now = time.monotonic()
         if now - self._told >= self.every and step > self._begin[1]:
-            began, first, before = self._begin
-            left = tqdm.format_interval((now - began) / (step - first) * (self._total - step))
+            (began, first, before), total = self._begin, int(self.total or 0)
+            left = self.format_interval((now - began) / (step - first) * (total - step))
             rate = (samples - before) / (now - began)
-            line = f"{self._label}: step {step:,} of {self._total:,}, {loss}, {rate:,.0f} samples/s, {left} left"
+            line = f"{self._label}: step {step:,} of {total:,}, {loss}, {rate:,.0f} samples/s, {left} left"
             # Beside a bar it goes to the files alone.
-            logging.getLogger("trainer").info(line, extra={"aside": not self._bar.disable})
+            logging.getLogger("trainer").info(line, extra={"aside": not self.disable})
             self._told = now
-
-    def close(self) -> None:
-        """Take the bar away."""
-        self._bar.close()

@@ -32,7 +32,7 @@ class Run:
         #: What the run is made of: code, versions, machine and command line.
         self.environment: dict[str, Any] = {}
         self._lock = run_folder.own(folder) if owned else -1
-        #: When this process began to train; None before. The trainer sets it.
+        #: When this process began to train; None before.
         self.begun: float | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -46,6 +46,7 @@ class Run:
 
     def begin(self, config: Mapping[str, Any]) -> None:
         """Describe the run in its folder, now that nothing stands in its way."""
+        self.begun = time.monotonic()
         self._describe(config)
         self.status("running")
 

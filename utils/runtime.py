@@ -4,7 +4,7 @@ import contextlib
 import inspect
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -88,7 +88,6 @@ class Runtime:
         #: What the next loss counts for, where several processes have parts of a batch.
         self.weight: float | None = None
         self._ddp: nn.parallel.DistributedDataParallel | None = None
-        self._averaged = False
         self._stays = device.type == "cpu" and not settings.channels_last
         self._dtype, self._scaled = _DTYPES.get(settings.precision), settings.precision == "fp16"
         self._scaler = torch.amp.grad_scaler.GradScaler(device.type, enabled=self._scaled)
@@ -98,11 +97,11 @@ class Runtime:
             torch.use_deterministic_algorithms(True)
             torch.backends.cudnn.benchmark = False
 
-    def prepare(self, model: nn.Module) -> nn.Module:
-        """The model as it is run: in the memory format, and compiled, as the config asks for."""
+    def prepare(self, model: nn.Module, training: bool) -> nn.Module:
+        """The model as it is run: in the memory format, in parallel, and compiled, as the config asks for."""
         if self._settings.channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if distributed.SIZE > 1 and any(parameter.requires_grad for parameter in model.parameters()):
+        if training and distributed.SIZE > 1 and any(parameter.requires_grad for parameter in model.parameters()):
             model = self._parallel(model)
         return cast(nn.Module, torch.compile(model)) if self._settings.compile else model
 
@@ -123,22 +122,6 @@ class Runtime:
         """The context for a batch after which `more` batches come before the update: gradients stay here until then."""
         return self._ddp.no_sync() if more and self._ddp is not None else _NOTHING
 
-    def average(self, optimizer: torch.optim.Optimizer, weight: float = 1.0) -> None:
-        """Average an optimizer's gradients over the processes, but those that the model averages by itself."""
-        if distributed.SIZE > 1 and not self._averaged:
-            own = set(map(id, self._ddp.parameters())) if self._ddp is not None else set()
-            parameters = [p for group in optimizer.param_groups for p in group["params"] if id(p) not in own]
-            distributed.average([p.grad for p in parameters if p.grad is not None], weight)
-
-    def watch(self, optimizers: Iterable[torch.optim.Optimizer], weight: Callable[[], float]) -> None:
-        """See to it that optimizers which somebody else steps average their gradients, too.
-
-        Args:
-            weight: of the batch that somebody else has computed the gradients of.
-        """
-        for optimizer in optimizers if distributed.SIZE > 1 else ():
-            optimizer.register_step_pre_hook(lambda stepped, *_: self.average(stepped, weight()))
-
     def move(self, batch: Any) -> Any:
         """The batch on the device, with its images channels last if the model's are."""
         if self._stays:
@@ -158,15 +141,12 @@ class Runtime:
 
     def apply(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradients, let the optimizer apply them, clear them."""
-        self.average(optimizer)
-        self._averaged = True  # so that the step does not do it again
         self.clip(optimizer)
         if self._scaled:
             self._scaler.step(optimizer)
             self._scaler.update()
         else:
             optimizer.step()
-        self._averaged = False
         optimizer.zero_grad(set_to_none=True)
 
     def clip(self, optimizer: torch.optim.Optimizer) -> None:

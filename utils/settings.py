@@ -44,7 +44,7 @@ class TrainerSettings(Section):
     """Sum the gradients of so many batches for one optimizer step."""
     clip_grad_norm: float | None = Field(None, gt=0)
     """Scale gradients down to this 2-norm at most; null: don't."""
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(None, ge=1, le=1024)
     """CPU threads of each process; null: as many as torch takes."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """"fp32", or mixed precision in "bf16" or "fp16"."""
@@ -56,7 +56,7 @@ class TrainerSettings(Section):
     """With several GPUs: let BatchNorm see the whole batch, not each GPU's part of it."""
     find_unused_parameters: bool = False
     """With several processes: the model has parameters that not every loss depends on."""
-    timeout: float = Field(600.0, gt=0)
+    timeout: float = Field(600.0, ge=1, le=1e6)
     """Seconds that several processes wait for each other, before the job ends."""
     deterministic: bool = False
     """Refuse GPU operations that may give other bits each time."""

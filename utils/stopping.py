@@ -72,7 +72,7 @@ class StopRequest:
             flags = list(map(sum, zip(*distributed.gathered(self.flags()), strict=True))) if flags is None else flags
             self.signum = next((number for number, count in zip(_SIGNALS, flags, strict=True) if count), None)
 
-    def until(self, batches: Iterator[Any], together: bool = False) -> Iterator[Any]:
+    def until(self, batches: Iterator[Any], together: bool = True) -> Iterator[Any]:
         """The batches until a signal comes; one that is being fetched then is left, however long it would take.
 
         Args:
