@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from trainer import Trainer
+from utils import distributed
 from utils.errors import ConfigError
 from utils.metrics import MetricTracker
 
@@ -39,11 +40,10 @@ class LBFGSTrainer(Trainer):
     def _gradients(self, batches: Sequence[Any], tracker: MetricTracker | None) -> torch.Tensor:
         """Compute the gradients of the mean loss over all samples of the batches; that loss."""
         self.optimizer.zero_grad()
-        sizes = [self.batch_size_of(batch) for batch in batches]
         mean = torch.zeros((), device=self.device)
-        for batch, n in zip(batches, sizes, strict=True):
-            loss = self._compute(batch, tracker, n)[0][self.loss_terms[0]] * (n / sum(sizes))
+        for k, (batch, n) in enumerate(zip(batches, self._group.sizes, strict=True)):
+            loss = self._compute(batch, tracker, n)[0][self.loss_terms[0]] * self._group.share(k)
             self.runtime.backward(loss)
-            mean = mean + loss.detach()
+            mean = mean + loss.detach() * (1.0 if self.runtime.weight is None else self.runtime.weight)
         self.runtime.clip(self.optimizer)
-        return mean
+        return mean if distributed.SIZE == 1 else distributed.average(mean)  # the search has to be the same everywhere

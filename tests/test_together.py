@@ -12,15 +12,18 @@ import torch
 import torch.nn.functional as F
 from bending.dicts import DictTrainer, dict_accuracy, dict_loss
 from bending.gan import GANTrainer, Generator, spread
+from test_habits import OwnLoop
 from test_habits import build as build_own_loop
 from torch import nn
 from torch.utils.data import DataLoader
 
+from base import BaseDataLoader
 from base.parts import networks
 from examples.ema import EMATrainer
+from examples.lbfgs import LBFGSTrainer
 from trainer import Trainer
 from utils import distributed
-from utils.errors import ConfigError, NonFiniteError, Stopped
+from utils.errors import ConfigError, NonFiniteError, Stopped, UserError
 from utils.metrics import MetricTracker
 from utils.runtime import Runtime, prepare_device, unwrap
 from utils.settings import TrainerSettings
@@ -231,6 +234,30 @@ class Bent(GANTrainer):
         return {"critic": critic, "generator": F.softplus(-self.critic(fake)).mean()}, fake, data
 
 
+class Clipping(OwnLoop):
+    """A loop of two batches an update, clipped, with an optimizer of its own."""
+
+    def _train_epoch(self, epoch):
+        self.model.train()
+        self.other = self.other if epoch > 1 else torch.optim.SGD(self.model.parameters(), lr=0.05)
+        for i, (data, target) in enumerate(self.data_loader):
+            loss = self.criterion(self.model(data), target)
+            (loss / 2).backward()
+            if i % 2:
+                nn.utils.clip_grad_norm_(self.model.parameters(), 0.1)
+                self.other.step()
+                self.other.zero_grad()
+        with torch.no_grad():
+            self.seen = sum(len(target) for _, target in self.data_loader)
+        return {"loss": float(loss.detach())}
+
+
+class Unfreezing(OwnLoop):
+    def _train_epoch(self, epoch):
+        self.model.fc1.requires_grad_(epoch > 1)
+        return super()._train_epoch(epoch)
+
+
 def train_bent(kind, folder):
     """The weights of all networks of a trainer that is not the template's, in float64, and its last numbers."""
     torch.set_default_dtype(torch.float64)
@@ -246,23 +273,28 @@ def train_bent(kind, folder):
         changes = {"loss": "dict_loss", "metrics": ["dict_accuracy"], "trainer__monitor": "min val_cross_entropy"}
         changes["trainer__accumulate"] = 2
         cls, args = DictTrainer, {**args, "kind": "dicts"}
+    elif kind == "lbfgs":
+        changes = {"optimizer": {"type": "LBFGS", "args": {"lr": 0.1, "max_iter": 3}}, "trainer__monitor": "min loss"}
+        changes["trainer__accumulate"] = 2
+        cls = LBFGSTrainer
     else:
         changes, cls = {"trainer__monitor": "min loss"}, EMATrainer
     config = settings(folder, **{**changes, "data_loader__args": args})
-    trainer = build_own_loop(config) if kind == "own loop" else tiny.build(config, trainer_class=cls)
+    loops = {"own loop": OwnLoop, "clipping loop": Clipping, "unfrozen": Unfreezing}
+    trainer = build_own_loop(config, loops[kind]) if kind in loops else tiny.build(config, trainer_class=cls)
     trainer.train()
     states = [unwrap(network).state_dict() for network in networks(trainer)]
     return {f"{i}.{name}": value.clone() for i, state in enumerate(states) for name, value in state.items()}
 
 
-@pytest.mark.parametrize("kind", ["gan", "dicts", "ema", "own loop"])
+@pytest.mark.parametrize("kind", ["gan", "dicts", "ema", "own loop", "clipping loop", "unfrozen", "lbfgs"])
 def test_trainers_of_other_kinds_train_alike(tmp_path, kind):
     alone = ranks.run(tmp_path, 1, train_bent, kind, tmp_path)[0]
     for size in (2, 3):
         results = ranks.run(tmp_path, size, train_bent, kind, tmp_path)
         for weights in results:
             assert furthest(weights, results[0]) == 0
-            assert furthest(weights, alone) < 1e-12
+            assert furthest(weights, alone) < (1e-9 if kind == "lbfgs" else 1e-12)
 
 
 class Spread:
@@ -403,3 +435,146 @@ def test_parameters_that_nothing_depends_on(tmp_path):
     processes, place = ranks.start(tmp_path, 2, train_unused, config)
     codes, outputs = ranks.finish(processes, place)
     assert any(codes) and "find_unused_parameters" in "".join(outputs)
+
+
+class Drawing(tiny.TinyModel):
+    """Notes what it draws in a step."""
+
+    __module__ = "tiny"
+
+    def forward(self, x):
+        if self.training:
+            self.drawn = [*getattr(self, "drawn", []), float(torch.rand(()))]
+        return super().forward(x)
+
+
+def draw(config):
+    tiny.Drawing = Drawing
+    trainer = tiny.build(config)
+    trainer.train()
+    return unwrap(trainer.model).drawn
+
+
+def test_dropout_differs_by_process_and_not_by_run(tmp_path):
+    config = tiny.settings(tmp_path, arch={"type": "Drawing", "args": {"norm": False}}, trainer__epochs=1)
+    first, again = (ranks.run(tmp_path, 2, draw, config) for _ in range(2))
+    assert first == again and not set(first[0]) & set(first[1])
+    assert ranks.run(tmp_path, 1, draw, config)[0] == first[0]
+
+
+class Notes:
+    def __init__(self):
+        self.rows = []
+
+    def log(self, numbers, step):
+        self.rows.append((step, dict(numbers)))
+
+    def close(self):
+        pass
+
+
+def windows(config, resume=None):
+    """What a tracker gets, without what depends on the clock."""
+    trainer, notes = tiny.build(config, resume=resume, trainer_class=Exact), Notes()
+    trainer.writers.add(notes)
+    trainer.train()
+    return [(step, {k: v for k, v in row.items() if k not in ("seconds", "samples/s")}) for step, row in notes.rows]
+
+
+def test_trackers_get_what_all_have_counted_once(tmp_path):
+    config = settings(tmp_path, trainer__log_step=3, trainer__len_epoch=8)
+    expected = ranks.run(tmp_path, 1, windows, config)[0]
+    main, other = ranks.run(tmp_path, 2, windows, config)
+    assert other == [] and [step for step, _ in main] == [step for step, _ in expected]
+    for (_, row), (_, wanted) in zip(main, expected, strict=True):
+        assert row == pytest.approx(wanted, rel=1e-6)
+    # Inside a window, too: what has been seen already is not seen again.
+    stopped = ranks.run(tmp_path, 2, train_and_stop, config, None, Stops, 3)
+    assert "step4" in stopped[0][1].name
+    resumed = ranks.run(tmp_path, 2, windows, config, stopped[0][1])[0]
+    assert resumed == main[-len(resumed) :]
+
+
+class Signalled(Exact):
+    """A process is signalled between two epochs, after the others have asked."""
+
+    signum = signal.SIGUSR1
+
+    def _report(self, epoch, log, seconds):
+        super()._report(epoch, log, seconds)
+        if distributed.RANK == distributed.SIZE - 1 and epoch == 1:
+            os.kill(os.getpid(), self.signum)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGHUP])
+def test_a_signal_between_epochs_is_agreed_on(tmp_path, signum):
+    Signalled.signum = signum
+    results = ranks.run(tmp_path, 2, train_and_stop, settings(tmp_path), None, Signalled)
+    code = 129 if signum == signal.SIGHUP else 143
+    assert {result[:2] for result in results} == {(code, results[0][1])}
+    assert results[0][1].name == "checkpoint-epoch1.pth"
+
+
+class Apart(Exact):
+    """Begins with other weights in each process, and computes past the network that is averaged."""
+
+    past = False
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.second = nn.Linear(2, 2)
+        with torch.no_grad():
+            self.second.weight += distributed.RANK
+
+    def _forward(self, batch):
+        if not self.past:
+            return super()._forward(batch)
+        output = unwrap(self.model)(batch[0].double())
+        return self.criterion(output, batch[1]), output, batch[1]
+
+
+def train_apart(config, past):
+    Apart.past = past
+    trainer = tiny.build(config, trainer_class=Apart)
+    try:
+        trainer.train()
+    except (UserError, SystemExit) as error:
+        return str(error)
+    return trainer.second.weight.detach().clone()
+
+
+def test_weights_that_would_drift_apart(tmp_path):
+    first, second = ranks.run(tmp_path, 2, train_apart, settings(tmp_path), False)
+    assert torch.equal(first, second)
+    told = ranks.run(tmp_path, 2, train_apart, settings(tmp_path), True)
+    assert "the processes have come to other weights" in told[0]
+    assert not list(tmp_path.glob("models/*/*/checkpoint-epoch2.pth"))[1:]
+
+
+class Plateau(Exact):
+    def _valid_epoch(self, epoch):
+        return {**super()._valid_epoch(epoch), "loss": 1.0 + epoch * (distributed.RANK - 0.5)}
+
+
+def rates(config):
+    return tiny.train(config, trainer_class=Plateau).lr_scheduler.optimizer.param_groups[0]["lr"]
+
+
+def test_a_plateau_is_one_for_all(tmp_path):
+    scheduler = {"type": "ReduceLROnPlateau", "args": {"patience": 0, "factor": 0.1}}
+    assert len(set(ranks.run(tmp_path, 2, rates, settings(tmp_path, lr_scheduler=scheduler, trainer__epochs=4)))) == 1
+
+
+class Part(BaseDataLoader):
+    """A loader that a user's own evaluation iterates bare."""
+
+
+def count_bare(n):
+    loader = Part(tiny.Points(n), 8, False, 0.0, 0)
+    with torch.no_grad():
+        return [len(y) for _, y in loader]
+
+
+def test_a_bare_evaluation_takes_each_sample_once(tmp_path):
+    for n in (17, 21):
+        assert sum(sum(sizes) for sizes in ranks.run(tmp_path, 3, count_bare, n)) == n
