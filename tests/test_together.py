@@ -578,3 +578,32 @@ def count_bare(n):
 def test_a_bare_evaluation_takes_each_sample_once(tmp_path):
     for n in (17, 21):
         assert sum(sum(sizes) for sizes in ranks.run(tmp_path, 3, count_bare, n)) == n
+
+
+class Centred(tiny.TinyModel):
+    """Takes a running mean of its inputs off them, in training, too."""
+
+    __module__ = "tiny"
+
+    def __init__(self):
+        super().__init__(dropout=0.0, norm=False)
+        self.register_buffer("mean", torch.zeros(6))
+
+    def forward(self, x):
+        if self.training:
+            self.mean.lerp_(x.detach().mean(0), 0.1)
+        return super().forward(x - self.mean)
+
+
+def centre(config, resume=None, at=None):
+    tiny.Centred = Centred
+    return train_and_stop(config, resume, Stops, at) if at else train(config, resume)
+
+
+def test_buffers_that_training_uses_resume_exactly(tmp_path):
+    config = settings(tmp_path, arch={"type": "Centred"}, trainer__save_step=3)
+    whole = ranks.run(tmp_path, 2, centre, config)
+    stopped = ranks.run(tmp_path, 2, centre, config, None, 5)
+    assert stopped[0][1].name == "checkpoint-epoch1-step6.pth"
+    for resumed, expected in zip(ranks.run(tmp_path, 2, centre, config, stopped[0][1]), whole, strict=True):
+        assert furthest(resumed[0], expected[0]) == 0
