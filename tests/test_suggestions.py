@@ -314,7 +314,7 @@ SLIPS = r"""
 split | leaves some to both | a (share) or a number that | $SPLIT=1.0 | $SPLIT=0.99
 split-number | leaves some to both | a share or a (number) that | $SPLIT=5000 | $SPLIT=3999
 split-nothing | leaves some to both | a (share) or a number that | $SPLIT=0.0001 | $SPLIT=0.01
-data | set data_loader.args.data_dir | set (\S+), or restore the data | data_loader.args.data_dir=elsewhere | $1=data
+data | set data_loader.args.data_dir | or set (\S+) | data_loader.args.data_dir=elsewhere | $1=data
 loss | name one of model/loss.py | one of (model/loss.py) | loss=null | loss=nll_loss
 two-metrics | give one a name | one a (name) of | metrics=["accuracy", "accuracy"] | metrics=["accuracy", $OTHER]
 metric-name | give the metric a "name" | a "(name)" of | metrics=[{"type": "accuracy", "name": "lr"}] | metrics=[$OTHER]
