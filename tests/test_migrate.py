@@ -114,7 +114,7 @@ REFUSED = [
     *(("the_class", f"def {name}(self, *args):\n    pass", f"Trainer.{name} would never be called", "never be called")
       for name in ("_save_checkpoint", "_resume_checkpoint")),
     *(("the_class", f"def {name}(self):\n    pass", f"Trainer.{name} takes the place of a method", "argument")
-      for name in ("_report", "_finish", "_run_epoch", "_check_monitored", "_start", "_save_epoch")),
+      for name in ("_report", "_finish", "_run_epoch", "_check_monitored", "_save_epoch")),
     *(("the_setup", f"self.{name} = None", f"self.{name} is the BaseTrainer's own here", "None|obj") for name in TAKEN),
     ("the_setup", "self.period = self.save_period", "the BaseTrainer has no save_period any more", "save_period"),
     ("the_epoch", "print(self.mnt_metric)", "the BaseTrainer has no mnt_metric any more", "mnt_metric"),
