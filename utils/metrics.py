@@ -134,7 +134,7 @@ class MetricTracker:
 
         Each process goes on from its own, or the main one from all, where there is another number of them now.
         """
-        parts = state.get("parts", [state])
+        parts = state.get("parts") or [state]
         _, self._total = _added([(part["sums"], part["counts"]) for part in parts])
         same = len(parts) == distributed.SIZE
         parts = [parts[distributed.RANK]] if same else parts if distributed.RANK == 0 else []
