@@ -87,14 +87,13 @@ class Checkpoints:
                 raise SystemExit(1) from error  # another process has failed, and said why
             stopped = isinstance(error, Stopped | KeyboardInterrupt)
             code = getattr(error, "exit_code", 130 if stopped else getattr(error, "code", 1))
-            message = str(error) or type(error).__name__
+            who = f"process {distributed.RANK}: " if distributed.RANK else ""
+            message = who + (str(error) or type(error).__name__)
             fields = {"exit_code": code, "message": message}
             if code == 1 and not isinstance(error, UserError):
                 frame = traceback.extract_tb(error.__traceback__)[-1]
                 fields["at"] = f"{frame.filename}:{frame.lineno}"
-                message = "".join(traceback.format_exception(error))
-            if distributed.RANK:
-                message = f"process {distributed.RANK}: {message}"
+                message = who + "".join(traceback.format_exception(error))
             if self.run.begun or not (self.run.folder / "config.json").exists():
                 to_files(self.run.log_dir, message)
             with contextlib.suppress(UserError, OSError):

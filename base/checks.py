@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils.data import DistributedSampler
 
 from base.monitor import Monitor
 from utils import distributed
@@ -106,7 +107,7 @@ def check_processes(model: torch.nn.Module, loader: Any, metrics: Sequence[Any],
         return
     if size < processes:
         raise ConfigError(f"data_loader.args.batch_size: {size} samples are too few for {processes} processes")
-    if not hasattr(loader, "batches"):
+    if not (hasattr(loader, "batches") or isinstance(getattr(loader, "sampler", None), DistributedSampler)):
         what = f"{type(loader).__name__} gives each of the {processes} processes all of its batches"
         logging.getLogger("trainer").warning(f"{what}: a loader on BaseDataLoader would share them out")
     last = 0 if loader.drop_last else getattr(loader, "n_samples", 0) % size

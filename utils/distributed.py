@@ -216,4 +216,5 @@ def _launch() -> int:
 
 if __name__ == "__main__":
     sys.path.pop(0)  # this file's folder
-    sys.exit(_launch())
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until torchrun handles it: an import may swallow the exception
+    os._exit(_launch())  # threads of torchrun that a second signal has left behind would be waited for
