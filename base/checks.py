@@ -105,6 +105,8 @@ def check_processes(model: torch.nn.Module, loader: Any, metrics: Sequence[Any],
     processes, size = distributed.SIZE, getattr(loader, "batch_size", None)
     if processes == 1 or not isinstance(size, int):
         return
+    if any(getattr(module, "sparse", False) is True for module in model.modules()):
+        raise ConfigError("sparse gradients: DistributedDataParallel averages the others wrongly beside them")
     if size < processes:
         raise ConfigError(f"data_loader.args.batch_size: {size} samples are too few for {processes} processes")
     if not (hasattr(loader, "batches") or isinstance(getattr(loader, "sampler", None), DistributedSampler)):

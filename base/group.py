@@ -38,20 +38,20 @@ class Group:
         sizes = self.whole()[: len(self.sizes)]
         return sizes[k] / sum(sizes)
 
-    def size_of(self, batch: Any) -> float | None:
-        """The size of one of the batches; None for any other."""
-        k = self._index(batch)
-        return None if k is None else self.sizes[k]
+    def size_of(self, batch: Any, n: float) -> float:
+        """The size of one of the batches; of any other it is n."""
+        k = self._index(batch, n)
+        return n if k is None else self.sizes[k]
 
-    def weight(self, batch: Any) -> float | None:
+    def weight(self, batch: Any, n: float) -> float | None:
         """What the mean over a part has to be multiplied by, so that the average over processes is the whole's mean.
 
         None stands for 1, also for a batch that is none of these.
         """
-        k = self._index(batch) if distributed.SIZE > 1 else None
+        k = self._index(batch, n) if distributed.SIZE > 1 else None
         return None if k is None else self.sizes[k] * distributed.SIZE / self.whole()[k]
 
-    def _index(self, batch: Any) -> int | None:
-        """Which of the batches it is: if there is one only, what is made of it is that, too."""
-        alone = 0 if len(self.batches) == 1 and distributed.SIZE > 1 else None
+    def _index(self, batch: Any, n: float) -> int | None:
+        """Which of the batches it is: if there is one only, what is made of it and as large is that, too."""
+        alone = 0 if len(self.batches) == 1 and n in (self.sizes[0], self.sizes[0] or 1) else None
         return next((k for k, other in enumerate(self.batches) if other is batch), alone)

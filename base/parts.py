@@ -14,7 +14,7 @@ from utils import distributed
 from utils.errors import UserError
 from utils.runtime import unwrap
 
-_PARALLEL = nn.parallel.DistributedDataParallel
+_DDP = nn.parallel.DistributedDataParallel
 
 
 class Held(NamedTuple):
@@ -88,22 +88,22 @@ def connect(trainer: Any) -> None:
     """
     if distributed.SIZE == 1:
         return
-    found, parts = networks(trainer), held_by(trainer).parts.values()
+    nets, parts = networks(trainer), held_by(trainer).parts.values()
     groups = [
         group["params"] for part in parts if isinstance(part, torch.optim.Optimizer) for group in part.param_groups
     ]
-    parameters = {id(each): each for some in (*(network.parameters() for network in found), *groups) for each in some}
+    parameters = {id(each): each for some in (*(network.parameters() for network in nets), *groups) for each in some}
     distributed.broadcast(parameters.values())
-    share_buffers(found)
-    parallel = [module for network in found for module in network.modules() if isinstance(module, _PARALLEL)]
-    known = {id(each) for module in parallel for each in module.parameters() if each.requires_grad}
+    share_buffers(nets)
+    known = {id(p) for n in nets for m in n.modules() if isinstance(m, _DDP) for p in m.parameters() if p.requires_grad}
     own = not hasattr(trainer, "runtime")  # which has weighted the loss
 
     def average(gradient: torch.Tensor) -> torch.Tensor:
+        assert not gradient.requires_grad, "several processes cannot average gradients of gradients"
         return distributed.average(gradient * BaseDataLoader.weight if own else gradient)
 
     for key, each in parameters.items():
-        if key not in known and each.is_floating_point():
+        if key not in known and (each.is_floating_point() or each.is_complex()):
             trained = each.requires_grad  # or will be, later
             each.requires_grad_(True).register_hook(average)
             each.requires_grad_(trained)
@@ -116,7 +116,8 @@ def check_alike(parts: list[nn.Module]) -> None:
         UserError: they have drifted apart.
     """
     if distributed.SIZE > 1:
-        sums = [float(parameter.detach().cpu().double().sum()) for part in parts for parameter in part.parameters()]
+        # Squares, because there are losses that keep plain sums.
+        sums = [float(p.detach().abs().cpu().double().square().sum()) for part in parts for p in part.parameters()]
         if not all(np.allclose(sums, each, 1e-6, 1e-6, equal_nan=True) for each in distributed.gathered(sums)):
             raise UserError("the processes have come to other weights: call self.model(…), not what is inside of it")
 

@@ -166,9 +166,9 @@ class Trainer(BaseTrainer):
             tracker: gets the loss terms and metrics, if given.
             n: how many samples the batch holds, where that is known already.
         """
-        if n is None:
-            known = self._group.size_of(batch) if torch.is_grad_enabled() else None
-            n = self.batch_size_of(batch) if known is None else known
+        n = self.batch_size_of(batch) if n is None else n
+        if torch.is_grad_enabled():
+            n = self._group.size_of(batch, n)
         given, batch = batch, self.runtime.move(batch)
         with self.runtime.autocast():
             terms, output, target = self._forward(batch)
@@ -177,7 +177,7 @@ class Trainer(BaseTrainer):
             if tracker is not None:
                 self._record(tracker, terms, output, target, n)
         if torch.is_grad_enabled():
-            self.runtime.weight = self._group.weight(given)
+            self.runtime.weight = self._group.weight(given, n)
         return terms, output, target
 
     def _forward(self, batch: Any) -> tuple[Any, Any, Any]:

@@ -31,7 +31,7 @@ if LAUNCHED and sys.platform == "linux":
     # Be stopped when the launcher is killed, which could not pass a signal on.
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-    if os.getppid() != int(os.environ.get("LAUNCHER", os.getppid())):
+    if os.getppid() != int(os.environ.pop("_TEMPLATE_LAUNCHER", os.getppid())):
         os._exit(1)  # it has been killed already
 _SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 
@@ -90,8 +90,8 @@ def set_timeout(seconds: float) -> None:
     """How long the processes wait for each other."""
     if SIZE > 1:
         dist = join()
-        own = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout  # before torch 2.12
-        own(datetime.timedelta(seconds=seconds), dist.group.WORLD)
+        set_it = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout  # before torch 2.12
+        set_it(datetime.timedelta(seconds=seconds), dist.group.WORLD)
 
 
 def gathered(value: T) -> list[T]:
@@ -143,8 +143,8 @@ def _outcome(make: Callable[[], Any], wanted: bool) -> tuple[Any, Exception | No
 
 
 def _sendable(error: Exception | None) -> Exception | None:
-    told = error is None or hasattr(error, "exit_code")  # others may not survive the way
-    return error if told else RuntimeError(f"{type(error).__name__}: {error}")
+    # Others than ours may not survive the way.
+    return error if error is None or hasattr(error, "exit_code") else RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def first_to_say(text: str) -> bool:
@@ -184,7 +184,7 @@ def spread(devices: str | None, n_gpu: int) -> None:
         count = min(count, torch.accelerator.device_count())
     if count < 2:
         return
-    os.environ["LAUNCHER"] = str(os.getpid())
+    os.environ["_TEMPLATE_LAUNCHER"] = str(os.getpid())
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // count, 1)))
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")  # or restarts fail
@@ -208,7 +208,7 @@ def _launch() -> int:
         rank, failure = error.get_first_failure()
         if failure.exitcode < 0:
             print(f"error: process {rank} was killed by {signal.Signals(-failure.exitcode).name}", file=sys.stderr)
-        return max(failure.exitcode, 0) or 1
+        return max(failure.exitcode, 0) or (143 if failure.exitcode == -signal.SIGTERM else 1)
     except SignalException as error:
         return {signal.SIGINT: 130, signal.SIGHUP: 129}.get(error.sigval, 143)
     return 0
