@@ -20,7 +20,7 @@ class Group:
 
     def __init__(self, batches: Sequence[Any] = (), sizes: Sequence[float] = (), flags: Sequence[float] = ()) -> None:
         self.batches, self.sizes = batches, sizes
-        self._sums: Sequence[float] = [*sizes, *flags]
+        self._sums: Sequence[float] = [*sizes, *flags] if flags else sizes
         self._wait = distributed.totals(self._sums) if distributed.SIZE > 1 and batches else None
 
     def whole(self) -> Sequence[float]:
@@ -36,7 +36,7 @@ class Group:
     def share(self, k: int) -> float:
         """What batch k counts for in the update."""
         sizes = self.whole()[: len(self.sizes)]
-        return sizes[k] / sum(sizes)
+        return sizes[k] / sum(sizes) if k or sizes[1:] else 1.0
 
     def size_of(self, batch: Any, n: float) -> float:
         """The size of one of the batches; of any other it is n."""

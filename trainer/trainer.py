@@ -167,7 +167,7 @@ class Trainer(BaseTrainer):
             n: how many samples the batch holds, where that is known already.
         """
         n = self.batch_size_of(batch) if n is None else n
-        if torch.is_grad_enabled():
+        if distributed.SIZE > 1 and torch.is_grad_enabled():
             n = self._group.size_of(batch, n)
         given, batch = batch, self.runtime.move(batch)
         with self.runtime.autocast():
@@ -176,7 +176,7 @@ class Trainer(BaseTrainer):
                 terms = {self.loss_terms[0]: terms}
             if tracker is not None:
                 self._record(tracker, terms, output, target, n)
-        if torch.is_grad_enabled():
+        if distributed.SIZE > 1 and torch.is_grad_enabled():
             self.runtime.weight = self._group.weight(given, n)
         return terms, output, target
 
@@ -197,7 +197,7 @@ class Trainer(BaseTrainer):
         if distributed.SIZE > 1 and isinstance(self.data_loader, BaseDataLoader):
             first, loader = (self.epoch - 1) * self.len_epoch + self.step, self.data_loader
             sizes = [n * (not loader.is_stand_in((first + i) % len(loader))) for i, n in enumerate(sizes)]
-        return Group(batches, sizes, self.stop.flags())
+        return Group(batches, sizes, self.stop.flags() if distributed.SIZE > 1 else ())
 
     def batch_size_of(self, batch: Any) -> int:
         """How many samples (or tokens, or whatever the mean loss is over) a batch holds."""
@@ -233,7 +233,7 @@ class Trainer(BaseTrainer):
     def _after_update(self, batches: int) -> None:
         """Log, save inside the epoch and stop, where it is time."""
         before, self.step = self.step, self.step + batches
-        self.stop.agree(self._group.flags())
+        self.stop.agree(self._group)
         if self._layers is not None:
             self.logger.info(self._layers())
             self._layers = None

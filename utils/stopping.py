@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -66,10 +66,10 @@ class StopRequest:
         """What this process has noted, as numbers that the processes can add up."""
         return [float(self.noted == signum) for signum in _SIGNALS]
 
-    def agree(self, flags: Sequence[float] | None = None) -> None:
-        """Take what any process has noted as asked of all, from the sums of their `flags`, or by asking them now."""
+    def agree(self, group: Any = None) -> None:
+        """Take what any process has noted as asked of all, from the sums in a group, or by asking them now."""
         if distributed.SIZE > 1:
-            flags = list(map(sum, zip(*distributed.gathered(self.flags()), strict=True))) if flags is None else flags
+            flags = group.flags() if group else list(map(sum, zip(*distributed.gathered(self.flags()), strict=True)))
             self.signum = next((number for number, count in zip(_SIGNALS, flags, strict=True) if count), None)
 
     def until(self, batches: Iterator[Any], together: bool = True) -> Iterator[Any]:
