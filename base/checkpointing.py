@@ -60,10 +60,8 @@ class Checkpoints:
             if improved:
                 checkpoint.copy(path, best) if due else checkpoint.save(content, best)
         except StorageError as error:
-            needed, space = (
-                sum(each.nbytes for each in tree_leaves(content) if isinstance(each, torch.Tensor)) / 1e6,
-                "",
-            )
+            needed = sum(each.nbytes for each in tree_leaves(content) if isinstance(each, torch.Tensor)) / 1e6
+            space = ""
             with contextlib.suppress(OSError):
                 space = f", {shutil.disk_usage(folder).free / 1e6:.0f} MB free"
             intact = f"{self.newest.name} is intact" if self.newest else "there is no earlier checkpoint"
@@ -86,7 +84,7 @@ class Checkpoints:
             if late and self.run.state() == "failed":
                 raise SystemExit(1) from error  # another process has failed, and said why
             stopped = isinstance(error, Stopped | KeyboardInterrupt)
-            code = getattr(error, "exit_code", 130 if stopped else getattr(error, "code", 1))
+            code = error.exit_code if isinstance(error, UserError | Stopped) else 130 if stopped else 1
             who = f"process {distributed.RANK}: " if distributed.RANK else ""
             message = who + (str(error) or type(error).__name__)
             fields = {"exit_code": code, "message": message}

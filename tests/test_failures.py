@@ -129,3 +129,20 @@ def save_fails(config):
 
 def test_a_full_disk_ends_all_with_its_own_code(tmp_path):
     assert ranks.run(tmp_path, 2, save_fails, settings(tmp_path)) == [("StorageError", 6)] * 2
+
+
+class Odd(Exception):
+    """As urllib's errors have it, a number that is no exit code."""
+
+    code = 404
+
+
+def test_a_number_that_an_error_has_is_no_exit_code(tmp_path):
+    class Fails(Trainer):
+        def _update(self, batches):
+            raise Odd("a page is gone")
+
+    with pytest.raises(Odd):
+        tiny.build(tiny.settings(tmp_path), run_id="run", trainer_class=Fails).train()
+    assert read_json(tmp_path / "models" / "Tiny" / "run" / "status.json")["exit_code"] == 1
+    assert "Traceback" in (tmp_path / "log" / "Tiny" / "run" / "info.log").read_text()

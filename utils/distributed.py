@@ -90,7 +90,7 @@ def set_timeout(seconds: float) -> None:
     """How long the processes wait for each other."""
     if SIZE > 1:
         dist = join()
-        set_it = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout  # before torch 2.12
+        set_it = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout  # an older name
         set_it(datetime.timedelta(seconds=seconds), dist.group.WORLD)
 
 
