@@ -117,7 +117,8 @@ class BaseDataLoader(DataLoader[Any]):
 
     def _counted(self, batches: Iterator[Any]) -> Iterator[Any]:
         for k, batch in enumerate(batches):
-            BaseDataLoader.weight = 1.0 if self._order is None else self._order.weight(k)
+            part, whole = (1, distributed.SIZE) if self._order is None else self._order.part(k)
+            BaseDataLoader.weight = part * distributed.SIZE / whole
             if BaseDataLoader.weight or torch.is_grad_enabled():  # an evaluation of the user's own takes no stand-in
                 yield batch
 
@@ -142,9 +143,24 @@ class BaseDataLoader(DataLoader[Any]):
         direct = self.num_workers == 0 and not self.pin_memory
         return map(self._fetcher.__getitem__, self._order) if direct else iter(cast(Any, self._inner))
 
-    def is_stand_in(self, k: int) -> bool:
-        """Whether batch k of the pass under way holds no sample for this of several processes."""
-        return self._order is not None and self._order.weight(k) == 0
+    def parts(self, first: int, sizes: list[int], by_samples: bool) -> tuple[list[int], list[int] | None]:
+        """The sizes of this process' parts of batches, and of the whole batches, if no other process has to be asked.
+
+        Args:
+            first: the first of the batches, counted from the beginning of the run.
+            sizes: the parts' sizes, where they are no stand-ins.
+            by_samples: a size is the number of samples.
+        """
+        if self._order is None:
+            return sizes, None
+        parts = [self._order.part((first + i) % len(self)) for i in range(len(sizes))]
+        sizes = [n * bool(part) for n, (part, _) in zip(sizes, parts, strict=True)]
+        if not by_samples or self._order.batch_sampler is not None or self.collate_fn is not torch_default_collate:
+            return sizes, None
+        if sizes != [part for part, _ in parts]:
+            own = "a batch of {} samples holds {}: let the trainer's batch_size_of(batch) say how many count"
+            raise ConfigError(own.format(*next((p, n) for n, (p, _) in zip(sizes, parts, strict=True) if n != p)))
+        return sizes, [whole for _, whole in parts]
 
     def _split_sampler(self, split: float) -> tuple[Any, Any]:
         """The samplers of the training and the validation samples; None, None without a split.
@@ -216,12 +232,8 @@ def one_pass(loader: Any, seed: int, epoch: int = 0, first: int = 0, last: int |
 
 def _cuts_itself(loader: Any) -> bool:
     """Whether each of several processes gets only its part from a loader; others give each process everything."""
-    iterable = isinstance(getattr(loader, "dataset", None), IterableDataset)  # whose business it is
-    return (
-        isinstance(loader, BaseDataLoader)
-        or iterable
-        or isinstance(getattr(loader, "sampler", None), DistributedSampler)
-    )
+    own = isinstance(getattr(loader, "dataset", None), IterableDataset)  # whose business it is
+    return own or isinstance(loader, BaseDataLoader) or isinstance(getattr(loader, "sampler", None), DistributedSampler)
 
 
 class _Inner(DataLoader[Any]):

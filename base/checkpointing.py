@@ -23,7 +23,7 @@ from utils.files import shown, shown_command
 from utils.run import Run
 
 #: What gloo and NCCL say when a process does not answer.
-_LOST = r"Timed out waiting \d+ms|gloo.*?((?:Connection|Broken|Read) [a-z ]+)|NCCL"
+_LOST = r"Timed out waiting \d+ms|Application timeout|gloo.*?((?:Connection|Broken|Read) [a-z ]+)|NCCL"
 
 
 class Checkpoints:
@@ -104,8 +104,9 @@ class Checkpoints:
         """An error about the data or another process, with what can be done."""
         lost = re.search(_LOST, str(error)) if distributed.SIZE > 1 and isinstance(error, RuntimeError) else None
         if lost:
-            error = LostError(f"another process is lost, or has kept this one waiting too long ({lost[0]})")
-            if lost[0].startswith("T"):  # it would keep the launcher waiting, too
+            why = lost[0].replace("Application timeout", "Timed out")
+            error = LostError(f"another process is lost, or has kept this one waiting too long ({why})")
+            if why.startswith("T"):  # it would keep the launcher waiting, too
                 distributed.end_others()
         if "Expected more than 1 value per channel" in str(error):
             hint = "a batch of one sample cannot pass BatchNorm: set data_loader.args.drop_last, or another batch_size"

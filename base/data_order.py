@@ -72,11 +72,11 @@ class PassOrder(Sampler[BatchIndex]):
         n = self.n_samples if self.sampler is None else len(self.sampler)
         return n // self.batch_size if self.drop_last and training else -(-n // self.batch_size)
 
-    def weight(self, k: int) -> float:
-        """What this process' part of batch k of the pass under way counts for; 0 where it has a stand-in."""
+    def part(self, k: int) -> tuple[int, int]:
+        """How many samples of batch k of the pass under way are for this process, and how many it has."""
         n = self.n_samples if self.sampler is None else len(self.sampler)
         size = self.sizes[k] if self.sizes else min(self.batch_size, n - k * self.batch_size)
-        return len(range(distributed.RANK, size, distributed.SIZE)) * distributed.SIZE / size
+        return len(range(distributed.RANK, size, distributed.SIZE)), size
 
     def __iter__(self) -> Iterator[BatchIndex]:
         # Not a generator itself, which would read the place only as it starts.

@@ -1,42 +1,35 @@
 """The batches of one update, and what part of them this process holds."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 from utils import distributed
+
+Sizes = Sequence[float]
 
 
 class Group:
     """Batches that make up one update, with their sizes.
 
     Where several processes train, each has a part of every batch; how large the whole batches are is added up while
-    they compute.
+    they compute, if nobody knows.
 
     Args:
         batches: of this process.
         sizes: how many samples (tokens, …) each holds; 0 for a stand-in.
-        flags: other numbers to be added up on the way.
+        whole: the sizes of the whole batches, where they are known.
     """
 
-    def __init__(self, batches: Sequence[Any] = (), sizes: Sequence[float] = (), flags: Sequence[float] = ()) -> None:
+    def __init__(self, batches: Sequence[Any] = (), sizes: Sizes = (), whole: Sizes | None = None) -> None:
         self.batches, self.sizes = batches, sizes
-        self._sums: Sequence[float] = [*sizes, *flags] if flags else sizes
-        self._wait = distributed.totals(self._sums) if distributed.SIZE > 1 and batches else None
-
-    def whole(self) -> Sequence[float]:
-        """The sizes of the whole batches, and then the sums of the flags."""
-        if self._wait is not None:
-            self._sums, self._wait = self._wait(), None
-        return self._sums
-
-    def flags(self) -> Sequence[float]:
-        """The sums of the flags."""
-        return self.whole()[len(self.sizes) :]
+        asks = distributed.SIZE > 1 and batches and whole is None
+        #: The sizes of the whole batches.
+        self.whole: Callable[[], Sizes] = cache(distributed.totals(sizes)) if asks else lambda: whole or sizes
 
     def share(self, k: int) -> float:
         """What batch k counts for in the update."""
-        sizes = self.whole()[: len(self.sizes)]
-        return sizes[k] / sum(sizes) if k or sizes[1:] else 1.0
+        return self.whole()[k] / sum(self.whole()) if len(self.sizes) > 1 else 1.0
 
     def size_of(self, batch: Any, n: float) -> float:
         """The size of one of the batches; of any other it is n."""

@@ -24,15 +24,12 @@ class Monitor:
 
     def __init__(self, setting: str, early_stop: int | None) -> None:
         self.mode, _, self.name = setting.partition(" ")
+        #: Whether there is anything to watch.
+        self.on = self.mode != "off"
         self.patience = early_stop or math.inf
         self.best = math.inf if self.mode == "min" else -math.inf
         self.best_epoch = 0
         self.bad_epochs = 0
-
-    @property
-    def on(self) -> bool:
-        """Whether there is anything to watch."""
-        return self.mode != "off"
 
     def update(self, epoch: int, log: Mapping[str, float]) -> bool:
         """Judge an epoch; only a strictly better, finite value is an improvement."""
@@ -103,7 +100,8 @@ class LossWatch:
         losses, self._losses = self._losses, []
         batches, self._looked = step - self._looked, step
         before, self._last = self._last, losses[-1] if losses else self._last
-        if all(distributed.gathered(not losses or bool(torch.isfinite(torch.stack(losses).sum())))):
+        spoilt = bool(losses) and not bool(torch.isfinite(torch.stack(losses).sum()))
+        if not any(distributed.totals([spoilt])() if distributed.SIZE > 1 else [spoilt]):
             return
         values = [float(loss) for loss in losses]
         bad = next((i for i, value in enumerate(values) if not math.isfinite(value)), math.inf)

@@ -108,11 +108,8 @@ def read_command(
     auto = args.resume == "auto" and not evaluating
     if auto and args.config is None:
         raise ConfigError(f"-r auto needs the config of the run: -c {config} -r auto")
-    if evaluating:
-        launch.task = "evaluate"
-    elif args.resume is not None and not auto:
-        launch.task = "continue" if args.config is None else "fine-tune"
     if args.resume is not None and not auto:
+        launch.task = "evaluate" if evaluating else "continue" if args.config is None else "fine-tune"
         _read_start(launch, args.resume)
     checked = check(_source(launch, partial), modification)
     if auto and not launch.checking:

@@ -202,11 +202,8 @@ class MetricsFile(Writer):
     def log(self, numbers: Row, step: int) -> None:
         """Append the row of an epoch; a metric that came later gets a column."""
         if "epoch" in numbers:
-            rows = [
-                *(self._read() if self.path.is_file() else []),
-                {name: repr(value) for name, value in numbers.items()},
-            ]
-            self._rewrite(rows)
+            row = {name: repr(value) for name, value in numbers.items()}
+            self._rewrite([*(self._read() if self.path.is_file() else []), row])
 
     def cut(self, last_epoch: int) -> None:
         """Drop the rows after `last_epoch`, and what is none: the run goes on from there."""
@@ -238,12 +235,6 @@ def _width(name: str) -> int:
 
 
 def _shown(name: str, value: float) -> str:
-    if isinstance(value, int):
-        return f"{value:,}"
-    if name == "seconds":
-        return f"{value:.1f}"
-    if name == "samples/s":
-        return f"{value:,.0f}"
-    if name == "lr" or (value and math.isfinite(value) and not 1e-3 <= abs(value) < 1e5):
-        return f"{value:.3g}"
-    return f"{value:.4f}"
+    extreme = value and math.isfinite(value) and not 1e-3 <= abs(value) < 1e5
+    kind = {"seconds": ".1f", "samples/s": ",.0f", "lr": ".3g"}.get(name, ".3g" if extreme else ".4f")
+    return format(value, "," if isinstance(value, int) else kind)

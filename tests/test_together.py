@@ -16,13 +16,14 @@ from test_habits import OwnLoop
 from test_habits import build as build_own_loop
 from torch import nn
 from torch.utils.data import DataLoader
+from torch.utils.data import default_collate as torch_default_collate
 
 from base import BaseDataLoader
 from base.parts import networks
 from examples.ema import EMATrainer
 from examples.lbfgs import LBFGSTrainer
 from trainer import Trainer
-from utils import distributed
+from utils import distributed, stopping
 from utils.errors import ConfigError, NonFiniteError, Stopped, UserError
 from utils.metrics import MetricTracker
 from utils.runtime import Runtime, prepare_device, unwrap
@@ -128,7 +129,7 @@ def test_two_then_one_then_three_go_on_inside_an_epoch(tmp_path):
         results = ranks.run(tmp_path, size, train_and_stop, config, newest, Stops, at)
         assert {result[:2] for result in results} == {(143, results[0][1])}
         newest = results[0][1]
-    assert newest.name == "checkpoint-epoch1-step8.pth"
+    assert newest.name == "checkpoint-epoch1-step7.pth"
     for weights, logs, *_ in ranks.run(tmp_path, 3, train, config, newest):
         assert furthest(weights, alone[0]) < 1e-12
         assert logs[0] == pytest.approx(alone[1][0], rel=1e-6)
@@ -152,10 +153,58 @@ def test_two_resume_two_bit_for_bit(tmp_path, accumulate):
 def test_a_stop_on_one_process_is_a_stop_of_all_at_the_same_step(tmp_path):
     results = ranks.run(tmp_path, 3, train_and_stop, settings(tmp_path), None, Stops, 4)
     assert {result[:2] for result in results} == {(143, results[0][1])}
-    assert results[0][1].name == "checkpoint-epoch1-step5.pth"
+    assert results[0][1].name == "checkpoint-epoch1-step4.pth"
     assert all(furthest(result[2], results[0][2]) == 0 for result in results)
     saved = torch.load(results[0][1], weights_only=True)
     assert furthest(saved["state_dict"], results[0][2]) == 0 and saved["environment"]["processes"] == 3
+
+
+def stop_in_time(config):
+    stopping._ASKED_EVERY = 0.1
+    return train_and_stop(config)
+
+
+def test_fast_steps_agree_on_a_stop_within_some_of_them(tmp_path):
+    """Only every so many steps do they ask each other."""
+    results = ranks.run(tmp_path, 3, stop_in_time, settings(tmp_path, trainer__len_epoch=100_000, trainer__epochs=1))
+    assert {result[:2] for result in results} == {(143, results[0][1])}
+    assert all(furthest(result[2], results[0][2]) == 0 for result in results)
+
+
+def sums_of_sizes(config, collate=None):
+    """How often the sizes of two batches, of one group, were added up."""
+    asked, real = [], distributed.totals
+    distributed.totals = lambda numbers: (asked.append(len(numbers)), real(numbers))[1]
+    trainer = tiny.build(config, trainer_class=Exact)
+    if collate is not None:
+        trainer.data_loader.collate_fn = trainer.data_loader._fetcher.collate_fn = collate
+    trainer.train()
+    return asked.count(2)
+
+
+def as_torch_does(samples):
+    return torch_default_collate(samples)
+
+
+def test_nobody_is_asked_for_sizes_that_are_known(tmp_path):
+    config = settings(tmp_path, trainer__accumulate=2, trainer__len_epoch=8, trainer__epochs=1)
+    assert ranks.run(tmp_path, 2, sums_of_sizes, config) == [0, 0]
+    assert ranks.run(tmp_path, 2, sums_of_sizes, config, as_torch_does) == [4, 4]
+
+
+def lose_one(config, rank):
+    """A dataset that gives one of the processes fewer samples than it has been asked for."""
+    trainer = tiny.build(config, trainer_class=Exact)
+    whole, make = trainer.data_loader._fetcher._whole, tiny.WholePoints.__getitems__
+    if rank == distributed.RANK:
+        whole.__getitems__ = lambda indices: make(whole, indices[1:])
+    trainer.train()
+
+
+def test_a_batch_that_is_not_as_large_as_it_should_be_is_an_error(tmp_path):
+    config = settings(tmp_path, data_loader__args={"kind": "whole", "n": 105, "batch_size": 10})
+    codes, said = ranks.finish(*ranks.start(tmp_path, 2, lose_one, config, 1))
+    assert codes[1] == 2 and "a batch of 5 samples holds 4: let the trainer's batch_size_of" in said[1]
 
 
 class StopsInValidation(Exact):
@@ -493,7 +542,7 @@ def test_trackers_get_what_all_have_counted_once(tmp_path):
     for (_, row), (_, wanted) in zip(main, expected, strict=True):
         assert row == pytest.approx(wanted, rel=1e-6)
     # Inside a window, too: what has been seen already is not seen again.
-    stopped = ranks.run(tmp_path, 2, train_and_stop, config, None, Stops, 3)
+    stopped = ranks.run(tmp_path, 2, train_and_stop, config, None, Stops, 4)
     assert "step4" in stopped[0][1].name
     resumed = ranks.run(tmp_path, 2, windows, config, stopped[0][1])[0]
     assert resumed == main[-len(resumed) :]
@@ -607,7 +656,7 @@ def centre(config, resume=None, at=None):
 def test_buffers_that_training_uses_resume_exactly(tmp_path):
     config = settings(tmp_path, arch={"type": "Centred"}, trainer__save_step=3)
     whole = ranks.run(tmp_path, 2, centre, config)
-    stopped = ranks.run(tmp_path, 2, centre, config, None, 5)
+    stopped = ranks.run(tmp_path, 2, centre, config, None, 6)
     assert stopped[0][1].name == "checkpoint-epoch1-step6.pth"
     for resumed, expected in zip(ranks.run(tmp_path, 2, centre, config, stopped[0][1]), whole, strict=True):
         assert furthest(resumed[0], expected[0]) == 0

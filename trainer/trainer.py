@@ -114,6 +114,7 @@ class Trainer(BaseTrainer):
         # Several processes find out in the second update that a parameter is not used.
         tried = self.accumulate * min(distributed.SIZE, 2) if self.config.launch.checking else self.len_epoch
         last = min(self.step + tried, self.len_epoch)
+        by_samples = getattr(self.batch_size_of, "__func__", None) is Trainer.batch_size_of
         batches = self.stop.until(training_batches(self.data_loader, done + self.step, done + last, self.seed))
         label, hidden = f"epoch {epoch}/{self.epochs}", True if distributed.RANK else None
         self._progress = Progress(label, self.step, self.len_epoch, -self._samples, hidden)
@@ -123,7 +124,7 @@ class Trainer(BaseTrainer):
                 self._stop_if_asked()
                 if not group:
                     return
-                self._group = self._grouped(group)
+                self._group = self._grouped(group, by_samples)
                 yield group
                 self._progress.update(len(group))
 
@@ -191,13 +192,13 @@ class Trainer(BaseTrainer):
         output = self.model(data)
         return self.criterion(output, target), output, target
 
-    def _grouped(self, batches: Sequence[Any]) -> Group:
+    def _grouped(self, batches: Sequence[Any], by_samples: bool = False) -> Group:
         """The batches that come next, with their sizes; a stand-in for a part without samples counts nothing."""
         sizes = [self.batch_size_of(batch) for batch in batches]
-        if distributed.SIZE > 1 and isinstance(self.data_loader, BaseDataLoader):
-            first, loader = (self.epoch - 1) * self.len_epoch + self.step, self.data_loader
-            sizes = [n * (not loader.is_stand_in((first + i) % len(loader))) for i, n in enumerate(sizes)]
-        return Group(batches, sizes, self.stop.flags() if distributed.SIZE > 1 else ())
+        if distributed.SIZE == 1 or not isinstance(self.data_loader, BaseDataLoader):
+            return Group(batches, sizes)
+        first, loader = (self.epoch - 1) * self.len_epoch + self.step, self.data_loader
+        return Group(batches, *loader.parts(first, sizes, by_samples))
 
     def batch_size_of(self, batch: Any) -> int:
         """How many samples (or tokens, or whatever the mean loss is over) a batch holds."""
@@ -233,7 +234,7 @@ class Trainer(BaseTrainer):
     def _after_update(self, batches: int) -> None:
         """Log, save inside the epoch and stop, where it is time."""
         before, self.step = self.step, self.step + batches
-        self.stop.agree(self._group)
+        self.stop.agree(soon=True)
         if self._layers is not None:
             self.logger.info(self._layers())
             self._layers = None
@@ -245,7 +246,7 @@ class Trainer(BaseTrainer):
 
     def _log_window(self) -> None:
         """Write the averages since the last time; one wait for the GPU."""
-        self._check_losses()
+        self._watch.look(self.epoch, self.step, self.lr, self._checkpoints.skip_hint())
         window = {f"{name}/train": value for name, value in self.train_metrics.since_last().items()}
         if window:
             window["lr"] = self.lr
@@ -255,11 +256,8 @@ class Trainer(BaseTrainer):
             loss = self.loss_terms[0]
             self._progress.show(self.step, f"{loss} {window[f'{loss}/train']:.4g}", self.train_metrics.count(loss))
 
-    def _check_losses(self) -> None:
-        self._watch.look(self.epoch, self.step, self.lr, self._checkpoints.skip_hint())
-
     def _save_step(self) -> None:
-        self._check_losses()
+        self._watch.look(self.epoch, self.step, self.lr, self._checkpoints.skip_hint())
         unsaved = self.train_metrics.unsaved()
         if unsaved:
             what = f"{', '.join(unsaved)} has no state_dict, and counts what no checkpoint can hold"

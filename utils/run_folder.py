@@ -36,9 +36,7 @@ def check_run_id(run_id: str | None) -> None:
     Raises:
         ConfigError: with what it should be.
     """
-    if run_id is None:
-        return
-    if not run_id.isprintable() or not re.fullmatch(r"[^/\\]{1,100}", run_id) or run_id in (".", ".."):
+    if not re.fullmatch(r"[^/\\]{1,100}", run_id or "new") or not (run_id or "").isprintable() or run_id in (".", ".."):
         raise ConfigError(f"--run_id {run_id!r}: expected the name of a folder, up to 100 letters without slashes")
 
 

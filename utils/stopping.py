@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -15,6 +16,9 @@ from utils import distributed
 from utils.errors import Stopped
 
 _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
+
+#: Seconds after which several processes ask each other for signals, if a step takes less.
+_ASKED_EVERY = 0.1
 
 
 class _Left(BaseException):
@@ -36,6 +40,8 @@ class StopRequest:
         self.signum: int | None = None
         self._describe, self._polled, self._fetching = describe, True, False
         self._before: dict[int, Any] = {}
+        # Steps since the processes agreed, how many go by until they do again, and when it was.
+        self._steps, self._every, self._since = 0, 0, time.monotonic()
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
@@ -62,15 +68,21 @@ class StopRequest:
         """From here to the end of the `unpolled` code, somebody asks."""
         self._polled = True
 
-    def flags(self) -> list[float]:
-        """What this process has noted, as numbers that the processes can add up."""
-        return [float(self.noted == signum) for signum in _SIGNALS]
+    def agree(self, soon: bool = False) -> None:
+        """Take what any process has noted as asked of all.
 
-    def agree(self, group: Any = None) -> None:
-        """Take what any process has noted as asked of all, from the sums in a group, or by asking them now."""
-        if distributed.SIZE > 1:
-            flags = group.flags() if group else list(map(sum, zip(*distributed.gathered(self.flags()), strict=True)))
-            self.signum = next((number for number, count in zip(_SIGNALS, flags, strict=True) if count), None)
+        Args:
+            soon: called after each step; ask the others only now and then.
+        """
+        self._steps += 1
+        if distributed.SIZE == 1 or (soon and self._steps < self._every):
+            return
+        # Awaited at once: Python 3.11 may hang in a fork while another thread lets go of a tensor.
+        pace = (time.monotonic() - self._since) / self._steps
+        *flags, paces = distributed.totals([*(float(self.noted == signum) for signum in _SIGNALS), pace])()
+        self.signum = next((signum for signum, count in zip(_SIGNALS, flags, strict=True) if count), None)
+        self._every = min(int(_ASKED_EVERY * distributed.SIZE / max(paces, 1e-9)), 1000)
+        self._steps, self._since = 0, time.monotonic()
 
     def until(self, batches: Iterator[Any], together: bool = True) -> Iterator[Any]:
         """The batches until a signal comes; one that is being fetched then is left, however long it would take.
