@@ -20,7 +20,7 @@ def main(config: ConfigParser, split: str) -> None:
 
     logger = config.get_logger("test")
     for name in ("test_data_loader", "valid_data_loader"):  # --bs is for these, too
-        if config.launch.args.bs and config.config.get(name):
+        if getattr(config.launch.args, "bs", None) and config.config.get(name):
             config[name].setdefault("args", {})["batch_size"] = config.launch.args.bs
     loader = test_loader(config, module_data) if split == "test" else valid_loader(config, module_data)
     trainer = build(config, training=False)

@@ -30,7 +30,7 @@ def main(config: ConfigParser) -> "Trainer":
 def build(config: ConfigParser, training: bool = True) -> "Trainer":
     """The trainer with all its parts; for test.py (`training=False`) without data, and nothing is optimized.
 
-    A second network, a tracker or a trainer of your own belongs here.
+    A second network or a tracker belongs here.
     """
     import torch
 
@@ -39,10 +39,12 @@ def build(config: ConfigParser, training: bool = True) -> "Trainer":
     import model.metric as module_metric
     import model.model as module_arch
     import model.optim as module_optim
+    import trainer.trainer as module_trainer
+    from config.components import find
     from config.factory import init_optimizer, init_scheduler
-    from trainer import Trainer
     from utils import prepare_device
 
+    kind = find((module_trainer,), "trainer", config.settings.trainer.type, config.source, ("trainer", "type"))
     data_loader: Any = None
     optimizer: Any = None
     valid_data_loader = lr_scheduler = None
@@ -68,7 +70,7 @@ def build(config: ConfigParser, training: bool = True) -> "Trainer":
     if training:
         optimizer = init_optimizer(config, model, module_optim)
         lr_scheduler = init_scheduler(config, optimizer, len(data_loader), module_optim)
-    return Trainer(model, criterion, metrics, optimizer, config, device, data_loader, valid_data_loader, lr_scheduler)
+    return kind(model, criterion, metrics, optimizer, config, device, data_loader, valid_data_loader, lr_scheduler)
 
 
 def load_run(path: Any) -> "tuple[torch.nn.Module, ConfigParser]":

@@ -173,9 +173,7 @@ class BaseDataLoader(DataLoader[Any]):
         n_valid = split if isinstance(split, int) else int(n * split)
         if split < 0 or not 0 < n_valid < n:
             left = f"leaves {max(n - n_valid, 0)} for training" if n_valid else "leaves 0 samples"
-            raise ConfigError(
-                f"validation_split {split} of {n} {left}: give a share or a number that leaves some to both"
-            )
+            raise ConfigError(f"validation_split {split} of {n} {left}: give a share or number that leaves both some")
         if not self.shuffle:
             _logger.info(f"the loader {self.name!r} reads its samples in one order, as the split has drawn them")
         indices = np.arange(n)
@@ -211,9 +209,7 @@ def training_batches(loader: Any, start: int, stop: int, seed: int) -> Iterator[
             came += 1
             yield batch
         if came < last - first:
-            _logger.warning(
-                f"pass {epoch} gave {first + came} of the {length} batches that the loader's length promises"
-            )
+            _logger.warning(f"pass {epoch} gave {first + came} of the {length} batches that the loader's len promises")
         start += last - first
 
 

@@ -89,9 +89,7 @@ def connect(trainer: Any) -> None:
     if distributed.SIZE == 1:
         return
     nets, parts = networks(trainer), held_by(trainer).parts.values()
-    groups = [
-        group["params"] for part in parts if isinstance(part, torch.optim.Optimizer) for group in part.param_groups
-    ]
+    groups = [group["params"] for p in parts if isinstance(p, torch.optim.Optimizer) for group in p.param_groups]
     parameters = {id(each): each for some in (*(network.parameters() for network in nets), *groups) for each in some}
     distributed.broadcast(parameters.values())
     share_buffers(nets)

@@ -2,8 +2,10 @@
 
 import collections.abc
 import contextlib
+import importlib
 import inspect
 import json
+import os
 import re
 import sys
 import typing
@@ -14,7 +16,8 @@ from typing import Any, NamedTuple, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from config.source import LOADERS, KeyPath, Source, dotted, kind, nearest
-from utils.errors import ConfigError
+from utils.errors import ConfigError, told
+from utils.files import ROOT
 
 #: What each section of the config must be, as its kind in words and the base class as "module:name".
 KINDS = {
@@ -22,7 +25,10 @@ KINDS = {
     **dict.fromkeys(LOADERS, ("data loader", "torch.utils.data:DataLoader")),
     "optimizer": ("optimizer", "torch.optim:Optimizer"),
     "lr_scheduler": ("scheduler", "torch.optim.lr_scheduler:LRScheduler"),
+    "trainer": ("trainer", "base.base_trainer:BaseTrainer"),
 }
+#: What a component cannot be from.
+CORE = ("base", "config", "logger", "utils", "tools", "tests", "train", "test", "parse_config")
 #: How many arguments the program gives a component first: the parameters, the optimizer.
 GIVEN = {"optimizer": 1, "lr_scheduler": 1}
 #: Sections whose functions are called with more arguments than the config gives.
@@ -70,9 +76,7 @@ def _problems(source: Source, target: Any, args: Mapping[str, Any], path: KeyPat
     name = getattr(target, "__name__", type(target).__name__)
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     by_program = {p.name for p in positional[: given.positional]} | set(given.names)
-    needed = [
-        p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    ]
+    needed = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     names, open_ended = accepted(target)
     problems = []
     for key, value in args.items():
@@ -83,14 +87,14 @@ def _problems(source: Source, target: Any, args: Mapping[str, Any], path: KeyPat
             near = nearest(key, names)
             if near or not open_ended:
                 hint = f": did you mean {near!r}?" if near else ""
-                hidden = by_program | set(needed if given.later else ())
+                hidden = by_program | {p.name for p in needed if given.later}
                 takes = ", ".join(n for n in names if n not in hidden) or "no arguments"
                 problems.append(f"{where}: {name} has no argument {key!r}{hint} (it takes {takes})")
         else:
             problems += [f"{where}: {problem}" for problem in _type_problem(name, key, names[key], value)]
-    for key in [p.name for p in parameters if p.name in needed and p.kind is p.KEYWORD_ONLY] if given.later else needed:
-        if key not in args and key not in by_program:
-            problems.append(f"{source.where(path)}: {dotted(path)}: {name} needs {key!r}")
+    for p in needed:
+        if p.name not in (*args, *by_program) and (p.kind is p.KEYWORD_ONLY or not given.later):
+            problems.append(f"{source.where(path)}: {dotted(path)}: {name} needs {p.name!r}")
     return problems
 
 
@@ -127,11 +131,14 @@ def candidates(module: ModuleType, section: str) -> dict[str, Any]:
 
 
 def find(modules: Modules, section: str, type_name: str, source: Source, path: KeyPath) -> Any:
-    """The class or function called `type_name`, from the first module that has it.
+    """The class or function called `type_name`, from the first module that has it, or from that which it names.
 
     Raises:
         ConfigError: there is none, with those there are and the nearest.
     """
+    package, _, name = type_name.rpartition(".")
+    if package:
+        return find((_own_module(package, f"{source.where(path)}: {dotted(path)}"),), section, name, source, path)
     found = {name: value for module in modules[::-1] for name, value in candidates(module, section).items()}
     if type_name in found:
         return found[type_name]
@@ -147,6 +154,17 @@ def find(modules: Modules, section: str, type_name: str, source: Source, path: K
     there = " and ".join(module.__name__ for module in modules) + (" have" if modules[1:] else " has")
     here = f"{source.where(path)}: {dotted(path)}"
     raise ConfigError(f"{here}: {there} no {what} {type_name!r}{hint}\n  there are: {names}")
+
+
+def _own_module(name: str, where: str) -> ModuleType:
+    """A module of the project's own: a config may come from anybody, and must not call whatever there is."""
+    file = ROOT.joinpath(*name.split(".")).with_suffix(".py")
+    if name.split(".")[0] in CORE or not os.path.isfile(file):  # noqa: PTH113 - which takes any name
+        raise ConfigError(f"{where}: {name} is no module of your own in this project, as examples.gan.model is")
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # whatever the user's module raises
+        raise ConfigError(f"{where}: {name} cannot be imported: {told(error)}") from error
 
 
 def accepted(target: Callable[..., Any]) -> tuple[dict[str, Any], bool]:

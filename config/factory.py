@@ -130,7 +130,8 @@ class Factory:
     ) -> Any:
         """A loss or metric with its arguments set, under its name in the logs."""
         target: Any = bind(self.source, component, path, modules, Given(len(args), tuple(kwargs)))
-        given, name = {**component.get("args", {}), **kwargs}, component.get("name") or component["type"]
+        given = {**component.get("args", {}), **kwargs}
+        name = component.get("name") or component["type"].rpartition(".")[2]
         if inspect.isclass(target):
             result = construct(target, args, given, self._place(component, path))
         elif args or given:

@@ -21,7 +21,7 @@ class Component(Section):
     """A part that is built by name."""
 
     type: Name | None = None
-    """Name of a class or function in the project's module for it."""
+    """Name of a class or function in the project's module for it, or of another: "examples.gan.model.Generator"."""
     args: dict[str, Any] = Field({})
     """Its arguments; checked against its signature."""
 

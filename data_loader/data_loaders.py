@@ -96,7 +96,7 @@ class InMemoryImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         self.images = images.unsqueeze(1).float().div_(255).sub_(mean).div_(std).to(device)
         self.labels = labels.long().to(device)
         self.shift, self.rotate = shift, rotate
-        self.background = -mean / std
+        self.mean, self.std, self.background = mean, std, -mean / std
 
     def __len__(self) -> int:
         return len(self.labels)

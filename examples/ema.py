@@ -1,4 +1,4 @@
-"""A moving average of the weights that is judged in their place: import this trainer in train.py for the template's."""
+"""A moving average of the weights that is judged in their place: "trainer": {"type": "examples.ema.EMATrainer"}."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

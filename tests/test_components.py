@@ -11,7 +11,7 @@ from projects import ROOT
 
 from base import BaseModel
 from config.factory import init_optimizer, init_scheduler
-from examples.lbfgs import LBFGSTrainer
+from examples.lbfgs.trainer import LBFGSTrainer
 from parse_config import ConfigParser
 from utils.errors import ConfigError
 

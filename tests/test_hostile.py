@@ -121,7 +121,7 @@ def test_data_that_is_shorter_than_it_says_is_told(tmp_path, capfd):
             super().__init__(*args, **{**options, "data_loader": DataLoader(Counted(18, 40), 8)})
 
     tiny.train(tiny.settings(tmp_path, trainer__epochs=1, trainer__len_epoch=5), trainer_class=Own)
-    assert "pass 1 gave 3 of the 5 batches that the loader's length promises" in capfd.readouterr().out
+    assert "pass 1 gave 3 of the 5 batches that the loader's len promises" in capfd.readouterr().out
 
 
 def test_torch_s_own_datasets_get_single_indices():

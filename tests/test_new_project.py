@@ -22,7 +22,7 @@ def project(tmp_path_factory):
 
 def test_it_is_clean_and_has_a_history(project):
     names = {path.relative_to(project).as_posix() for path in project.rglob("*")}
-    assert {"train.py", "data/mnist5k.npz", ".ci/run", ".gitignore", "pyproject.toml", "examples/lbfgs.py"} <= names
+    assert {"train.py", "data/mnist5k.npz", ".ci/run", ".gitignore", "pyproject.toml", "examples/lbfgs/trainer.py"} <= names
     assert not names & {
         "saved",
         "tools/new_project.py",

@@ -222,9 +222,6 @@ def project(tmp_path_factory):
     (folder / "commands").mkdir()
     (folder / "commands" / "cycle.json").write_text(json.dumps({**config, "lr_scheduler": json.loads(CYCLE)}))
     train = (folder / "train.py").read_text()
-    (folder / "lbfgs.py").write_text(
-        train.replace("from trainer import Trainer", "from examples.lbfgs import LBFGSTrainer as Trainer")
-    )
     (folder / "my train.py").write_text(train)
     (folder / "two.py").write_text(TWO)
     (folder / "sweep.py").write_text(SWEEP)
@@ -311,9 +308,9 @@ def slip(name, of, says, wrong, then=""):
 
 #: Mistakes: a name, a piece of the code, what is said, what is set, and what instead.
 SLIPS = r"""
-split | leaves some to both | a (share) or a number that | $SPLIT=1.0 | $SPLIT=0.99
-split-number | leaves some to both | a share or a (number) that | $SPLIT=5000 | $SPLIT=3999
-split-nothing | leaves some to both | a (share) or a number that | $SPLIT=0.0001 | $SPLIT=0.01
+split | leaves both some | a (share) or number that | $SPLIT=1.0 | $SPLIT=0.99
+split-number | leaves both some | a share or (number) that | $SPLIT=5000 | $SPLIT=3999
+split-nothing | leaves both some | a (share) or number that | $SPLIT=0.0001 | $SPLIT=0.01
 data | set data_loader.args.data_dir | or set (\S+) | data_loader.args.data_dir=elsewhere | $1=data
 loss | name one of model/loss.py | one of (model/loss.py) | loss=null | loss=nll_loss
 two-metrics | give one a name | one a (name) of | metrics=["accuracy", "accuracy"] | metrics=["accuracy", $OTHER]
@@ -506,10 +503,10 @@ SETTING = [
     ),
     case(
         "lbfgs",
-        "take the trainer of examples/lbfgs.py",
-        r"of examples/(lbfgs\.py)",
+        "a step: set trainer.type=",
+        r"set (\S+)",
         """$C --set 'optimizer={"type": "LBFGS"}'""",
-        then="""python $1 -c short.json --set 'optimizer={"type": "LBFGS"}'""",
+        then="""$C --set 'optimizer={"type": "LBFGS"}' --set $1""",
     ),
     case(
         "drop_last",

@@ -21,7 +21,7 @@ from torch.utils.data import default_collate as torch_default_collate
 from base import BaseDataLoader
 from base.parts import networks
 from examples.ema import EMATrainer
-from examples.lbfgs import LBFGSTrainer
+from examples.lbfgs.trainer import LBFGSTrainer
 from trainer import Trainer
 from utils import distributed, stopping
 from utils.errors import ConfigError, NonFiniteError, Stopped, UserError

@@ -18,6 +18,8 @@ class Section(BaseModel):
 class TrainerSettings(Section):
     """The section `trainer` of a config, checked and with defaults."""
 
+    type: str = "Trainer"
+    """Class of the trainer, from trainer/trainer.py."""
     epochs: int | None = Field(None, ge=1)
     """Number of epochs; train.py asks for it."""
     save_dir: str = Field("saved", pattern=r"^[^\x00]+$")

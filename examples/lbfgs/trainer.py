@@ -1,4 +1,4 @@
-"""LBFGS, which computes its loss several times a step: import this trainer in train.py in place of the template's."""
+"""LBFGS, which computes its loss several times a step: "trainer": {"type": "examples.lbfgs.trainer.LBFGSTrainer"}."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,0 +1,27 @@
+"""The target is the input."""
+
+from typing import Any
+
+import torch
+from torch.nn.functional import mse_loss as mse_loss
+from torchvision.utils import make_grid
+
+from base.base_data_loader import one_pass
+from base.base_trainer import Log
+from trainer import Trainer
+
+
+class AutoencoderTrainer(Trainer):
+    """Batches are images alone; TensorBoard shows some of them above what becomes of them."""
+
+    def _forward(self, batch: Any) -> tuple[Any, Any, Any]:
+        output = self.model(batch)
+        return self.criterion(output, batch), output, batch
+
+    def _valid_epoch(self, epoch: int) -> Log:
+        log = super()._valid_epoch(epoch)
+        images = next(iter(one_pass(self.valid_data_loader, self.seed)))[:16].to(self.device)
+        with torch.no_grad(), self.judged():
+            pairs = torch.cat([images, self.model(images)])
+        self.writer.add_image("reconstructions", make_grid(pairs, nrow=16))
+        return log

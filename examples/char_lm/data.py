@@ -1,0 +1,94 @@
+"""A text as windows of characters."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from base import BaseDataLoader
+from utils.errors import DataError
+from utils.files import ROOT
+from utils.seeding import uniform_rows
+
+#: Codes that a character can have (ASCII).
+CODES = 128
+
+
+class Windows(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Windows of a text, one behind the other; in training each is moved by a random number of characters.
+
+    Args:
+        codes: int64 [n], of the characters.
+        context: length of a window.
+        moved: whether to move them.
+    """
+
+    #: The global generators need no seed for each batch.
+    draws_rows_only = True
+
+    def __init__(self, codes: torch.Tensor, context: int, moved: bool) -> None:
+        self.codes, self.context, self.moved = codes, context, moved
+
+    def __len__(self) -> int:
+        return (len(self.codes) - 1) // self.context - 1
+
+    def __getitems__(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Windows int64 [n], as characters int64 [n, context] and those that come next [n, context]."""
+        first = indices * self.context
+        if self.moved:
+            first = first + (uniform_rows(len(indices), 1)[:, 0] * self.context).long()
+        places = first[:, None] + torch.arange(self.context + 1)
+        window = self.codes[places]
+        return window[:, :-1], window[:, 1:]
+
+    def evaluation_view(self) -> "Windows":
+        """The same windows where they stand."""
+        view = copy.copy(self)
+        view.moved = False
+        return view
+
+
+class TextLoader(BaseDataLoader):
+    """The first nine tenths of a text for training, what follows for validation and testing, a half each.
+
+    Args:
+        file: a text in ASCII, relative to the project's root.
+        context: length of a window.
+        training: the training part, or the test part.
+        batch_size, shuffle, validation_split, num_workers, options: as in `BaseDataLoader`.
+
+    Raises:
+        DataError: the file is not there, or no ASCII.
+    """
+
+    def __init__(
+        self,
+        file: str,
+        context: int,
+        training: bool = True,
+        batch_size: int = 32,
+        shuffle: bool = True,
+        validation_split: float = 0.0,
+        num_workers: int = 0,
+        **options: Any,
+    ) -> None:
+        codes = self._read(ROOT / file)
+        a, b = int(len(codes) * 0.9), int(len(codes) * 0.95)
+        dataset = Windows(codes[:a] if training else codes[b:], context, moved=training)
+        super().__init__(dataset, batch_size, shuffle, validation_split, num_workers, **options)
+        self._held_out = Windows(codes[a:b], context, moved=False)
+
+    def _read(self, file: Path) -> torch.Tensor:
+        try:
+            text = file.read_text(encoding="ascii")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{file} cannot be read: {error}") from error
+        return torch.from_numpy(np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int64))
+
+    def split_validation(self) -> BaseDataLoader:
+        """The windows of the text's validation part: parts of one that was trained on would tell too little."""
+        kwargs = {**self.init_kwargs, "dataset": self._held_out, "shuffle": False, "drop_last": False}
+        return BaseDataLoader(validation_split=0.0, name="valid", **kwargs)

@@ -1,0 +1,69 @@
+"""A small GPT on characters (Radford et al. 2019, "Language models are unsupervised multitask learners")."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from base import BaseModel
+from examples.char_lm.data import CODES
+
+
+class Block(nn.Module):
+    """Attention to what came before, and a layer for each place, both beside the way through."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Float [n, places, width] to the same shape."""
+        n, places, width = x.shape
+        q, k, v = self.qkv(self.norm1(x)).view(n, places, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        dropout = self.dropout if self.training else 0.0
+        seen = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        x = x + F.dropout(self.out(seen.transpose(1, 2).reshape(n, places, width)), dropout)
+        return x + F.dropout(self.mlp(self.norm2(x)), dropout)
+
+
+class GPT(BaseModel):
+    """Says which character comes next, at each place of a window.
+
+    Args:
+        context: the longest window.
+        width, layers, heads, dropout: of the transformer.
+    """
+
+    def __init__(self, context: int, width: int, layers: int, heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.context = context
+        self.character, self.place = nn.Embedding(CODES, width), nn.Embedding(context, width)
+        self.blocks = nn.Sequential(*(Block(width, heads, dropout) for _ in range(layers)))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, CODES, bias=False)
+        for name, parameter in self.named_parameters():
+            if parameter.ndim > 1:
+                nn.init.normal_(parameter, std=0.02 / (2 * layers) ** (0.5 * name.endswith(("out.weight", "mlp.2.weight"))))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Characters int64 [n, places] to logits float [n, places, CODES]."""
+        x = self.character(x) + self.place.weight[: x.shape[1]]
+        return self.head(self.norm(self.blocks(x)))
+
+    @torch.no_grad()
+    def generate(self, text: str, length: int, temperature: float, generator: torch.Generator) -> str:
+        """Go on with a text, character by character.
+
+        Args:
+            text: the beginning; not empty, ASCII.
+            length: how many characters to add.
+            temperature: of the distribution that they are drawn from; lower is more certain.
+            generator: draws them.
+        """
+        codes = list(text.encode("ascii"))
+        for _ in range(length):
+            logits = self(torch.tensor([codes[-self.context :]]))[0, -1]
+            chances = (logits / temperature).softmax(dim=0)
+            codes.append(int(torch.multinomial(chances, 1, generator=generator)))
+        return bytes(codes).decode("ascii")

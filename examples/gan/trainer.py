@@ -1,0 +1,45 @@
+"""Two networks, two optimizers, two losses: what an update is, is said here."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torchvision.utils import make_grid
+
+import examples.gan.model as module_arch
+from base.base_trainer import Log
+from trainer import Trainer
+
+
+class GANTrainer(Trainer):
+    """Trains the critic and the generator in turn; both and their optimizers are in the checkpoints."""
+
+    loss_terms = ("critic", "generator")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.critic = self.config.init_obj("arch_critic", module_arch)
+        self.critic_optimizer = self.config.init_obj("optimizer_critic", torch.optim, self.critic.parameters())
+        self.noise = self.config["arch"]["args"]["noise"]
+
+    def _forward(self, batch: Any) -> tuple[Any, Any, Any]:
+        real = batch[0]
+        fake = self.model(torch.randn(len(real), self.noise, device=self.device))
+        critic = F.softplus(torch.cat([-self.critic(real), self.critic(fake.detach())])).mean()
+        return {"critic": critic, "generator": F.softplus(-self.critic(fake)).mean()}, fake, real
+
+    def _update(self, batches: Sequence[Any]) -> None:
+        for batch in batches:
+            for name, optimizer in {"critic": self.critic_optimizer, "generator": self.optimizer}.items():
+                terms, _, _ = self._compute(batch, self.train_metrics if name == "critic" else None)
+                self.runtime.backward(terms[name])
+                self._apply(optimizer, [terms[name].detach()])
+            self.critic_optimizer.zero_grad()  # what the generator's loss has left there
+
+    def _valid_epoch(self, epoch: int) -> Log:
+        log = super()._valid_epoch(epoch)
+        noise = torch.randn(64, self.noise, generator=torch.Generator().manual_seed(self.seed))
+        with torch.no_grad(), self.judged():
+            self.writer.add_image("samples", make_grid(self.model(noise.to(self.device)), normalize=True))
+        return log
