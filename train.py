@@ -60,8 +60,9 @@ def build(config: ConfigParser, training: bool = True) -> "Trainer":
             lr_scheduler=(module_optim, torch.optim.lr_scheduler),
         )
         data_loader = config.init_obj("data_loader", module_data)
-        split = getattr(data_loader, "split_validation", lambda: None)  # a loader of torch's has none
-        valid_data_loader = config.init_obj("valid_data_loader", module_data) or split()
+        valid_data_loader = config.init_obj("valid_data_loader", module_data)
+        if valid_data_loader is None:  # a stream has no length to ask for
+            valid_data_loader = getattr(data_loader, "split_validation", lambda: None)()
     model = config.init_obj("arch", module_arch)
     device, _ = prepare_device(config.settings.n_gpu)
     model = model.to(device)

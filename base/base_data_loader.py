@@ -83,6 +83,9 @@ class BaseDataLoader(DataLoader[Any]):
             if sampler is not None:
                 self.n_samples = len(sampler)
             self._fetcher = SeededFetcher(dataset, collate_fn, self.seed, name)
+            # Whether a batch holds as many samples as the order says: nobody of the user's own has a hand in it.
+            self._sized = type(self).__iter__ is BaseDataLoader.__iter__ and collate_fn is torch_default_collate
+            self._sized &= batch_sampler is None and type(sampler) in (type(None), Split) and self._fetcher.keeps_all
         self._inner = self._make_inner(options)
 
     def _make_inner(self, options: dict[str, Any]) -> DataLoader[Any]:
@@ -150,16 +153,19 @@ class BaseDataLoader(DataLoader[Any]):
             first: the first of the batches, counted from the beginning of the run.
             sizes: the parts' sizes, where they are no stand-ins.
             by_samples: a size is the number of samples.
+
+        Raises:
+            DataError: a part is not as large as it should be.
         """
         if self._order is None:
             return sizes, None
         parts = [self._order.part((first + i) % len(self)) for i in range(len(sizes))]
-        sizes = [n * bool(part) for n, (part, _) in zip(sizes, parts, strict=True)]
-        if not by_samples or self._order.batch_sampler is not None or self.collate_fn is not torch_default_collate:
+        # Beyond the order, an iteration of the user's own gives batches that are no stand-ins.
+        sizes = [n * bool(part or whole < 1) for n, (part, whole) in zip(sizes, parts, strict=True)]
+        if not (by_samples and self._sized):
             return sizes, None
         if sizes != [part for part, _ in parts]:
-            own = "a batch of {} samples holds {}: let the trainer's batch_size_of(batch) say how many count"
-            raise ConfigError(own.format(*next((p, n) for n, (p, _) in zip(sizes, parts, strict=True) if n != p)))
+            raise DataError(f"a part of {parts[0][0]} samples holds {sizes[0]}: does __getitems__ leave some out?")
         return sizes, [whole for _, whole in parts]
 
     def _split_sampler(self, split: float) -> tuple[Any, Any]:

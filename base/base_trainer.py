@@ -23,7 +23,7 @@ from logger.logger import setup_logging
 from logger.visualization import EpochTable, MetricsFile, TensorboardWriter, Writers
 from utils import checkpoint, distributed, environment, seeding
 from utils.errors import CheckpointError, ConfigError, NonFiniteError, UserError
-from utils.runtime import unwrap
+from utils.runtime import first_tensor, unwrap
 from utils.stopping import StopRequest
 
 if TYPE_CHECKING:
@@ -82,9 +82,7 @@ class BaseTrainer(ABC):
         self.lr = math.nan
         newest = config.resume if config.launch.task == "continue" else None
         self._checkpoints = Checkpoints(config.run, settings.keep_last, newest)
-        self.stop = StopRequest(
-            lambda: f" in epoch {self.epoch}, which has to be done again\n{self._checkpoints.resume_hint()}"
-        )
+        self.stop = StopRequest(lambda: f" in epoch {self.epoch}, to be done again\n{self._checkpoints.resume_hint()}")
         self.checkpoint_dir = config.run.folder
         self._metrics = MetricsFile(config.run.log_dir / "metrics.csv")
         enabled, best = settings.tensorboard and not (evaluating or distributed.RANK), lambda: self.monitor.best_epoch
@@ -96,6 +94,13 @@ class BaseTrainer(ABC):
     @abstractmethod
     def _train_epoch(self, epoch: int) -> Log:
         """Train one epoch, validate, step an epoch scheduler; return the log: one number for each name."""
+
+    def batch_size_of(self, batch: Any) -> int:
+        """How many samples (or tokens, or whatever the mean loss is over) a batch holds."""
+        tensor = first_tensor(batch)
+        if tensor is None:
+            raise ConfigError("a batch holds no tensor: let the trainer's batch_size_of(batch) say how large it is")
+        return tensor.shape[0]
 
     def train(self) -> None:
         """Run the epochs from where the run stands to the last, or until nothing improves any more."""
@@ -164,6 +169,7 @@ class BaseTrainer(ABC):
             if isinstance(loader, BaseDataLoader):
                 loader.epoch = epoch  # for a loop of the user's own
         self.stop.agree()
+        self._stop_if_asked()
         # Such a loop doesn't ask whether to stop, so there a signal ends the epoch at once.
         with self.stop.unpolled():
             log = self._train_epoch(epoch)

@@ -131,12 +131,10 @@ class Checkpoints:
         """The last lines of a run: the best value, its file, and what to type next."""
         lines = []
         best = self.run.folder / run_folder.BEST
-        keys = ["trainer.early_stop"] * monitor.exhausted + ["trainer.epochs"] * (done >= epochs)
+        keys = " and ".join(["trainer.early_stop"] * monitor.exhausted + ["trainer.epochs"] * (done >= epochs))
         open_ended = done < epochs or not fixed_length
         if idle:
-            what = (
-                f"; {'stopped early; ' * monitor.exhausted}raise {' and '.join(keys)} to continue" if open_ended else ""
-            )
+            what = f"; {'stopped early; ' * monitor.exhausted}raise {keys} to continue" if open_ended else ""
             lines.append(f"nothing to do (epoch {done} of {epochs}){what}")
         has_best = monitor.best_epoch > 0 and _is_of(best, monitor.best_epoch)
         if has_best:

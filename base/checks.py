@@ -36,7 +36,9 @@ def check_parts(kind: type, template: type, criterion: Any, optimizer: Any) -> N
     if criterion is None and not own:
         raise ConfigError("loss is missing: name one of model/loss.py, or give the trainer a _forward of its own")
     if isinstance(optimizer, torch.optim.LBFGS) and not own & {"_update", "_train_epoch"}:
-        raise ConfigError("LBFGS computes its loss several times a step: set trainer.type=examples.lbfgs.trainer.LBFGSTrainer")
+        raise ConfigError(
+            "LBFGS computes its loss several times a step: set trainer.type=examples.lbfgs.trainer.LBFGSTrainer"
+        )
 
 
 def check_settings(config: "ConfigParser", names: list[str], validated: bool, batches: int) -> None:

@@ -139,6 +139,8 @@ class SeededFetcher(Dataset[Any]):
         own = not str(getattr(type(inner), "__getitems__", Subset.__getitems__).__module__).startswith("torch.")
         self._whole: Any = inner if own else None
         self._draws_freely = not getattr(inner, "draws_rows_only", False)
+        #: Whether a batch holds each of its samples: made of single ones, or row by row.
+        self.keeps_all = self._whole is None or not self._draws_freely
 
     def __getitem__(self, index: BatchIndex) -> Any:
         threads = torch.get_num_threads()

@@ -31,20 +31,14 @@ class Group:
         """What batch k counts for in the update."""
         return self.whole()[k] / sum(self.whole()) if len(self.sizes) > 1 else 1.0
 
-    def size_of(self, batch: Any, n: float) -> float:
-        """The size of one of the batches; of any other it is n."""
-        k = self._index(batch, n)
-        return n if k is None else self.sizes[k]
-
-    def weight(self, batch: Any, n: float) -> float | None:
-        """What the mean over a part has to be multiplied by, so that the average over processes is the whole's mean.
-
-        None stands for 1, also for a batch that is none of these.
-        """
-        k = self._index(batch, n) if distributed.SIZE > 1 else None
-        return None if k is None else self.sizes[k] * distributed.SIZE / self.whole()[k]
-
-    def _index(self, batch: Any, n: float) -> int | None:
+    def index(self, batch: Any, n: float) -> int | None:
         """Which of the batches it is: if there is one only, what is made of it and as large is that, too."""
         alone = 0 if len(self.batches) == 1 and n in (self.sizes[0], self.sizes[0] or 1) else None
         return next((k for k, other in enumerate(self.batches) if other is batch), alone)
+
+    def weight(self, k: int | None) -> float | None:
+        """What the mean over a part has to be multiplied by, so that the average over processes is the whole's mean.
+
+        None stands for 1, for a batch that is none of these.
+        """
+        return None if k is None else self.sizes[k] * distributed.SIZE / self.whole()[k]

@@ -158,8 +158,8 @@ def find(modules: Modules, section: str, type_name: str, source: Source, path: K
 
 def _own_module(name: str, where: str) -> ModuleType:
     """A module of the project's own: a config may come from anybody, and must not call whatever there is."""
-    file = ROOT.joinpath(*name.split(".")).with_suffix(".py")
-    if name.split(".")[0] in CORE or not os.path.isfile(file):  # noqa: PTH113 - which takes any name
+    parts = name.split(".")
+    if parts[0] in CORE or not os.path.isfile(ROOT.joinpath(*parts).with_suffix(".py")):  # noqa: PTH113 - takes all
         raise ConfigError(f"{where}: {name} is no module of your own in this project, as examples.gan.model is")
     try:
         return importlib.import_module(name)

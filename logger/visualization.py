@@ -235,6 +235,6 @@ def _width(name: str) -> int:
 
 
 def _shown(name: str, value: float) -> str:
-    extreme = value and math.isfinite(value) and not 1e-3 <= abs(value) < 1e5
+    extreme = not isinstance(value, int) and value and math.isfinite(value) and not 1e-3 <= abs(value) < 1e5
     kind = {"seconds": ".1f", "samples/s": ",.0f", "lr": ".3g"}.get(name, ".3g" if extreme else ".4f")
     return format(value, "," if isinstance(value, int) else kind)

@@ -192,7 +192,15 @@ def test_components_are_found_by_their_public_names(tmp_path):
     assert "did you mean 'MnistModel'?\n  there are: " in build("arch", module_arch, arch__type="MnistModl")
     for bad in ("os", "nn", "F", "BaseModel", "__import__", "torch"):
         assert f"has no model {bad!r}" in build("arch", module_arch, arch__type=bad)
-    for bad in ("os.system", "nn.Linear", "utils.files.write_json", "tools.migrate.main", "..model.X", "model.X", "train.X"):
+    for bad in (
+        "os.system",
+        "nn.Linear",
+        "utils.files.write_json",
+        "tools.migrate.main",
+        "..model.X",
+        "model.X",
+        "train.X",
+    ):
         assert "is no module of your own" in build("arch", module_arch, arch__type=bad)
     assert "model.model has no model 'X'" in build("arch", module_arch, arch__type="model.model.X")
     for bad in ("lr_scheduler", "Optimizer", "Adam ", "adam"):

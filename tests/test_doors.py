@@ -235,7 +235,9 @@ def test_a_loss_may_be_left_out_by_a_trainer_that_has_its_own(tmp_path):
 
 
 def test_lbfgs_is_refused_with_the_way_to_it(tmp_path):
-    with pytest.raises(ConfigError, match=r"LBFGS computes its loss several times a step: set trainer.type=examples.lbfgs"):
+    with pytest.raises(
+        ConfigError, match=r"LBFGS computes its loss several times a step: set trainer.type=examples.lbfgs"
+    ):
         tiny.build(tiny.settings(tmp_path / "runs", optimizer={"type": "LBFGS"}))
     assert not (tmp_path / "runs").exists()
 

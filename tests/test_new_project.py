@@ -22,7 +22,14 @@ def project(tmp_path_factory):
 
 def test_it_is_clean_and_has_a_history(project):
     names = {path.relative_to(project).as_posix() for path in project.rglob("*")}
-    assert {"train.py", "data/mnist5k.npz", ".ci/run", ".gitignore", "pyproject.toml", "examples/lbfgs/trainer.py"} <= names
+    assert {
+        "train.py",
+        "data/mnist5k.npz",
+        ".ci/run",
+        ".gitignore",
+        "pyproject.toml",
+        "examples/lbfgs/trainer.py",
+    } <= names
     assert not names & {
         "saved",
         "tools/new_project.py",
@@ -37,6 +44,18 @@ def test_it_is_clean_and_has_a_history(project):
     assert len(log.splitlines()) == 1
     left = subprocess.run(["git", "status", "--short"], cwd=project, capture_output=True, text=True, check=True).stdout
     assert left == ""
+
+
+def test_it_can_start_from_an_example(tmp_path):
+    result = command(ROOT, "tools/new_project.py", tmp_path / "mine", "--example", "finetune", env=IDENTITY)
+    assert result.returncode == 0, result.stderr
+    folders = {path.parent.name for path in (tmp_path / "mine" / "examples").glob("*/config.json")}
+    assert folders == {"finetune", "backbone_classifier", "lbfgs"}
+    (words,) = re.findall(r"^  python (.*)$", result.stdout, re.M)
+    checked = command(tmp_path / "mine", *words.split(), "--check")
+    assert checked.returncode == 0 and "check passed" in checked.stdout, checked.stderr
+    wrong = command(ROOT, "tools/new_project.py", tmp_path / "other", "--example", "fine")
+    assert wrong.returncode == 2 and "invalid choice: 'fine'" in wrong.stderr
 
 
 def grow(project):

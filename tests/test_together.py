@@ -4,6 +4,7 @@ import importlib.util
 import math
 import os
 import signal
+import threading
 
 import pytest
 import ranks
@@ -171,13 +172,13 @@ def test_fast_steps_agree_on_a_stop_within_some_of_them(tmp_path):
     assert all(furthest(result[2], results[0][2]) == 0 for result in results)
 
 
-def sums_of_sizes(config, collate=None):
+def sums_of_sizes(config, default):
     """How often the sizes of two batches, of one group, were added up."""
     asked, real = [], distributed.totals
     distributed.totals = lambda numbers: (asked.append(len(numbers)), real(numbers))[1]
     trainer = tiny.build(config, trainer_class=Exact)
-    if collate is not None:
-        trainer.data_loader.collate_fn = trainer.data_loader._fetcher.collate_fn = collate
+    if not default:
+        trainer.data_loader = BaseDataLoader(tiny.Points(101), 8, True, 0.0, 0, collate_fn=as_torch_does)
     trainer.train()
     return asked.count(2)
 
@@ -188,23 +189,131 @@ def as_torch_does(samples):
 
 def test_nobody_is_asked_for_sizes_that_are_known(tmp_path):
     config = settings(tmp_path, trainer__accumulate=2, trainer__len_epoch=8, trainer__epochs=1)
-    assert ranks.run(tmp_path, 2, sums_of_sizes, config) == [0, 0]
-    assert ranks.run(tmp_path, 2, sums_of_sizes, config, as_torch_does) == [4, 4]
+    assert ranks.run(tmp_path, 2, sums_of_sizes, config, True) == [0, 0]
+    assert ranks.run(tmp_path, 2, sums_of_sizes, config, False) == [4, 4]
 
 
-def lose_one(config, rank):
-    """A dataset that gives one of the processes fewer samples than it has been asked for."""
-    trainer = tiny.build(config, trainer_class=Exact)
-    whole, make = trainer.data_loader._fetcher._whole, tiny.WholePoints.__getitems__
-    if rank == distributed.RANK:
-        whole.__getitems__ = lambda indices: make(whole, indices[1:])
+class Fewer(tiny.WholePoints):
+    """Gives one of the processes fewer samples than it has been asked for."""
+
+    draws_rows_only = True
+
+    def __getitems__(self, indices):
+        return super().__getitems__(indices[distributed.RANK :])
+
+
+class Twice(BaseDataLoader):
+    """A pass reads the data twice."""
+
+    def __init__(self, n, batch_size):
+        super().__init__(tiny.Points(n), batch_size, True, 0.0, 0)
+
+    def __len__(self):
+        return 2 * super().__len__()
+
+    def __iter__(self):
+        epoch = self.epoch
+        for _ in range(2):
+            self.epoch = epoch
+            yield from super().__iter__()
+
+
+class Edited(Exact):
+    """Its batches are of another size than their samples are many."""
+
+    def batch_size_of(self, batch):
+        return int((batch[1] != 0).sum())
+
+    def _forward(self, batch):
+        output = self.model(batch[0].double())
+        losses = torch.nn.functional.cross_entropy(output, batch[1], reduction="none") * (batch[1] != 0)
+        return losses.sum() / (batch[1] != 0).sum().clamp(min=1), output, batch[1]
+
+
+def train_on(config, make, trainer_class=Exact):
+    trainer = tiny.build(config, trainer_class=trainer_class)
+    if make is not None:
+        trainer.data_loader = make()
+        trainer.len_epoch = len(trainer.data_loader)
     trainer.train()
+    return {name.removeprefix("module."): value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def twice():
+    return Twice(53, 5)
+
+
+@pytest.mark.parametrize("case", ["twice", "edited"])
+def test_sizes_that_are_of_the_users_own_making(tmp_path, case, monkeypatch):
+    make, kind = {"twice": (twice, Exact), "edited": (None, Edited)}[case]
+    config = settings(tmp_path, metrics=[], trainer__monitor="off")
+    if case == "edited":
+        monkeypatch.setattr(Trainer, "batch_size_of", Edited.batch_size_of)
+    alone = ranks.run(tmp_path, 1, train_on, config, make, kind)[0]
+    for weights in ranks.run(tmp_path, 2, train_on, config, make, kind):
+        assert furthest(weights, alone) < 1e-12
+
+
+def fewer():
+    return BaseDataLoader(Fewer(105), 10, False, 0.0, 0)
 
 
 def test_a_batch_that_is_not_as_large_as_it_should_be_is_an_error(tmp_path):
-    config = settings(tmp_path, data_loader__args={"kind": "whole", "n": 105, "batch_size": 10})
-    codes, said = ranks.finish(*ranks.start(tmp_path, 2, lose_one, config, 1))
-    assert codes[1] == 2 and "a batch of 5 samples holds 4: let the trainer's batch_size_of" in said[1]
+    codes, said = ranks.finish(*ranks.start(tmp_path, 2, train_on, settings(tmp_path), fewer))
+    assert codes[1] == 3 and "a part of 5 samples holds 4: does __getitems__ leave some out?" in said[1]
+
+
+class Halves(Exact):
+    """Takes each batch as two."""
+
+    def _update(self, batches):
+        halves = [[part[half::2] for part in batch] for batch in batches for half in (0, 1)]
+        super()._update([half for half in halves if len(half[1])])
+
+
+def test_an_update_may_cut_its_batches(tmp_path):
+    config = settings(tmp_path, data_loader__args={"n": 81, "batch_size": 8}, trainer__monitor="off", metrics=[])
+    alone = ranks.run(tmp_path, 1, train_on, config, None, Halves)[0]
+    for weights in ranks.run(tmp_path, 2, train_on, config, None, Halves):
+        assert furthest(weights, alone) < 1e-12
+
+
+class Slow(Exact):
+    """Fast steps, and then slow ones, in the first of which the last process gets a SIGTERM."""
+
+    def _update(self, batches):
+        super()._update(batches)
+        self.updates = getattr(self, "updates", 0) + 1
+        if self.epoch == 2:
+            threading.Event().wait(0.2)
+            if self.step == 0 and distributed.RANK == distributed.SIZE - 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+
+def stop_slow(config):
+    stopping._ASKED_EVERY = 0.1
+    return train_and_stop(config, base=Slow)[1].name
+
+
+def test_slow_steps_after_fast_ones_are_not_waited_for(tmp_path):
+    config = settings(tmp_path, trainer__len_epoch=60, trainer__save_period=5, trainer__monitor="off")
+    assert ranks.run(tmp_path, 2, stop_slow, config) == ["checkpoint-epoch2-step1.pth"] * 2
+
+
+class Between(Exact):
+    """The last process gets a SIGTERM while an epoch is reported that is not to be saved."""
+
+    def _report(self, epoch, log, seconds):
+        super()._report(epoch, log, seconds)
+        if epoch == 2 and distributed.RANK == distributed.SIZE - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_epochs_that_are_done_are_saved_at_a_stop(tmp_path, size):
+    config = settings(tmp_path, trainer__epochs=4, trainer__save_period=5, trainer__monitor="off")
+    results = ranks.run(tmp_path, size, train_and_stop, config, None, Between)
+    assert {(code, newest.name) for code, newest, _ in results} == {(143, "checkpoint-epoch2.pth")}
 
 
 class StopsInValidation(Exact):

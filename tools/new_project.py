@@ -1,4 +1,4 @@
-"""Copy the template into a clean new project: python tools/new_project.py ../my_project"""
+"""Copy the template into a clean new project: python tools/new_project.py ../my_project --example finetune"""
 
 import argparse
 import re
@@ -47,14 +47,18 @@ def main() -> None:
     """Copy the template, without history, runs and caches."""
     parser = argparse.ArgumentParser(description="Copy the template into a clean new project.")
     parser.add_argument("name", help="folder of the new project; it must not exist, or be empty")
-    target = Path(parser.parse_args().name).resolve()
+    there = {path.parent.name for path in (ROOT / "examples").glob("*/config.json")}
+    parser.add_argument("--example", choices=sorted(there), help="start from this example, and leave the others out")
+    args = parser.parse_args()
+    target, wanted = Path(args.name).resolve(), None if args.example is None else _with_parts(args.example)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"{target} exists and is not empty: choose another name")
     if target.is_relative_to(ROOT):
         raise ConfigError(f"{target} is inside the template: choose a folder elsewhere, such as ../{target.name}")
     try:
         for name in sorted(set(_files())):
-            if not LEFT_OUT.fullmatch(name) and (ROOT / name).is_file():
+            other = wanted is not None and any(name.startswith(f"examples/{each}/") for each in there - wanted)
+            if not other and not LEFT_OUT.fullmatch(name) and (ROOT / name).is_file():
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, target / name)
         (target / "README.md").write_text(README.format(name=target.name), encoding="utf-8")
@@ -67,7 +71,20 @@ def main() -> None:
         raise StorageError(f"{target} cannot be written: {error.strerror or error}") from error
     committed = all(_git(target, *words) is not None for words in (["init"], ["add", "-A"], ["commit", "-m", "Begin"]))
     history = "" if committed else " (without a first commit: is git there, and does it know your name?)"
-    print(f"made {target}{history}\n  cd {shlex.quote(str(target))}\n  python train.py -c config.json", file=sys.stdout)
+    config = "config.json" if args.example is None else f"examples/{args.example}/config.json"
+    print(f"made {target}{history}\n  cd {shlex.quote(str(target))}\n  python train.py -c {config}", file=sys.stdout)
+
+
+def _with_parts(example: str) -> set[str]:
+    """An example, the others that it has parts from, and what the tests take."""
+    wanted, new = set[str](), {example, "lbfgs"}
+    while new:
+        wanted |= new
+        files = [
+            path for name in new for path in (ROOT / "examples" / name).iterdir() if path.suffix in (".py", ".json")
+        ]
+        new = {name for file in files for name in re.findall(r"examples[./](\w+)", file.read_text())} - wanted
+    return wanted
 
 
 def _files() -> list[str]:

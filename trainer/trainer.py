@@ -25,7 +25,7 @@ from utils import distributed
 from utils.errors import ConfigError
 from utils.metrics import MetricTracker
 from utils.progress import Progress
-from utils.runtime import Runtime, first_tensor
+from utils.runtime import Runtime
 
 if TYPE_CHECKING:
     from parse_config import ConfigParser
@@ -109,13 +109,12 @@ class Trainer(BaseTrainer):
         self._watch.start(self.step)
         self._samples = -self.train_metrics.count(self.loss_terms[0])  # those of an earlier process
         self._layers = watch(self.model) if epoch == self.start_epoch else None
-        done = (epoch - 1) * self.len_epoch
-        self.writer.set_step(done + self.step)
+        done = (epoch - 1) * self.len_epoch + self.step
+        self.writer.set_step(done)
         # Several processes find out in the second update that a parameter is not used.
         tried = self.accumulate * min(distributed.SIZE, 2) if self.config.launch.checking else self.len_epoch
-        last = min(self.step + tried, self.len_epoch)
-        by_samples = getattr(self.batch_size_of, "__func__", None) is Trainer.batch_size_of
-        batches = self.stop.until(training_batches(self.data_loader, done + self.step, done + last, self.seed))
+        last = done + min(tried, self.len_epoch - self.step)
+        batches = self.stop.until(training_batches(self.data_loader, done, last, self.seed))
         label, hidden = f"epoch {epoch}/{self.epochs}", True if distributed.RANK else None
         self._progress = Progress(label, self.step, self.len_epoch, -self._samples, hidden)
         with contextlib.closing(self._progress):
@@ -124,7 +123,8 @@ class Trainer(BaseTrainer):
                 self._stop_if_asked()
                 if not group:
                     return
-                self._group = self._grouped(group, by_samples)
+                self._group = self._grouped(group, done)
+                done += len(group)
                 yield group
                 self._progress.update(len(group))
 
@@ -168,17 +168,18 @@ class Trainer(BaseTrainer):
             n: how many samples the batch holds, where that is known already.
         """
         n = self.batch_size_of(batch) if n is None else n
-        if distributed.SIZE > 1 and torch.is_grad_enabled():
-            n = self._group.size_of(batch, n)
-        given, batch = batch, self.runtime.move(batch)
+        together = distributed.SIZE > 1 and torch.is_grad_enabled()
+        k = self._group.index(batch, n) if together else None
+        n = n if k is None else self._group.sizes[k]
+        batch = self.runtime.move(batch)
         with self.runtime.autocast():
             terms, output, target = self._forward(batch)
             if not isinstance(terms, dict):
                 terms = {self.loss_terms[0]: terms}
             if tracker is not None:
                 self._record(tracker, terms, output, target, n)
-        if distributed.SIZE > 1 and torch.is_grad_enabled():
-            self.runtime.weight = self._group.weight(given, n)
+        if together:
+            self.runtime.weight = self._group.weight(k)
         return terms, output, target
 
     def _forward(self, batch: Any) -> tuple[Any, Any, Any]:
@@ -192,20 +193,19 @@ class Trainer(BaseTrainer):
         output = self.model(data)
         return self.criterion(output, target), output, target
 
-    def _grouped(self, batches: Sequence[Any], by_samples: bool = False) -> Group:
-        """The batches that come next, with their sizes; a stand-in for a part without samples counts nothing."""
+    def _grouped(self, batches: Sequence[Any], first: int | None = None) -> Group:
+        """Batches with their sizes; a stand-in for a part without samples counts nothing.
+
+        Args:
+            first: the first of them, counted from the beginning of the run; None: the user's own, of the last ones.
+        """
         sizes = [self.batch_size_of(batch) for batch in batches]
         if distributed.SIZE == 1 or not isinstance(self.data_loader, BaseDataLoader):
             return Group(batches, sizes)
-        first, loader = (self.epoch - 1) * self.len_epoch + self.step, self.data_loader
-        return Group(batches, *loader.parts(first, sizes, by_samples))
-
-    def batch_size_of(self, batch: Any) -> int:
-        """How many samples (or tokens, or whatever the mean loss is over) a batch holds."""
-        tensor = first_tensor(batch)
-        if tensor is None:
-            raise ConfigError("a batch holds no tensor: let the trainer's batch_size_of(batch) say how large it is")
-        return tensor.shape[0]
+        if first is None:
+            return Group(batches, [n * any(self._group.sizes) for n in sizes])
+        by_samples = getattr(self.batch_size_of, "__func__", None) is BaseTrainer.batch_size_of
+        return Group(batches, *self.data_loader.parts(first, sizes, by_samples))
 
     def _apply(self, optimizer: torch.optim.Optimizer, losses: list[torch.Tensor]) -> bool:
         """Let the optimizer apply the gradients of the losses; False if `on_nan` says to skip them."""

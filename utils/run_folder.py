@@ -36,7 +36,7 @@ def check_run_id(run_id: str | None) -> None:
     Raises:
         ConfigError: with what it should be.
     """
-    if not re.fullmatch(r"[^/\\]{1,100}", run_id or "new") or not (run_id or "").isprintable() or run_id in (".", ".."):
+    if run_id is not None and not (run_id.isprintable() and re.fullmatch(r"(?!\.{1,2}$)[^/\\]{1,100}", run_id)):
         raise ConfigError(f"--run_id {run_id!r}: expected the name of a folder, up to 100 letters without slashes")
 
 
@@ -87,8 +87,7 @@ def checkpoints(folder: Path) -> list[Saved]:
     """The checkpoints in a run folder, oldest first, without `model_best.pth`."""
     found = []
     for path in folder.glob("checkpoint-epoch*.pth"):
-        match = _NAME.fullmatch(path.name)
-        if match:
+        if match := _NAME.fullmatch(path.name):
             found.append(Saved(int(match[1]), int(match[2]) if match[2] else None, path))
     return sorted(found, key=lambda saved: saved.order)
 

@@ -81,7 +81,8 @@ class StopRequest:
         pace = (time.monotonic() - self._since) / self._steps
         *flags, paces = distributed.totals([*(float(self.noted == signum) for signum in _SIGNALS), pace])()
         self.signum = next((signum for signum, count in zip(_SIGNALS, flags, strict=True) if count), None)
-        self._every = min(int(_ASKED_EVERY * distributed.SIZE / max(paces, 1e-9)), 1000)
+        # What is no step says nothing of the next, and steps that follow may be slow.
+        self._every = min(int(_ASKED_EVERY * distributed.SIZE / max(paces, 1e-9)), 10) if soon else 0
         self._steps, self._since = 0, time.monotonic()
 
     def until(self, batches: Iterator[Any], together: bool = True) -> Iterator[Any]:

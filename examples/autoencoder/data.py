@@ -3,21 +3,33 @@
 from typing import Any
 
 import torch
+from torch.utils.data import Dataset
 
 from base import BaseDataLoader
-from data_loader.data_loaders import DigitsDataLoader, InMemoryImages
+from data_loader.data_loaders import MNIST_MEAN, MNIST_STD, DigitsDataLoader
 
 
-class Unlabelled(InMemoryImages):
-    """Batches are images alone."""
+class Unlabelled(Dataset[torch.Tensor]):
+    """The bundled digits in grey values of 0 to 1.
 
-    def __getitems__(self, indices: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """Samples int64 [n] as images float [n, 1, height, width]."""
-        return super().__getitems__(indices)[0]
+    Args:
+        training: the training samples, or the test samples.
+    """
+
+    def __init__(self, training: bool) -> None:
+        digits: Any = DigitsDataLoader(training=training).dataset
+        self.images = digits.images * MNIST_STD + MNIST_MEAN
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitems__(self, indices: torch.Tensor) -> torch.Tensor:
+        """Samples int64 [n] as images float [n, 1, 28, 28]."""
+        return self.images[indices]
 
 
 class ImagesLoader(BaseDataLoader):
-    """The bundled digits, in grey values of 0 to 1.
+    """Images alone.
 
     Args:
         training: the training samples, or the test samples.
@@ -33,7 +45,4 @@ class ImagesLoader(BaseDataLoader):
         num_workers: int = 0,
         **options: Any,
     ) -> None:
-        images = DigitsDataLoader(training=training).dataset
-        grey = (images.images[:, 0] * images.std + images.mean).mul(255).round().byte()
-        dataset = Unlabelled(grey, images.labels, mean=0.0, std=1.0)
-        super().__init__(dataset, batch_size, shuffle, validation_split, num_workers, **options)
+        super().__init__(Unlabelled(training), batch_size, shuffle, validation_split, num_workers, **options)

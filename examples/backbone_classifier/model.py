@@ -1,7 +1,6 @@
 """Any classifier of torchvision by its name, with weights of one's own, torchvision's or none."""
 
 import logging
-from pathlib import Path
 
 import torch
 import torchvision

@@ -44,7 +44,9 @@ class GPT(BaseModel):
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, CODES, bias=False)
         for name, parameter in self.named_parameters():
             if parameter.ndim > 1:
-                nn.init.normal_(parameter, std=0.02 / (2 * layers) ** (0.5 * name.endswith(("out.weight", "mlp.2.weight"))))
+                nn.init.normal_(
+                    parameter, std=0.02 / (2 * layers) ** (0.5 * name.endswith(("out.weight", "mlp.2.weight")))
+                )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Characters int64 [n, places] to logits float [n, places, CODES]."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from fnmatch import fnmatch
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,8 +20,8 @@ def two_rates(
         head_lr: learning rate of these.
         weight_decay: of both.
     """
-    body, new = [], []
-    for name, parameter in named:
-        (new if fnmatch(name, head) else body).append((name, parameter))
-    groups = [{"params": body}, {"params": new, "lr": head_lr}]
+    named = list(named)
+    body = [(name, parameter) for name, parameter in named if not fnmatch(name, head)]
+    new = [(name, parameter) for name, parameter in named if fnmatch(name, head)]
+    groups: list[dict[str, Any]] = [{"params": body}, {"params": new, "lr": head_lr}]
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, weight_decay=weight_decay)

@@ -1,0 +1,51 @@
+"""How well the neighbours of an image tell its class."""
+
+from typing import Any
+
+import torch
+
+
+class KNN:
+    """The share of images whose class is the most frequent one among the nearest others.
+
+    Args:
+        k: how many neighbours.
+    """
+
+    def __init__(self, k: int = 5) -> None:
+        self.k = k
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self.vectors: list[torch.Tensor] = []
+        self.labels: list[torch.Tensor] = []
+
+    def update(self, output: torch.Tensor, target: torch.Tensor) -> None:
+        """Add vectors float [n, width] of length 1, and classes int64 [n]."""
+        self.vectors.append(output.detach().float().cpu())
+        self.labels.append(target.cpu())
+
+    def compute(self) -> float:
+        """Of all images since the last reset."""
+        vectors, labels = torch.cat(self.vectors), torch.cat(self.labels)
+        right = 0
+        for start in range(0, len(vectors), 1000):  # a matrix of all pairs would be large
+            alike = vectors[start : start + 1000] @ vectors.T
+            alike[torch.arange(len(alike)), torch.arange(start, start + len(alike))] = -torch.inf  # not itself
+            near = labels[alike.topk(min(self.k, len(vectors) - 1), dim=1).indices]
+            right += int((near.mode(dim=1).values == labels[start : start + 1000]).sum())
+        return right / len(vectors)
+
+    def merge_state(self, other: "KNN") -> None:
+        """Add the images of another process."""
+        self.vectors += other.vectors
+        self.labels += other.labels
+
+    def state_dict(self) -> dict[str, Any]:
+        """The images so far, for a checkpoint inside an epoch."""
+        return {"vectors": list(self.vectors), "labels": list(self.labels)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.vectors, self.labels = list(state["vectors"]), list(state["labels"])

@@ -1,0 +1,31 @@
+"""Learning without labels: an image is to be near its other view, and far from all others (arXiv:2002.05709)."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from trainer import Trainer
+
+
+def nt_xent(first: torch.Tensor, second: torch.Tensor, temperature: float = 0.2) -> torch.Tensor:
+    """The mean cross-entropy of finding each view's partner among all others of the batch.
+
+    Args:
+        first, second: two views of the same images, float [n, width], of length 1.
+        temperature: divides the cosines; lower looks at near ones alone.
+    """
+    n, views = len(first), torch.cat([first, second])
+    alike = views @ views.T / temperature
+    alike.fill_diagonal_(-torch.inf)
+    return F.cross_entropy(alike, torch.arange(2 * n, device=views.device).roll(n))
+
+
+class ContrastiveTrainer(Trainer):
+    """The labels are for the metric alone. Of several processes, each looks at its own part of a batch."""
+
+    def _forward(self, batch: Any) -> tuple[Any, Any, Any]:
+        first, second, labels = batch
+        vectors = self.model(torch.cat([first, second]))
+        mine, other = vectors.chunk(2)
+        return self.criterion(mine, other), mine.detach(), labels

@@ -1,0 +1,55 @@
+"""A student learns from the labels and from what a teacher says (Hinton et al. 2015, arXiv:1503.02531)."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+import model.model as module_arch
+from trainer import Trainer
+from utils import distributed, load_run
+from utils.errors import ConfigError
+from utils.files import ROOT
+
+
+class DistillingTrainer(Trainer):
+    """Has a second network, the teacher, which is saved beside the student and never trained.
+
+    Keys of its own in the section `trainer`: `teacher`, a run folder or a checkpoint, relative to the project's root,
+    or null: `arch_teacher` is trained for `teacher_epochs` first; and `temperature`.
+    """
+
+    loss_terms = ("loss", "hard", "soft")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        own = self.config["trainer"]
+        self.temperature = own["temperature"]
+        if own["teacher"] is not None:
+            self.teacher = load_run(ROOT / own["teacher"])[0]
+        else:
+            self.teacher = self.config.init_obj("arch_teacher", module_arch)
+        self.teacher.to(self.device)
+        if own["teacher"] is None and self.config.launch.task in ("train", "fine-tune"):
+            self._train_teacher(own["teacher_epochs"])
+        self.teacher.eval().requires_grad_(False)
+
+    def _train_teacher(self, epochs: int) -> None:
+        """The quick way to a teacher, for a first try."""
+        if distributed.SIZE > 1:
+            raise ConfigError("trainer.teacher: on several processes, train the teacher first, and name its run")
+        optimizer = torch.optim.Adam(self.teacher.parameters(), lr=0.002)
+        for epoch in range(1, epochs + 1):
+            for batch in self.data_loader.batches(epoch, 0, 1 if self.config.launch.checking else None):
+                batch = self.runtime.move(batch)
+                F.nll_loss(self.teacher(batch["image"]).log_softmax(dim=1), batch["label"]).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+
+    def _forward(self, batch: Any) -> tuple[Any, Any, Any]:
+        output = self.model(batch["image"])
+        with torch.no_grad():
+            known = self.teacher(batch["image"])
+        hard, t = F.cross_entropy(output, batch["label"]), self.temperature
+        soft = F.kl_div((output / t).log_softmax(dim=1), (known / t).softmax(dim=1), reduction="batchmean") * t**2
+        return {"loss": (hard + soft) / 2, "hard": hard, "soft": soft}, output, batch["label"]

@@ -1,0 +1,57 @@
+"""Pictures of discs and boxes, and which pixel belongs to what."""
+
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from base import BaseDataLoader
+
+
+class Shapes(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Pictures of 32 × 32 pixels with a disc and a box in noise, drawn from a seed for each.
+
+    Args:
+        n: how many.
+        seed: of the first one.
+    """
+
+    def __init__(self, n: int, seed: int) -> None:
+        self.n, self.seed = n, seed
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """A picture float [1, 32, 32], and for each pixel 0 (paper), 1 (disc) or 2 (box), int64 [32, 32]."""
+        draw = torch.Generator().manual_seed(self.seed + index)
+        y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+        a, b, size = torch.rand(3, 2, generator=draw).mul(20).add(6).unbind()
+        mask = torch.zeros(32, 32, dtype=torch.int64)
+        mask[((x - a[0]).square() + (y - a[1]).square()) < (size[0] / 4 + 2) ** 2] = 1
+        mask[torch.maximum((x - b[0]).abs(), (y - b[1]).abs()) < size[1] / 4 + 1] = 2
+        grey = torch.tensor([0.0, 0.6, 1.0])[mask] + 0.4 * torch.randn(32, 32, generator=draw)
+        return grey[None], mask
+
+
+class ShapesLoader(BaseDataLoader):
+    """Pictures of shapes with their masks.
+
+    Args:
+        n: how many for training; a quarter as many for testing.
+        training: the training pictures, or the test pictures.
+        batch_size, shuffle, validation_split, num_workers, options: as in `BaseDataLoader`.
+    """
+
+    def __init__(
+        self,
+        n: int = 600,
+        training: bool = True,
+        batch_size: int = 16,
+        shuffle: bool = True,
+        validation_split: float = 0.0,
+        num_workers: int = 0,
+        **options: Any,
+    ) -> None:
+        dataset = Shapes(n, 0) if training else Shapes(n // 4, 1_000_000)
+        super().__init__(dataset, batch_size, shuffle, validation_split, num_workers, **options)

@@ -1,0 +1,38 @@
+"""A small U-Net (Ronneberger et al. 2015, arXiv:1505.04597)."""
+
+import torch
+from torch import nn
+
+from base import BaseModel
+
+
+def _double(ins: int, outs: int) -> nn.Sequential:
+    layers = [nn.Conv2d(ins, outs, 3, padding=1, bias=False), nn.BatchNorm2d(outs), nn.ReLU()]
+    more = [nn.Conv2d(outs, outs, 3, padding=1, bias=False), nn.BatchNorm2d(outs), nn.ReLU()]
+    return nn.Sequential(*layers, *more)
+
+
+class UNet(BaseModel):
+    """Down two times and up again, with what was seen on the way down beside it.
+
+    Args:
+        num_classes: what a pixel can be.
+        width: channels of the first layer.
+        channels: of the pictures.
+    """
+
+    def __init__(self, num_classes: int, width: int = 12, channels: int = 1) -> None:
+        super().__init__()
+        w = width
+        self.down1, self.down2, self.bottom = _double(channels, w), _double(w, 2 * w), _double(2 * w, 4 * w)
+        self.up2, self.up1 = nn.ConvTranspose2d(4 * w, 2 * w, 2, 2), nn.ConvTranspose2d(2 * w, w, 2, 2)
+        self.join2, self.join1 = _double(4 * w, 2 * w), _double(2 * w, w)
+        self.head, self.pool = nn.Conv2d(w, num_classes, 1), nn.MaxPool2d(2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Pictures float [n, channels, 4 h, 4 w] to logits float [n, num_classes, 4 h, 4 w]."""
+        a = self.down1(x)
+        b = self.down2(self.pool(a))
+        c = self.bottom(self.pool(b))
+        b = self.join2(torch.cat([b, self.up2(c)], dim=1))
+        return self.head(self.join1(torch.cat([a, self.up1(b)], dim=1)))

@@ -1,0 +1,21 @@
+"""Masks as pictures."""
+
+import torch
+from torchvision.utils import make_grid
+
+from base.base_data_loader import one_pass
+from base.base_trainer import Log
+from trainer import Trainer
+
+
+class SegmentationTrainer(Trainer):
+    """TensorBoard shows pictures, their masks, and those that the network draws, below each other."""
+
+    def _valid_epoch(self, epoch: int) -> Log:
+        log = super()._valid_epoch(epoch)
+        pictures, masks = next(iter(one_pass(self.valid_data_loader, self.seed)))
+        with torch.no_grad(), self.judged():
+            drawn = self.model(pictures.to(self.device)).argmax(dim=1).cpu()
+        rows = [pictures[:8].clamp(0, 1), masks[:8, None] / 2, drawn[:8, None] / 2]
+        self.writer.add_image("masks", make_grid(torch.cat(rows), nrow=8))
+        return log

@@ -1,0 +1,68 @@
+"""Data that never ends: an epoch is so many steps."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from base import BaseDataLoader
+from utils import distributed, seeding
+
+
+class Spirals(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Points of two spirals, for ever; each process, and each of its workers, reads its own share.
+
+    Args:
+        samples: stop after so many; None never stops.
+        seed: of the points.
+    """
+
+    def __init__(self, samples: int | None, seed: int) -> None:
+        self.samples, self.seed = samples, seed
+        #: Each pass has other points.
+        self.epoch = 0
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        info = get_worker_info()
+        workers, worker = (info.num_workers, info.id) if info else (1, 0)
+        share, shares = distributed.RANK * workers + worker, distributed.SIZE * workers
+        for i in range(share, self.samples, shares) if self.samples else itertools.count(share, shares):
+            draw = torch.Generator().manual_seed(seeding.mix(self.seed, "spirals", self.epoch, i))
+            distance, label = torch.rand((), generator=draw).sqrt(), i // shares % 2
+            angle = 3 * math.pi * distance + math.pi * label
+            point = distance * torch.stack([angle.cos(), angle.sin()]) + 0.02 * torch.randn(2, generator=draw)
+            yield point, torch.tensor(label)
+
+
+class SpiralsLoader(BaseDataLoader):
+    """Batches of points. Of several processes, each makes batches of `batch_size`.
+
+    Args:
+        steps: batches in an epoch, for training.
+        samples: how many there are, for an evaluation; None for a stream without an end.
+        seed: of the points.
+        batch_size, num_workers, options: as in `BaseDataLoader`.
+    """
+
+    def __init__(
+        self,
+        steps: int | None = None,
+        samples: int | None = None,
+        seed: int = 1,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        **options: Any,
+    ) -> None:
+        super().__init__(Spirals(samples, seed), batch_size, False, 0.0, num_workers, **options)
+        self.steps = steps
+
+    def __len__(self) -> int:
+        return self.steps or super().__len__()
+
+    def batches(self, epoch: int, first: int = 0, last: int | None = None) -> Iterator[Any]:
+        """As in `BaseDataLoader`; the stream is told the pass, and read and dropped up to `first`."""
+        self.dataset.epoch = epoch  # type: ignore[attr-defined]
+        return super().batches(epoch, first, last)

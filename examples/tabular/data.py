@@ -1,0 +1,91 @@
+"""A CSV file through pandas: numbers, categories and holes; without a file, one about rents is made."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import Subset, TensorDataset
+
+from base import BaseDataLoader
+from utils import seeding
+from utils.errors import ConfigError, DataError
+from utils.files import ROOT
+
+
+class TableLoader(BaseDataLoader):
+    """The rows of a table. Every tenth row is for testing; the others are for training, without those of one fold.
+
+    Columns of text become one column for each of their values; holes become NaN, which the network fills.
+
+    Args:
+        file: a CSV file with a line of names, relative to the project's root; if it is not there, one is made.
+        target: the column to foretell.
+        folds: in how many parts the training rows are cut.
+        fold: the part that validates, from 0.
+        training: the training rows, or the test rows.
+        batch_size, shuffle, validation_split, num_workers, options: as in `BaseDataLoader`.
+
+    Raises:
+        ConfigError: there is no such column or fold.
+        DataError: the file cannot be read.
+    """
+
+    def __init__(
+        self,
+        file: str,
+        target: str,
+        folds: int = 5,
+        fold: int = 0,
+        training: bool = True,
+        batch_size: int = 64,
+        shuffle: bool = True,
+        validation_split: float = 0.0,
+        num_workers: int = 0,
+        **options: Any,
+    ) -> None:
+        if not 0 <= fold < folds or folds < 2:
+            raise ConfigError(f"fold {fold} of {folds}: expected at least 2 folds, and one of them")
+        x, y = self._read(ROOT / file, target)
+        table, rows = TensorDataset(x, y), np.arange(len(y))
+        testing = rows % 10 == 9
+        order = rows[~testing][seeding.permutation(int((~testing).sum()), "folds").numpy()]
+        held_out = order[fold::folds]
+        kept = np.sort(np.setdiff1d(order, held_out)) if training else rows[testing]
+        #: Of the training rows: float [n, columns], and [n].
+        self.x, self.y = x[kept], y[kept]
+        super().__init__(Subset(table, kept.tolist()), batch_size, shuffle, validation_split, num_workers, **options)
+        self._held_out = Subset(table, held_out.tolist())
+
+    def _read(self, file: Path, target: str) -> tuple[torch.Tensor, torch.Tensor]:
+        if not file.exists():
+            make_rents(file)
+        try:
+            table = pd.read_csv(file)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{file} cannot be read: {error}") from error
+        if target not in table:
+            raise ConfigError(f"{file} has no column {target!r}; there are: {', '.join(table)}")
+        numbers = pd.get_dummies(table.drop(columns=target), dtype=float).to_numpy(dtype=np.float32)
+        return torch.from_numpy(numbers), torch.from_numpy(table[target].to_numpy(dtype=np.float32))
+
+    def split_validation(self) -> BaseDataLoader:
+        """The rows of the fold."""
+        kwargs = {**self.init_kwargs, "dataset": self._held_out, "shuffle": False, "drop_last": False}
+        return BaseDataLoader(validation_split=0.0, name="fold", **kwargs)
+
+
+def make_rents(file: Path, n: int = 3000) -> None:
+    """Make up rents of flats, with a rule, noise and holes."""
+    rng = np.random.default_rng(0)
+    area, rooms, year = rng.gamma(9, 8, n) + 12, rng.integers(1, 6, n), rng.integers(1900, 2025, n)
+    quarter = rng.choice(["centre", "north", "river"], n, p=[0.5, 0.3, 0.2])
+    floor = rng.integers(0, 9, n).astype(float)
+    price = {"centre": 15.0, "north": 10.0, "river": 18.0}
+    rent = area * np.array([price[name] for name in quarter]) + 40 * rooms + 0.02 * (year - 1960.0) ** 2
+    rent = rent * (1 + 0.02 * floor) + rng.normal(0, 60, n)
+    floor[rng.random(n) < 0.1] = np.nan
+    columns = {"area": area.round(1), "rooms": rooms, "year": year, "floor": floor, "quarter": quarter}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame({**columns, "rent": rent.round(2)}).to_csv(file, index=False)

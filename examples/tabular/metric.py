@@ -1,0 +1,31 @@
+"""A loss for outliers, and two metrics; R² is no mean over samples, so it is an object."""
+
+import torch
+import torch.nn.functional as F
+
+from utils.metrics import MetricTracker
+
+
+def huber(output: torch.Tensor, target: torch.Tensor, delta: float = 200.0) -> torch.Tensor:
+    """Half the squared error over delta, linear beyond it (Huber 1964, doi:10.1214/aoms/1177703732)."""
+    return F.huber_loss(output, target, delta=delta) / delta
+
+
+def mae(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """The absolute error of each sample: float [n]."""
+    return (output - target).abs()
+
+
+class R2(MetricTracker):
+    """The share of the target's variance that the output explains, over all samples."""
+
+    def update(self, output: torch.Tensor, target: torch.Tensor) -> None:  # type: ignore[override]
+        """Add outputs and targets, float [n]."""
+        target = target.double()
+        for name, value in {"error": (output - target) ** 2, "y": target, "y2": target**2}.items():
+            super().update(name, value, len(target))
+
+    def compute(self) -> float:
+        """R² of all samples since the last reset, also of those of other processes."""
+        mean = self.result()
+        return 1 - mean["error"] / (mean["y2"] - mean["y"] ** 2)

@@ -1,0 +1,218 @@
+"""Each example trains as it stands, is stopped and continued exactly, and is tested; on several processes, too."""
+
+import csv
+import json
+import os
+import re
+import runpy
+import signal
+import sys
+
+import forked
+import pandas as pd
+import pytest
+import ranks
+import torch
+import torch.utils.tensorboard
+import torchvision.datasets  # noqa: F401 - for all that is forked
+from projects import ROOT
+
+from trainer import Trainer
+from utils import checkpoint, distributed, run_folder
+from utils.files import read_json
+
+NAMES = sorted(path.parent.name for path in (ROOT / "examples").glob("*/config.json"))
+#: What makes them short.
+LESS = {
+    "autoencoder": {"data_loader.args.validation_split": 0.8},
+    "backbone_classifier": {"data_loader.args.validation_split": 0.9},
+    "char_lm": {"arch.args.width": 16, "trainer.len_epoch": 11, "data_loader.args.batch_size": 10},
+    "contrastive": {"data_loader.args.validation_split": 0.8, "data_loader.args.batch_size": 50},
+    "distillation": {"data_loader.args.validation_split": 0.8, "trainer.teacher_epochs": 1},
+    "finetune": {"data_loader.args.size": 32, "trainer.len_epoch": 5, "data_loader.args.batch_size": 5},
+    "gan": {"data_loader.args.validation_split": 0.8},
+    "lbfgs": {"data_loader.args.batch_size": 900},
+    "segmentation": {"data_loader.args.n": 101},
+    "stream": {"data_loader.args.steps": 12, "valid_data_loader.args.samples": 130},
+    "tabular": {"data_loader.args.batch_size": 500},
+}
+#: What the config as it stands reaches: the best value of the number that it watches.
+REACHES = {
+    "autoencoder": ("<", 0.02),
+    "backbone_classifier": (">", 0.7),
+    "char_lm": ("<", 2.22),  # the entropy of a character after another, of this text
+    "contrastive": (">", 0.8),
+    "distillation": (">", 0.88),
+    "finetune": ("<", 0.6),
+    "lbfgs": ("<", 0.38),  # where the bare loop below gets
+    "segmentation": (">", 0.9),
+    "stream": (">", 0.99),
+    "tabular": ("<", 55.0),  # the noise alone is 48
+}
+
+
+def _script(script, words, stop_at):
+    """Run a script of the project in a forked process; in an update of the second epoch, it gets a SIGTERM."""
+    after = Trainer._after_update
+
+    def stopping(self, batches):
+        self.updates = getattr(self, "updates", 0) + (self.epoch == 2)
+        if self.updates == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        after(self, batches)
+
+    if stop_at:
+        Trainer._after_update = stopping
+    os.chdir(ROOT)
+    sys.path.insert(0, str(ROOT))
+    sys.argv = [script, *map(str, words)]
+    runpy.run_path(script, run_name="__main__")
+
+
+def run(folder, script, *words, code=0, stop_at=0):
+    """Like `python script words`; what it printed."""
+    output = folder / "output.txt"
+    output.unlink(missing_ok=True)
+    ended = forked.finish(forked.start(_script, script, words, stop_at, output=output))
+    assert ended == code, output.read_text()
+    return output.read_text()
+
+
+def options(name, folder, **more):
+    """The command line that makes an example short, with its data and its runs in a folder."""
+    places = {"trainer.save_dir": folder, "n_gpu": 0}
+    places |= (
+        {"data_loader.args.data_dir": folder / "shapes", "arch.args.weights": "null"} if name == "finetune" else {}
+    )
+    places |= {"data_loader.args.file": folder / "rents.csv"} if name == "tabular" else {}
+    settings = {**places, **LESS[name], **more}
+    return [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+
+
+def outcome(folder):
+    """The newest checkpoint, and the rows of metrics.csv without what the clock says."""
+    content = checkpoint.load(run_folder.newest_whole(folder)[0])
+    with open(str(folder).replace("/models/", "/log/") + "/metrics.csv", newline="") as file:
+        rows = [{key: row[key] for key in row if key not in ("seconds", "samples/s")} for row in csv.DictReader(file)]
+    weights = {key: value.numpy().tobytes() for key, value in content["state_dict"].items()}
+    optimizer = re.sub(r"'t': 1\b(?!\.)", "'t': 1.0", repr(content["optimizer"]))  # LBFGS has it as either
+    return weights, repr(content["states"]), optimizer, rows
+
+
+def test_each_has_a_line_of_length_and_nobody_is_left_out():
+    assert set(LESS) == set(NAMES) and {*REACHES, "gan"} == set(NAMES)
+    table = (ROOT / "docs" / "examples.md").read_text()
+    assert re.findall(r"^\| \[(\w+)\]\(\.\./examples/(\w+)\)", table, re.M) == [(name, name) for name in NAMES]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_trains_is_continued_exactly_and_tested(name, tmp_path):
+    config = f"examples/{name}/config.json"
+    checked = run(tmp_path, "train.py", "-c", config, "--check", *options(name, tmp_path))
+    assert "check passed" in checked and not (tmp_path / "models").exists()
+    words = ["-c", config, *options(name, tmp_path, **{"trainer.epochs": 2})]
+    run(tmp_path, "train.py", *words, "--run_id", "whole")
+    (models,) = (tmp_path / "models").iterdir()
+    run(tmp_path, "train.py", *words, "--run_id", "part", code=143, stop_at=2)
+    assert any("epoch2-step" in path.name for path in (models / "part").iterdir()), [*(models / "part").iterdir()]
+    run(tmp_path, "train.py", "-r", models / "part")
+    assert outcome(models / "part") == outcome(models / "whole")
+    run(tmp_path, "test.py", "-r", models / "part")
+    (result, *_) = read_json(models / "part" / "test.json")["results"]
+    assert result["samples"] > 0 and all(map(torch.isfinite, map(torch.tensor, result["metrics"].values())))
+
+
+def _rank(words):
+    del os.environ["CUDA_VISIBLE_DEVICES"]
+    distributed.LAUNCHED = True
+    _script("train.py", words, 0)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "distillation"])
+def test_two_processes_train_it(name, tmp_path, monkeypatch):
+    """What differs between them at a save is an error."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    words = ["-c", f"examples/{name}/config.json", "--run_id", "both"]
+    words += options(name, tmp_path, **{"trainer.epochs": 1, "trainer.len_epoch": 4, "trainer.accumulate": 1})
+    codes, outputs = ranks.finish(*ranks.start(tmp_path, 2, _rank, words))
+    assert codes == [0, 0], outputs
+    (models,) = (tmp_path / "models").iterdir()
+    assert checkpoint.load(run_folder.newest_whole(models / "both")[0])["environment"]["processes"] == 2
+
+
+def test_a_text_goes_on(tmp_path):
+    run(tmp_path, "train.py", "-c", "examples/char_lm/config.json", "--run_id", "a", *options("char_lm", tmp_path))
+    folder = tmp_path / "models" / "Char_GPT" / "a"
+    words = ["examples/char_lm/generate.py", "-r", folder, "--prompt", "And he", "--length", "100"]
+    text = run(tmp_path, *words).rstrip("\n")
+    assert "And he" in text and text == run(tmp_path, *words).rstrip("\n") != run(tmp_path, *words, "--seed", "1")
+    for wrong in (["--prompt", ""], ["--temperature", "0"]):
+        assert "expected" in run(tmp_path, *words, *wrong, code=2)
+
+
+def test_cross_validation_is_a_table_of_folds(tmp_path):
+    config = json.loads((ROOT / "examples" / "tabular" / "config.json").read_text())
+    config["data_loader"]["args"] |= {"folds": 3, "batch_size": 500, "file": str(tmp_path / "rents.csv")}
+    config["trainer"] |= {"epochs": 2, "tensorboard": False}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    printed = run(tmp_path, "examples/tabular/folds.py", "-c", tmp_path / "config.json", "--save_dir", tmp_path)
+    lines = printed.splitlines()[-5:]
+    assert lines[0].split() == ["fold"] and [line.split()[0] for line in lines[1:4]] == ["0", "1", "2"]
+    values = [float(line.split()[3]) for line in lines[1:4]]
+    mean, spread = map(float, re.findall(r"val_mae: (\S+) ± (\S+) ", lines[4])[0])
+    assert mean == pytest.approx(sum(values) / 3, abs=1e-3)
+    assert spread == pytest.approx(float(pd.Series(values).std()), abs=1e-3)
+    folders = sorted((tmp_path / "models" / "Rents_MLP").iterdir())
+    held_out = [read_json(folder / "config.json")["data_loader"]["args"]["fold"] for folder in folders]
+    assert held_out == [0, 1, 2]
+
+
+def test_the_normalisation_knows_the_training_rows_alone(tmp_path):
+    from examples.tabular.data import TableLoader
+    from examples.tabular.model import MLP
+
+    loaders = [TableLoader(str(tmp_path / "rents.csv"), "rent", folds=4, fold=fold) for fold in range(4)]
+    table = pd.read_csv(tmp_path / "rents.csv")
+    tested = TableLoader(str(tmp_path / "rents.csv"), "rent", training=False)
+    rows = [len(loader.dataset) + len(loader.split_validation().dataset) for loader in loaders]
+    assert rows == [len(table) - len(tested.dataset)] * 4
+    model = MLP(loaders[0].x.shape[1])
+    model.fit(loaders[0].x, loaders[0].y)
+    assert torch.allclose(model.mean, torch.nanmean(loaders[0].x, dim=0), rtol=1e-5)
+    assert not torch.allclose(model.mean, torch.nanmean(loaders[1].x, dim=0), rtol=1e-5)
+    assert model(loaders[0].x).isfinite().all() and loaders[0].x.isnan().any()
+
+
+def test_weights_of_a_file_fit_all_but_the_head(tmp_path):
+    from examples.backbone_classifier.model import Backbone
+    from utils.errors import ConfigError
+
+    source = Backbone("squeezenet1_1", 7)
+    with pytest.raises(ConfigError, match="the weights are of another network"):
+        Backbone("squeezenet1_0", 5)._load(source.net.state_dict())
+    target = Backbone("squeezenet1_1", 5)
+    target._load(source.net.state_dict())
+    same = [
+        torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True) if a.shape == b.shape
+    ]
+    assert all(same) and len(same) == len([*source.parameters()]) - 2
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", REACHES)
+def test_it_reaches_what_it_should(name, tmp_path):
+    words = [word for word in options(name, tmp_path)[: 2 * 4] if word]
+    kept = [pair for pair in zip(words[::2], words[1::2], strict=True) if pair[1].split("=")[0] not in LESS[name]]
+    run(
+        tmp_path,
+        "train.py",
+        "-c",
+        f"examples/{name}/config.json",
+        "--run_id",
+        "a",
+        *(word for pair in kept for word in pair),
+    )
+    (models,) = (tmp_path / "models").iterdir()
+    best = checkpoint.load(models / "a" / run_folder.BEST)["monitor_best"]
+    sign, value = REACHES[name]
+    assert best < value if sign == "<" else best > value, best
