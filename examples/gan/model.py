@@ -1,9 +1,10 @@
-"""Two networks that play against each other (Goodfellow et al. 2014, arXiv:1406.2661)."""
+"""Two networks that play against each other (arXiv:1406.2661), made of convolutions (arXiv:1511.06434)."""
 
 import torch
 from torch import nn
 
 from base import BaseModel
+from data_loader.data_loaders import MNIST_MEAN, MNIST_STD
 
 
 class Generator(BaseModel):
@@ -11,25 +12,37 @@ class Generator(BaseModel):
 
     Args:
         noise: numbers that an image is made of.
-        width: of the hidden layer.
+        width: channels of the last but one layer.
     """
 
-    def __init__(self, noise: int = 64, width: int = 256) -> None:
+    def __init__(self, noise: int = 64, width: int = 16) -> None:
         super().__init__()
         self.noise = noise
-        self.net = nn.Sequential(nn.Linear(noise, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, 784))
+        first = [
+            nn.Linear(noise, 98 * width),
+            nn.BatchNorm1d(98 * width),
+            nn.ReLU(),
+            nn.Unflatten(1, (2 * width, 7, 7)),
+        ]
+        middle = [nn.ConvTranspose2d(2 * width, width, 4, 2, 1), nn.BatchNorm2d(width), nn.ReLU()]
+        self.net = nn.Sequential(*first, *middle, nn.ConvTranspose2d(width, 1, 4, 2, 1), nn.Sigmoid())
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        """Noise float [n, noise] to images float [n, 1, 28, 28]."""
-        return self.net(z).view(-1, 1, 28, 28)
+        """Noise float [n, noise] to images float [n, 1, 28, 28], in the range of the data's."""
+        return (self.net(z) - MNIST_MEAN) / MNIST_STD
 
 
 class Critic(BaseModel):
-    """Tells images of the data from those of the generator."""
+    """Tells images of the data from those of the generator.
 
-    def __init__(self, width: int = 128) -> None:
+    Args:
+        width: channels of the first layer.
+    """
+
+    def __init__(self, width: int = 16) -> None:
         super().__init__()
-        self.net = nn.Sequential(nn.Flatten(), nn.Linear(784, width), nn.LeakyReLU(0.2), nn.Linear(width, 1))
+        first = [nn.Conv2d(1, width, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(width, 2 * width, 4, 2, 1)]
+        self.net = nn.Sequential(*first, nn.LeakyReLU(0.2), nn.Flatten(), nn.Dropout(0.3), nn.Linear(98 * width, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Images float [n, 1, 28, 28] to logits float [n, 1]: high for those of the data."""
