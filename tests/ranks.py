@@ -1,8 +1,10 @@
 """Processes that train together, forked so that they start with torch imported."""
 
 import datetime
+import os
 import pickle
 import tempfile
+import time
 from pathlib import Path
 
 import forked
@@ -44,6 +46,7 @@ def _rank(rank, size, place, timeout, function, args):
     if size > 1:
         store = f"file://{place}/store"
         timeout = datetime.timedelta(seconds=timeout)
+        os.register_at_fork(before=lambda: time.sleep(0.01))  # as `distributed.join` does
         dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size, timeout=timeout)
     result = function(*args)
     (place / f"{rank}.pickle").write_bytes(pickle.dumps(result))

@@ -29,8 +29,7 @@ _store: Any = None
 _members: list[Any] = []
 if LAUNCHED and sys.platform == "linux":
     # Be stopped when the launcher is killed, which could not pass a signal on.
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
     if os.getppid() != int(os.environ.pop("_TEMPLATE_LAUNCHER", os.getppid())):
         os._exit(1)  # it has been killed already
 _SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
@@ -56,6 +55,9 @@ def join() -> Any:
         sys.excepthook = hook  # torch has put its own around it, which would swallow what it prints
         _store = dist.PrefixStore("said", store)
         atexit.register(leave)
+        if hasattr(os, "register_at_fork"):
+            # Gloo's threads enter Python to let go of a tensor: 3.11 may hang for ever if it is forked just then.
+            os.register_at_fork(before=lambda: time.sleep(0.01))
         _members[:] = gathered((platform.node(), os.getpid()))
         restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
         if restarts and "TORCH_DISABLE_SHARE_RDZV_TCP_STORE" not in os.environ:

@@ -77,7 +77,7 @@ class StopRequest:
         self._steps += 1
         if distributed.SIZE == 1 or (soon and self._steps < self._every):
             return
-        # Awaited at once: Python 3.11 may hang in a fork while another thread lets go of a tensor.
+        # Awaited at once: see the forks in `distributed.join`.
         pace = (time.monotonic() - self._since) / self._steps
         *flags, paces = distributed.totals([*(float(self.noted == signum) for signum in _SIGNALS), pace])()
         self.signum = next((signum for signum, count in zip(_SIGNALS, flags, strict=True) if count), None)
@@ -159,8 +159,7 @@ def start_worker(init: Callable[[int], None] | None, worker: int) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if init is not None:
         init(worker)
 
