@@ -202,7 +202,7 @@ def _set(parts: State, changed: list[State]) -> None:
     for group, new in zip(parts["optimizer"].param_groups, changed, strict=True):
         before, rate = new.pop("lr", (1.0, 1.0))
         group.update(new)
-        for key in {"lr", "initial_lr"} & group.keys():  # the schedule stays where it is
+        for key in {"lr", "initial_lr"} & group.keys() if rate != before else ():  # the schedule stays where it is
             group[key] = rate if group[key] == before else group[key] * rate / before
     if hasattr(scheduler, "base_lrs"):
         scheduler.base_lrs = [group["initial_lr"] for group in parts["optimizer"].param_groups]

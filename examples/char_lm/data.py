@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from base import BaseDataLoader
-from utils.errors import DataError
+from utils.errors import ConfigError, DataError
 from utils.files import ROOT
 from utils.seeding import uniform_rows
 
@@ -33,7 +33,7 @@ class Windows(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         self.codes, self.context, self.moved = codes, context, moved
 
     def __len__(self) -> int:
-        return (len(self.codes) - 1) // self.context - 1
+        return (len(self.codes) - 1) // self.context - self.moved  # room to move
 
     def __getitems__(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Windows int64 [n], as characters int64 [n, context] and those that come next [n, context]."""
@@ -75,6 +75,8 @@ class TextLoader(BaseDataLoader):
         num_workers: int = 0,
         **options: Any,
     ) -> None:
+        if validation_split:
+            raise ConfigError("validation_split: leave it out, the text has a part for it")
         codes = self._read(ROOT / file)
         a, b = int(len(codes) * 0.9), int(len(codes) * 0.95)
         dataset = Windows(codes[:a] if training else codes[b:], context, moved=training)

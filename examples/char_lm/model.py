@@ -43,7 +43,9 @@ class GPT(BaseModel):
         self.blocks = nn.Sequential(*(Block(width, heads, dropout) for _ in range(layers)))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, CODES, bias=False)
         for name, parameter in self.named_parameters():
-            if parameter.ndim > 1:
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif parameter.ndim > 1:
                 nn.init.normal_(
                     parameter, std=0.02 / (2 * layers) ** (0.5 * name.endswith(("out.weight", "mlp.2.weight")))
                 )

@@ -1,5 +1,6 @@
 """How well the neighbours of an image tell its class."""
 
+import math
 from typing import Any
 
 import torch
@@ -27,7 +28,9 @@ class KNN:
         self.labels.append(target.cpu())
 
     def compute(self) -> float:
-        """Of all images since the last reset."""
+        """Of all images since the last reset; NaN of less than two."""
+        if sum(map(len, self.labels)) < 2:
+            return math.nan
         vectors, labels = torch.cat(self.vectors), torch.cat(self.labels)
         right = 0
         for start in range(0, len(vectors), 1000):  # a matrix of all pairs would be large

@@ -9,7 +9,7 @@ from trainer import Trainer
 
 
 def nt_xent(first: torch.Tensor, second: torch.Tensor, temperature: float = 0.2) -> torch.Tensor:
-    """The mean cross-entropy of finding each view's partner among all others of the batch.
+    """The mean cross-entropy of finding each view's partner among all others of the batch: no mean over samples.
 
     Args:
         first, second: two views of the same images, float [n, width], of length 1.
@@ -19,6 +19,9 @@ def nt_xent(first: torch.Tensor, second: torch.Tensor, temperature: float = 0.2)
     alike = views @ views.T / temperature
     alike.fill_diagonal_(-torch.inf)
     return F.cross_entropy(alike, torch.arange(2 * n, device=views.device).roll(n))
+
+
+nt_xent.in_batch = True  # type: ignore[attr-defined]
 
 
 class ContrastiveTrainer(Trainer):

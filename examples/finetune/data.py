@@ -10,7 +10,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from base import BaseDataLoader
-from utils.errors import DataError
+from utils.errors import ConfigError, DataError
 from utils.files import ROOT
 
 #: Mean and standard deviation that torchvision's weights expect.
@@ -43,6 +43,8 @@ class FolderLoader(BaseDataLoader):
         num_workers: int = 0,
         **options: Any,
     ) -> None:
+        if validation_split:
+            raise ConfigError("validation_split: leave it out, the folder val is for it")
         self.folder, self.classes, self.size = ROOT / data_dir, classes, size
         if not self.folder.exists():
             draw_shapes(self.folder)

@@ -1,4 +1,6 @@
-"""At the end of the training, the best model is tested."""
+"""What is frozen stays as it is, and at the end of the training the best model is tested."""
+
+from typing import Any
 
 import test
 from config.launch import read_run
@@ -7,7 +9,14 @@ from trainer import Trainer
 
 
 class TestedTrainer(Trainer):
-    """Runs what `python test.py -r RUN` does, once the run is at its end."""
+    """Keeps frozen modules in evaluation mode, and runs what `python test.py -r RUN` does at the end of the run."""
+
+    def __init__(self, model: Any, *args: Any, **kwargs: Any) -> None:
+        for module in model.modules():
+            parameters = list(module.parameters())
+            if parameters and not any(parameter.requires_grad for parameter in parameters):
+                module.eval()  # or BatchNorm would take the statistics of the new pictures
+        super().__init__(model, *args, **kwargs)
 
     def train(self) -> None:
         """Train, and test."""

@@ -30,12 +30,17 @@ class GANTrainer(Trainer):
         return {"critic": critic, "generator": F.softplus(-self.critic(fake)).mean()}, fake, real
 
     def _update(self, batches: Sequence[Any]) -> None:
-        for batch in batches:
-            for name, optimizer in {"critic": self.critic_optimizer, "generator": self.optimizer}.items():
-                terms, _, _ = self._compute(batch, self.train_metrics if name == "critic" else None)
-                self.runtime.backward(terms[name])
-                self._apply(optimizer, [terms[name].detach()])
-            self.critic_optimizer.zero_grad()  # what the generator's loss has left there
+        for name, optimizer in {"critic": self.critic_optimizer, "generator": self.optimizer}.items():
+            seen = []
+            for k, (batch, n) in enumerate(zip(batches, self._group.sizes, strict=True)):
+                terms, output, target = self._compute(batch, None, n)
+                self.runtime.backward(terms[name] * self._group.share(k))
+                seen.append(({key: term.detach() for key, term in terms.items()}, output, target, n))
+            applied = self._apply(optimizer, [terms[name] for terms, *_ in seen])
+            for each in seen if applied and name == "critic" else ():
+                self._record(self.train_metrics, *each)
+        self.critic_optimizer.zero_grad()  # what the generator's loss has left there
+        self._schedule("step", {})
 
     def _valid_epoch(self, epoch: int) -> Log:
         log = super()._valid_epoch(epoch)

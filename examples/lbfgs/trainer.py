@@ -8,7 +8,6 @@ import torch
 from trainer import Trainer
 from utils import distributed
 from utils.errors import ConfigError
-from utils.metrics import MetricTracker
 
 
 class LBFGSTrainer(Trainer):
@@ -29,20 +28,30 @@ class LBFGSTrainer(Trainer):
     def _update(self, batches: Sequence[Any]) -> None:
         """One search for the minimum on a group of batches, as if they were one large batch."""
         self.lr = self.optimizer.param_groups[0]["lr"]
-        mean = self._gradients(batches, self.train_metrics)
+        seen: list[Any] = []
+        mean = self._gradients(batches, seen)
         if self._watch.accepts([mean]):
-            self.optimizer.step(lambda: self._gradients(batches, None))  # type: ignore[arg-type,return-value]
+            for each in seen:
+                self._record(self.train_metrics, *each)
+            self.optimizer.step(lambda: self._gradients(batches))  # type: ignore[arg-type,return-value]
         else:
             self.logger.warning(f"step {self.step} of epoch {self.epoch} skipped: the loss is not finite")
         self.optimizer.zero_grad()
         self._schedule("step", {})
 
-    def _gradients(self, batches: Sequence[Any], tracker: MetricTracker | None) -> torch.Tensor:
-        """Compute the gradients of the mean loss over all samples of the batches; that loss."""
+    def _gradients(self, batches: Sequence[Any], seen: list[Any] | None = None) -> torch.Tensor:
+        """Compute the gradients of the mean loss over all samples of the batches; that loss.
+
+        Args:
+            seen: gets loss terms, output, target and size of each batch.
+        """
         self.optimizer.zero_grad()
         mean = torch.zeros((), device=self.device)
         for k, (batch, n) in enumerate(zip(batches, self._group.sizes, strict=True)):
-            loss = self._compute(batch, tracker, n)[0][self.loss_terms[0]] * self._group.share(k)
+            terms, output, target = self._compute(batch, None, n)
+            if seen is not None:
+                seen.append(({name: term.detach() for name, term in terms.items()}, output.detach(), target, n))
+            loss = terms[self.loss_terms[0]] * self._group.share(k)
             self.runtime.backward(loss)
             mean = mean + loss.detach() * (1.0 if self.runtime.weight is None else self.runtime.weight)
         self.runtime.clip(self.optimizer)

@@ -31,10 +31,10 @@ class Spirals(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
         share, shares = distributed.RANK * workers + worker, distributed.SIZE * workers
         for i in range(share, self.samples, shares) if self.samples else itertools.count(share, shares):
             draw = torch.Generator().manual_seed(seeding.mix(self.seed, "spirals", self.epoch, i))
-            distance, label = torch.rand((), generator=draw).sqrt(), i // shares % 2
+            distance, label = torch.rand((), generator=draw).sqrt(), torch.randint(2, (), generator=draw)
             angle = 3 * math.pi * distance + math.pi * label
             point = distance * torch.stack([angle.cos(), angle.sin()]) + 0.02 * torch.randn(2, generator=draw)
-            yield point, torch.tensor(label)
+            yield point, label
 
 
 class SpiralsLoader(BaseDataLoader):

@@ -45,6 +45,8 @@ class TableLoader(BaseDataLoader):
         num_workers: int = 0,
         **options: Any,
     ) -> None:
+        if validation_split:
+            raise ConfigError("validation_split: leave it out, a fold is for it")
         if not 0 <= fold < folds or folds < 2:
             raise ConfigError(f"fold {fold} of {folds}: expected at least 2 folds, and one of them")
         x, y = self._read(ROOT / file, target)

@@ -1,5 +1,7 @@
 """A loss for outliers, and two metrics; R² is no mean over samples, so it is an object."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -26,6 +28,7 @@ class R2(MetricTracker):
             super().update(name, value, len(target))
 
     def compute(self) -> float:
-        """R² of all samples since the last reset, also of those of other processes."""
+        """R² of all samples since the last reset, also of those of other processes; NaN if all targets are the same."""
         mean = self.result()
-        return 1 - mean["error"] / (mean["y2"] - mean["y"] ** 2)
+        variance = mean["y2"] - mean["y"] ** 2
+        return 1 - mean["error"] / variance if variance > 0 else math.nan
