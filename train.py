@@ -44,7 +44,7 @@ def build(config: ConfigParser, training: bool = True) -> "Trainer":
     from config.factory import init_optimizer, init_scheduler
     from utils import prepare_device
 
-    kind = find((module_trainer,), "trainer", config.settings.trainer.type, config.source, ("trainer", "type"))
+    kind = find((module_trainer,), "trainer.type", config.settings.trainer.type, config.source, ("trainer", "type"))
     data_loader: Any = None
     optimizer: Any = None
     valid_data_loader = lr_scheduler = None

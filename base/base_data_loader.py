@@ -165,7 +165,7 @@ class BaseDataLoader(DataLoader[Any]):
         if not (by_samples and self._sized):
             return sizes, None
         if sizes != [part for part, _ in parts]:
-            raise DataError(f"a part of {parts[0][0]} samples holds {sizes[0]}: does __getitems__ leave some out?")
+            raise DataError(f"a part of {parts[0][0]} samples holds {sizes[0]}, as if __getitems__ left some out")
         return sizes, [whole for _, whole in parts]
 
     def _split_sampler(self, split: float) -> tuple[Any, Any]:

@@ -64,8 +64,8 @@ def check_settings(config: "ConfigParser", names: list[str], validated: bool, ba
         hint = " (there is no validation data)" if monitor.name.removeprefix("val_") in names else ""
         problem("monitor", f"no metric is called {monitor.name!r}{hint}; there are: {', '.join(there)}")
     if settings.early_stop and not monitor.on:
-        such = f'such as "min {there[-len(names) * validated]}"'
-        problem("early_stop", f"there is nothing to judge by: set trainer.monitor, {such}")
+        name = there[-len(names) * validated]
+        problem("early_stop", f'there is nothing to judge by: set trainer.monitor, such as "min {name}"')
     if batches and settings.accumulate > batches:
         problem("accumulate", f"{settings.accumulate} batches are more than the {batches} of an epoch")
     if batches and settings.save_step and settings.save_step >= batches:

@@ -25,10 +25,10 @@ KINDS = {
     **dict.fromkeys(LOADERS, ("data loader", "torch.utils.data:DataLoader")),
     "optimizer": ("optimizer", "torch.optim:Optimizer"),
     "lr_scheduler": ("scheduler", "torch.optim.lr_scheduler:LRScheduler"),
-    "trainer": ("trainer", "base.base_trainer:BaseTrainer"),
+    "trainer.type": ("trainer", "base.base_trainer:BaseTrainer"),
 }
-#: What a component cannot be from.
-CORE = ("base", "config", "logger", "utils", "tools", "tests", "train", "test", "parse_config")
+#: Where modules that a config names may be.
+OWN = ("model", "data_loader", "trainer", "examples")
 #: How many arguments the program gives a component first: the parameters, the optimizer.
 GIVEN = {"optimizer": 1, "lr_scheduler": 1}
 #: Sections whose functions are called with more arguments than the config gives.
@@ -112,8 +112,12 @@ def required_class(section: str) -> Any:
     return getattr(sys.modules[module], name)
 
 
-def candidates(module: ModuleType, section: str) -> dict[str, Any]:
-    """What a component of this section may name in a module: its public names of the right kind, also imported ones."""
+def candidates(module: ModuleType, section: str, own: bool = False) -> dict[str, Any]:
+    """What a component of this section may name in a module: its public names of the right kind.
+
+    Args:
+        own: without imported ones.
+    """
     required = required_class(section)
     # In torch's own modules, functions are helpers.
     functions = not module.__name__.startswith("torch.")
@@ -124,10 +128,11 @@ def candidates(module: ModuleType, section: str) -> dict[str, Any]:
             right = called or hasattr(value, "compute") if required is None else issubclass(value, required)
             return right and value is not required and not inspect.isabstract(value)
         if inspect.isfunction(value):
-            return functions
+            return functions and section != "trainer.type"
         return required is None and (callable(value) or hasattr(value, "compute")) and not inspect.isbuiltin(value)
 
-    return {name: value for name, value in vars(module).items() if not name.startswith("_") and fits(value)}
+    named = {name: value for name, value in vars(module).items() if not name.startswith("_") and fits(value)}
+    return {name: v for name, v in named.items() if not own or getattr(v, "__module__", "") == module.__name__}
 
 
 def find(modules: Modules, section: str, type_name: str, source: Source, path: KeyPath) -> Any:
@@ -136,10 +141,10 @@ def find(modules: Modules, section: str, type_name: str, source: Source, path: K
     Raises:
         ConfigError: there is none, with those there are and the nearest.
     """
-    package, _, name = type_name.rpartition(".")
+    package, _, type_name = type_name.rpartition(".")
     if package:
-        return find((_own_module(package, f"{source.where(path)}: {dotted(path)}"),), section, name, source, path)
-    found = {name: value for module in modules[::-1] for name, value in candidates(module, section).items()}
+        modules = (_own_module(package, f"{source.where(path)}: {dotted(path)}"),)
+    found = {name: v for module in modules[::-1] for name, v in candidates(module, section, bool(package)).items()}
     if type_name in found:
         return found[type_name]
     what = KINDS[section][0] if section in KINDS else {"metrics": "metric"}.get(section, section)
@@ -159,11 +164,11 @@ def find(modules: Modules, section: str, type_name: str, source: Source, path: K
 def _own_module(name: str, where: str) -> ModuleType:
     """A module of the project's own: a config may come from anybody, and must not call whatever there is."""
     parts = name.split(".")
-    if parts[0] in CORE or not os.path.isfile(ROOT.joinpath(*parts).with_suffix(".py")):  # noqa: PTH113 - takes all
-        raise ConfigError(f"{where}: {name} is no module of your own in this project, as examples.gan.model is")
+    if parts[0] not in OWN or not os.path.isfile(ROOT.joinpath(*parts).with_suffix(".py")):  # noqa: PTH113 - takes all
+        raise ConfigError(f"{where}: there is no module {name} in {', '.join(OWN)}")
     try:
         return importlib.import_module(name)
-    except Exception as error:  # whatever the user's module raises
+    except (Exception, SystemExit) as error:  # whatever the user's module raises
         raise ConfigError(f"{where}: {name} cannot be imported: {told(error)}") from error
 
 

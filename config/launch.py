@@ -142,8 +142,8 @@ def _source(launch: Launch, partial: bool) -> Source:
             raise ConfigError(f"--set {text}: expected KEY=VALUE, such as --set trainer.epochs=3")
         override(source, tuple(key.split(".")), read_value(value), f"command line (--set {key})", known)
     for path, value in leaves(source.values) if launch.args.config is None else ():
-        typed = path[0] in ("trainer", "$schema") or source.where(tuple(map(str, path))).startswith("command line")
-        if not typed and isinstance(value, str) and _is_to_be_made(value):
+        typed = path[:1] == ("trainer",) or source.where(tuple(map(str, path))).startswith("command line")
+        if not typed and path != ("$schema",) and isinstance(value, str) and _is_to_be_made(value):
             hint = f"if it is to be made, say so: --set {shlex.quote(f'{dotted(path)}={value}')}"
             raise CheckpointError(f"{source.where(path)}: {dotted(path)}: {value} is outside the project; {hint}")
     return source

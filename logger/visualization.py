@@ -202,8 +202,7 @@ class MetricsFile(Writer):
     def log(self, numbers: Row, step: int) -> None:
         """Append the row of an epoch; a metric that came later gets a column."""
         if "epoch" in numbers:
-            row = {name: repr(value) for name, value in numbers.items()}
-            self._rewrite([*(self._read() if self.path.is_file() else []), row])
+            self._rewrite([*(self._read() if self.path.is_file() else []), {k: repr(v) for k, v in numbers.items()}])
 
     def cut(self, last_epoch: int) -> None:
         """Drop the rows after `last_epoch`, and what is none: the run goes on from there."""

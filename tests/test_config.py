@@ -9,7 +9,8 @@ import tiny
 import torch
 from projects import ROOT
 
-from config.source import leaves, parse_json, read_source
+from config.components import find
+from config.source import Source, leaves, parse_json, read_source
 from parse_config import ConfigParser
 from utils.errors import ConfigError
 
@@ -201,8 +202,14 @@ def test_components_are_found_by_their_public_names(tmp_path):
         "model.X",
         "train.X",
     ):
-        assert "is no module of your own" in build("arch", module_arch, arch__type=bad)
+        assert "there is no module" in build("arch", module_arch, arch__type=bad)
     assert "model.model has no model 'X'" in build("arch", module_arch, arch__type="model.model.X")
+    # What a module has imported is not for a config to call, and a trainer is a class.
+    imported = "examples.distillation.trainer.load_run"
+    assert "has no model 'load_run'" in build("arch", module_arch, arch__type=imported)
+    for wrong in (imported, "examples.char_lm.trainer.token_loss", "examples.gan.model.Critic"):
+        with pytest.raises(ConfigError, match="has no trainer"):
+            find((module_arch,), "trainer.type", wrong, Source({}), ("trainer", "type"))
     for bad in ("lr_scheduler", "Optimizer", "Adam ", "adam"):
         assert f"has no optimizer {bad!r}" in build("optimizer", torch.optim, optimizer__type=bad)
     assert "did you mean 'Adam'?" in build("optimizer", torch.optim, optimizer__type="adam")

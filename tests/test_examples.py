@@ -82,7 +82,9 @@ def options(name, folder, **more):
     """The command line that makes an example short, with its data and its runs in a folder."""
     places = {"trainer.save_dir": folder, "n_gpu": 0}
     places |= (
-        {"data_loader.args.data_dir": folder / "shapes", "arch.args.weights": "null"} if name == "finetune" else {}
+        {"data_loader.args.data_dir": folder / "drawn_shapes", "arch.args.weights": "null"}
+        if name == "finetune"
+        else {}
     )
     places |= {"data_loader.args.file": folder / "rents.csv"} if name == "tabular" else {}
     settings = {**places, **LESS[name], **more}
@@ -166,13 +168,35 @@ def test_cross_validation_is_a_table_of_folds(tmp_path):
     assert held_out == [0, 1, 2]
 
 
+COLUMNS = ["area", "rooms", "year", "floor", "quarter_centre", "quarter_north", "quarter_river"]
+
+
+def test_columns_go_by_their_names(tmp_path):
+    from examples.tabular.data import TableLoader, make_rents
+    from utils.errors import ConfigError, DataError
+
+    make_rents(tmp_path / "rents.csv", 50)
+    table = pd.read_csv(tmp_path / "rents.csv")
+    turned = table[table.columns[::-1]].assign(note=["new"] * 49 + [None])
+    turned.to_csv(tmp_path / "turned.csv", index=False)
+    first, second = (TableLoader(str(tmp_path / f"{name}.csv"), "rent", COLUMNS) for name in ("rents", "turned"))
+    assert torch.equal(first.x.nan_to_num(-1), second.x.nan_to_num(-1)) and torch.equal(first.y, second.y)
+    with pytest.raises(ConfigError, match=r"has no numbers hight, rent; there are: area, .* quarter \(text\), rent"):
+        TableLoader(str(tmp_path / "rents.csv"), "rent", [*COLUMNS, "hight"])
+    with pytest.raises(DataError, match=r"tpyo\.csv cannot be read"):
+        TableLoader(str(tmp_path / "tpyo.csv"), "rent", COLUMNS)
+    table.assign(rent=table.rent.where(table.index != 7)).to_csv(tmp_path / "rents.csv", index=False)
+    with pytest.raises(DataError, match="rent is missing or infinite in row 7"):
+        TableLoader(str(tmp_path / "rents.csv"), "rent", COLUMNS)
+
+
 def test_the_normalisation_knows_the_training_rows_alone(tmp_path):
     from examples.tabular.data import TableLoader
     from examples.tabular.model import MLP
 
-    loaders = [TableLoader(str(tmp_path / "rents.csv"), "rent", folds=4, fold=fold) for fold in range(4)]
+    loaders = [TableLoader(str(tmp_path / "rents.csv"), "rent", COLUMNS, folds=4, fold=fold) for fold in range(4)]
     table = pd.read_csv(tmp_path / "rents.csv")
-    tested = TableLoader(str(tmp_path / "rents.csv"), "rent", training=False)
+    tested = TableLoader(str(tmp_path / "rents.csv"), "rent", COLUMNS, training=False)
     rows = [len(loader.dataset) + len(loader.split_validation().dataset) for loader in loaders]
     assert rows == [len(table) - len(tested.dataset)] * 4
     model = MLP(loaders[0].x.shape[1])

@@ -506,7 +506,7 @@ SETTING = [
         "a step: set trainer.type=",
         r"set (\S+)",
         """$C --set 'optimizer={"type": "LBFGS"}'""",
-        then="""$C --set 'optimizer={"type": "LBFGS"}' --set $1""",
+        then="""python $C --set 'optimizer={"type": "LBFGS"}' --set $1""",
     ),
     case(
         "drop_last",

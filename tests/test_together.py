@@ -260,7 +260,7 @@ def fewer():
 
 def test_a_batch_that_is_not_as_large_as_it_should_be_is_an_error(tmp_path):
     codes, said = ranks.finish(*ranks.start(tmp_path, 2, train_on, settings(tmp_path), fewer))
-    assert codes[1] == 3 and "a part of 5 samples holds 4: does __getitems__ leave some out?" in said[1]
+    assert codes[1] == 3 and "a part of 5 samples holds 4, as if __getitems__ left some out" in said[1]
 
 
 class Halves(Exact):

@@ -18,6 +18,8 @@ LEFT_OUT = re.compile(
     r"README\.md|tools/(bench.*|migrat.*|bare_loop\.py|new_project\.py|write_schema\.py|trace_ways\.py)|"
     r"tests/test_(tools|readme|new_project|own_tasks|structure|migrate|suggestions)\.py"
 )
+#: What is about all examples.
+OF_ALL = ("tests/test_examples.py", "docs/examples.md")
 #: Where there is no git to say what belongs to the template.
 IGNORED = re.compile(
     r"(.*/)?(\.git|saved|__pycache__|\.?venv|\.\w+_cache|\.hypothesis|MNIST|test\.json|.*\.(pyc|tmp))(/.*)?"
@@ -57,7 +59,9 @@ def main() -> None:
         raise ConfigError(f"{target} is inside the template: choose a folder elsewhere, such as ../{target.name}")
     try:
         for name in sorted(set(_files())):
-            other = wanted is not None and any(name.startswith(f"examples/{each}/") for each in there - wanted)
+            other = wanted is not None and (
+                name in OF_ALL or name.split("/")[1:2] in [[each] for each in there - wanted]
+            )
             if not other and not LEFT_OUT.fullmatch(name) and (ROOT / name).is_file():
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, target / name)

@@ -3,12 +3,17 @@
 from typing import Any
 
 import torch
-from torch.nn.functional import mse_loss as mse_loss
+import torch.nn.functional as F
 from torchvision.utils import make_grid
 
 from base.base_data_loader import one_pass
 from base.base_trainer import Log
 from trainer import Trainer
+
+
+def mse_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """The mean squared error of all pixels of images float [n, 1, height, width]."""
+    return F.mse_loss(output, target)
 
 
 class AutoencoderTrainer(Trainer):

@@ -79,6 +79,8 @@ class TextLoader(BaseDataLoader):
             raise ConfigError("validation_split: leave it out, the text has a part for it")
         codes = self._read(ROOT / file)
         a, b = int(len(codes) * 0.9), int(len(codes) * 0.95)
+        if b - a <= context:
+            raise DataError(f"{ROOT / file}: {len(codes)} characters are too few for windows of {context}")
         dataset = Windows(codes[:a] if training else codes[b:], context, moved=training)
         super().__init__(dataset, batch_size, shuffle, validation_split, num_workers, **options)
         self._held_out = Windows(codes[a:b], context, moved=False)

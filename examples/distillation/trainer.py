@@ -15,8 +15,8 @@ from utils.files import ROOT
 class DistillingTrainer(Trainer):
     """Has a second network, the teacher, which is saved beside the student and never trained.
 
-    Keys of its own in the section `trainer`: `teacher`, a run folder or a checkpoint, relative to the project's root,
-    or null: `arch_teacher` is trained for `teacher_epochs` first; and `temperature`.
+    Keys of its own in the section `trainer`: `teacher`, a run folder or a checkpoint of `arch_teacher`, relative to the
+    project's root, or null: it is trained for `teacher_epochs` first; and `temperature`.
     """
 
     loss_terms = ("loss", "hard", "soft")
@@ -24,14 +24,13 @@ class DistillingTrainer(Trainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         own = self.config["trainer"]
-        self.temperature = own["temperature"]
-        if own["teacher"] is not None:
-            self.teacher = load_run(ROOT / own["teacher"])[0]
-        else:
-            self.teacher = self.config.init_obj("arch_teacher", module_arch)
-        self.teacher.to(self.device)
-        if own["teacher"] is None and self.config.launch.task in ("train", "fine-tune"):
-            self._train_teacher(own["teacher_epochs"])
+        self.temperature = own.get("temperature", 4.0)
+        self.teacher = self.config.init_obj("arch_teacher", module_arch).to(self.device)
+        new = self.config.launch.task in ("train", "fine-tune")  # else the checkpoint has it
+        if new and own.get("teacher"):
+            self.teacher.load_state_dict(load_run(ROOT / own["teacher"])[0].state_dict())
+        elif new:
+            self._train_teacher(own.get("teacher_epochs", 5))
         self.teacher.eval().requires_grad_(False)
 
     def _train_teacher(self, epochs: int) -> None:

@@ -1,5 +1,6 @@
-"""Pictures in folders, one for each class; without any, simple ones are drawn."""
+"""Pictures in folders, one for each class; those of shapes are drawn."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ class FolderLoader(BaseDataLoader):
     """Pictures in `train`, `val` and `test` of a folder, each with a folder for every class.
 
     Args:
-        data_dir: the folder, relative to the project's root; if it is not there, pictures of shapes are drawn in it.
-        classes: the names of the classes, in the order of the network's outputs; a checkpoint keeps them.
+        data_dir: the folder, relative to the project's root; `drawn_shapes` is drawn if it is not there.
+        classes: the names of the classes, sorted, as the network's outputs are; a checkpoint keeps them.
         size: height and width, in pixels, that pictures are brought to.
         training: the training pictures, with augmentation, or the test pictures.
         batch_size, shuffle, num_workers, options: as in `BaseDataLoader`.
@@ -46,8 +47,12 @@ class FolderLoader(BaseDataLoader):
         if validation_split:
             raise ConfigError("validation_split: leave it out, the folder val is for it")
         self.folder, self.classes, self.size = ROOT / data_dir, classes, size
-        if not self.folder.exists():
+        if not self.folder.exists() and self.folder.name == "drawn_shapes":
+            logging.getLogger("data_loader").info(f"drawing pictures of shapes: {self.folder}")
             draw_shapes(self.folder)
+        missing = [name for name in ("train", "val", "test") if not (self.folder / name).is_dir()]
+        if missing:  # before a training, at whose end they would be missed
+            raise DataError(f"{self.folder} has no folder {', '.join(missing)}")
         augmentation = [v2.RandomResizedCrop(size, (0.7, 1.0), antialias=True), v2.RandomHorizontalFlip()]
         dataset = self._read("train", augmentation) if training else self._read("test")
         super().__init__(dataset, batch_size, shuffle, validation_split, num_workers, **options)
@@ -58,7 +63,7 @@ class FolderLoader(BaseDataLoader):
         steps = [v2.ToImage(), *resized, v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
         pictures = ImageFolder(self.folder / part, v2.Compose(steps))
         if pictures.classes != self.classes:
-            raise DataError(f"{self.folder / part} has {pictures.classes}, but the config says {self.classes}")
+            raise DataError(f"{self.folder / part} has {pictures.classes}, but the config says {self.classes}: sorted?")
         return pictures
 
     def split_validation(self) -> BaseDataLoader:

@@ -1,5 +1,6 @@
-"""A CSV file through pandas: numbers, categories and holes; without a file, one about rents is made."""
+"""A CSV file through pandas: numbers, categories and holes; the one about rents is made up."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ from utils.files import ROOT
 class TableLoader(BaseDataLoader):
     """The rows of a table. Every tenth row is for testing; the others are for training, without those of one fold.
 
-    Columns of text become one column for each of their values; holes become NaN, which the network fills.
-
     Args:
-        file: a CSV file with a line of names, relative to the project's root; if it is not there, one is made.
+        file: a CSV file with a line of names, relative to the project's root; `rents.csv` is made if it is not there.
         target: the column to foretell.
+        columns: the network's inputs, in their order: names of columns of numbers, whose holes become NaN, and
+            NAME_VALUE for the values of columns of text, 1 or 0; any other value is 0 in all of them.
         folds: in how many parts the training rows are cut.
         fold: the part that validates, from 0.
         training: the training rows, or the test rows.
@@ -29,13 +30,14 @@ class TableLoader(BaseDataLoader):
 
     Raises:
         ConfigError: there is no such column or fold.
-        DataError: the file cannot be read.
+        DataError: the file cannot be read, or lacks a target.
     """
 
     def __init__(
         self,
         file: str,
         target: str,
+        columns: list[str],
         folds: int = 5,
         fold: int = 0,
         training: bool = True,
@@ -49,7 +51,7 @@ class TableLoader(BaseDataLoader):
             raise ConfigError("validation_split: leave it out, a fold is for it")
         if not 0 <= fold < folds or folds < 2:
             raise ConfigError(f"fold {fold} of {folds}: expected at least 2 folds, and one of them")
-        x, y = self._read(ROOT / file, target)
+        x, y = self._read(ROOT / file, target, columns)
         table, rows = TensorDataset(x, y), np.arange(len(y))
         testing = rows % 10 == 9
         order = rows[~testing][seeding.permutation(int((~testing).sum()), "folds").numpy()]
@@ -60,17 +62,24 @@ class TableLoader(BaseDataLoader):
         super().__init__(Subset(table, kept.tolist()), batch_size, shuffle, validation_split, num_workers, **options)
         self._held_out = Subset(table, held_out.tolist())
 
-    def _read(self, file: Path, target: str) -> tuple[torch.Tensor, torch.Tensor]:
-        if not file.exists():
+    def _read(self, file: Path, target: str, columns: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        if not file.exists() and file.name == "rents.csv":
+            logging.getLogger("data_loader").info(f"making up rents: {file}")
             make_rents(file)
         try:
             table = pd.read_csv(file)
         except (OSError, ValueError) as error:
             raise DataError(f"{file} cannot be read: {error}") from error
-        if target not in table:
-            raise ConfigError(f"{file} has no column {target!r}; there are: {', '.join(table)}")
-        numbers = pd.get_dummies(table.drop(columns=target), dtype=float).to_numpy(dtype=np.float32)
-        return torch.from_numpy(numbers), torch.from_numpy(table[target].to_numpy(dtype=np.float32))
+        texts = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
+        unknown = [name for name in columns if name not in table and name.rpartition("_")[0] not in texts]
+        if target not in table or target in (*texts, *columns) or unknown:
+            there = ", ".join(f"{name} (text)" if name in texts else name for name in table)
+            raise ConfigError(f"{file} has no numbers {', '.join([*unknown, target])}; there are: {there}")
+        numbers = pd.get_dummies(table.drop(columns=target)).reindex(columns=columns, fill_value=0)
+        x, y = (torch.tensor(part.to_numpy(dtype=np.float32)) for part in (numbers, table[target]))
+        if not y.isfinite().all():
+            raise DataError(f"{file}: {target} is missing or infinite in row {int((~y.isfinite()).nonzero()[0])}")
+        return torch.where(x.isfinite(), x, torch.nan), y
 
     def split_validation(self) -> BaseDataLoader:
         """The rows of the fold."""
