@@ -129,7 +129,14 @@ def _rank(words):
     _script("train.py", words, 0)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "distillation"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("gan", "segmentation", "stream", "tabular") else pytest.param(name, marks=pytest.mark.soak)
+        for name in NAMES
+        if name != "distillation"  # which wants a teacher
+    ],
+)
 def test_two_processes_train_it(name, tmp_path, monkeypatch):
     """What differs between them at a save is an error."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
