@@ -78,16 +78,17 @@ def run(folder, script, *words, code=0, stop_at=0):
     return output.read_text()
 
 
+def places(name, folder):
+    """The settings that put an example's data and runs in a folder."""
+    found = {"trainer.save_dir": folder, "n_gpu": 0}
+    found |= {"data_loader.args.data_dir": folder / "drawn_shapes"} if name == "finetune" else {}
+    found |= {"arch.args.weights": "null"} if name == "finetune" else {}
+    return found | ({"data_loader.args.file": folder / "rents.csv"} if name == "tabular" else {})
+
+
 def options(name, folder, **more):
     """The command line that makes an example short, with its data and its runs in a folder."""
-    places = {"trainer.save_dir": folder, "n_gpu": 0}
-    places |= (
-        {"data_loader.args.data_dir": folder / "drawn_shapes", "arch.args.weights": "null"}
-        if name == "finetune"
-        else {}
-    )
-    places |= {"data_loader.args.file": folder / "rents.csv"} if name == "tabular" else {}
-    settings = {**places, **LESS[name], **more}
+    settings = {**places(name, folder), **LESS[name], **more}
     return [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
 
 
@@ -291,17 +292,8 @@ def test_the_notebook_runs(tmp_path):
 @pytest.mark.soak
 @pytest.mark.parametrize("name", [name for name in REACHES if name in NAMES])
 def test_it_reaches_what_it_should(name, tmp_path):
-    words = [word for word in options(name, tmp_path)[: 2 * 4] if word]
-    kept = [pair for pair in zip(words[::2], words[1::2], strict=True) if pair[1].split("=")[0] not in LESS[name]]
-    run(
-        tmp_path,
-        "train.py",
-        "-c",
-        f"examples/{name}/config.json",
-        "--run_id",
-        "a",
-        *(word for pair in kept for word in pair),
-    )
+    words = [word for key, value in places(name, tmp_path).items() for word in ("--set", f"{key}={value}")]
+    run(tmp_path, "train.py", "-c", f"examples/{name}/config.json", "--run_id", "a", *words)
     (models,) = (tmp_path / "models").iterdir()
     best = checkpoint.load(models / "a" / run_folder.BEST)["monitor_best"]
     sign, value = REACHES[name]
