@@ -7,6 +7,7 @@ import re
 import runpy
 import signal
 import sys
+import warnings
 
 import forked
 import pandas as pd
@@ -267,6 +268,7 @@ def test_a_gan_accumulates_and_skips(tmp_path):
 
 def _cells(config):
     """Run the notebook's code as Jupyter would, in the folder where it stands, with another config."""
+    warnings.simplefilter("ignore", DeprecationWarning)  # an older matplotlib has some with newer packages
     import matplotlib
 
     matplotlib.use("Agg")
