@@ -1,5 +1,6 @@
 """Each example trains as it stands, is stopped and continued exactly, and is tested; on several processes, too."""
 
+import argparse
 import csv
 import json
 import os
@@ -9,6 +10,7 @@ import signal
 import sys
 import warnings
 
+import bare_examples
 import forked
 import pandas as pd
 import pytest
@@ -108,6 +110,17 @@ def test_each_has_a_line_of_length_and_nobody_is_left_out():
     assert re.findall(r"^\| \[(\w+)\]\(\.\./examples/(\w+)\)", table, re.M) == [(name, name) for name in sorted(LESS)]
 
 
+def _bare(name, words, file):
+    """The figures of the bare script, from the same first weights."""
+    os.chdir(ROOT)
+    sys.argv = ["train.py", *map(str, words)]
+    from parse_config import ConfigParser
+    from train import OPTIONS, build
+
+    trainer = build(ConfigParser.from_args(argparse.ArgumentParser(), OPTIONS))
+    file.write_text(json.dumps(bare_examples.figures(name, trainer, 2)))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_it_trains_is_continued_exactly_and_tested(name, tmp_path):
     config = f"examples/{name}/config.json"
@@ -119,7 +132,11 @@ def test_it_trains_is_continued_exactly_and_tested(name, tmp_path):
     run(tmp_path, "train.py", *words, "--run_id", "part", code=143, stop_at=2)
     assert any("epoch2-step" in path.name for path in (models / "part").iterdir()), [*(models / "part").iterdir()]
     run(tmp_path, "train.py", "-r", models / "part")
-    assert outcome(models / "part") == outcome(models / "whole")
+    *_, rows = whole = outcome(models / "whole")
+    assert outcome(models / "part") == whole
+    assert forked.finish(forked.start(_bare, name, [*words, "--run_id", "bare"], tmp_path / "bare.json")) == 0
+    for figure, value in read_json(tmp_path / "bare.json").items():
+        assert float(rows[-1][figure]) == pytest.approx(value, rel=1e-5), figure
     run(tmp_path, "test.py", "-r", models / "part")
     (result, *_) = read_json(models / "part" / "test.json")["results"]
     assert result["samples"] > 0 and all(map(torch.isfinite, map(torch.tensor, result["metrics"].values())))

@@ -107,13 +107,13 @@ def run(folder, *words, code=0):
     return output.read_text()
 
 
-def runs(task, run_id="RUN"):
-    return f"saved/models/{NAMES[task]}/{run_id}"
+def runs(task, run_id="RUN", name=None):
+    return f"saved/models/{name or NAMES[task]}/{run_id}"
 
 
-def log_of(folder, task, run_id="RUN"):
+def log_of(folder, task, run_id="RUN", name=None):
     """The rows of metrics.csv, without what the clock says."""
-    with open(folder / runs(task, run_id).replace("models", "log") / "metrics.csv", newline="") as file:
+    with open(folder / runs(task, run_id, name).replace("models", "log") / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     return [{key: float(row[key]) for key in row if key not in ("seconds", "samples/s")} for row in rows]
 
