@@ -6,6 +6,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import signal
 import sys
 import warnings
@@ -273,6 +274,45 @@ def test_a_stream_is_the_same_for_any_number_of_workers(tmp_path):
         results.append(read_json(folder / "test.json")["results"][-1])
     values = [[result["samples"], *result["metrics"].values()] for result in results]
     assert values[1] == pytest.approx(values[0], rel=1e-6) and values[2] == pytest.approx(values[0], rel=1e-6)
+
+
+def _reading(words, stop_at, workers):
+    """Train, and print how many points this process has drawn."""
+    from examples.stream.data import Spirals
+
+    drawn, each = [0], Spirals.__iter__
+
+    def counting(self):
+        for point in each(self):
+            drawn[0] += 1
+            yield point
+
+    Spirals.__iter__ = counting
+    words = [*words, "--set", f"data_loader.args.num_workers={workers}"]
+    try:
+        _script("train.py", words, stop_at)
+    finally:
+        print("drawn", drawn[0])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_stream_that_says_where_it_stands_is_not_read_again(tmp_path, workers):
+    words = ["-c", "examples/stream/config.json", *options("stream", tmp_path, **{"trainer.epochs": 2})]
+    output, models = tmp_path / "printed.txt", tmp_path / "models" / "Spirals_Stream"
+    assert forked.finish(forked.start(_reading, [*words, "--run_id", "whole"], 0, workers, output=output)) == 0
+    process = forked.start(_reading, [*words, "--run_id", "part"], 7, workers, output=output)
+    assert forked.finish(process) == 143
+    # Also where the place was told by a run with other workers.
+    for changed in {0, workers}:
+        folder = shutil.copytree(models / "part", models / f"part{changed}")
+        shutil.copytree(tmp_path / "log" / "Spirals_Stream" / "part", tmp_path / "log" / "Spirals_Stream" / folder.name)
+        output.unlink()
+        process = forked.start(_reading, ["-r", folder], 0, changed, output=output)
+        assert forked.finish(process) == 0
+        assert outcome(folder)[0] == outcome(models / "whole")[0]
+        drawn = int(re.findall(r"^drawn (\d+)$", output.read_text(), re.M)[0])
+        # 12 batches of 64 are an epoch, of which 7 were done; 130 points are for validation.
+        assert drawn == (130 if changed else 130 + 64 * (12 if workers else 5))
 
 
 def test_a_gan_accumulates_and_skips(tmp_path):

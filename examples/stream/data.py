@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from base import BaseDataLoader
+from examples.stream.stateful import StatefulLoader
 from utils import distributed, seeding
 
 
 class Spirals(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
     """Points of two spirals, for ever; each process, and each of its workers, reads its own share.
+
+    It can say where it stands, and go on from there.
 
     Args:
         samples: stop after so many; None never stops.
@@ -24,12 +26,25 @@ class Spirals(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
         self.samples, self.seed = samples, seed
         #: Each pass has other points.
         self.epoch = 0
+        #: How many points have been read of this pass, and how many the next one begins with.
+        self.read = self.start = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """How many points have been read of the pass under way."""
+        return {"read": self.read}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Let the next pass begin behind them."""
+        self.start = state["read"]
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         info = get_worker_info()
         workers, worker = (info.num_workers, info.id) if info else (1, 0)
-        share, shares = distributed.RANK * workers + worker, distributed.SIZE * workers
-        for i in range(share, self.samples, shares) if self.samples else itertools.count(share, shares):
+        shares = distributed.SIZE * workers
+        first = distributed.RANK * workers + worker + self.start * shares
+        self.read, self.start = self.start, 0
+        for i in range(first, self.samples, shares) if self.samples else itertools.count(first, shares):
+            self.read += 1
             draw = torch.Generator().manual_seed(seeding.mix(self.seed, "spirals", self.epoch, i))
             distance, label = torch.rand((), generator=draw).sqrt(), torch.randint(2, (), generator=draw)
             angle = 3 * math.pi * distance + math.pi * label
@@ -37,7 +52,7 @@ class Spirals(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
             yield point, label
 
 
-class SpiralsLoader(BaseDataLoader):
+class SpiralsLoader(StatefulLoader):
     """Batches of points. Of several processes, each makes batches of `batch_size`.
 
     Args:
@@ -63,6 +78,6 @@ class SpiralsLoader(BaseDataLoader):
         return self.steps or super().__len__()
 
     def batches(self, epoch: int, first: int = 0, last: int | None = None) -> Iterator[Any]:
-        """As in `BaseDataLoader`; the stream is told the pass, and read and dropped up to `first`."""
+        """As in `BaseDataLoader`; the stream is told the pass."""
         self.dataset.epoch = epoch  # type: ignore[attr-defined]
         return super().batches(epoch, first, last)

@@ -1,0 +1,73 @@
+"""Streams that say themselves where they stand: a run that is continued need not read them up to its place."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+from base import BaseDataLoader
+from trainer import Trainer
+from utils import distributed, seeding
+
+
+class Place:
+    """What a dataset said of itself after the last batch of an epoch under way; a part of the checkpoints."""
+
+    def __init__(self) -> None:
+        #: The pass and how many of its batches were read; -1, -1 before.
+        self.at = (-1, -1)
+        self.state: Any = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Both."""
+        return {"at": list(self.at), "state": self.state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take them."""
+        epoch, batch = state["at"]
+        self.at, self.state = (int(epoch), int(batch)), state["state"]
+
+
+class StatefulLoader(BaseDataLoader):
+    """A loader of iterable data that has a `state_dict()` of plain data and a `load_state_dict(state)`.
+
+    Without workers and on one process, a run goes on where the dataset says it was. Else, or where the checkpoint's
+    place is another, it is read and dropped up to the place; the batches are the same.
+    """
+
+    @property
+    def place(self) -> Place:
+        """Where the dataset stood after the last batch; the trainer has it as an attribute, so that it is saved."""
+        vars(self).setdefault("_stood", Place())
+        return vars(self)["_stood"]
+
+    def _pass(self, epoch: int, first: int, last: int | None) -> Iterator[Any]:
+        if epoch == 0 or self.num_workers or distributed.SIZE > 1:
+            return super()._pass(epoch, first, last)
+        return self._going_on(epoch, first, last)
+
+    def _going_on(self, epoch: int, first: int, last: int | None) -> Iterator[Any]:
+        begin = first if self.place.at == (epoch, first) else 0
+        place = (self.seed, self.name, "pass", epoch)
+        seeding.seed_everything(*place)
+        if begin:
+            self.dataset.load_state_dict(copy.deepcopy(self.place.state))  # type: ignore[attr-defined]
+        batches, k = iter(self._inner), begin
+        while last is None or k < last:
+            seeding.seed_everything(*place, k)  # what a dataset draws depends on the place alone
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            k += 1
+            self.place.at = (epoch, k)
+            self.place.state = copy.deepcopy(self.dataset.state_dict())  # type: ignore[attr-defined]
+            if k > first:
+                yield batch
+
+
+class StreamTrainer(Trainer):
+    """Has the place of its data among what is saved."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.place = self.data_loader.place if isinstance(self.data_loader, StatefulLoader) else Place()
