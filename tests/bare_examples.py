@@ -70,7 +70,8 @@ def backbone_classifier(net, loader, valid, epochs, trainer):
 
 def char_lm(net, loader, valid, epochs, trainer):
     def loss(batch):
-        return F.cross_entropy(net(batch[0]).flatten(0, 1), batch[1].flatten())
+        with torch.autocast("cpu", torch.bfloat16):
+            return F.cross_entropy(net(batch[0]).flatten(0, 1), batch[1].flatten())
 
     weights = list(net.parameters())
     groups = [{"params": [p for p in weights if (p.ndim > 1) == flag], "weight_decay": 0.1 * flag} for flag in (1, 0)]

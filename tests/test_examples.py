@@ -30,7 +30,12 @@ NAMES = sorted(path.parent.name for path in (ROOT / "examples").glob("*/config.j
 LESS = {
     "autoencoder": {"data_loader.args.validation_split": 0.8},
     "backbone_classifier": {"data_loader.args.validation_split": 0.9},
-    "char_lm": {"arch.args.width": 16, "trainer.len_epoch": 11, "data_loader.args.batch_size": 10},
+    "char_lm": {
+        "arch.args.width": 16,
+        "trainer.len_epoch": 11,
+        "data_loader.args.batch_size": 10,
+        "trainer.precision": "bf16",
+    },
     "contrastive": {"data_loader.args.validation_split": 0.8, "data_loader.args.batch_size": 50},
     "distillation": {"data_loader.args.validation_split": 0.8, "trainer.teacher_epochs": 1},
     "finetune": {"data_loader.args.size": 32, "trainer.len_epoch": 5, "data_loader.args.batch_size": 5},
