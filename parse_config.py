@@ -141,8 +141,6 @@ class ConfigParser(Factory):
     def run(self) -> Run:
         """The run: that of the checkpoint where one goes on or is evaluated, else a new one, made at the first use."""
         if self._run is None:
-            from utils.run import Run
-
             launch = self.launch
             if launch.task == "evaluate":
                 assert launch.checkpoint is not None

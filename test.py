@@ -55,12 +55,8 @@ def test_loader(config: ConfigParser, module_data: Any) -> Any:
     if config.config.get("test_data_loader"):
         config["test_data_loader"].get("args", {}).pop("validation_split", None)
         return config.init_obj("test_data_loader", module_data)
-    config["data_loader"]["args"] = {
-        **config["data_loader"].get("args", {}),
-        "training": False,
-        "shuffle": False,
-        "validation_split": 0.0,
-    }
+    args = config["data_loader"].get("args", {})
+    config["data_loader"]["args"] = {**args, "training": False, "shuffle": False, "validation_split": 0.0}
     try:
         return config.init_obj("data_loader", module_data)
     except ConfigError as error:

@@ -42,6 +42,7 @@ def build(config: ConfigParser, training: bool = True) -> "Trainer":
     import trainer.trainer as module_trainer
     from config.components import find
     from config.factory import init_optimizer, init_scheduler
+    from config.source import LOADERS
     from utils import prepare_device
 
     kind = find((module_trainer,), "trainer.type", config.settings.trainer.type, config.source, ("trainer", "type"))
@@ -49,15 +50,10 @@ def build(config: ConfigParser, training: bool = True) -> "Trainer":
     optimizer: Any = None
     valid_data_loader = lr_scheduler = None
     if training:
+        parts: dict[str, Any] = {**dict.fromkeys(LOADERS, module_data), "trainer.trackers": module_trainer}
+        parts |= {"arch": module_arch, "loss": module_loss, "metrics": module_metric}
         config.check(
-            data_loader=module_data,
-            valid_data_loader=module_data,
-            test_data_loader=module_data,
-            arch=module_arch,
-            loss=module_loss,
-            metrics=module_metric,
-            optimizer=(module_optim, torch.optim),
-            lr_scheduler=(module_optim, torch.optim.lr_scheduler),
+            **parts, optimizer=(module_optim, torch.optim), lr_scheduler=(module_optim, torch.optim.lr_scheduler)
         )
         data_loader = config.init_obj("data_loader", module_data)
         valid_data_loader = config.init_obj("valid_data_loader", module_data)
@@ -71,7 +67,11 @@ def build(config: ConfigParser, training: bool = True) -> "Trainer":
     if training:
         optimizer = init_optimizer(config, model, module_optim)
         lr_scheduler = init_scheduler(config, optimizer, len(data_loader), module_optim)
-    return kind(model, criterion, metrics, optimizer, config, device, data_loader, valid_data_loader, lr_scheduler)
+    made = kind(model, criterion, metrics, optimizer, config, device, data_loader, valid_data_loader, lr_scheduler)
+    tracked = training and not config.launch.checking
+    for tracker in config.init_ftns("trainer.trackers", module_trainer, config) if tracked else ():
+        made.writers.add(tracker)
+    return made
 
 
 def load_run(path: Any) -> "tuple[torch.nn.Module, ConfigParser]":

@@ -141,7 +141,8 @@ class BaseTrainer(ABC):
         device = torch.device(self.device)  # a trainer of the user's own may have its name
         bring(networks(self), device)
         launch, run = self.config.launch, self.config.run
-        run.environment = run.environment or environment.describe(device)
+        data = getattr(getattr(self, "data_loader", None), "fingerprint", lambda: None)()
+        run.environment = run.environment or {**environment.describe(device), "data": data}
         saved = launch.content()
         if saved is None:
             return
@@ -209,6 +210,7 @@ class BaseTrainer(ABC):
         if launch.task == "continue" and launch.checkpoint is not None:
             take_over(run, self.epoch, self.step or None, launch.checkpoint, self.monitor.best_epoch)
         run.begin(self.config.snapshot())
+        environment.keep_changes(run.folder)
         if torch.device(self.device).type == "cpu" and environment.crowded():
             self.logger.info(environment.crowded())
         if not self.model.training:

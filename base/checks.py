@@ -36,9 +36,8 @@ def check_parts(kind: type, template: type, criterion: Any, optimizer: Any) -> N
     if criterion is None and not own:
         raise ConfigError("loss is missing: name one of model/loss.py, or give the trainer a _forward of its own")
     if isinstance(optimizer, torch.optim.LBFGS) and not own & {"_update", "_train_epoch"}:
-        raise ConfigError(
-            "LBFGS computes its loss several times a step: set trainer.type=examples.lbfgs.trainer.LBFGSTrainer"
-        )
+        what = "LBFGS computes its loss several times a step"
+        raise ConfigError(f"{what}: set trainer.type=examples.lbfgs.trainer.LBFGSTrainer")
 
 
 def check_settings(config: "ConfigParser", names: list[str], validated: bool, batches: int) -> None:
@@ -140,11 +139,10 @@ def warn_of_loss(criterion: Any, output: Any, target: Any) -> None:
         mean = sum(pairs) / len(pairs)
         tolerance = 1e-9 if losses[0].dtype == torch.float64 else 1e-4
         if whole == again and not math.isclose(whole, mean, rel_tol=tolerance, abs_tol=tolerance**1.5):
-            logging.getLogger("trainer").warning(
-                f"the loss of {m} samples is {whole:.8g}, but {mean:.8g} as the mean over pairs of them (output"
-                f" {described(output)}, target {described(target)}): averages depend on the batch size. A sum? Shapes"
-                " that are broadcast? If it is meant, give the loss an attribute in_batch = True"
-            )
+            shapes = f"output {described(output)}, target {described(target)}"
+            what = f"the loss of {m} samples is {whole:.8g}, but {mean:.8g} as the mean over pairs of them ({shapes})"
+            hint = "A sum? Shapes that are broadcast? If it is meant, give the loss an attribute in_batch = True"
+            logging.getLogger("trainer").warning(f"{what}: averages depend on the batch size. {hint}")
 
 
 def check_overrides(kind: type, base: type) -> None:

@@ -51,8 +51,7 @@ def check_weights(config: "ConfigParser", model: nn.Module, state: Content) -> N
         if state["arch"] != type(model).__name__:
             problems.insert(0, f"arch {state['arch']} -> {type(model).__name__}")
     if problems:
-        lines = "\n  ".join(problems)
-        raise CheckpointError(f"{config.resume} does not fit the model:\n  {lines}{advice}")
+        raise CheckpointError("\n  ".join([f"{config.resume} does not fit the model:", *problems]) + advice)
 
 
 def _weights_problems(network: nn.Module, saved: Mapping[str, Any], ordered: bool = True) -> list[str]:
@@ -62,24 +61,18 @@ def _weights_problems(network: nn.Module, saved: Mapping[str, Any], ordered: boo
     return mismatches(now, saved) or [f"in another order: {', '.join(moved[:10])}"][: len(moved)]
 
 
-def _alike(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.shape == b.shape and a.is_complex() == b.is_complex() and a.layout == b.layout
+def _alike(a: Any, b: torch.Tensor) -> bool:
+    kinds = [(each.shape, each.is_complex(), each.layout) for each in (a, b) if isinstance(each, torch.Tensor)]
+    return kinds[1:] == kinds[:1]
 
 
 def mismatches(current: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
     """Names that are missing, unexpected or of another shape, as lines for an error message; at most 10 of each."""
-    shapes = [
-        f"{name} {list(getattr(saved[name], 'shape', ()))} -> {list(value.shape)}"
-        for name, value in current.items()
-        if name in saved
-        and isinstance(value, torch.Tensor)
-        and (not isinstance(saved[name], torch.Tensor) or not _alike(saved[name], value))
-    ]
-    kinds = {
-        "missing": [name for name in current if name not in saved],
-        "unexpected": [name for name in saved if name not in current],
-        "wrong shape": shapes,
-    }
+    tensors = {name: value for name, value in current.items() if name in saved and isinstance(value, torch.Tensor)}
+    other = {name: list(value.shape) for name, value in tensors.items() if not _alike(saved[name], value)}
+    shapes = [f"{name} {list(getattr(saved[name], 'shape', ()))} -> {shape}" for name, shape in other.items()]
+    missing, unexpected = ([name for name in a if name not in b] for a, b in ((current, saved), (saved, current)))
+    kinds = {"missing": missing, "unexpected": unexpected, "wrong shape": shapes}
     return [f"{kind}: {', '.join(names[:10])}{', …' if names[10:] else ''}" for kind, names in kinds.items() if names]
 
 
@@ -217,9 +210,8 @@ def _changed_arguments(section: str, *configs: Mapping[str, Any]) -> list[str]:
 def _fixed(config: Mapping[str, Any]) -> State:
     """What says which parameters are trained, and how a schedule goes."""
     arch, optimizer, scheduler = (config.get(name) or {} for name in ("arch", "optimizer", "lr_scheduler"))
-    fixed = {"arch.freeze": arch.get("freeze") or [], "optimizer.type": optimizer.get("type")}
-    fixed["lr_scheduler.interval"] = scheduler.get("interval", "epoch")
-    return {**fixed, "lr_scheduler.type": scheduler.get("type")}
+    schedule = {"lr_scheduler.interval": scheduler.get("interval", "epoch"), "lr_scheduler.type": scheduler.get("type")}
+    return {"arch.freeze": arch.get("freeze") or [], "optimizer.type": optimizer.get("type"), **schedule}
 
 
 def _compare(config: "ConfigParser", held: Held, state: Content, now: State) -> None:
@@ -227,11 +219,8 @@ def _compare(config: "ConfigParser", held: Held, state: Content, now: State) -> 
     saved, fixed = cast(State, state["progress"]), held.fixed
     other = [f"{name} {saved[name]} -> {fixed[name]}" for name in fixed if name in saved and saved[name] != fixed[name]]
     if saved["step"] is None:  # between epochs these may change
-        other = [
-            line
-            for line in other
-            if line.split()[0] not in ("batch_size", "accumulate", "batches", "shuffle", "metrics")
-        ]
+        free = ("batch_size", "accumulate", "batches", "shuffle", "metrics")
+        other = [line for line in other if line.split()[0] not in free]
         before, after = saved.get("batches"), fixed["batches"]
         if before and after and before != after and config.settings.trainer.len_epoch:
             place = f"epoch {state['epoch'] + 1} begins at batch {state['epoch'] * after} of the data"
@@ -239,4 +228,5 @@ def _compare(config: "ConfigParser", held: Held, state: Content, now: State) -> 
     if other:
         raise CheckpointError(f"{config.resume} cannot be continued with {'; '.join(other)}")
     for line in environment.differences(state["environment"], now):
-        _logger.warning(f"the continued run may differ in the last bits: {line}")
+        bits = "" if line.startswith("data ") else " in the last bits"
+        _logger.warning(f"the continued run may differ{bits}: {line}")

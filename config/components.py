@@ -7,7 +7,6 @@ import inspect
 import json
 import os
 import re
-import sys
 import typing
 from collections.abc import Callable, Mapping
 from types import ModuleType
@@ -26,11 +25,12 @@ KINDS = {
     "optimizer": ("optimizer", "torch.optim:Optimizer"),
     "lr_scheduler": ("scheduler", "torch.optim.lr_scheduler:LRScheduler"),
     "trainer.type": ("trainer", "base.base_trainer:BaseTrainer"),
+    "trainer.trackers": ("tracker", "logger.visualization:Writer"),
 }
 #: Where modules that a config names may be.
 OWN = ("model", "data_loader", "trainer", "examples")
 #: How many arguments the program gives a component first: the parameters, the optimizer.
-GIVEN = {"optimizer": 1, "lr_scheduler": 1}
+GIVEN = {"optimizer": 1, "lr_scheduler": 1, "trainer.trackers": 1}
 #: Sections whose functions are called with more arguments than the config gives.
 CALLED_LATER = ("loss", "metrics")
 #: The keys of components themselves.
@@ -100,7 +100,7 @@ def _problems(source: Source, target: Any, args: Mapping[str, Any], path: KeyPat
 
 def section_of(path: KeyPath) -> str:
     """The section that says what a component must be; optimizer_D, of the user's own, is an optimizer by its name."""
-    return next((name for name in KINDS if str(path[0]).startswith(name)), str(path[0]))
+    return next((name for name in KINDS if dotted(path).startswith(name)), str(path[0]))
 
 
 def required_class(section: str) -> Any:
@@ -108,8 +108,7 @@ def required_class(section: str) -> Any:
     if section not in KINDS:
         return None
     module, name = KINDS[section][1].split(":")
-    __import__(module)
-    return getattr(sys.modules[module], name)
+    return getattr(importlib.import_module(module), name)
 
 
 def candidates(module: ModuleType, section: str, own: bool = False) -> dict[str, Any]:

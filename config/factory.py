@@ -109,20 +109,22 @@ class Factory:
         found = self._components(name)
         return self._function(found[0][1], found[0][0], _as_tuple(module), args, kwargs) if found else None
 
-    def init_ftns(self, name: str, module: ModuleType | Modules) -> list[Any]:
+    def init_ftns(self, name: str, module: ModuleType | Modules, *args: Any) -> list[Any]:
         """`init_ftn` for each component of a list, such as the metrics.
+
+        Args:
+            name: of the list; that of one in a section is "trainer.trackers".
 
         Raises:
             ConfigError: two have the same name.
         """
         functions: dict[str, Any] = {}
         for path, component in self._components(name):
-            function = self._function(component, path, _as_tuple(module), (), {})
-            label = function.__name__
-            if label in functions:
+            function = self._function(component, path, _as_tuple(module), args, {})
+            if function.__name__ in functions:
                 where = f"{self.where(*path)}: {dotted(path)}"
-                raise ConfigError(f"{where}: there are two {label!r}: give one a name of its own")
-            functions[label] = function
+                raise ConfigError(f"{where}: there are two {function.__name__!r}: give one a name of its own")
+            functions[function.__name__] = function
         return list(functions.values())
 
     def _function(
@@ -149,9 +151,10 @@ class Factory:
         Raises:
             ConfigError: something in it is no component.
         """
-        value = self._values.get(name) or []
+        *above, key = place = tuple(name.split("."))
+        value = (self._values[above[0]] if above else self._values).get(key) or []
         listed = isinstance(value, list)
-        items: Any = [((name, i), item) for i, item in enumerate(value)] if listed else [((name,), value)]
+        items: Any = [((*place, i), item) for i, item in enumerate(value)] if listed else [(place, value)]
         found: Any = [(path, item if isinstance(item, dict) else {"type": item}) for path, item in items]
         for path, component in found:
             if not isinstance(component.get("type"), str):
@@ -228,15 +231,13 @@ def init_scheduler(config: Factory, optimizer: "torch.optim.Optimizer", batches:
     kind = component.type
     updates = -(-(settings.len_epoch or batches) // settings.accumulate)
     steps = (settings.epochs or 0) * (updates if component.interval == "step" else 1)
-    lengths = {}
     where = f"{config.where('lr_scheduler')}: lr_scheduler"
     one_cycle = find(modules, "lr_scheduler", kind, config.source, ("lr_scheduler",)) is schedulers.OneCycleLR
-    if one_cycle and not {"total_steps", "epochs", "steps_per_epoch"} & component.args.keys():
-        lengths["total_steps"] = steps
+    open_ended = one_cycle and not {"total_steps", "epochs", "steps_per_epoch"} & component.args.keys()
     rate = config.where("optimizer", "args", "lr")
     if kind in ("OneCycleLR", "CyclicLR") and rate.startswith("command line ("):
         raise ConfigError(f"{rate}: the learning rate follows {kind}: set lr_scheduler.args.max_lr of a new run")
-    scheduler = config.init_obj("lr_scheduler", modules, optimizer, **lengths)
+    scheduler = config.init_obj("lr_scheduler", modules, optimizer, **({"total_steps": steps} if open_ended else {}))
     if isinstance(scheduler, schedulers.ReduceLROnPlateau):
         _check_plateau(config, scheduler.mode, where)
     rates = [float(group["lr"]) for group in optimizer.param_groups]

@@ -19,7 +19,7 @@ from utils.files import ROOT, read_json
 from utils.run import Run
 
 #: Keys of the trainer that say how long, and what is written: with others of these it is still the same run.
-ASIDE = ("epochs", "save_period", "keep_last", "save_step", "verbosity", "tensorboard", "log_step")
+ASIDE = ("epochs", "save_period", "keep_last", "save_step", "verbosity", "tensorboard", "log_step", "trackers")
 _logger = logging.getLogger("checkpoint")
 
 
@@ -232,10 +232,9 @@ def _obstacle(folder: Path, checked: Checked) -> str:
     except Exception as error:  # whatever a foreign file holds
         return f"cannot be read: {type(error).__name__}: {error}"
     old, new = (dict(leaves(json.loads(settings.model_dump_json()))) for settings in (before, checked.settings))
-    other = [path for path in {**old, **new} if old.get(path, "") != new.get(path, "")]
     fixed_length = (checked.values.get("lr_scheduler") or {}).get("type") == "OneCycleLR"
     aside = {("$schema",), *(("trainer", key) for key in ASIDE[fixed_length:])}
-    other = [path for path in other if path not in aside]
+    other = [path for path in {**old, **new} if path not in aside and old.get(path, "") != new.get(path, "")]
     if other:
         return f"another config: {', '.join(map(dotted, other[:3]))}"
     return f"ended with exit {ended}" if ended in (ConfigError.exit_code, NonFiniteError.exit_code) else ""
@@ -260,10 +259,8 @@ def _compare(launch: Launch, checked: Checked, renamed: bool) -> None:
     """Note what differs from the config of the checkpoint."""
     content = launch.content()
     before, now = dict(leaves(content["config"])), dict(leaves(checked.values))
-    for path in {**now, **before}:
-        old, new = before.get(path, "(default)"), now.get(path, "(default)")
-        if old != new:
-            launch.changes.append((dotted(path), old, new))
+    pairs = [(path, before.get(path, "(default)"), now.get(path, "(default)")) for path in {**now, **before}]
+    launch.changes += [(dotted(path), old, new) for path, old, new in pairs if old != new]
     kept = [change for change in launch.changes if change[0] in ("name", "trainer.save_dir")]
     if kept and not renamed:
         raise ConfigError(f"{kept[0][0]}: a run that is continued with -r keeps its name and its folder")

@@ -139,7 +139,7 @@ def test_what_a_step_costs_in_calls(tmp_path, monkeypatch):
     trainer.log_step = 10
     trainer.train()
     batches, validation, windows, numbers = 21, 5, 3, 3
-    assert len(fetches) == batches + validation
+    assert len(fetches) == batches + validation + 1  # the fingerprint
     # In each window the rate, too; after the epoch what was best, and samples a second.
     assert writes.count("add_scalar") == windows * (numbers + 1) + numbers + numbers + 1
     # One for a fetch, one for a step, and none else but the epoch's own.

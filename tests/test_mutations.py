@@ -8,8 +8,7 @@ from pathlib import Path
 
 import tiny
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from config.factory import init_optimizer, init_scheduler
 from utils.errors import UserError

@@ -13,11 +13,9 @@ import torch
 import torch.nn.functional as F
 from bending.dicts import DictTrainer, dict_accuracy, dict_loss
 from bending.gan import GANTrainer, Generator, spread
-from test_habits import OwnLoop
-from test_habits import build as build_own_loop
+from test_habits import OwnLoop, build as build_own_loop
 from torch import nn
-from torch.utils.data import DataLoader
-from torch.utils.data import default_collate as torch_default_collate
+from torch.utils.data import DataLoader, default_collate as torch_default_collate
 
 from base import BaseDataLoader
 from base.parts import networks

@@ -20,9 +20,8 @@ T = TypeVar("T")
 
 LAUNCHED = all(os.environ.get(name, "").isdecimal() for name in ("LOCAL_RANK", "RANK", "WORLD_SIZE"))
 #: The number of this process, how many there are, and its number among those of this machine.
-RANK, SIZE, LOCAL_RANK = (
-    int(os.environ[name]) if LAUNCHED else alone for name, alone in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
-)
+_ALONE = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
+RANK, SIZE, LOCAL_RANK = (int(os.environ[name]) if LAUNCHED else alone for name, alone in _ALONE.items())
 #: What they share beside the group, to see who was first.
 _store: Any = None
 #: Machine and process id of each.

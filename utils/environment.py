@@ -1,19 +1,22 @@
 """What a run was made of: code, versions, machine and command line."""
 
+import contextlib
+import hashlib
 import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from utils import distributed
-from utils.files import ROOT
+from utils.files import ROOT, replacing
 
-#: Fields whose change can change the bits of a resumed run.
-DECISIVE = ("python", "torch", "numpy", "device", "threads", "processes", "cpu_capability", "git_commit", "git_dirty")
+#: Fields whose change cannot change the bits of a resumed run.
+ASIDE = ("command", "platform", "host")
 
 
 def describe(device: torch.device | None) -> dict[str, Any]:
@@ -47,18 +50,27 @@ def crowded() -> str:
     return f"{threads} threads on {cores} cores that have a load of {load:.1f} already: {advice}"
 
 
-def _git(*arguments: str) -> str | None:
-    try:
-        result = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return result.stdout.strip()
+def keep_changes(folder: Path) -> None:
+    """Keep what the code differs by from its commit: `git apply` makes it again from there.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    changes = _git("diff", "HEAD", "--binary")
+    if changes:
+        text = f"{changes}\n".encode(errors="surrogateescape")
+        with replacing(folder / f"changes-{hashlib.sha256(text).hexdigest()[:12]}.diff") as file:
+            file.write(text)
+
+
+def _git(*words: str) -> str | None:
+    options: Any = {"capture_output": True, "text": True, "errors": "surrogateescape", "timeout": 10}
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return str(subprocess.run(["git", *words], cwd=ROOT, check=True, **options).stdout).rstrip("\n")
+    return None
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """The decisive fields that differ, as lines."""
-    return [
-        f"{field} {before[field]} -> {now[field]}"
-        for field in DECISIVE
-        if field in before and before[field] != now[field]
-    ]
+    """The fields that differ and can change the bits of a resumed run, as lines."""
+    changed = [field for field in now if field not in ASIDE and before.get(field, now[field]) != now[field]]
+    return [f"{field} {before[field]} -> {now[field]}" for field in changed]

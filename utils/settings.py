@@ -4,7 +4,7 @@ The README's table and `config.schema.json` come from here and from `config/sche
 below the fields.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
@@ -38,6 +38,8 @@ class TrainerSettings(Section):
     """Stop after so many epochs in a row without improvement; null or 0: never."""
     tensorboard: bool = Field(True, validation_alias=AliasChoices("tensorboard", "tensorboardX"))
     """Write TensorBoard logs."""
+    trackers: list[str | dict[str, Any]] = Field([])
+    """Where numbers go besides: "examples.trackers.MLflow", "examples.trackers.WandB", or components with args."""
     log_step: int = Field(50, ge=1)
     """Read and log the training numbers every so many batches."""
     len_epoch: int | None = Field(None, ge=1)

@@ -3,9 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from utils.files import ensure_dir as ensure_dir
-from utils.files import read_json as read_json
-from utils.files import write_json as write_json
+from utils.files import ensure_dir as ensure_dir, read_json as read_json, write_json as write_json
 from utils.metrics import MetricTracker as MetricTracker
 from utils.runtime import prepare_device as prepare_device
 

@@ -1,0 +1,102 @@
+"""Trackers: `--set 'trainer.trackers=["examples.trackers.MLflow"]'`, or {"type": "examples.trackers.WandB", "args": …}.
+
+One of your own is a class like these, here or in a module of `trainer/`: "trainer.mine.MyTracker". It gets the config
+first. One that fails warns once, and training goes on; so connect with the first numbers, not before.
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from logger.visualization import Writer
+from utils.files import ROOT
+
+if TYPE_CHECKING:
+    from parse_config import ConfigParser
+
+
+class MLflow(Writer):
+    """Sends parameters and numbers to MLflow; a run that is continued goes on in its own run there.
+
+    Args:
+        config: of the run.
+        uri: of the tracking server, or of a database; None: that of MLFLOW_TRACKING_URI, else `saved/mlflow.db`.
+        experiment: its name there; None: the config's name.
+    """
+
+    def __init__(self, config: "ConfigParser", uri: str | None = None, experiment: str | None = None) -> None:
+        self.config, self.experiment = config, experiment or config.settings.name
+        database = f"sqlite:///{ROOT / config.settings.trainer.save_dir / 'mlflow.db'}"
+        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or database
+        self.client: Any = None
+        self.run_id = ""
+
+    def log(self, numbers: Mapping[str, float], step: int) -> None:
+        """Send them; those of an epoch at the epoch's number."""
+        from mlflow.entities import Metric
+
+        if self.client is None:
+            self._begin()
+        step, now = int(numbers.get("epoch", step)), int(1000 * time.time())
+        # An epoch's have names of their own, because their steps are epochs.
+        prefix = "epoch/" if "epoch" in numbers else ""
+        metrics = [Metric(f"{prefix}{name}", float(value), now, step) for name, value in numbers.items()]
+        self.client.log_batch(self.run_id, metrics=[metric for metric in metrics if metric.key != "epoch/epoch"])
+
+    def _begin(self) -> None:
+        from mlflow import MlflowClient
+        from mlflow.entities import Param
+
+        for name, value in (("MAX_RETRIES", "2"), ("TIMEOUT", "10")):  # training waits for it
+            os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
+        client, run = MlflowClient(self.uri), self.config.run
+        note = run.folder / "mlflow.txt"  # which run there is ours
+        if note.is_file():
+            self.run_id = note.read_text(encoding="utf-8").strip()
+            client.update_run(self.run_id, "RUNNING")
+        else:
+            found = client.get_experiment_by_name(self.experiment)
+            there = found.experiment_id if found else client.create_experiment(self.experiment)
+            self.run_id = client.create_run(there, run_name=run.folder.name).info.run_id
+            params = [Param(name, str(value)[:6000]) for name, value in self.config.flat().items()]
+            for start in range(0, len(params), 100):  # as many as it takes at once
+                client.log_batch(self.run_id, params=params[start : start + 100])
+            note.write_text(self.run_id, encoding="utf-8")
+        self.client = client
+
+    def close(self) -> None:
+        """Say that the run has ended, for now."""
+        if self.client is not None:
+            self.client.set_terminated(self.run_id)
+
+
+class WandB(Writer):
+    """Sends configuration and numbers to Weights & Biases; a run that is continued goes on in its own run there.
+
+    Args:
+        config: of the run.
+        project: its name there; None: the config's name.
+        mode: "online", or "offline" (into the run's log folder, for `wandb sync`); None: that of WANDB_MODE.
+    """
+
+    def __init__(self, config: "ConfigParser", project: str | None = None, mode: str | None = None) -> None:
+        self.config, self.project, self.mode = config, project or config.settings.name, mode
+        self.run: Any = None
+
+    def log(self, numbers: Mapping[str, float], step: int) -> None:
+        """Send them, with the step as a number of its own: those of a run that goes back may come again."""
+        if self.run is None:
+            import wandb
+
+            folder = self.config.run.folder
+            name, where = f"{folder.parent.name}-{folder.name}", self.config.log_dir
+            settings: Any = {"project": self.project, "name": folder.name, "mode": self.mode, "dir": str(where)}
+            self.run = wandb.init(id=name, resume="allow", config=self.config.snapshot(), **settings)
+            self.run.define_metric("*", step_metric="step")
+        self.run.log({**numbers, "step": step})
+
+    def close(self) -> None:
+        """Send what is pending."""
+        if self.run is not None:
+            self.run.finish()
