@@ -297,11 +297,8 @@ def test_a_gan_s_update_is_in_the_precision_of_the_run(tmp_path):
 def test_a_second_network_handed_over_in_train_reaches_test(tmp_path):
     folder = copy_template(tmp_path / "project")
     text = (folder / "train.py").read_text()
-    before, middle, after = text.partition("    return kind(")
-    assert middle
-    (folder / "train.py").write_text(
-        before + "    trainer = kind(" + after.replace("\n\n\n", "\n" + NETWORK + "\n\n", 1)
-    )
+    assert text.count("\n    return trainer\n\n\ndef load_run") == 1
+    (folder / "train.py").write_text(text.replace("    return trainer\n\n\ndef load_run", f"{NETWORK}\n\ndef load_run"))
     short = ["--set", "trainer.epochs=1", "--set", "trainer.len_epoch=3", "--run_id", "one"]
     trained = command(folder, "train.py", "-c", "config.json", *short)
     assert trained.returncode == 0, trained.stderr

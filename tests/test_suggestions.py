@@ -503,7 +503,7 @@ SETTING = [
     ),
     case(
         "lbfgs",
-        "a step: set trainer.type=",
+        ": set trainer.type=",
         r"set (\S+)",
         """$C --set 'optimizer={"type": "LBFGS"}'""",
         then="""python $C --set 'optimizer={"type": "LBFGS"}' --set $1""",

@@ -1,0 +1,194 @@
+"""Reads what runs have left in their folders; whatever is missing, foreign or broken there is said, never raised."""
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from config.schema import Config
+from config.source import dotted, leaves
+from utils.files import read_json
+
+#: Folders that hold no runs.
+_PASSED_OVER = {"__pycache__", "node_modules", "site-packages", "log"}
+#: What the table shows of a config, by its column.
+_SHOWN = {"lr": "optimizer.args.lr", "batch": "data_loader.args.batch_size", "seed": "seed"}
+
+
+@dataclass
+class Record:
+    """One run."""
+
+    #: `models/NAME/RUN`, and its name for people.
+    folder: Path
+    name: str
+    #: What does not read, in a few words; "" if all does.
+    problem: str = ""
+    #: The config's values by dotted path.
+    config: dict[str, Any] = field(default_factory=dict)
+    #: The last process that worked on it: versions, machine, commit.
+    environment: dict[str, Any] = field(default_factory=dict)
+    #: The rows of `metrics.csv`.
+    history: pd.DataFrame = field(default_factory=pd.DataFrame)
+    #: The columns of the table.
+    row: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def log_dir(self) -> Path:
+        """Where its log and its event files are."""
+        return self.folder.parent.parent.parent / "log" / self.folder.parent.name / self.folder.name
+
+
+def find_runs(paths: Iterable[Path]) -> list[Record]:
+    """The runs below some folders (a project, its `saved`, a run), the oldest name first."""
+    folders: dict[Path, Path] = {}
+    for path in paths:
+        path = Path(os.path.abspath(path))  # noqa: PTH100 - a link stays what it is called
+        for folder in [path] if path.parent.parent.name == "models" else _below(path):
+            folders.setdefault(folder.resolve(), folder)
+    several = len({folder.parent.parent for folder in folders.values()}) > 1
+    return [read_run(folder, several) for folder in sorted(folders.values(), key=lambda each: (each.name, str(each)))]
+
+
+def _below(path: Path) -> Iterator[Path]:
+    """The run folders `models/NAME/RUN` below a path, which may be `models` itself or a NAME in it."""
+    if path.parent.name == "models":
+        yield from (run for run in _folders(path))
+        return
+    for place, names, files in os.walk(path):
+        here = Path(place)
+        if here.name == "models":
+            yield from (run for name in _folders(here) for run in _folders(name))
+            names.clear()
+        deep = len(here.relative_to(path).parts) > 5 or "pyvenv.cfg" in files
+        names[:] = [] if deep else [name for name in names if name not in _PASSED_OVER and not name.startswith(".")]
+
+
+def _folders(path: Path) -> list[Path]:
+    return [each for each in sorted(path.iterdir()) if each.is_dir() and not each.is_symlink()]
+
+
+def read_run(folder: Path, full_name: bool = False) -> Record:
+    """What a run folder says.
+
+    Args:
+        full_name: name it with the folder of its project.
+    """
+    name = f"{folder.parent.name}/{folder.name}"
+    root = folder.parent.parent.parent
+    root = root.parent if root.name == "saved" else root
+    record = Record(folder, f"{root.name}:{name}" if full_name else name)
+    config = _json(record, "config.json", dict)
+    record.config = {dotted(path): value for path, value in leaves(config) if path != ("$schema",)}
+    entries = _json(record, "environment.json", list | dict, needed=False)
+    entry = entries[-1] if isinstance(entries, list) and entries else entries
+    record.environment = entry if isinstance(entry, dict) else {}
+    status = _json(record, "status.json", dict, needed=False)
+    try:
+        record.history = pd.read_csv(record.log_dir / "metrics.csv")
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        record.problem = record.problem or f"metrics.csv: {type(error).__name__}"
+    record.row = _row(record, config, status)
+    return record
+
+
+def _json(record: Record, file: str, kind: Any, needed: bool = True) -> Any:
+    try:
+        content = read_json(record.folder / file)
+        if isinstance(content, kind):
+            return content
+        raise ValueError(f"holds a {type(content).__name__}")
+    except FileNotFoundError:
+        problem = "is missing" if needed else ""
+    except (OSError, ValueError) as error:
+        problem = str(error).splitlines()[0][:60]
+    record.problem = record.problem or (f"{file} {problem}" if problem else "")
+    return {}
+
+
+def _row(record: Record, config: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
+    state = str(status.get("state", "unknown"))
+    if state == "running" and not _owned(record.folder):
+        state = "killed"
+    epochs, done = record.config.get("trainer.epochs", "?"), status.get("epoch", "?")
+    row: dict[str, Any] = {"run": record.name, "status": state, "epochs": f"{done}/{epochs}"}
+    row |= {"best": math.nan, "monitor": "", **_best(record)}
+    row |= _tested(record)
+    defaults = {"seed": Config.model_fields["seed"].default}
+    row |= {column: _scalar({**defaults, **record.config}.get(key)) for column, key in _SHOWN.items()}
+    seconds = record.history.get("seconds", pd.Series(dtype=float))
+    with contextlib.suppress(TypeError, ValueError):
+        row["seconds"] = round(float(seconds.sum() if len(seconds) else status.get("seconds", math.nan)), 1)
+    row["ended"] = str(status.get("time", ""))[:16].replace("T", " ")
+    commit = str(record.environment.get("git_commit") or "")[:8]
+    row["commit"] = commit + "+" * bool(commit and record.environment.get("git_dirty"))
+    if record.problem:
+        row["status"] = f"broken: {record.problem}"
+    return row
+
+
+def _best(record: Record) -> dict[str, Any]:
+    """The best value of the number that the config watches."""
+    mode, _, watched = str(record.config.get("trainer.monitor", "off")).partition(" ")
+    if mode not in ("min", "max") or watched not in record.history:
+        return {}
+    values = pd.to_numeric(record.history[watched], errors="coerce")
+    values = values[values.abs() < math.inf]
+    return {"best": float(values.min() if mode == "min" else values.max()), "monitor": watched} if len(values) else {}
+
+
+def _tested(record: Record) -> dict[str, Any]:
+    """The newest numbers of test.py, on the test data."""
+    found: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+        for result in read_json(record.folder / "test.json")["results"]:
+            if result["split"] == "test":
+                found = {f"test_{name}": _scalar(value) for name, value in result["metrics"].items()}
+    return found
+
+
+def _scalar(value: Any) -> Any:
+    return value if isinstance(value, int | float | str) else math.nan if value is None else str(value)
+
+
+def _owned(folder: Path) -> bool:
+    """Whether a process has the run's lock."""
+    try:
+        import fcntl
+
+        with open(folder / ".lock", "r+") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError) as error:
+        return not isinstance(error, FileNotFoundError)
+    return False
+
+
+def differences(records: list[Record]) -> pd.DataFrame:
+    """What differs between runs: a line for each key of the config, and of the environment; a column for each run."""
+    columns = {}
+    for record in records:
+        around = {f"({key})": value for key, value in record.environment.items() if key not in ("command", "host")}
+        columns[record.name] = {key: _worded(value) for key, value in {**record.config, **around}.items()}
+    table = pd.DataFrame(columns).fillna("—")
+    return table[table.nunique(axis=1) > 1]
+
+
+def _worded(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def as_table(records: list[Record]) -> pd.DataFrame:
+    """A line for each run; numbers of tests stand beside the best value."""
+    names = dict.fromkeys(name for record in records for name in record.row)
+    tests = [name for name in names if name.startswith("test_")]
+    others = [name for name in names if name not in tests]
+    place = others.index("monitor") + 1 if "monitor" in others else len(others)
+    return pd.DataFrame([record.row for record in records], columns=[*others[:place], *tests, *others[place:]])

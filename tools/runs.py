@@ -1,0 +1,169 @@
+"""A table of all runs: python tools/runs.py --sort best --filter 'lr<0.01'; --diff A B, --html page.html"""
+
+import argparse
+import operator
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from utils.errors import ConfigError, StorageError, catch_user_errors, printable
+from utils.files import ROOT
+
+try:
+    import pandas as pd
+
+    from tools.history.records import Record, as_table, differences, find_runs
+except ImportError as error:
+    raise SystemExit(f"error: {error}; pip install -r requirements-tools.txt") from None
+
+_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "!=": operator.ne,
+    "=": operator.eq,
+    "<": operator.lt,
+    ">": operator.gt,
+    "~": lambda a, b: re.search(b, a) is not None,
+}
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="A table of runs: what they were, how they went, what they reached.")
+    parser.add_argument("paths", nargs="*", type=Path, default=[ROOT], help="projects, folders of runs, or runs")
+    parser.add_argument("--sort", metavar="COLUMN", help="by a column or a key of the config")
+    parser.add_argument("--reverse", action="store_true", help="the largest first")
+    parser.add_argument(
+        "--filter",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help="COLUMN=VALUE, or with != < <= > >= or ~ (a pattern); a key of the config serves as a column",
+    )
+    parser.add_argument("--show", nargs="+", default=[], metavar="KEY", help="more columns: keys of the config")
+    parser.add_argument("--diff", nargs="+", metavar="RUN", help="only what differs between these")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with curves, differences and pictures")
+    args = parser.parse_args()
+    for path in args.paths:
+        if not path.is_dir():
+            raise ConfigError(f"{path} is no folder")
+    records = find_runs(args.paths)
+    if args.diff:
+        records = [_named(records, name) for name in args.diff]
+        print(_shown(differences(records), index=True))
+    else:
+        records = [record for record in records if all(_meets(record, each) for each in args.filter)]
+        records = _sorted(records, args.sort, args.reverse)
+        for key in args.show:
+            for record in records:
+                record.row[key] = _value(record, key)
+    table = as_table(records)
+    if not args.diff:
+        print(_shown(table) if len(table) else "no runs")
+    for file, write in ((args.csv, _to_csv), (args.html, _to_page)):
+        if file is not None:
+            try:
+                write(file, table, records)
+            except OSError as error:
+                raise StorageError(f"{file} cannot be written: {error.strerror or error}") from error
+            print(f"wrote {file}")
+
+
+def _to_csv(file: Path, table: "pd.DataFrame", records: list["Record"]) -> None:
+    table.to_csv(file, index=False)
+
+
+def _to_page(file: Path, table: "pd.DataFrame", records: list["Record"]) -> None:
+    from tools.history.page import page  # matplotlib takes a second
+
+    file.write_text(page(table, records), encoding="utf-8")
+
+
+def _named(records: list["Record"], name: str) -> "Record":
+    """The run that a name or a folder means."""
+    folder = Path(name).resolve()
+    found = [record for record in records if record.folder.resolve() == folder]
+    found = found or [record for record in records if name in (record.name, record.folder.name)]
+    if not found and folder.is_dir():
+        found = find_runs([folder])
+    if len(found) != 1:
+        there = ", ".join(record.name for record in (found or records)[:10])
+        raise ConfigError(
+            f"--diff {name}: {'several runs have' if found else 'no run has'} this name; there are: {there}"
+        )
+    return found[0]
+
+
+def _value(record: "Record", name: str) -> Any:
+    """What a column, or a key of the config, is for a run; None if it has none."""
+    return record.row.get(name, record.config.get(name))
+
+
+def _meets(record: "Record", condition: str) -> bool:
+    parts = re.fullmatch(r"(.+?)(<=|>=|!=|=|<|>|~)(.*)", condition)
+    if parts is None:
+        raise ConfigError(f"--filter {condition}: expected COLUMN=VALUE, or another of {' '.join(_OPERATORS)}")
+    name, sign, wanted = parts.groups()
+    value = _value(record, name)
+    if sign == "~":
+        try:
+            return re.search(wanted, str(value)) is not None
+        except re.error as error:
+            raise ConfigError(f"--filter {condition}: {error}") from None
+    numbers = [_number(each) for each in (value, wanted)]
+    if None not in numbers:
+        return bool(_OPERATORS[sign](*numbers))
+    if sign in ("=", "!="):
+        text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+        return bool(_OPERATORS[sign](text, wanted))
+    return False
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return None if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _sorted(records: list["Record"], name: str | None, reverse: bool) -> list["Record"]:
+    """By a column; runs that have no such value come last."""
+    if name is None:
+        return records[::-1] if reverse else records
+    if records and not any(_value(record, name) is not None for record in records):
+        raise ConfigError(f"--sort {name}: no run has it; there are: {', '.join(records[0].row)}, and keys of configs")
+    values = [(_value(record, name), record) for record in records]
+    there = [(value, record) for value, record in values if value not in (None, "") and value == value]  # NaN is not
+    numbers = all(_number(value) is not None for value, _ in there)
+
+    def key(pair: tuple[Any, "Record"]) -> Any:
+        return _number(pair[0]) if numbers else str(pair[0])
+
+    found = [record for _, record in sorted(there, key=key, reverse=reverse)]
+    return found + [record for record in records if all(record is not other for other in found)]
+
+
+def _shown(table: "pd.DataFrame", index: bool = False) -> str:
+    """A table for the terminal, without columns that hold nothing."""
+    if index and table.empty:
+        return "no differences"
+    for name in table if not index else ():
+        texts = ["" if value is None or value != value else str(value) for value in table[name]]
+        if name not in ("run", "status") and not any(texts):
+            table = table.drop(columns=name)
+        elif name in ("run", "status", "monitor"):
+            table = table.assign(**{name: [text.ljust(max(map(len, texts))) for text in texts]})
+    width = max(shutil.get_terminal_size((120, 24)).columns, 60)
+    options: Any = {"index": index, "na_rep": "", "line_width": width, "float_format": lambda value: f"{value:.4g}"}
+    return printable(table.to_string(**options))
+
+
+if __name__ == "__main__":
+    catch_user_errors()
+    main()

@@ -1,0 +1,241 @@
+"""Try many settings of a config: python tools/sweep.py sweep.json --workers 2
+
+{
+    "config": "config.json",
+    "set": {"trainer.epochs": 5},
+    "space": {"optimizer.args.lr": {"low": 1e-4, "high": 0.1, "log": true}, "data_loader.args.batch_size": [32, 64]},
+    "method": "tpe",
+    "points": 20,
+    "prune_from": 2
+}
+"""
+
+import argparse
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from utils.errors import ConfigError, catch_user_errors
+from utils.files import shown
+
+try:
+    import optuna
+    from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+    from optuna.storages.journal import JournalFileBackend
+    from optuna.trial import FrozenTrial, TrialState
+
+    from tools.sweeping.point import Outcome, die_with_parent, run_point
+    from tools.sweeping.report import report
+    from tools.sweeping.spec import SWEEPS, decoded, read_spec
+except ImportError as error:
+    raise SystemExit(f"error: {error}; pip install -r requirements-tools.txt") from None
+
+
+class Sweep:
+    """A sweep and the points it has tried so far.
+
+    Args:
+        file: its JSON file.
+        name: of its folder in saved/sweeps; by default the file's.
+        storage: a database's URL; by default a journal in the folder.
+        save_dir: where sweeps go.
+    """
+
+    def __init__(self, file: Path, name: str | None, storage: str | None, save_dir: Path) -> None:
+        self.spec, self.config, self.run_name, self.monitor = read_spec(file)
+        self.name = name or file.stem
+        self.folder, self.apart = save_dir / self.name, storage is not None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        with self.locked("sweep"):
+            self.study = self._study(_storage(storage, self.folder))
+            self._check_same()
+            self._list_points()
+
+    def _study(self, storage: "BaseStorage") -> "optuna.Study":
+        pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
+        if self.spec.prune_from is not None:
+            pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=self.spec.prune_from - 1)
+        direction = "minimize" if self.monitor.startswith("min ") else "maximize"
+        options: Any = {"direction": direction, "pruner": pruner, "load_if_exists": True}
+        return optuna.create_study(storage=storage, study_name=self.name, **options)
+
+    def _check_same(self) -> None:
+        """Refuse to mix the points of two sweeps."""
+        what = json.loads(self.spec.model_dump_json(exclude={"points", "prune_from"}))
+        what["monitor"] = self.monitor
+        before = self.study.user_attrs.setdefault("sweep", what)
+        if before != what:
+            other = ", ".join(key for key in what if before.get(key) != what[key])
+            raise ConfigError(f"{self.folder} is of a sweep with another {other}: give this one a --name of its own")
+        self.study.set_user_attr("sweep", what)
+
+    def _list_points(self) -> None:
+        listed = self.spec.listed()
+        there = [trial.system_attrs.get("fixed_params") for trial in self.study.get_trials(deepcopy=False)]
+        for point in listed or ():
+            if point not in there:
+                self.study.enqueue_trial(point)
+
+    @contextlib.contextmanager
+    def locked(self, name: str, wait: bool = True) -> Iterator[bool]:
+        """Hold a lock of this sweep; of others on the same disk, one at a time does. False if it is taken."""
+        with open(self.folder / f".{name}.lock", "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+
+    def next_point(self) -> "FrozenTrial | None":
+        """A point that was left unfinished, or a new one; None if there is nothing more to do."""
+        trials = self.study.get_trials(deepcopy=False)
+        complete = set(self.spec.space)
+        for trial in trials:
+            if trial.state == TrialState.RUNNING and self._is_left(trial):
+                if set(trial.params) == complete:
+                    return trial
+                self.study.tell(trial.number, state=TrialState.FAIL)  # it had not begun
+        if self.spec.method == "tpe":
+            if sum(set(trial.params) == complete for trial in trials) >= (self.spec.points or 0):
+                return None
+            # A sampler of its own for each point: several workers would draw the same.
+            seed = (self.spec.seed * 1_000_003 + len(trials)) % 2**32
+            self.study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=5, constant_liar=True)
+        elif not any(trial.state == TrialState.WAITING for trial in trials):
+            return None
+        number = self.study.ask(self.spec.distributions()).number
+        found = self.study.get_trials(deepcopy=False)[number]
+        self.study._storage.set_trial_user_attr(found._trial_id, "host", platform.node())
+        return found
+
+    def _is_left(self, trial: "FrozenTrial") -> bool:
+        """Whether the process that tried a point is gone."""
+        host = trial.user_attrs.get("host")
+        # On another disk, somebody may be about to say that it is his; here, that is done under the lock.
+        age = datetime.now() - (trial.datetime_start or datetime.now())
+        young = self.apart and age < timedelta(seconds=60)
+        if host not in (None, platform.node()) or (host is None and young):
+            return False
+        with self.locked(f"point-{trial.number:04}", wait=False) as free:
+            return free
+
+    def work(self, environment: dict[str, str]) -> None:
+        """Try points until there are no more."""
+        while True:
+            with contextlib.ExitStack() as held:
+                with self.locked("sweep"):
+                    trial = self.next_point()
+                    if trial is None:
+                        return
+                    held.enter_context(self.locked(f"point-{trial.number:04}"))
+                self._try(trial, environment)
+
+    def _try(self, trial: "FrozenTrial", environment: dict[str, str]) -> None:
+        point = {key: decoded(value) for key, value in trial.params.items()}
+        settings = {**self.spec.set, **point, "name": self.run_name, "trainer.monitor": self.monitor}
+        settings["trainer.save_dir"] = str(self.folder.resolve())
+        running, known = optuna.Trial(self.study, trial._trial_id), dict(trial.intermediate_values)
+
+        def look(epoch: int, value: float) -> bool:
+            if epoch not in known:
+                running.report(value, epoch)
+            return running.should_prune()
+
+        folder = self.folder.resolve() / "models" / self.run_name / f"point-{trial.number:04}"
+        outcome = run_point(self.config, settings, folder, environment, look)
+        self._told(trial, point, outcome)
+
+    def _told(self, trial: "FrozenTrial", point: dict[str, Any], outcome: "Outcome") -> None:
+        storage, state = self.study._storage, {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
+        if outcome.message:
+            storage.set_trial_user_attr(trial._trial_id, "error", outcome.message)
+        value = outcome.value if outcome.state == "complete" else None
+        self.study.tell(trial.number, value, state=state.get(outcome.state, TrialState.FAIL))
+        what = ", ".join(f"{key.split('.')[-1]} {value}" for key, value in point.items())
+        got = f"{self.monitor.split()[1]} {outcome.value:.5g}" if outcome.value is not None else "no value"
+        more = (
+            "" if outcome.state == "complete" else f" ({outcome.state}{': ' * bool(outcome.message)}{outcome.message})"
+        )
+        print(f"point {trial.number}: {what}: {got}{more}", flush=True)
+
+
+def _storage(url: str | None, folder: Path) -> "BaseStorage":
+    if url is None:
+        return JournalStorage(JournalFileBackend(str(folder / "journal.log")))
+    try:
+        return RDBStorage(url)
+    except Exception as error:  # whatever a database's driver raises
+        raise ConfigError(f"--storage {url}: {str(error).splitlines()[0]}") from None
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Try many settings of a config; start it again to go on.")
+    parser.add_argument("file", type=Path, help="the sweep: a JSON file, as at the top of tools/sweep.py")
+    parser.add_argument("--name", help="of its folder in saved/sweeps; by default the file's name")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="points that are tried at once")
+    parser.add_argument("--devices", metavar="LIST", help="GPUs to share out to the workers, such as 0,1,2,3")
+    parser.add_argument("--storage", metavar="URL", help="a database, for workers on machines without a common disk")
+    parser.add_argument("--save_dir", type=Path, default=SWEEPS, help=f"where sweeps go ({shown(SWEEPS)})")
+    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.workers < 1:
+        raise ConfigError(f"--workers {args.workers}: expected at least 1")
+    sweep = Sweep(args.file, args.name, args.storage, args.save_dir)
+    if args.worker is None and args.workers > 1:
+        _spread(args.workers)
+    else:
+        sweep.work(_environment(args.worker or 0, args.workers, args.devices))
+    if args.worker is None:
+        print(report(sweep.study, sweep.folder, sweep.monitor))
+
+
+def _environment(worker: int, workers: int, devices: str | None) -> dict[str, str]:
+    """A worker's share of the machine."""
+    found = {} if workers == 1 else {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // workers, 1))}
+    found = {name: os.environ.get(name, value) for name, value in found.items()}
+    if devices is not None:
+        found["CUDA_VISIBLE_DEVICES"] = devices.split(",")[worker % len(devices.split(","))]
+    return found
+
+
+def _spread(workers: int) -> None:
+    """Several workers, each a process of this program."""
+    words = [sys.executable, *sys.argv]
+    options: Any = {"preexec_fn": die_with_parent} if sys.platform == "linux" else {}
+    processes = [subprocess.Popen([*words, "--worker", str(i)], **options) for i in range(workers)]
+
+    def stop(signum: int, _frame: Any) -> None:
+        for process in processes:
+            with contextlib.suppress(OSError):
+                process.send_signal(signal.SIGTERM)
+        for process in processes:
+            process.wait()
+        raise SystemExit(130 if signum == signal.SIGINT else 143)
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, stop)
+    while any(process.poll() is None for process in processes):
+        time.sleep(0.1)
+    codes = [process.returncode for process in processes]
+    if any(codes):
+        raise SystemExit(max(codes, key=abs))
+
+
+if __name__ == "__main__":
+    catch_user_errors()
+    main()
