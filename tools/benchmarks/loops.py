@@ -51,9 +51,15 @@ def timed(function: Callable[[], Any]) -> float:
 
 
 def make_trainer(
-    folder: Path, model: nn.Module, loader: BaseDataLoader, valid: Any, criterion: Any, **settings: Any
+    folder: Path,
+    model: nn.Module,
+    loader: BaseDataLoader,
+    valid: Any,
+    criterion: Any,
+    **settings: Any,
 ) -> Trainer:
     """A trainer on a loader, with everything logged."""
+    fused = settings.pop("fused", False)
     config = ConfigParser(
         {
             "name": "Benchmark",
@@ -66,7 +72,7 @@ def make_trainer(
             "trainer": {"epochs": 1, "save_dir": str(folder), "verbosity": 0, **settings},
         }
     )
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, fused=fused)
     return Trainer(model, criterion, [accuracy], optimizer, config, device(), loader, valid)
 
 
@@ -125,8 +131,23 @@ def bare_evaluation(
     return float(total) / len(indices)
 
 
-def lenet(folder: Path, copies: int) -> Case:
-    """A whole epoch of LeNet with validation, checkpoints and TensorBoard."""
+def small_resnet() -> nn.Module:
+    """A residual network of eight convolutions for digits."""
+    from torchvision.models.resnet import BasicBlock, ResNet
+
+    return nn.Sequential(nn.Conv2d(1, 3, 1), ResNet(BasicBlock, [1, 1, 1, 1], num_classes=10), nn.LogSoftmax(dim=1))
+
+
+def lenet(
+    folder: Path, copies: int, network: Callable[[], nn.Module] = MnistModel, name: str = "LeNet", tuned: bool = False
+) -> Case:
+    """A whole epoch of a network with validation, checkpoints and TensorBoard.
+
+    Args:
+        copies: of the bundled digits.
+        tuned: with the switches that `tools/tune.py` recommends for it, against the plain bare loop.
+    """
+    switches: dict[str, Any] = {"channels_last": True} if tuned else {}
     data = digits(copies)
     images, labels = data.images, data.labels
     tensors = images.to(device()), labels.to(device())
@@ -136,11 +157,12 @@ def lenet(folder: Path, copies: int) -> Case:
 
     def ours() -> float:
         train = loader()
-        trainer = make_trainer(folder, MnistModel().to(device()), train, train.split_validation(), nll_loss)
+        model = network().to(device())
+        trainer = make_trainer(folder, model, train, train.split_validation(), nll_loss, fused=tuned, **switches)
         return timed(trainer.train)
 
     def bare() -> float:
-        train, model = loader(), MnistModel().to(device())
+        train, model = loader(), network().to(device())
         sampler: Any = train.sampler
         order = torch.as_tensor(sampler.indices)[torch.randperm(train.n_samples)].to(device())
         held_out = torch.as_tensor(train.valid_sampler.indices).to(device())
@@ -155,12 +177,13 @@ def lenet(folder: Path, copies: int) -> Case:
         train = loader()
         sampler: Any = train.sampler
         kept, held_out = (torch.as_tensor(part.indices) for part in (sampler, train.valid_sampler))
-        model = MnistModel().to(device())
+        model = network().to(device())
         valid = images[held_out], labels[held_out]
         return library(model, (images[kept], labels[kept]), valid, 64, nll_loss, device(), folder)
 
-    others = {name: partial(other, library) for name, library in libraries.installed().items()}
-    return Case(f"epoch of LeNet, {len(data):,} digits, all logging", "epoch", ours, bare, others)
+    others = {} if tuned else {key: partial(other, library) for key, library in libraries.installed().items()}
+    what = ", tuned" if tuned else ", all logging"
+    return Case(f"epoch of {name}, {len(data):,} digits{what}", "epoch", ours, bare, others)
 
 
 class Vectors(torch.utils.data.Dataset[Any]):

@@ -26,7 +26,7 @@ def measured(config: ConfigParser, seconds: float) -> dict[str, Any]:
 
     Args:
         config: of a `--check`.
-        seconds: how long to measure, at least `COMPARED` updates.
+        seconds: how long to measure, at least three windows.
     """
     import torch
 
@@ -47,11 +47,11 @@ def measured(config: ConfigParser, seconds: float) -> dict[str, Any]:
     with trainer.stop:
         trainer.restore()
         started = time.perf_counter()
-        updates = _updates(trainer)
-        for _ in itertools.islice(updates, WARM_UP):
+        running = updates(trainer)
+        for _ in itertools.islice(running, WARM_UP):
             pass
         warm = time.perf_counter() - started
-        rates = _rates(updates, trainer, seconds, losses)
+        rates = _rates(running, trainer, seconds, losses)
     found = [float(loss) for loss in losses if loss is not None]
     if trainer.device.type == "cpu":
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
@@ -60,7 +60,7 @@ def measured(config: ConfigParser, seconds: float) -> dict[str, Any]:
     return {"rate": statistics.median(rates), "memory": memory, "losses": found, "warm": warm, "facts": _facts(trainer)}
 
 
-def _updates(trainer: Any) -> Iterator[int]:
+def updates(trainer: Any) -> Iterator[int]:
     """Updates without end, epoch after epoch; how many samples each was of."""
     from base.parts import networks, to_training
 
@@ -77,7 +77,7 @@ def _rates(updates: Iterator[int], trainer: Any, seconds: float, losses: list[An
     rates: list[float] = []
     _wait(trainer.device)
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(losses) < COMPARED:
+    while time.perf_counter() < end or len(rates) < 3:
         started = time.perf_counter()
         samples = sum(itertools.islice(updates, WINDOW))
         _wait(trainer.device)

@@ -1,0 +1,232 @@
+"""A trained model for other programs: python tools/export.py -r saved/models/NAME/RUN
+
+It writes safetensors, an exported program of PyTorch and ONNX, each read back and compared with the model on real data,
+and a model card that says what it is.
+"""
+
+import argparse
+import contextlib
+import copy
+import inspect
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from torch.utils._pytree import tree_leaves, tree_map
+
+from tools.trained import Trained, folder_of, parsed, seen
+from utils.errors import StorageError, told
+from utils.files import read_json, shown
+from utils.runtime import unwrap
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+#: How far results may be from the model's, in relation to the largest of them.
+TOLERANCE = 1e-5
+
+
+class Refused(Exception):
+    """A format that cannot hold this model, or that computes something else."""
+
+
+def safetensors(model: torch.nn.Module, file: Path, call: Call, dynamic: Any) -> Callable[[Call], Any]:
+    """The weights alone, in a format that can hold no code."""
+    from safetensors.torch import load_model, save_model
+
+    save_model(model, str(file))
+    again = copy.deepcopy(model)
+    for value in again.state_dict().values():
+        value.zero_()
+    load_model(again, str(file))
+    return lambda other: again(*other[0], **other[1])
+
+
+def program(model: torch.nn.Module, file: Path, call: Call, dynamic: Any) -> Callable[[Call], Any]:
+    """The network as a graph with its weights: `torch.export.load(file).module()` runs without its code."""
+    exported = torch.export.export(model, *call, dynamic_shapes=dynamic, strict=False)
+    torch.export.save(exported, file)
+    again: Any = torch.export.load(file).module()
+    return lambda other: again(*other[0], **other[1])
+
+
+def onnx(model: torch.nn.Module, file: Path, call: Call, dynamic: Any) -> Callable[[Call], Any]:
+    """The network for other runtimes."""
+    import onnxruntime
+
+    args, kwargs = call
+    made: Any = torch.onnx.export(model, args, kwargs=kwargs, dynamo=True, dynamic_shapes=dynamic, verbose=False)
+    made.save(str(file))
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+
+    def again(other: Call) -> Any:
+        tensors = [each for each in tree_leaves(other) if isinstance(each, torch.Tensor)]
+        names = [each.name for each in session.get_inputs()]
+        given = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
+        return [torch.from_numpy(value) for value in session.run(None, given)]
+
+    return again
+
+
+FORMATS = {
+    "safetensors": (safetensors, "model.safetensors"),
+    "program": (program, "model.pt2"),
+    "onnx": (onnx, "model.onnx"),
+}
+
+
+def off(model: torch.nn.Module, again: Callable[[Call], Any], call: Call) -> float:
+    """The largest difference from the model's results, in relation to their size."""
+    with torch.no_grad():
+        pairs = [
+            [each for each in tree_leaves(f) if isinstance(each, torch.Tensor)]
+            for f in (model(*call[0], **call[1]), again(call))
+        ]
+    if len(pairs[0]) != len(pairs[1]):
+        raise Refused(f"it returns {len(pairs[1])} tensors in place of {len(pairs[0])}")
+    worst = 0.0
+    for ours, theirs in zip(*pairs, strict=True):
+        if ours.shape != theirs.shape:
+            raise Refused(f"it returns {list(theirs.shape)} in place of {list(ours.shape)}")
+        size = float(ours.abs().max()) if ours.numel() else 0.0
+        apart = float((ours.double() - theirs.double()).abs().max()) if ours.numel() else 0.0
+        worst = max(worst, apart / max(size, 1.0)) if apart == apart else float("inf")
+    return worst
+
+
+def part(call: Call, n: int) -> Call:
+    """The call with the first samples of each tensor that is as long as the batch."""
+    size = batch_of(call)
+    cut: Call = tree_map(lambda each: each[:n] if isinstance(each, torch.Tensor) and len(each) == size else each, call)
+    return cut
+
+
+def batch_of(call: Call) -> int:
+    """How many samples a call holds: the length of its first tensor."""
+    return next(len(each) for each in tree_leaves(call) if isinstance(each, torch.Tensor))
+
+
+def dynamic_of(model: torch.nn.Module, call: Call) -> Any:
+    """That the first dimension of whatever is as long as the batch may be any number."""
+    size = batch_of(call)
+    batch = torch.export.Dim.DYNAMIC
+
+    def marks(each: Any) -> Any:
+        return {0: batch} if isinstance(each, torch.Tensor) and len(each) == size else None
+
+    bound = inspect.signature(model.forward).bind(*call[0], **call[1]).arguments
+    return {name: tree_map(marks, value) for name, value in bound.items()}
+
+
+def exported(trained: Trained, folder: Path, formats: list[str]) -> tuple[list[str], Call]:
+    """Write each format, read it back and compare; a line for each."""
+    model = unwrap(trained.trainer.model).cpu().eval()
+    call, _, _, _ = next(seen(trained))
+    call = tree_map(lambda each: each.cpu() if isinstance(each, torch.Tensor) else each, call)
+    whole = part(call, 4) if batch_of(call) > 4 else call
+    lines = []
+    for name in formats:
+        write, file_name = FORMATS[name]
+        file = folder / file_name
+        try:
+            with quiet():
+                again = _written(write, model, file, whole)
+                worst = max(off(model, again, each) for each in (whole, part(call, 3), call))
+            if worst > TOLERANCE:
+                raise Refused(f"its results are off by {worst:.1e}")
+            lines.append(f"{name:<12} {shown(file)}: off by {worst:.1e} at most, for batches of 3 to {batch_of(call)}")
+        except OSError as error:
+            raise StorageError(f"{file} cannot be written: {error.strerror or error}") from error
+        except Exception as error:  # whatever an exporter says of a model that it cannot take
+            for each in (file, file.with_name(f"{file.name}.data")):
+                each.unlink(missing_ok=True)
+            why = str(error) if isinstance(error, Refused) else told(error, anywhere=False)
+            lines.append(f"{name:<12} refused: {' '.join(why.split())[:300]}")
+    return lines, call
+
+
+def _written(write: Any, model: torch.nn.Module, file: Path, call: Call) -> Callable[[Call], Any]:
+    with torch.no_grad():
+        again: Callable[[Call], Any] = write(model, file, call, dynamic_of(model, call))
+    return again
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the exporters' own reports."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logging.disable(before)
+
+
+def card(trained: Trained, lines: list[str], call: Call) -> str:
+    """What the model is, for whoever finds it."""
+    config, resume = trained.config, trained.config.resume
+    assert resume is not None
+    shapes = [
+        f"{str(each.dtype).removeprefix('torch.')} {list(each.shape)}"
+        for each in tree_leaves(call)
+        if isinstance(each, torch.Tensor)
+    ]
+    results = []
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        for result in read_json(resume.parent / "test.json")["results"]:
+            if result["checkpoint"] == resume.name:
+                numbers = ", ".join(f"{name} {value:.6g}" for name, value in result["metrics"].items())
+                results.append(f"* {result['split']} ({result['samples']:,} samples): {numbers}")
+    around = config.launch.content()["environment"]
+    kept = {name: around.get(name) for name in ("torch", "python", "device", "git_commit", "git_dirty", "data")}
+    count = sum(each.numel() for each in trained.trainer.model.parameters())
+    text = [f"# {config['name']}", "", f"{type(unwrap(trained.trainer.model)).__name__}, {count:,} parameters."]
+    text += [
+        "",
+        "## Files",
+        "",
+        *(f"* {line}" for line in lines),
+        "",
+        f"Input: {', '.join(shapes)}; the first dimension is the batch.",
+    ]
+    text += ["", "## Results", "", *(results or ["None were kept: run test.py first."])]
+    text += ["", "## Data", "", f"`{json.dumps(config.snapshot()['data_loader'])}`"]
+    text += [
+        "",
+        "## Made of",
+        "",
+        f"`{json.dumps(kept)}`",
+        "",
+        "```json",
+        json.dumps(config.snapshot(), indent=2),
+        "```",
+        "",
+    ]
+    return "\n".join(text)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description="Write a trained model for other programs, and check what was written."
+    )
+    parser.add_argument("--formats", nargs="+", choices=list(FORMATS), default=list(FORMATS), help="which (all)")
+    parser.add_argument("--out", type=Path, help="folder (export, beside the checkpoint)")
+    args, trained = parsed(parser)
+    folder = folder_of(trained, "export", args.out)
+    lines, call = exported(trained, folder, args.formats)
+    (folder / "README.md").write_text(card(trained, lines, call), encoding="utf-8")
+    print("\n".join([*lines, f"{'card':<12} {shown(folder / 'README.md')}"]))
+    if any("refused" in line for line in lines):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

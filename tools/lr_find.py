@@ -1,0 +1,120 @@
+"""Which learning rate to begin with: python tools/lr_find.py -c config.json
+
+The rate rises from update to update until the loss runs away; a picture shows the loss against it. Nothing is kept.
+Source: Smith 2017, "Cyclical learning rates for training neural networks", arXiv:1506.01186.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from parse_config import ConfigParser
+from train import OPTIONS, build
+from utils.errors import ConfigError, StorageError
+from utils.files import shown
+
+
+def tested(trainer: Any, low: float, high: float, steps: int) -> Iterator[tuple[float, float]]:
+    """Learning rates that rise from `low` to `high`, and the loss of an update with each."""
+    import torch
+
+    from tools.tuning.measuring import updates
+
+    trainer.lr_scheduler, trainer._watch.policy = None, "ignore"
+    groups, losses = trainer.optimizer.param_groups, list[Any]()
+    shares = [float(group["lr"]) / (float(groups[0]["lr"]) or 1.0) for group in groups]  # of several rates
+    apply = trainer._apply
+
+    def noted(optimizer: Any, group: list[Any]) -> bool:
+        losses.append(torch.stack(group).mean())
+        return apply(optimizer, group)
+
+    trainer._apply = noted
+    rates = [low * (high / low) ** (k / max(steps - 1, 1)) for k in range(steps)]
+    steady, best = 0.0, math.inf
+    running = updates(trainer)
+    for k, rate in enumerate(rates):
+        for group, share in zip(groups, shares, strict=True):
+            group["lr"] = rate * share
+        for _ in islice(running, 1):
+            pass
+        loss = float(losses[-1])
+        steady = 0.9 * steady + 0.1 * loss
+        smooth = steady / (1 - 0.9 ** (k + 1))
+        if not math.isfinite(loss) or (k > 10 and smooth > 4 * best):
+            return
+        best = min(best, smooth)
+        yield rate, smooth
+
+
+def suggested(points: list[tuple[float, float]]) -> float:
+    """Where the loss falls the fastest, before its lowest point.
+
+    Raises:
+        ConfigError: it falls nowhere.
+    """
+    lowest = min(range(len(points)), key=lambda i: points[i][1])
+    slopes = [
+        (points[i + 1][1] - points[i - 1][1]) / math.log(points[i + 1][0] / points[i - 1][0]) for i in range(1, lowest)
+    ]
+    if not slopes or min(slopes) >= 0:
+        raise ConfigError("the loss falls at no rate: try others with --low and --high")
+    return points[1 + min(range(len(slopes)), key=slopes.__getitem__)][0]
+
+
+def drawn(points: list[tuple[float, float]], rate: float, file: Path) -> None:
+    """A picture of the loss against the rate."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    rates, losses = zip(*points, strict=True)
+    axes.plot(rates, losses, linewidth=1.6)
+    axes.axvline(rate, color="tab:red", linewidth=1)
+    axes.annotate(f"{rate:.2g}", (rate, max(losses)), xytext=(4, -10), textcoords="offset points", color="tab:red")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss (smoothed)")
+    axes.set_ylim(min(losses) - 0.05 * (losses[0] - min(losses)), max(losses[0], min(losses)) * 1.3)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    try:
+        figure.savefig(file, dpi=120)
+    except OSError as error:
+        raise StorageError(f"{file} cannot be written: {error.strerror}") from error
+
+
+def main() -> None:
+    """The command line: that of train.py."""
+    parser = argparse.ArgumentParser(description="Let the learning rate rise, and see where the loss falls fastest.")
+    parser.add_argument("--low", type=float, default=1e-6, help="the first rate (1e-6)")
+    parser.add_argument("--high", type=float, default=10.0, help="the last rate (10)")
+    parser.add_argument("--steps", type=int, default=150, help="updates (150)")
+    parser.add_argument("--out", type=Path, default=Path("lr_find.png"), help="file of the picture (lr_find.png)")
+    sys.argv.append("--check")  # a scratch folder that goes at the end
+    config = ConfigParser.from_args(parser, OPTIONS)
+    args = config.launch.args
+    if not (0 < args.low < args.high < math.inf) or args.steps < 20:
+        raise ConfigError("expected 0 < --low < --high, and at least 20 --steps")
+    trainer = build(config)
+    config.launch.checking, trainer.save_step, trainer.writers._writers = False, None, []
+    with trainer.stop:
+        trainer.restore()
+        points = list(tested(trainer, args.low, args.high, args.steps))
+    if len(points) < 5:
+        raise ConfigError(f"the loss runs away at once: try a smaller --low than {args.low:g}")
+    rate = suggested(points)
+    drawn(points, rate, args.out)
+    print(f"wrote {shown(args.out.absolute())}")
+    print(f"the loss falls fastest at {rate:.2g}, and is lowest at {min(points, key=lambda point: point[1])[0]:.2g}")
+    print(f"suggested: --set optimizer.args.lr={float(f'{rate:.2g}'):g}")
+
+
+if __name__ == "__main__":
+    main()

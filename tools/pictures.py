@@ -1,0 +1,79 @@
+"""Grids of pictures with a word below each, for the tools that show data."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+import torch
+from torch.utils._pytree import tree_leaves
+
+from utils.errors import StorageError
+
+
+def images_in(batch: Any) -> torch.Tensor | None:
+    """The first tensor of a batch that is pictures: float or bytes [n, 1 or 3, height, width]."""
+    return next((each for each in _tensors(batch) if each.ndim == 4 and each.shape[1] in (1, 3)), None)
+
+
+def labels_in(batch: Any) -> torch.Tensor | None:
+    """The first tensor of a batch that is classes: integers [n]."""
+    return next((each for each in _tensors(batch) if each.ndim == 1 and not each.is_floating_point()), None)
+
+
+def _tensors(batch: Any) -> list[torch.Tensor]:
+    return [each for each in tree_leaves(batch) if isinstance(each, torch.Tensor)]
+
+
+def picture(image: torch.Tensor) -> Any:
+    """A picture [1 or 3, height, width] as matplotlib shows it, from black to white."""
+    pixels = image.detach().cpu().float()
+    low, high = pixels.min(), pixels.max()
+    return ((pixels - low) / (high - low).clamp(min=1e-9)).movedim(0, -1).squeeze(-1).numpy()
+
+
+def grid(rows: list[list[torch.Tensor]], words: list[str], file: Path, columns: int = 12) -> None:
+    """Write a grid of pictures.
+
+    Args:
+        rows: lists of pictures; those at the same place of each list stand below each other.
+        words: below each place.
+        file: where to.
+        columns: how many stand beside each other.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    n, deep = len(words), len(rows)
+    columns = min(columns, n)
+    lines = math.ceil(n / columns)
+    figure, axes = plt.subplots(
+        lines * deep, columns, figsize=(1.05 * columns, 1.2 * lines * deep), layout="constrained", squeeze=False
+    )
+    for axis in axes.flat:
+        axis.axis("off")
+    for place in range(n):
+        line, column = divmod(place, columns)
+        for k, row in enumerate(rows):
+            axis = axes[line * deep + k][column]
+            axis.imshow(picture(row[place]), cmap="gray")
+            if k == deep - 1:
+                axis.set_title(words[place], fontsize=7, y=-0.28)
+    save(figure, file)
+
+
+def save(figure: Any, file: Path) -> None:
+    """Write a figure and let it go.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    try:
+        figure.savefig(file, dpi=110)
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{file} cannot be written: {getattr(error, 'strerror', None) or error}") from error
+    finally:
+        plt.close(figure)

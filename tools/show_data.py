@@ -1,0 +1,163 @@
+"""What a loader really feeds: python tools/show_data.py -c config.json
+
+A picture of samples, as they are trained on and as they are evaluated; counts, ranges, and samples per second.
+"""
+
+import argparse
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import matplotlib.pyplot as plt
+import torch
+from torch.utils._pytree import tree_flatten_with_path, tree_leaves
+
+import data_loader.data_loaders as module_data
+import test
+from base import BaseDataLoader
+from base.base_data_loader import evaluation_view, one_pass
+from base.data_order import SeededFetcher
+from parse_config import ConfigParser
+from tools.pictures import grid, images_in, labels_in, save
+from train import OPTIONS
+from utils.errors import DataError, described
+from utils.files import shown
+
+
+def loader_of(config: ConfigParser, split: str) -> Any:
+    """The loader of a part of the data."""
+    if split == "train":
+        return config.init_obj("data_loader", module_data)
+    return (test.test_loader if split == "test" else test.valid_loader)(config, module_data)
+
+
+def both_ways(loader: Any, n: int, training: bool) -> tuple[Any, Any]:
+    """The first batch of a loader, and the same samples without augmentation, if they are to be had."""
+    batch = next(iter(one_pass(loader, 0, int(training))), None)
+    if batch is None:
+        raise DataError("the loader has no batches")
+    order = getattr(loader, "_order", None)
+    if not (training and isinstance(loader, BaseDataLoader) and order is not None):
+        return batch, None
+    order.epoch, order.first, order.last = 1, 0, 1
+    fetcher = loader._fetcher
+    view = evaluation_view(loader.dataset)
+    plain = SeededFetcher(view, fetcher.collate_fn, fetcher.seed, fetcher.name)[next(iter(order))]
+    return batch, None if isinstance(plain, DataError) else plain
+
+
+def lines(loader: Any, training: bool, seconds: float) -> Iterator[str]:
+    """Counts and ranges of a pass, or of so much of it as so many seconds allow."""
+    counts: Counter[int] = Counter()
+    stats: dict[str, Stats] = {}
+    samples, batches, started = 0, 0, time.perf_counter()
+    for batch in one_pass(loader, 0, int(training), 0, len(loader) if training else None):
+        batches += 1
+        for path, tensor in tree_flatten_with_path(batch)[0]:
+            if isinstance(tensor, torch.Tensor):
+                name = "".join(map(str, path)) or "batch"
+                stats.setdefault(name, Stats(tensor)).add(tensor)
+        first = next((each for each in tree_leaves(batch) if isinstance(each, torch.Tensor)), None)
+        samples += len(first) if first is not None and first.ndim else 0
+        labels = labels_in(batch)
+        counts.update(labels.tolist() if labels is not None else ())
+        if time.perf_counter() - started > seconds:
+            break
+    took = time.perf_counter() - started
+    name = type(getattr(loader, "dataset", loader)).__name__
+    yield f"{name}: {samples:,} samples in {batches:,} batches, {samples / took:,.0f} a second"
+    for name, each in stats.items():
+        yield f"{name:<12} {each}"
+    if 0 < len(counts) <= 1000:
+        names = getattr(loader, "classes", None) or getattr(getattr(loader, "dataset", None), "classes", None) or {}
+        told = [
+            f"{names[label] if label in range(len(names)) else label}: {n:,}" for label, n in sorted(counts.items())
+        ]
+        yield f"classes      {', '.join(told[:30])}{', …' if told[30:] else ''}"
+
+
+class Stats:
+    """Range, mean and spread of a tensor over batches."""
+
+    def __init__(self, first: torch.Tensor) -> None:
+        self.what, self.n, self.bad = described(first), 0, 0
+        self.low, self.high, self.sum, self.squares = float("inf"), float("-inf"), 0.0, 0.0
+
+    def add(self, tensor: torch.Tensor) -> None:
+        """Add a batch."""
+        values = tensor.double()[torch.isfinite(tensor)] if not tensor.is_complex() else tensor.abs().double()
+        self.bad += tensor.numel() - values.numel()
+        if values.numel():
+            self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
+            self.n, self.sum = self.n + values.numel(), self.sum + float(values.sum())
+            self.squares += float(values.square().sum())
+
+    def __str__(self) -> str:
+        if not self.n:
+            return f"{self.what}: nothing finite"
+        mean = self.sum / self.n
+        spread = max(self.squares / self.n - mean**2, 0.0) ** 0.5
+        bad = f", {self.bad:,} NaN or infinite" if self.bad else ""
+        return f"{self.what}: {self.low:.4g} to {self.high:.4g}, mean {mean:.4g}, deviation {spread:.4g}{bad}"
+
+
+def drawn(batch: Any, plain: Any, n: int, classes: Any, file: Path) -> bool:
+    """Pictures of a batch, or histograms of its columns; whether there is anything to draw."""
+    images, labels = images_in(batch), labels_in(batch)
+    if images is not None:
+        n = min(n, len(images))
+        rows = [list(images[:n])]
+        under = images_in(plain)
+        if under is not None and under.shape == images.shape and not torch.equal(under, images):
+            rows.insert(0, list(under[:n]))
+        values = labels.tolist() if labels is not None and len(labels) == len(images) else [""] * n
+        words = [str(classes[v]) if classes and v in range(len(classes)) else str(v) for v in values[:n]]
+        grid(rows, words, file)
+        return True
+    tensors = [each for each in tree_leaves(batch) if isinstance(each, torch.Tensor)]
+    table = next(
+        (each for each in tensors if each.ndim == 2 and each.is_floating_point() and each.shape[1] <= 32), None
+    )
+    if table is None:
+        return False
+    columns = min(table.shape[1], 6)
+    size = (2.2 * columns, 1.9 * -(-table.shape[1] // columns))
+    figure, axes = plt.subplots(
+        -(-table.shape[1] // columns), columns, figsize=size, layout="constrained", squeeze=False
+    )
+    for k, axis in enumerate(axes.flat):
+        if k < table.shape[1]:
+            axis.hist(table[:, k][table[:, k].isfinite()].tolist(), bins=20)
+            axis.set_title(f"column {k}", fontsize=8)
+        axis.tick_params(labelsize=6)
+        axis.set_visible(k < table.shape[1])
+    save(figure, file)
+    return True
+
+
+def main() -> None:
+    """The command line: that of train.py."""
+    parser = argparse.ArgumentParser(description="Show what a loader feeds.")
+    parser.add_argument("--split", choices=["train", "valid", "test"], default="train", help="part of the data (train)")
+    parser.add_argument("--n", type=int, default=48, help="pictures (48)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="read for so long at most (20)")
+    parser.add_argument("--out", type=Path, default=Path("data.png"), help="file of the picture (data.png)")
+    sys.argv.append("--check")  # which leaves everything as it is
+    config = ConfigParser.from_args(parser, OPTIONS)
+    args = config.launch.args
+    loader = loader_of(config, args.split)
+    training = args.split == "train"
+    classes = getattr(loader, "classes", None) or getattr(loader.dataset, "classes", None)
+    batch, plain = both_ways(loader, args.n, training)
+    print("\n".join(lines(loader, training, args.seconds)))
+    if drawn(batch, plain, max(args.n, 1), classes, args.out):
+        print(f"wrote {shown(args.out.absolute())}")
+
+
+if __name__ == "__main__":
+    main()

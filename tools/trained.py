@@ -1,0 +1,61 @@
+"""A trained model with its data, as test.py has them: what tools that look at one begin with."""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from parse_config import ConfigParser
+from utils.errors import ConfigError
+
+
+class Trained(NamedTuple):
+    """A trainer whose networks are those of a checkpoint, in evaluation mode within `judged()`, and a loader."""
+
+    trainer: Any
+    loader: Any
+    config: ConfigParser
+
+
+def parsed(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Trained]:
+    """Parse a command line with `-r CHECKPOINT`, `--split` and test.py's options, and load what it names."""
+    import data_loader.data_loaders as module_data
+    import test
+    from train import build
+
+    parser.add_argument("--split", choices=["test", "valid"], default="test", help="data to take (test)")
+    config = ConfigParser.from_args(parser, evaluating=True, partial=False)
+    loader = (test.test_loader if config.launch.args.split == "test" else test.valid_loader)(config, module_data)
+    trainer = build(config, training=False)
+    trainer.restore()
+    return config.launch.args, Trained(trainer, loader, config)
+
+
+def seen(trained: Trained) -> Iterator[tuple[Any, Any, Any, Any]]:
+    """What the network is called with, what it returns, what metrics get as output and as target: batch by batch."""
+    import torch
+
+    from base.base_data_loader import one_pass
+
+    trainer = trained.trainer
+    for batch in one_pass(trained.loader, trainer.seed):
+        calls: list[Any] = []
+        handle = trainer.model.register_forward_hook(
+            lambda _module, args, kwargs, output, calls=calls: calls.append(((args, kwargs), output)), with_kwargs=True
+        )
+        try:
+            with torch.no_grad(), trainer.judged():
+                _, output, target = trainer._compute(batch, None)
+        finally:
+            handle.remove()
+        if not calls:
+            raise ConfigError(f"{type(trainer).__name__}._forward does not call self.model")
+        yield *calls[0], output, target
+
+
+def folder_of(trained: Trained, name: str, given: Path | None) -> Path:
+    """The folder for what a tool makes of a run: as given, or beside the checkpoint."""
+    assert trained.config.resume is not None
+    folder = given or trained.config.resume.parent / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
