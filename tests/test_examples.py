@@ -5,9 +5,7 @@ import csv
 import json
 import os
 import re
-import runpy
 import shutil
-import signal
 import sys
 import warnings
 
@@ -20,8 +18,8 @@ import torch
 import torch.utils.tensorboard
 import torchvision.datasets  # noqa: F401 - for all that is forked
 from projects import ROOT
+from scripts import run, script
 
-from trainer import Trainer
 from utils import checkpoint, distributed, run_folder
 from utils.files import read_json
 
@@ -58,33 +56,6 @@ REACHES = {
     "stream": (">", 0.99),
     "tabular": ("<", 55.0),  # the noise alone is 48
 }
-
-
-def _script(script, words, stop_at):
-    """Run a script of the project in a forked process; in an update of the second epoch, it gets a SIGTERM."""
-    after = Trainer._after_update
-
-    def stopping(self, batches):
-        self.updates = getattr(self, "updates", 0) + (self.epoch == 2)
-        if self.updates == stop_at:
-            os.kill(os.getpid(), signal.SIGTERM)
-        after(self, batches)
-
-    if stop_at:
-        Trainer._after_update = stopping
-    os.chdir(ROOT)
-    sys.path.insert(0, str(ROOT))
-    sys.argv = [script, *map(str, words)]
-    runpy.run_path(script, run_name="__main__")
-
-
-def run(folder, script, *words, code=0, stop_at=0):
-    """Like `python script words`; what it printed."""
-    output = folder / "output.txt"
-    output.unlink(missing_ok=True)
-    ended = forked.finish(forked.start(_script, script, words, stop_at, output=output))
-    assert ended == code, output.read_text()
-    return output.read_text()
 
 
 def places(name, folder):
@@ -151,7 +122,7 @@ def test_it_trains_is_continued_exactly_and_tested(name, tmp_path):
 def _rank(words):
     del os.environ["CUDA_VISIBLE_DEVICES"]
     distributed.LAUNCHED = True
-    _script("train.py", words, 0)
+    script("train.py", words, 0)
 
 
 @pytest.mark.parametrize(
@@ -295,7 +266,7 @@ def _reading(words, stop_at, workers):
     Spirals.__iter__ = counting
     words = [*words, "--set", f"data_loader.args.num_workers={workers}"]
     try:
-        _script("train.py", words, stop_at)
+        script("train.py", words, stop_at)
     finally:
         print("drawn", drawn[0])
 

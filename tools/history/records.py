@@ -130,8 +130,7 @@ def _row(record: Record, config: dict[str, Any], status: dict[str, Any]) -> dict
     row["ended"] = str(status.get("time", ""))[:16].replace("T", " ")
     commit = str(record.environment.get("git_commit") or "")[:8]
     row["commit"] = commit + "+" * bool(commit and record.environment.get("git_dirty"))
-    if record.problem:
-        row["status"] = f"broken: {record.problem}"
+    row |= {"status": "broken" if record.problem else row["status"], "problem": record.problem}
     return row
 
 

@@ -1,0 +1,454 @@
+"""The tools for every day: runs, sweeps, tuning, looking at data and predictions, exporting, debugging."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import forked
+import pytest
+import torch
+import torch.utils.tensorboard  # for all that is forked
+import torchvision.datasets  # noqa: F401
+from PIL import Image
+from projects import ROOT
+from scripts import run, script
+
+from utils import checkpoint
+from utils.files import read_json, write_json
+
+pd = pytest.importorskip("pandas")
+pytest.importorskip("matplotlib")
+SHORT = {"data_loader.args.validation_split": 0.85, "trainer.log_step": 3, "n_gpu": 0}
+
+
+def words(folder, **more):
+    settings = {**SHORT, "trainer.save_dir": folder, **more}
+    return ["-c", "config.json", *(word for k, v in settings.items() for word in ("--set", f"{k}={v}"))]
+
+
+def train(folder, name, **more):
+    return run(folder, "train.py", *words(folder, **more), "--run_id", name)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Three runs, one of them tested, one stopped; and what else may lie about."""
+    folder = tmp_path_factory.mktemp("runs")
+    train(folder, "a", **{"trainer.epochs": 2})
+    train(folder, "b", **{"trainer.epochs": 2, "optimizer.args.lr": 0.01, "seed": 7})
+    run(folder, "train.py", *words(folder, **{"trainer.epochs": 3}), "--run_id", "c", code=143, stop_at=2)
+    run(folder, "test.py", "-r", folder / "models" / "Digits_LeNet" / "a")
+    models = folder / "models"
+    (models / "Digits_LeNet" / "empty").mkdir()
+    broken = shutil.copytree(models / "Digits_LeNet" / "b", models / "Digits_LeNet" / "broken")
+    (broken / "config.json").write_text("{")
+    classic = models / "Classic" / "0101_120000"
+    classic.mkdir(parents=True)
+    write_json({"name": "Classic", "optimizer": {"type": "Adam", "args": {"lr": 0.5}}}, classic / "config.json")
+    return folder
+
+
+def test_a_table_of_runs(trained):
+    output = trained / "table.csv"
+    printed = run(trained, "tools/runs.py", trained, "--csv", output)
+    with open(output, newline="") as file:
+        rows = {row["run"]: row for row in csv.DictReader(file)}
+    assert set(rows) == {f"Digits_LeNet/{name}" for name in ("a", "b", "c", "empty", "broken")} | {
+        "Classic/0101_120000"
+    }
+    a, b, c = (rows[f"Digits_LeNet/{name}"] for name in "abc")
+    assert [row["status"] for row in (a, b, c)] == ["finished", "finished", "stopped"]
+    assert (a["epochs"], c["epochs"], a["seed"], b["seed"], b["lr"]) == ("2/2", "2/3", "123", "7", "0.01")
+    status = read_json(trained / "models" / "Digits_LeNet" / "a" / "status.json")
+    assert float(a["best"]) == pytest.approx(status["best"]["val_loss"]) and a["monitor"] == "val_loss"
+    (tested, *_) = read_json(trained / "models" / "Digits_LeNet" / "a" / "test.json")["results"]
+    assert float(a["test_accuracy"]) == tested["metrics"]["accuracy"] and b["test_accuracy"] == ""
+    assert [rows[f"Digits_LeNet/{name}"]["status"] for name in ("empty", "broken")] == ["broken", "broken"]
+    assert rows["Digits_LeNet/empty"]["problem"] == "config.json is missing"
+    assert rows["Digits_LeNet/broken"]["problem"].startswith("config.json Expecting") and not a["problem"]
+    assert rows["Classic/0101_120000"]["status"] == "unknown" and rows["Classic/0101_120000"]["lr"] == "0.5"
+    assert all(name in printed for name in rows)
+    # A process that is gone is not running.
+    status_file = trained / "models" / "Digits_LeNet" / "b" / "status.json"
+    content = status_file.read_text()
+    status_file.write_text(content.replace("finished", "running"))
+    assert re.search(r"Digits_LeNet/b +killed", run(trained, "tools/runs.py", trained))
+    status_file.write_text(content)
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        (["--filter", "status=finished"], ["a", "b"]),
+        (["--filter", "lr>0.005", "--filter", "status=finished"], ["b"]),
+        (["--filter", "run~_LeNet/[ac]$"], ["a", "c"]),
+        (["--filter", "trainer.epochs!=2", "--filter", "status=stopped"], ["c"]),
+        (["--filter", "status=finished", "--sort", "lr", "--reverse"], ["b", "a"]),
+        (["--filter", "run~/[abc]$", "--sort", "seed", "--show", "optimizer.type"], ["b", "a", "c"]),
+    ],
+)
+def test_runs_are_sorted_and_filtered(trained, options, expected):
+    printed = run(trained, "tools/runs.py", trained, *options)
+    assert re.findall(r"^ *Digits_LeNet/(\w+)", printed, re.M) == expected
+
+
+def test_what_differs_between_runs(trained):
+    printed = run(trained, "tools/runs.py", trained, "--diff", "a", "b")
+    assert [line.split() for line in printed.splitlines()[1:]] == [
+        ["seed", "123", "7"],
+        ["optimizer.args.lr", "0.002", "0.01"],
+    ]
+    run(trained, "tools/runs.py", trained, "--diff", "a", "nothing", code=2)
+    run(trained, "tools/runs.py", trained, "--sort", "nothing", code=2)
+    run(trained, "tools/runs.py", trained, "--filter", "nothing", code=2)
+    run(trained, "tools/runs.py", trained / "nothing", code=2)
+
+
+def test_a_page_of_runs_is_one_file(trained):
+    hostile = trained / "models" / "Digits_LeNet" / "a" / "config.json"
+    content = hostile.read_text()
+    hostile.write_text(content.replace('"Digits_LeNet"', '"<script>alert(1)</script>"'))
+    run(trained, "tools/runs.py", trained, "--html", trained / "page.html")
+    hostile.write_text(content)
+    page = (trained / "page.html").read_text()
+    assert page.count("data:image/svg+xml;base64,") >= 4  # loss, two metrics, the rate
+    assert not re.search(r"(src|href)=\"(?!data:)", page) and "<script>alert" not in page
+    assert "&lt;script&gt;alert" in page and "Digits_LeNet/empty" in page
+
+
+def sweep_file(folder, **more):
+    spec = {
+        "config": str(ROOT / "config.json"),
+        "set": {**SHORT, "trainer.epochs": 2, "trainer.tensorboard": False},
+        "space": {"optimizer.args.lr": [0.002, 0.01], "data_loader.args.batch_size": [64, 128]},
+    }
+    write_json({**spec, **more}, folder / "try.json")
+    return folder / "try.json"
+
+
+def points(folder):
+    with open(folder / "points.csv", newline="") as file:
+        return {int(row["point"]): row for row in csv.DictReader(file)}
+
+
+def _point_by_fork(config, settings, folder, environment, look):
+    """What `run_point` does, without a new interpreter."""
+    from tools.sweeping.point import Outcome, best_of, values
+
+    given = ["-c", str(config), "--run_id", folder.name, "-r", "auto"]
+    given += [word for key, value in settings.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    code = forked.finish(forked.start(script, "train.py", given, output=folder.parent.parent.parent / "printed.txt"))
+    log = folder.parent.parent.parent / "log" / folder.parent.name / folder.name
+    found = values(log / "metrics.csv", "val_loss")
+    for epoch, value in found:
+        look(epoch, value)
+    best = best_of([value for _, value in found], settings["trainer.monitor"])
+    return Outcome("complete" if code == 0 else "failed", best, "" if code == 0 else f"exit code {code}")
+
+
+def _sweep(file, save_dir, given):
+    os.chdir(ROOT)
+    import tools.sweep
+
+    tools.sweep.run_point = _point_by_fork
+    sys.argv = ["tools/sweep.py", str(file), "--save_dir", str(save_dir), *given]
+    tools.sweep.main()
+
+
+def sweep(folder, file, *given, code=0):
+    output = folder / "sweep.txt"
+    output.unlink(missing_ok=True)
+    ended = forked.finish(forked.start(_sweep, file, folder / "sweeps", given, output=output))
+    assert ended == code, output.read_text()
+    return output.read_text()
+
+
+def test_a_sweep_goes_on_after_a_failing_point_and_a_kill(tmp_path):
+    pytest.importorskip("optuna")
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    space = {"optimizer.args.lr": [0.002, -1], "data_loader.args.batch_size": [64, 128]}
+    printed = sweep(tmp_path, sweep_file(tmp_path, space=space))
+    assert len(re.findall(r"^point \d", printed, re.M)) == 4 and "best: point" in printed
+    found = points(tmp_path / "sweeps" / "try")
+    assert sorted(row["state"] for row in found.values()) == ["complete", "complete", "fail", "fail"]
+    assert all((float(row["optimizer.args.lr"]) < 0) == (row["state"] == "fail") for row in found.values())
+    for number, row in found.items():
+        folder = tmp_path / "sweeps" / "try" / "models" / "Digits_LeNet" / f"point-{number:04}"
+        if row["state"] == "complete":
+            assert float(row["val_loss"]) == read_json(folder / "status.json")["best"]["val_loss"]
+            assert checkpoint.load(folder / "model_best.pth")["config"]["seed"] == 123 if "seed" in row else True
+    # A point whose worker was killed, and one that had not begun: both are found again, and nothing else is done.
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "sweeps" / "try" / "journal.log")))
+    study = optuna.load_study(study_name="try", storage=storage)
+    for more in (0.003, 0.004):
+        study.enqueue_trial({"optimizer.args.lr": 0.002, "data_loader.args.batch_size": 64}, {"again": more})
+    study.ask({name: found.distributions[name] for name in space for found in study.trials[:1]})
+    again = sweep(tmp_path, sweep_file(tmp_path, space=space))
+    assert re.findall(r"^point (\d)", again, re.M) == ["4", "5"]
+    assert not re.search(r"^point", sweep(tmp_path, sweep_file(tmp_path, space=space)), re.M)
+    other = sweep_file(tmp_path, space={"optimizer.args.lr": [1]})
+    assert "is of a sweep with another space" in sweep(tmp_path, other, code=2)
+
+
+@pytest.mark.parametrize(
+    "more, told",
+    [
+        ({"space": {"optimizer.args.lt": [1], "trainer.epoch": [2]}}, "trainer.epoch"),
+        ({"space": {}}, "space"),
+        ({"space": {"seed": []}}, "empty"),
+        ({"method": "random"}, "points"),
+        ({"space": {"optimizer.args.lr": {"low": 1, "high": 0.1}}}, "low <= high"),
+        ({"space": {"optimizer.args.lr": {"low": 0.1, "high": 1.5}}}, "a grid wants lists"),
+        ({"set": {"trainer.monitor": "off"}}, "monitor"),
+        ({"metod": "grid"}, "metod"),
+        ({"config": "nothing.json"}, "nothing.json"),
+    ],
+)
+def test_mistakes_in_a_sweep_are_told_before_anything_runs(tmp_path, more, told):
+    pytest.importorskip("optuna")
+    from tools.sweeping.spec import read_spec
+    from utils.errors import ConfigError
+
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        read_spec(sweep_file(tmp_path, **more))
+
+
+def test_points_are_drawn_within_their_ranges(tmp_path):
+    pytest.importorskip("optuna")
+    from tools.sweeping.spec import decoded, read_spec
+
+    space = {
+        "optimizer.args.lr": {"low": 1e-4, "high": 1e-1, "log": True},
+        "data_loader.args.batch_size": {"low": 32, "high": 128, "step": 32},
+        "lr_scheduler": [None, {"type": "ExponentialLR", "args": {"gamma": 0.9}}],
+    }
+    spec, *_ = read_spec(sweep_file(tmp_path, space=space, method="random", points=200))
+    drawn = spec.listed()
+    rates, sizes, schedules = zip(*(map(decoded, point.values()) for point in drawn), strict=True)
+    assert min(rates) >= 1e-4 and max(rates) <= 1e-1 and sorted(rates)[100] == pytest.approx(10**-2.5, rel=0.7)
+    assert set(sizes) == {32, 64, 96, 128} and {str(each) for each in schedules} == {
+        str(e) for e in space["lr_scheduler"]
+    }
+    assert drawn == spec.listed() and drawn[:50] == spec.model_copy(update={"points": 50}).listed()
+    for distribution, value in zip(spec.distributions().values(), drawn[0].values(), strict=True):
+        assert distribution._contains(distribution.to_internal_repr(value))
+
+
+@pytest.mark.soak
+def test_a_sweep_that_is_killed_loses_and_repeats_nothing(tmp_path):
+    pytest.importorskip("optuna")
+    file = sweep_file(tmp_path, method="tpe", points=12, prune_from=2)
+    given = [sys.executable, "tools/sweep.py", file, "--workers", "2", "--save_dir", tmp_path / "sweeps"]
+    for seconds, kill in ((9, signal.SIGKILL), (8, signal.SIGTERM), (None, None)):
+        process = subprocess.Popen(given, cwd=ROOT, start_new_session=True, stdout=subprocess.PIPE, text=True)
+        try:
+            assert process.wait(seconds) == 0
+        except subprocess.TimeoutExpired:
+            process.send_signal(kill)
+            process.wait()
+    rows = points(tmp_path / "sweeps" / "try")
+    assert sorted(rows) == list(range(12)) and {row["state"] for row in rows.values()} <= {"complete", "pruned"}
+    for number in rows:
+        log = tmp_path / "sweeps" / "try" / "log" / "Digits_LeNet" / f"point-{number:04}" / "metrics.csv"
+        epochs = pd.read_csv(log)["epoch"].tolist()
+        assert epochs == list(range(1, len(epochs) + 1))
+
+
+def test_an_exported_model_is_the_model(trained):
+    pytest.importorskip("safetensors")
+    pytest.importorskip("onnxruntime")
+    out = trained / "export"
+    printed = run(trained, "tools/export.py", "-r", trained / "models" / "Digits_LeNet" / "a", "--out", out)
+    assert {path.name for path in out.iterdir()} >= {"README.md", "model.safetensors", "model.pt2", "model.onnx"}
+    off = [float(value) for value in re.findall(r"off by (\S+) at most", printed)]
+    assert len(off) == 3 and all(value < 1e-5 for value in off)
+    weights = checkpoint.load(trained / "models" / "Digits_LeNet" / "a" / "model_best.pth")["state_dict"]
+    from safetensors.torch import load_file
+
+    kept = load_file(out / "model.safetensors")
+    assert kept.keys() == weights.keys() and all(torch.equal(kept[name], weights[name]) for name in weights)
+    card = (out / "README.md").read_text()
+    assert "accuracy" in card and '"seed"' not in card.split("```json")[0] and "float32 [64, 1, 28, 28]" in card
+
+
+class Untraceable(torch.nn.Module):
+    """Does what no graph can hold."""
+
+    def forward(self, x):
+        return x * 2 if x.sum().item() > 0 else x + len(str(float(x.sum())))
+
+
+def test_what_cannot_be_exported_is_refused_with_the_reason(tmp_path):
+    pytest.importorskip("onnxruntime")
+    from tools import export
+
+    call = ((torch.ones(8, 3),), {})
+    for name in ("program", "onnx"):
+        write, file = export.FORMATS[name]
+        with pytest.raises(Exception), export.quiet():
+            export._written(write, Untraceable(), tmp_path / file, call)
+    model = torch.nn.Linear(3, 2)
+    with pytest.raises(export.Refused, match="returns"):
+        export.off(model, lambda each: model(each[0][0])[:, :1], call)
+    assert export.off(model, lambda each: model(each[0][0]) + 0.1, call) > 0.05
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_what_a_loader_feeds_is_shown(tmp_path, split):
+    printed = run(tmp_path, "tools/show_data.py", *words(tmp_path), "--split", split, "--out", tmp_path / "data.png")
+    n = {"train": 600, "test": 1000}[split]
+    counts = [int(value.replace(",", "")) for value in re.findall(r"\d: ([\d,]+)", printed.split("classes")[1])]
+    assert f"{n:,} samples" in printed and len(counts) == 10 and sum(counts) == n
+    assert "[64, 1, 28, 28] float32: -0.42" in printed and not (tmp_path / "models").exists()
+    with Image.open(tmp_path / "data.png") as picture:
+        width, height = picture.size
+    assert (height > 0.6 * width) == (split == "train")  # as they are, and as they are trained on
+    # A table.
+    example = ["-c", "examples/tabular/config.json", "--set", f"data_loader.args.file={tmp_path / 'rents.csv'}"]
+    printed = run(tmp_path, "tools/show_data.py", *example, "--out", tmp_path / "table.png")
+    assert "NaN or infinite" in printed and (tmp_path / "table.png").exists()
+
+
+def test_predictions_of_a_split_and_of_files(trained):
+    out, model = trained / "said", trained / "models" / "Digits_LeNet" / "a"
+    printed = run(trained, "tools/predict.py", "-r", model, "--out", out)
+    with open(out / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    right = sum(row["target"] == row["predicted"] for row in rows)
+    (tested, *_) = read_json(model / "test.json")["results"]
+    assert len(rows) == 1000 and right == round(1000 * tested["metrics"]["accuracy"])
+    assert (
+        f"{right} of 1,000 are right" in printed and (out / "confusion.png").exists() and (out / "wrong.png").exists()
+    )
+    classes = re.findall(r"^(\d) +(\S+) +(\S+) +(\S+) +(\d+)$", printed, re.M)
+    recalled = {name: sum(r["target"] == r["predicted"] == name for r in rows) / 100 for name, *_ in classes}
+    assert all(float(recall) == pytest.approx(recalled[name], abs=1e-4) for name, _, recall, *_ in classes)
+    # The same pictures, from files.
+    from data_loader.data_loaders import MNIST_MEAN, MNIST_STD, DigitsDataLoader
+
+    images = DigitsDataLoader(training=False).dataset.images[::300]
+    files = [trained / f"{i}.png" for i in range(len(images))]
+    for file, image in zip(files, images, strict=True):
+        pixels = ((image[0] * MNIST_STD + MNIST_MEAN) * 255).round().byte()
+        Image.fromarray(pixels.numpy()).save(file)
+    told = run(trained, "tools/predict.py", "-r", model, *files, "--out", out)
+    assert re.findall(r"\.png: (\d)", told) == [rows[i]["predicted"] for i in range(0, 1000, 300)]
+    (trained / "no.png").write_text("no picture")
+    assert "cannot be read" in run(trained, "tools/predict.py", "-r", model, trained / "no.png", code=3)
+
+
+def test_a_learning_rate_is_found(tmp_path):
+    printed = run(tmp_path, "tools/lr_find.py", *words(tmp_path), "--out", tmp_path / "lr.png", "--steps", "100")
+    (rate,) = re.findall(r"suggested: --set optimizer\.args\.lr=(\S+)", printed)
+    assert 3e-4 < float(rate) < 0.1 and (tmp_path / "lr.png").exists() and not (tmp_path / "models").exists()
+    run(tmp_path, "tools/lr_find.py", *words(tmp_path), "--low", "1", "--high", "0.1", code=2)
+
+
+def _measured(given):
+    os.chdir(ROOT)
+    import argparse
+
+    from parse_config import ConfigParser
+    from tools.tuning.measuring import measured
+    from train import OPTIONS
+
+    sys.argv = ["train.py", *map(str, given), "--check"]
+    print(json.dumps(measured(ConfigParser.from_args(argparse.ArgumentParser(), OPTIONS), 0.05)))
+
+
+def figures(folder, **more):
+    output = folder / "output.txt"
+    output.unlink(missing_ok=True)
+    assert forked.finish(forked.start(_measured, words(folder, **more), output=output)) == 0, output.read_text()
+    return json.loads(output.read_text().splitlines()[-1])
+
+
+def test_what_is_measured_is_the_training(tmp_path):
+    plain, channels, workers = (
+        figures(tmp_path, **more)
+        for more in ({}, {"trainer.channels_last": "true"}, {"data_loader.args.num_workers": 1})
+    )
+    assert plain["rate"] > 0 and plain["facts"]["convolves"] and plain["facts"]["fused"]
+    assert workers["losses"][:10] == plain["losses"][:10] and workers["facts"]["workers"] == 1
+    assert channels["losses"][:10] == pytest.approx(plain["losses"][:10], abs=1e-3)
+
+
+def test_tuning_recommends_what_is_faster_together():
+    from tools.tune import Figure, Tuner, tuned
+
+    gains = {"trainer.channels_last": 1.3, "optimizer.args.fused": 1.2, "trainer.compile": 1.25, "trainer.threads": 0.8}
+
+    class Made(Tuner):
+        """Channels last and compiling are no good together; fused is good with everything."""
+
+        def figure(self, settings):
+            self.facts = {"cores": 2, "device": "cpu", "threads": 2, "workers": 0, "arguments": [], "fused": True}
+            self.facts |= {"convolves": True, "batch": 64, "samples": 500}
+            rate = 1000.0
+            for key in settings:
+                rate *= gains.get(key, 1.0)
+            if {"trainer.channels_last", "trainer.compile"} <= settings.keys():
+                rate = 900.0
+            if settings.get("trainer.precision") == "bf16":
+                return Figure(error="error: no bf16 here")
+            return Figure(rate, 100.0, (2.0, 1.0 + 1e-6 * len(settings)), 1.0)
+
+    lines = []
+    best = tuned(Made([], 1, 1), lines.append)
+    assert best == {"trainer.channels_last": True, "optimizer.args.fused": True}
+    text = "\n".join(lines)
+    assert "error: no bf16 here" in text and re.search(r"fused=true +1,560 +1\.56 ", text) and "batch_size=128" in text
+
+
+@pytest.mark.parametrize("name", ["one_batch", "few_batches", "anomaly"])
+def test_debugging_by_a_config(tmp_path, name):
+    epochs = {"one_batch": 30, "few_batches": 2, "anomaly": 1}[name]
+    more = words(tmp_path, **{"trainer.epochs": epochs, "data_loader.args.batch_size": 16})[2:]
+    more += ["--set", f"data_loader.args.validation_split={0.85 if name == 'anomaly' else 0.01}"]
+    run(tmp_path, "train.py", "-c", f"examples/debug/{name}.json", "--run_id", "a", *more)
+    (log,) = (tmp_path / "log").glob("*/a/metrics.csv")
+    table = pd.read_csv(log)
+    if name == "one_batch":
+        assert table["loss"].iloc[-5:].mean() < 0.5 * table["loss"].iloc[0]
+    state = checkpoint.load(next((tmp_path / "models").glob("*/a")) / f"checkpoint-epoch{epochs}.pth")
+    assert state["progress"]["batches"] == {"one_batch": 1, "few_batches": 4, "anomaly": 38}[name]
+
+
+def test_the_operation_that_made_a_nan_is_named(tmp_path):
+    import tiny
+
+    from examples.debug.trainers import Anomaly
+
+    class Rooted(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = torch.nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.fc(x) * torch.sqrt((self.fc.weight * 0).sum())
+
+    trainer = tiny.build(tiny.settings(tmp_path, trainer__epochs=1), trainer_class=Anomaly)
+    trainer.model = Rooted()
+    trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=0.1)
+    with (
+        pytest.warns(UserWarning, match="Error detected in (Mul|Sqrt)Backward0"),
+        pytest.raises(RuntimeError, match="nan values"),
+    ):
+        trainer.train()
+
+
+@pytest.mark.parametrize("tool", ["runs", "sweep", "tune", "export", "show_data", "predict", "lr_find"])
+def test_each_says_how_it_is_used(tmp_path, tool):
+    assert "usage:" in run(tmp_path, f"tools/{tool}.py", "--help")
+    text = (ROOT / "tools" / f"{tool}.py").read_text()
+    assert f"python tools/{tool}.py" in text.split('"""')[1]
+    assert not re.search(rf"tools[./]{tool}\b", "".join(path.read_text() for path in Path(ROOT / "base").glob("*.py")))
