@@ -1,6 +1,6 @@
 """The keys of a config, with their types, bounds, defaults and a sentence each.
 
-The README's table and `config.schema.json` come from here, and so does every check of types and unknown keys.
+The table in docs/config.md and `config.schema.json` come from here, and so does every check of types and unknown keys.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""What the README says is so: its commands run, its table is the schema's, its tree is the project's."""
+"""What the pages say is so: their commands run, the table is the schema's, the tree is the project's."""
 
 import copy
 import re
@@ -18,6 +18,7 @@ from tools.write_schema import outputs
 from utils.seeding import uniform_rows
 
 README = (ROOT / "README.md").read_text()
+PAGES = {path.stem: path.read_text() for path in (ROOT / "docs").glob("*.md")}
 SHORT = ["--set", "trainer.epochs=1", "--set", "trainer.len_epoch=3"]
 
 
@@ -28,7 +29,7 @@ def test_generated_parts_are_current():
 
 def test_every_key_is_explained():
     for name, field in [*Config.model_fields.items(), *TrainerSettings.model_fields.items()]:
-        assert field.description and f"{name}`" in README
+        assert field.description and f"{name}`" in PAGES["config"]
 
 
 def test_the_first_commands_are_what_the_check_does():
@@ -39,7 +40,7 @@ def test_the_first_commands_are_what_the_check_does():
 
 
 def test_the_tree_is_the_projects():
-    tree = README.split("## The house")[1].split("```")[1]
+    tree = PAGES["how_it_works"].split("## The house")[1].split("```")[1]
     shown = set(re.findall(r"[\w/]+\.(?:py|json)|^\w+/", tree, re.M))
     for name in shown - {"saved/"}:
         assert list(ROOT.rglob(name.rstrip("/"))), name
@@ -49,7 +50,7 @@ def test_the_tree_is_the_projects():
 
 
 def test_its_dataset_is_one(monkeypatch):
-    (code,) = re.findall(r"```python\n(class Vectors.*?)```", README, re.S)
+    (code,) = re.findall(r"```python\n(class Vectors.*?)```", PAGES["trainers"], re.S)
     names = {"copy": copy, "uniform_rows": uniform_rows}
     exec(code, names)
     data = names["Vectors"](torch.arange(60.0).view(20, 3), torch.arange(20))
@@ -72,7 +73,9 @@ def project(tmp_path_factory):
     return folder
 
 
-COMMANDS = re.findall(r"^python ((?:train|test)\.py .*?)(?: +#.*)?$", README.split("## Commands")[1], re.M)
+COMMANDS = re.findall(
+    r"^python ((?:train|test)\.py .*?)(?: +#.*)?$", README.split("## Commands")[1] + PAGES["commands"], re.M
+)
 
 
 @pytest.mark.parametrize("line", dict.fromkeys(COMMANDS))
@@ -86,8 +89,8 @@ def test_its_commands_run(project, line):
 
 
 def test_a_scheduler_made_of_schedulers_resumes_exactly(tmp_path, monkeypatch):
-    """The README's function, in a file of the project."""
-    code = re.search(r"```python\n(def warmup_cosine.*?)```", README, re.S)
+    """The page's function, in a file of the project."""
+    code = re.search(r"```python\n(def warmup_cosine.*?)```", PAGES["config"], re.S)
     module = types.ModuleType("model.optim_of_the_test")
     names = ("CosineAnnealingLR", "LinearLR", "SequentialLR")
     vars(module).update({name: getattr(torch.optim.lr_scheduler, name) for name in names})
@@ -103,7 +106,7 @@ def test_a_scheduler_made_of_schedulers_resumes_exactly(tmp_path, monkeypatch):
 
 
 def test_its_groups_by_name(tmp_path):
-    code = re.search(r"```python\n(def faster_head.*?)```", README, re.S)
+    code = re.search(r"```python\n(def faster_head.*?)```", PAGES["config"], re.S)
     module = types.ModuleType("model.optim_of_the_test")
     vars(module).update(nn=torch.nn, AdamW=torch.optim.AdamW)
     exec(code[1], vars(module))

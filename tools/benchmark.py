@@ -30,8 +30,10 @@ def cases(quick: bool) -> dict[str, Callable[[Path], Case]]:
     n = 32_000 if quick else 160_000
     return {
         "epoch": lambda folder: loops.lenet(folder, 1 if quick else 15),
-        "tuned": lambda folder: loops.lenet(folder, 1 if quick else 15, tuned=True),
-        "resnet": lambda folder: loops.lenet(folder, 1, loops.small_resnet, "a small ResNet", tuned=True),
+        "tuned": lambda folder: loops.lenet(folder, 1 if quick else 15, channels_last=True, fused=True),
+        "resnet": lambda folder: loops.lenet(
+            folder, 1, loops.small_resnet, "a small ResNet", channels_last=True, fused=True, precision="bf16"
+        ),
         "step": lambda folder: loops.steps(folder, n, grows=False),
         "base": lambda folder: loops.steps(folder, n, name="the same; and with ten times …"),
         "samples": lambda folder: loops.steps(folder, 10 * n, name="… the samples"),

@@ -90,7 +90,8 @@ class Tuner:
         pairs = zip(figure.losses, self.plain.losses, strict=False)
         apart = max((abs(a - b) for a, b in pairs), default=0.0)
         same = "" if "batch_size" in name else f"{apart:.1g}" if apart else "0"
-        cost = ", ".join(dict.fromkeys(cost for key, cost in _COSTS.items() if key in name))
+        costs = [cost for key, cost in _COSTS.items() if key in name or _short(key) in name]
+        cost = ", ".join(dict.fromkeys(part for each in costs for part in each.split(", ")))
         slow = f"{', ' if cost else ''}{figure.warm:.0f} s until it runs" if "compile" in name else ""
         gain = figure.rate / self.plain.rate
         return (
@@ -161,8 +162,12 @@ def _larger_batches(tuner: Tuner, together: Settings, best: float, tell: Callabl
 
 def named(settings: Settings) -> str:
     """The settings as one reads them in the table."""
-    short = {key: key.split(".")[0] + "." + key.split(".")[-1] if len(settings) > 1 else key for key in settings}
+    short = {key: _short(key) if len(settings) > 1 else key for key in settings}
     return " ".join(f"{short[key]}={json.dumps(value)}".replace('"', "") for key, value in settings.items())
+
+
+def _short(key: str) -> str:
+    return key.replace(".args.", ".")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Write what the schema says into config.schema.json and the README's table of keys: python tools/write_schema.py"""
+"""Write what the schema says into config.schema.json and the table of docs/config.md: python tools/write_schema.py"""
 
 import json
 import sys
@@ -25,7 +25,7 @@ def schema() -> str:
 
 
 def table() -> str:
-    """The README's table of all keys."""
+    """The table of all keys."""
     lines = ["| key | default | meaning |", "|---|---|---|"]
     sections: list[tuple[str, type[BaseModel], type[BaseModel] | None]] = [
         ("", Config, None),
@@ -50,16 +50,16 @@ def _escaped(text: str) -> str:
     return text.replace("|", "\\|").replace("*", "\\*")
 
 
-def readme(text: str) -> str:
-    """The README's text with the table as it should be."""
+def page(text: str) -> str:
+    """The page's text with the table as it should be."""
     before, _, rest = text.partition(BEGIN)
     return before + BEGIN + "\n" + table() + "\n" + END + rest.partition(END)[2]
 
 
 def outputs() -> dict[Path, Any]:
     """The generated files with their content."""
-    path = ROOT / "README.md"
-    return {ROOT / "config.schema.json": schema(), path: readme(path.read_text(encoding="utf-8"))}
+    path = ROOT / "docs" / "config.md"
+    return {ROOT / "config.schema.json": schema(), path: page(path.read_text(encoding="utf-8"))}
 
 
 def main() -> None:

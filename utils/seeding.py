@@ -1,6 +1,6 @@
 """Randomness as a function of the seed and a place: nothing random depends on what ran before.
 
-Every draw is seeded from a hash of where it happens (see "Exactness" in the README), so a checkpoint holds no
+Every draw is seeded from a hash of where it happens (see docs/exactness.md), so a checkpoint holds no
 generator states, and a resumed run draws what the unbroken one drew.
 """
 

@@ -1,7 +1,7 @@
 """The settings of a trainer: the keys of the section `trainer`, with types, bounds, defaults and a sentence each.
 
-The README's table and `config.schema.json` come from here and from `config/schema.py`; the sentences are the strings
-below the fields.
+The table in docs/config.md and `config.schema.json` come from here and from `config/schema.py`; the sentences are the
+strings below the fields.
 """
 
 from typing import Any, Literal

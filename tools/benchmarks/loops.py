@@ -139,15 +139,14 @@ def small_resnet() -> nn.Module:
 
 
 def lenet(
-    folder: Path, copies: int, network: Callable[[], nn.Module] = MnistModel, name: str = "LeNet", tuned: bool = False
+    folder: Path, copies: int, network: Callable[[], nn.Module] = MnistModel, name: str = "LeNet", **tuned: Any
 ) -> Case:
     """A whole epoch of a network with validation, checkpoints and TensorBoard.
 
     Args:
         copies: of the bundled digits.
-        tuned: with the switches that `tools/tune.py` recommends for it, against the plain bare loop.
+        tuned: the switches that `tools/tune.py` recommends for it, against the plain bare loop.
     """
-    switches: dict[str, Any] = {"channels_last": True} if tuned else {}
     data = digits(copies)
     images, labels = data.images, data.labels
     tensors = images.to(device()), labels.to(device())
@@ -158,7 +157,7 @@ def lenet(
     def ours() -> float:
         train = loader()
         model = network().to(device())
-        trainer = make_trainer(folder, model, train, train.split_validation(), nll_loss, fused=tuned, **switches)
+        trainer = make_trainer(folder, model, train, train.split_validation(), nll_loss, **tuned)
         return timed(trainer.train)
 
     def bare() -> float:
