@@ -87,6 +87,7 @@ def applied(task, folder):
 def _script(folder, words):
     """Run a script of a project, or code of a test, in a process that has torch already."""
     own = {name.removesuffix(".py") for name in (*SHARED, "train", "test", "data_loader", "model", "trainer")}
+    own |= {"examples", "tools"}
     for name in [name for name in sys.modules if name.split(".")[0] in own]:
         del sys.modules[name]
     os.chdir(folder)
@@ -98,9 +99,9 @@ def _script(folder, words):
         runpy.run_path(words[0], run_name="__main__")
 
 
-def run(folder, *words, code=0):
+def run(folder, *words, code=0, output=None):
     """Like `python words`, by a fork; returns what it printed."""
-    output = folder.parent / "output.txt"
+    output = output or folder.parent / "output.txt"
     output.unlink(missing_ok=True)
     ended = forked.finish(forked.start(_script, folder, words, output=output))
     assert ended == code, output.read_text()

@@ -74,7 +74,9 @@ def project(tmp_path_factory):
 
 
 COMMANDS = re.findall(
-    r"^python ((?:train|test)\.py .*?)(?: +#.*)?$", README.split("## Commands")[1] + PAGES["commands"], re.M
+    r"^python ((?:train|test)\.py .*?)(?: +#.*)?$",
+    README.split("## Commands")[1].split("\n## ")[0] + PAGES["commands"],
+    re.M,
 )
 
 

@@ -1,6 +1,7 @@
 """The README's six changes: each diff applies as it stands, is under 20 lines, trains, and is continued exactly."""
 
 import re
+import shlex
 import shutil
 
 import numpy as np
@@ -11,10 +12,10 @@ from test_own_tasks import changed, log_of, run
 from utils import checkpoint
 
 SECTION = (ROOT / "README.md").read_text().split("\n## Your own task in ten minutes")[1].split("\n## ")[0]
-CHANGES = {
-    re.sub(r"^an? |\W.*", "", text.lower()): (text, diff)
-    for text, diff in re.findall(r"\*\*(A.*?)```diff\n(.*?)```", SECTION, re.S)
-}
+FOUND = re.findall(r"\*\*(A.*?)```diff\n(.*?)```\n```\npython (train\.py .*?)\n```", SECTION, re.S)
+CHANGES = {re.sub(r"^an? |\W.*", "", text.lower()): (text, diff) for text, diff, _ in FOUND}
+#: What each command sets.
+SETS = {name: shlex.split(line)[4:] for name, (*_, line) in zip(CHANGES, FOUND, strict=True)}
 NAMES = {"model", "dataset", "loss", "metric", "update", "second"}
 #: Something that only a network trained with the change has.
 SEEN = {
@@ -60,8 +61,9 @@ WORDS = ("--set", "trainer.len_epoch=9", "--set", "data_loader.args.batch_size=1
 
 def test_it_trains_and_is_continued_exactly(changed_project):
     name, folder = changed_project
-    assert "check passed" in run(folder, "train.py", "-c", "config.json", "--check", *WORDS)
-    run(folder, "train.py", "-c", "config.json", "--run_id", "RUN", "--set", "trainer.epochs=2", *WORDS)
+    assert "check passed" in run(folder, "train.py", "-c", "config.json", "--check", *SETS[name], *WORDS)
+    words = ["--run_id", "RUN", "--set", "trainer.epochs=2", *SETS[name], *WORDS]
+    run(folder, "train.py", "-c", "config.json", *words)
     rows, runs = log_of(folder, "c", name="Digits_LeNet"), folder / "saved" / "models" / "Digits_LeNet"
     whole = checkpoint.load(runs / "RUN" / "checkpoint-epoch2.pth")
     assert SEEN[name](rows[-1], whole)

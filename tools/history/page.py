@@ -101,8 +101,10 @@ def _curves(records: list[Record]) -> list[str]:
         axes.set_xlabel("epoch", fontsize=8)
         if "loss" in tag and lowest > 0:
             axes.set_yscale("log")
+            for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+                set_formatter(mpl.ticker.FuncFormatter(_tick))
         axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
-        axes.tick_params(labelsize=8)
+        axes.tick_params(which="both", labelsize=8)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         charts.append(f'<img alt="{html.escape(tag)}" src="data:image/svg+xml;base64,{_drawn(figure)}">')
@@ -112,6 +114,12 @@ def _curves(records: list[Record]) -> list[str]:
     ]
     note = "<p>Full lines: validation; dashed: training.</p>" if any(name.startswith("val_") for name in names) else ""
     return [f'<p class="legend">{"".join(legend)}</p>', note, f'<div class="charts">{"".join(charts)}</div>']
+
+
+def _tick(value: float, _place: int) -> str:
+    """Labels of 1, 2 and 5 times a power of ten."""
+    first = value / 10 ** math.floor(math.log10(value)) if value > 0 else 0
+    return f"{value:g}" if round(first, 6) in (1, 2, 5) else ""
 
 
 def _drawn(figure: Any) -> str:

@@ -1,0 +1,130 @@
+"""The pages: links lead somewhere, commands exist and take what they are shown with, those of docs/tools.md run."""
+
+import csv
+import re
+import shlex
+import shutil
+import tomllib
+
+import forked
+import pytest
+import torchvision.datasets  # noqa: F401
+from projects import ROOT, copy_template
+from test_own_tasks import run
+
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
+}
+TOOLS = PAGES["docs/tools.md"]
+SHORT = ["--set", "data_loader.args.validation_split=0.85", "--set", "trainer.epochs=1", "--set", "n_gpu=0"]
+
+
+def anchors(text):
+    titles = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", PAGES[page]):
+        if not re.match(r"https?://", target):
+            name, _, anchor = target.partition("#")
+            path = (ROOT / page).parent / name if name else ROOT / page
+            assert path.exists(), f"{page}: {target}"
+            assert not anchor or anchor in anchors(path.read_text()), f"{page}: {target}"
+
+
+def test_each_page_can_be_found_and_the_readme_is_short():
+    for page in PAGES:
+        name = page.rpartition("/")[2]
+        assert page == "README.md" or f"(docs/{name})" in PAGES["README.md"], page
+    assert len(PAGES["README.md"].splitlines()) <= 250
+
+
+def commands(text):
+    """The commands of a page's blocks, without comments; those that go over several lines in one."""
+    for block in re.findall(r"```\n(.*?)```", text, re.S):
+        for line in re.split(r"\n(?=\S)", block.replace("\\\n", " ")):
+            if re.match(r"(python|torchrun) ", line):
+                yield re.sub(r" {2,}#.*$", "", line).strip()
+
+
+def test_commands_exist_and_take_their_options(tmp_path):
+    known = {}
+    for page, text in PAGES.items():
+        for line in commands(text):
+            words = shlex.split(line)
+            script = next(word for word in words if word.endswith(".py"))
+            assert (ROOT / script).is_file(), f"{page}: {line}"
+            if script not in known:
+                known[script] = run(ROOT, script, "--help", output=tmp_path / "help.txt")
+            for option in [word.partition("=")[0] for word in words[words.index(script) + 1 :] if word[:1] == "-"]:
+                assert re.search(rf"(?m)(^|[ ,\[|]){option}\b", known[script]), f"{page}: {line}: {option}"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("pandas")
+    folder = copy_template(tmp_path_factory.mktemp("docs") / "project")
+    for name in ("examples", "tools"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (sweep,) = re.findall(r"```json\n(.*?)```", TOOLS, re.S)
+    (folder / "sweep.json").write_text(sweep)
+    from PIL import Image
+
+    Image.new("L", (40, 40)).save(folder / "digit.png")
+    for name in ("RUN", "A", "B"):
+        given = ["--run_id", name, "--set", f"seed={len(name)}"]
+        run(folder, "train.py", "-c", "config.json", "--set", "name=NAME", *given, *SHORT)
+    return folder
+
+
+@pytest.mark.parametrize("line", [line for line in commands(TOOLS) if "tune.py" not in line and "sweep.py" not in line])
+def test_the_tools_run_as_they_are_shown(project, line):
+    script, *words = shlex.split(line)[1:]
+    if "onnx" in line:
+        pytest.importorskip("onnxruntime")
+    if "MLflow" in line:
+        pytest.importorskip("mlflow")
+    short = [*SHORT, "--set", "trainer.len_epoch=3"] if script == "train.py" else []
+    if "one_batch" in line:
+        short = [*SHORT, "--set", "trainer.epochs=2"]
+    run(project, script, *words, *short)
+
+
+def test_the_sweep_of_the_page_is_one(project):
+    pytest.importorskip("optuna")
+    from tools.sweeping.spec import read_spec
+
+    spec, *_ = read_spec(project / "sweep.json")
+    assert spec.method == "tpe" and spec.points == 4 and spec.prune_from == 2
+
+
+def test_the_tracker_of_the_page_tracks(project):
+    (code,) = re.findall(r"```python\n(import json.*?)```", TOOLS, re.S)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 20
+    (project / "trainer" / "lines.py").write_text(code)
+    (setting,) = re.findall(r"`--set '(trainer\.trackers=\[\"trainer\.lines\.JsonLines\"\])'`", TOOLS)
+    words = ["--set", "trainer.log_step=2", "--set", setting, *SHORT]
+    run(project, "train.py", "-c", "config.json", "--run_id", "lines", *words)
+    (log,) = project.glob("saved/log/*/lines")
+    import json
+
+    lines = [json.loads(line) for line in (log / "numbers.jsonl").read_text().splitlines()]
+    with open(log / "metrics.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert lines[-1]["epoch"] == 1 and float(row["val_loss"]) == lines[-1]["val_loss"]
+    assert [line["step"] for line in lines if "loss/train" in line] == [2, 4, 6, 8, 10]
+
+
+def test_what_is_installed_is_what_the_requirements_say():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+    def lines(name):
+        return {line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith("-")}
+
+    assert set(project["project"]["dependencies"]) == lines("requirements.txt")
+    assert set(project["project"]["optional-dependencies"]["tools"]) == lines("requirements-tools.txt")
+    assert set(project["dependency-groups"]["dev"]) == lines("requirements-dev.txt")
+    assert forked  # what `run` stands on
