@@ -67,9 +67,9 @@ def build(config: ConfigParser, training: bool = True) -> "Trainer":
     if training:
         optimizer = init_optimizer(config, model, module_optim)
         lr_scheduler = init_scheduler(config, optimizer, len(data_loader), module_optim)
+    trackers = config.init_ftns("trainer.trackers", module_trainer, config) if training else []
     trainer = kind(model, criterion, metrics, optimizer, config, device, data_loader, valid_data_loader, lr_scheduler)
-    tracked = training and not config.launch.checking
-    for tracker in config.init_ftns("trainer.trackers", module_trainer, config) if tracked else ():
+    for tracker in trackers if not config.launch.checking else ():
         trainer.writers.add(tracker)
     return trainer
 

@@ -234,7 +234,7 @@ def _obstacle(folder: Path, checked: Checked) -> str:
     old, new = (dict(leaves(json.loads(settings.model_dump_json()))) for settings in (before, checked.settings))
     fixed_length = (checked.values.get("lr_scheduler") or {}).get("type") == "OneCycleLR"
     aside = {("$schema",), *(("trainer", key) for key in ASIDE[fixed_length:])}
-    other = [path for path in {**old, **new} if path not in aside and old.get(path, "") != new.get(path, "")]
+    other = [path for path in {**old, **new} if path[:2] not in aside and old.get(path, "") != new.get(path, "")]
     if other:
         return f"another config: {', '.join(map(dotted, other[:3]))}"
     return f"ended with exit {ended}" if ended in (ConfigError.exit_code, NonFiniteError.exit_code) else ""

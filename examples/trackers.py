@@ -7,13 +7,11 @@ first. One that fails warns once, and training goes on; so connect with the firs
 import os
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from logger.visualization import Writer
+from parse_config import ConfigParser
 from utils.files import ROOT
-
-if TYPE_CHECKING:
-    from parse_config import ConfigParser
 
 
 class MLflow(Writer):
@@ -25,7 +23,7 @@ class MLflow(Writer):
         experiment: its name there; None: the config's name.
     """
 
-    def __init__(self, config: "ConfigParser", uri: str | None = None, experiment: str | None = None) -> None:
+    def __init__(self, config: ConfigParser, uri: str | None = None, experiment: str | None = None) -> None:
         self.config, self.experiment = config, experiment or config.settings.name
         database = f"sqlite:///{ROOT / config.settings.trainer.save_dir / 'mlflow.db'}"
         self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or database
@@ -80,7 +78,7 @@ class WandB(Writer):
         mode: "online", or "offline" (into the run's log folder, for `wandb sync`); None: that of WANDB_MODE.
     """
 
-    def __init__(self, config: "ConfigParser", project: str | None = None, mode: str | None = None) -> None:
+    def __init__(self, config: ConfigParser, project: str | None = None, mode: str | None = None) -> None:
         self.config, self.project, self.mode = config, project or config.settings.name, mode
         self.run: Any = None
 

@@ -1,0 +1,179 @@
+"""Trackers: what MLflow's own server and Weights & Biases offline have got is what was trained, and changes nothing."""
+
+import csv
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch.utils.tensorboard
+from scripts import run
+
+from utils import checkpoint
+from utils.run_folder import newest_whole
+
+SHORT = {"data_loader.args.validation_split": 0.85, "trainer.log_step": 3, "n_gpu": 0, "trainer.epochs": 2}
+
+
+def words(folder, *trackers, **more):
+    settings = {**SHORT, "trainer.save_dir": folder, "trainer.trackers": json.dumps(trackers), **more}
+    return ["-c", "config.json", *(word for k, v in settings.items() for word in ("--set", f"{k}={v}"))]
+
+
+def weights(folder, name):
+    content = checkpoint.load(newest_whole(folder / "models" / "Digits_LeNet" / name)[0])
+    return {key: value.numpy().tobytes() for key, value in content["state_dict"].items()}
+
+
+def rows(folder, name):
+    with open(folder / "log" / "Digits_LeNet" / name / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def server(tmp_path):
+    """MLflow's server on a free port."""
+    pytest.importorskip("mlflow")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    store = ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--workers", "1"]
+    command = [sys.executable, "-m", "mlflow", "server", *store, "--port", str(port), "--host", "127.0.0.1"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    assert any("startup complete" in line for line in process.stdout)
+    yield f"http://127.0.0.1:{port}"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.stdout.close()
+    process.wait()
+
+
+def test_mlflow_has_what_was_trained(tmp_path, server):
+    tracker = {"type": "examples.trackers.MLflow", "args": {"uri": server}}
+    run(tmp_path, "train.py", *words(tmp_path), "--run_id", "plain")
+    assert "check passed" in run(tmp_path, "train.py", *words(tmp_path, tracker), "--check")
+    run(tmp_path, "train.py", *words(tmp_path, tracker), "--run_id", "a", code=143, stop_at=2)
+    run(tmp_path, "train.py", "-r", tmp_path / "models" / "Digits_LeNet" / "a")
+    assert weights(tmp_path, "a") == weights(tmp_path, "plain")
+    from mlflow import MlflowClient
+
+    client = MlflowClient(server)
+    (experiment,) = [each for each in client.search_experiments() if each.name == "Digits_LeNet"]
+    (there,) = client.search_runs([experiment.experiment_id])
+    assert (there.info.run_name, there.info.status) == ("a", "FINISHED")
+    assert there.data.params["optimizer.args.lr"] == "0.002" and there.data.params["trainer.epochs"] == "2"
+    for name in ("val_loss", "accuracy", "lr"):
+        history = client.get_metric_history(there.info.run_id, f"epoch/{name}")
+        assert [(each.step, each.value) for each in history] == [
+            (int(row["epoch"]), float(row[name])) for row in rows(tmp_path, "a")
+        ]
+    steps = [each.step for each in client.get_metric_history(there.info.run_id, "loss/train")]
+    assert steps == sorted(set(steps)) and steps[0] == 3
+
+
+def test_weights_and_biases_offline(tmp_path):
+    pytest.importorskip("wandb")
+    tracker = {"type": "examples.trackers.WandB", "args": {"mode": "offline"}}
+    run(tmp_path, "train.py", *words(tmp_path), "--run_id", "plain")
+    run(tmp_path, "train.py", *words(tmp_path, tracker), "--run_id", "a")
+    assert weights(tmp_path, "a") == weights(tmp_path, "plain")
+    (file,) = (tmp_path / "log" / "Digits_LeNet" / "a" / "wandb").glob("offline-run-*/*.wandb")
+    content = file.read_bytes()
+    assert b"val_loss" in content and b"samples/s" in content and b"validation_split" in content
+
+
+def test_a_tracker_that_fails_warns_once(tmp_path):
+    """Nobody listens there, or it is no database; other trackers and the training go on."""
+    pytest.importorskip("mlflow")
+    broken = [{"type": "examples.trackers.MLflow", "args": {"uri": "sqlite:////nowhere/at/all.db"}, "name": "broken"}]
+    printed = run(tmp_path, "train.py", *words(tmp_path, *broken), "--run_id", "a")
+    assert len(re.findall("MLflow is off from here on, training goes on", printed)) == 1
+    assert len(rows(tmp_path, "a")) == 2
+
+
+@pytest.mark.parametrize(
+    "setting, told",
+    [
+        ('["examples.trackers.MLflw"]', "did you mean 'MLflow'"),
+        ('["subprocess.Popen"]', "there is no module subprocess"),
+        ('["examples.trackers.os"]', "no tracker 'os'"),
+        ('[{"type": "examples.trackers.MLflow", "args": {"url": "x"}}]', "no argument 'url'"),
+        ('[{"type": "examples.trackers.MLflow", "args": {"uri": 3}}]', "uri"),
+        ('["examples.trackers.MLflow", "examples.trackers.MLflow"]', "there are two 'MLflow'"),
+        ('"examples.trackers.MLflow"', "trackers"),
+        ("[3]", "trackers"),
+        ("[{}]", "no component"),
+    ],
+)
+def test_mistakes_are_told_before_the_run(tmp_path, setting, told):
+    printed = run(tmp_path, "train.py", *words(tmp_path, **{"trainer.trackers": setting}), code=2)
+    assert told in printed and not (tmp_path / "models").exists()
+
+
+def test_the_same_run_goes_on_with_another_tracker(tmp_path):
+    run(tmp_path, "train.py", *words(tmp_path), "--run_id", "a", code=143, stop_at=2)
+    tracker = {"type": "examples.trackers.MLflow", "args": {"uri": f"sqlite:///{tmp_path}/x.db"}}
+    printed = run(tmp_path, "train.py", *words(tmp_path, tracker), "-r", "auto")
+    assert "resuming from" in printed
+
+
+def test_a_fingerprint_is_of_the_data_alone():
+    from base import BaseDataLoader
+    from data_loader.data_loaders import DigitsDataLoader
+
+    digits = DigitsDataLoader(batch_size=64, shift=2.0, validation_split=0.1)
+    same = DigitsDataLoader(batch_size=7, shuffle=False, rotate=5.0, num_workers=0)
+    assert digits.fingerprint() == same.fingerprint() != DigitsDataLoader(training=False).fingerprint()
+    view = digits.dataset.evaluation_view()
+    view.images = view.images.clone()
+    view.images[0, 0, 14, 14] += 1e-3
+    assert BaseDataLoader(view, 64, True, 0.0, 0).fingerprint() != digits.fingerprint()
+    short = torch.utils.data.Subset(digits.dataset, range(3999))
+    assert BaseDataLoader(short, 64, True, 0.0, 0).fingerprint() != digits.fingerprint()
+
+
+def test_other_data_is_told_when_a_run_goes_on(tmp_path):
+    run(tmp_path, "train.py", *words(tmp_path, **{"trainer.epochs": 1}), "--run_id", "a")
+    folder = tmp_path / "models" / "Digits_LeNet" / "a"
+    told = json.loads((folder / "environment.json").read_text())[-1]["data"]
+    assert re.fullmatch(r"[0-9a-f]{16}", told)
+    state = checkpoint.load(folder / "checkpoint-epoch1.pth")
+    state["environment"]["data"] = "0" * 16
+    checkpoint.save(state, folder / "checkpoint-epoch1.pth")
+    printed = run(tmp_path, "train.py", "-r", folder, "--set", "trainer.epochs=2")
+    assert f"the continued run may differ: data {'0' * 16} -> {told}" in printed
+
+
+def test_the_diff_of_a_dirty_checkout_is_kept(tmp_path, monkeypatch):
+    from utils import environment
+
+    def git(*given):
+        who = ["-c", "user.name=me", "-c", "user.email=me@there"]
+        subprocess.run(["git", *who, *given], cwd=tmp_path, check=True, capture_output=True)
+
+    files = {"a.py": b"x = 1\n\n\ny = 2\n \n", "b.bin": bytes(range(256)), "c.txt": "Größe\n".encode("latin-1")}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    git("init")
+    git("add", "-A")
+    git("commit", "-m", "one")
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    environment.keep_changes(tmp_path)
+    assert not [*tmp_path.glob("changes-*.diff")]
+    changed = {
+        "a.py": b"x = 3\n\n\ny = 2\n \n \n",
+        "b.bin": bytes(range(255, -1, -1)),
+        "c.txt": "Größen\n".encode("latin-1"),
+    }
+    for name, content in changed.items():
+        (tmp_path / name).write_bytes(content)
+    environment.keep_changes(tmp_path)
+    (diff,) = tmp_path.glob("changes-*.diff")
+    git("checkout", ".")
+    git("apply", diff.name)
+    assert {name: (tmp_path / name).read_bytes() for name in files} == changed
