@@ -16,7 +16,7 @@ from torch.utils.data import (
     default_collate as torch_default_collate,
 )
 
-from base.data_order import PassOrder, SeededFetcher, Split, fingerprint, handed_out, replayed
+from base.data_order import PassOrder, SeededFetcher, Split, handed_out, replayed
 from utils import distributed, seeding
 from utils.errors import ConfigError, DataError
 from utils.stopping import shielded, start_worker
@@ -191,10 +191,6 @@ class BaseDataLoader(DataLoader[Any]):
         np.random.RandomState(0).shuffle(indices)
         order = cast(Sequence[int], indices)  # an array, not a list of a million Python integers
         return Split(order[n_valid:]), Split(order[:n_valid])
-
-    def fingerprint(self) -> str | None:
-        """Tells whether data is the same: of its `evaluation_view()`, if it has one, or of all; None of a stream."""
-        return fingerprint(evaluation_view(self.dataset), self._fetcher.collate_fn) if self._order is not None else None
 
     def split_validation(self) -> "BaseDataLoader | None":
         """A loader of the held-out samples, in a fixed order and without augmentation; None without a split."""

@@ -17,6 +17,7 @@ from base import restoring
 from base.base_data_loader import BaseDataLoader
 from base.checkpointing import Checkpoints, content_of, take_over
 from base.checks import check_overrides, numbers_of
+from base.data_order import fingerprint
 from base.monitor import Monitor, check_finite
 from base.parts import bring, connect, held_by, networks
 from logger.logger import setup_logging
@@ -141,7 +142,7 @@ class BaseTrainer(ABC):
         device = torch.device(self.device)  # a trainer of the user's own may have its name
         bring(networks(self), device)
         launch, run = self.config.launch, self.config.run
-        data = getattr(getattr(self, "data_loader", None), "fingerprint", lambda: None)()
+        data = fingerprint(getattr(getattr(self, "data_loader", None), "dataset", None))
         run.environment = run.environment or {**environment.describe(device), "data": data}
         saved = launch.content()
         if saved is None:

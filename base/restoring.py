@@ -228,5 +228,4 @@ def _compare(config: "ConfigParser", held: Held, state: Content, now: State) -> 
     if other:
         raise CheckpointError(f"{config.resume} cannot be continued with {'; '.join(other)}")
     for line in environment.differences(state["environment"], now):
-        bits = "" if line.startswith("data ") else " in the last bits"
-        _logger.warning(f"the continued run may differ{bits}: {line}")
+        _logger.warning(f"the continued run may differ{' in the last bits' * (line[:5] != 'data ')}: {line}")

@@ -49,13 +49,8 @@ class LRScheduler(Component):
     """Step it every "epoch" or every optimizer "step"."""
 
 
-def _name_or_component(value: Any) -> str:
-    return "component" if isinstance(value, dict | NamedComponent) else "name"
-
-
-Named = Annotated[
-    Annotated[str, Tag("name")] | Annotated[NamedComponent, Tag("component")], Discriminator(_name_or_component)
-]
+_KIND = Discriminator(lambda value: "component" if isinstance(value, dict | NamedComponent) else "name")
+Named = Annotated[Annotated[str, Tag("name")] | Annotated[NamedComponent, Tag("component")], _KIND]
 
 
 class Config(Section):

@@ -5,12 +5,14 @@ first. One that fails warns once, and training goes on; so connect with the firs
 """
 
 import os
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from logger.visualization import Writer
 from parse_config import ConfigParser
+from utils.errors import Stopped
 from utils.files import ROOT
 
 
@@ -45,15 +47,16 @@ class MLflow(Writer):
     def _begin(self) -> None:
         from mlflow import MlflowClient
         from mlflow.entities import Param
+        from mlflow.exceptions import MlflowException
 
         for name, value in (("MAX_RETRIES", "2"), ("TIMEOUT", "10")):  # training waits for it
             os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
         client, run = MlflowClient(self.uri), self.config.run
         note = run.folder / "mlflow.txt"  # which run there is ours
-        if note.is_file():
+        try:
             self.run_id = note.read_text(encoding="utf-8").strip()
             client.update_run(self.run_id, "RUNNING")
-        else:
+        except (FileNotFoundError, MlflowException):  # there is none, or no more
             found = client.get_experiment_by_name(self.experiment)
             there = found.experiment_id if found else client.create_experiment(self.experiment)
             self.run_id = client.create_run(there, run_name=run.folder.name).info.run_id
@@ -64,9 +67,11 @@ class MLflow(Writer):
         self.client = client
 
     def close(self) -> None:
-        """Say that the run has ended, for now."""
+        """Say that the run has ended, for now, and how."""
         if self.client is not None:
-            self.client.set_terminated(self.run_id)
+            error = sys.exc_info()[0]
+            stopped = error is not None and issubclass(error, Stopped | KeyboardInterrupt)
+            self.client.set_terminated(self.run_id, "KILLED" if stopped else "FAILED" if error else "FINISHED")
 
 
 class WandB(Writer):

@@ -231,6 +231,7 @@ def tabular(net, loader, valid, epochs, trainer):
 
 
 def figures(name, trainer, epochs):
-    """The figures of the task after so many epochs, from the networks and the data of a trainer that trains nothing."""
+    """The figures of the task and the weights after so many epochs, from the networks and the data of a trainer."""
     net = copy.deepcopy(trainer.model)
-    return globals()[name](net, trainer.data_loader, trainer.valid_data_loader, epochs, trainer)
+    found = globals()[name](net, trainer.data_loader, trainer.valid_data_loader, epochs, trainer)
+    return found, net.state_dict()

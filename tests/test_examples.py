@@ -95,7 +95,9 @@ def _bare(name, words, file):
     from train import OPTIONS, build
 
     trainer = build(ConfigParser.from_args(argparse.ArgumentParser(), OPTIONS))
-    file.write_text(json.dumps(bare_examples.figures(name, trainer, 2)))
+    found, weights = bare_examples.figures(name, trainer, 2)
+    file.write_text(json.dumps(found))
+    torch.save(weights, file.with_suffix(".pth"))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -114,6 +116,10 @@ def test_it_trains_is_continued_exactly_and_tested(name, tmp_path):
     assert forked.finish(forked.start(_bare, name, [*words, "--run_id", "bare"], tmp_path / "bare.json")) == 0
     for figure, value in read_json(tmp_path / "bare.json").items():
         assert float(rows[-1][figure]) == pytest.approx(value, rel=1e-5), figure
+    trained = checkpoint.load(run_folder.newest_whole(models / "whole")[0])["state_dict"]
+    for key, value in torch.load(tmp_path / "bare.pth", weights_only=True).items():
+        if key not in ("mean", "std", "target"):  # which tabular's bare script computes aside
+            torch.testing.assert_close(trained[key], value, rtol=1e-4, atol=1e-5, msg=key)
     run(tmp_path, "test.py", "-r", models / "part")
     (result, *_) = read_json(models / "part" / "test.json")["results"]
     assert result["samples"] > 0 and all(map(torch.isfinite, map(torch.tensor, result["metrics"].values())))

@@ -139,11 +139,11 @@ def test_what_a_step_costs_in_calls(tmp_path, monkeypatch):
     trainer.log_step = 10
     trainer.train()
     batches, validation, windows, numbers = 21, 5, 3, 3
-    assert len(fetches) == batches + validation + 1  # the fingerprint
+    assert len(fetches) == batches + validation
     # In each window the rate, too; after the epoch what was best, and samples a second.
     assert writes.count("add_scalar") == windows * (numbers + 1) + numbers + numbers + 1
     # One for a fetch, one for a step, and none else but the epoch's own.
-    assert len(seeds) == 2 * (batches + validation) + 1 + 1
+    assert len(seeds) == 2 * (batches + validation) + 1
 
 
 class Operations(TorchDispatchMode):

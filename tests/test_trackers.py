@@ -122,19 +122,38 @@ def test_the_same_run_goes_on_with_another_tracker(tmp_path):
     assert "resuming from" in printed
 
 
-def test_a_fingerprint_is_of_the_data_alone():
-    from base import BaseDataLoader
+def test_a_fingerprint_is_of_the_data_alone(tmp_path):
+    from base.data_order import fingerprint
     from data_loader.data_loaders import DigitsDataLoader
 
-    digits = DigitsDataLoader(batch_size=64, shift=2.0, validation_split=0.1)
-    same = DigitsDataLoader(batch_size=7, shuffle=False, rotate=5.0, num_workers=0)
-    assert digits.fingerprint() == same.fingerprint() != DigitsDataLoader(training=False).fingerprint()
-    view = digits.dataset.evaluation_view()
+    digits = DigitsDataLoader(batch_size=64, shift=2.0, validation_split=0.1).dataset
+    same = DigitsDataLoader(batch_size=7, shuffle=False, rotate=5.0, num_workers=0).dataset
+    other = DigitsDataLoader(training=False).dataset
+    assert fingerprint(digits) == fingerprint(same) == fingerprint(digits.evaluation_view()) != fingerprint(other)
+    view = digits.evaluation_view()
     view.images = view.images.clone()
     view.images[0, 0, 14, 14] += 1e-3
-    assert BaseDataLoader(view, 64, True, 0.0, 0).fingerprint() != digits.fingerprint()
-    short = torch.utils.data.Subset(digits.dataset, range(3999))
-    assert BaseDataLoader(short, 64, True, 0.0, 0).fingerprint() != digits.fingerprint()
+    shorter, elsewhere = (torch.utils.data.Subset(digits, indices) for indices in (range(3999), [*range(1, 4000)]))
+    found = [fingerprint(each) for each in (digits, view, shorter, elsewhere, None, iter([]))]
+    assert len(set(found[:4])) == 4 and found[4:] == [None, None]
+
+    class Opened(torch.utils.data.Dataset):
+        """Reads a file that it opens when it is first asked: one for each worker."""
+
+        def __init__(self, names):
+            self.names, self.scale, self.file = names, torch.tensor(2.0), None
+
+        def __len__(self):
+            return len(self.names)
+
+        def __getitem__(self, index):
+            raise AssertionError("nobody is to read it")
+
+    names = [(f"{tmp_path}/cat/{i}.png", 1) for i in range(50)]
+    moved = [(f"/other/cat/{i}.png", 1) for i in range(50)]
+    state = torch.get_rng_state()
+    a, b, c = (fingerprint(Opened(each)) for each in (names, moved, names[::-1]))
+    assert a == b != c and a is not None and torch.equal(torch.get_rng_state(), state)
 
 
 def test_other_data_is_told_when_a_run_goes_on(tmp_path):
@@ -156,10 +175,15 @@ def test_the_diff_of_a_dirty_checkout_is_kept(tmp_path, monkeypatch):
         who = ["-c", "user.name=me", "-c", "user.email=me@there"]
         subprocess.run(["git", *who, *given], cwd=tmp_path, check=True, capture_output=True)
 
-    files = {"a.py": b"x = 1\n\n\ny = 2\n \n", "b.bin": bytes(range(256)), "c.txt": "Größe\n".encode("latin-1")}
+    files = {"a.py": b"x = 1\n\n\ny = 2\n \n", "z.bin": bytes(range(256)), "c.txt": "Größe\n".encode("latin-1")}
+    files["dos.txt"], files["mac.txt"] = b"one\r\ntwo\r\n", b"one\rtwo\n"
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     git("init")
+    for name, value in (("color.ui", "always"), ("diff.noprefix", "true"), ("diff.suppressBlankEmpty", "true")):
+        git("config", name, value)
+    git("config", "diff.external", "/bin/false")
+    git("config", "core.autocrlf", "false")
     git("add", "-A")
     git("commit", "-m", "one")
     monkeypatch.setattr(environment, "ROOT", tmp_path)
@@ -167,9 +191,10 @@ def test_the_diff_of_a_dirty_checkout_is_kept(tmp_path, monkeypatch):
     assert not [*tmp_path.glob("changes-*.diff")]
     changed = {
         "a.py": b"x = 3\n\n\ny = 2\n \n \n",
-        "b.bin": bytes(range(255, -1, -1)),
+        "z.bin": bytes(range(255, -1, -1)),
         "c.txt": "Größen\n".encode("latin-1"),
     }
+    changed |= {"dos.txt": b"one\r\nthree\r\n", "mac.txt": b"one\rthree\n"}
     for name, content in changed.items():
         (tmp_path / name).write_bytes(content)
     environment.keep_changes(tmp_path)

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
+from tools.history.records import is_current
 from tools.trained import Trained, folder_of, parsed, seen
 from utils.errors import StorageError, told
 from utils.files import read_json, shown
@@ -95,20 +96,22 @@ def off(model: torch.nn.Module, again: Callable[[Call], Any], call: Call) -> flo
             raise Refused(f"it returns {list(theirs.shape)} in place of {list(ours.shape)}")
         size = float(ours.abs().max()) if ours.numel() else 0.0
         apart = float((ours.double() - theirs.double()).abs().max()) if ours.numel() else 0.0
-        worst = max(worst, apart / max(size, 1.0)) if apart == apart else float("inf")
+        worst = max(worst, apart / size if size else float(apart > 0)) if apart == apart else float("inf")
     return worst
 
 
 def part(call: Call, n: int) -> Call:
     """The call with the first samples of each tensor that is as long as the batch."""
     size = batch_of(call)
-    cut: Call = tree_map(lambda each: each[:n] if isinstance(each, torch.Tensor) and len(each) == size else each, call)
+    cut: Call = tree_map(
+        lambda each: each[:n] if isinstance(each, torch.Tensor) and each.ndim and len(each) == size else each, call
+    )
     return cut
 
 
 def batch_of(call: Call) -> int:
     """How many samples a call holds: the length of its first tensor."""
-    return next(len(each) for each in tree_leaves(call) if isinstance(each, torch.Tensor))
+    return next((len(each) for each in tree_leaves(call) if isinstance(each, torch.Tensor) and each.ndim), 1)
 
 
 def dynamic_of(model: torch.nn.Module, call: Call) -> Any:
@@ -117,7 +120,7 @@ def dynamic_of(model: torch.nn.Module, call: Call) -> Any:
     batch = torch.export.Dim.DYNAMIC
 
     def marks(each: Any) -> Any:
-        return {0: batch} if isinstance(each, torch.Tensor) and len(each) == size else None
+        return {0: batch} if isinstance(each, torch.Tensor) and each.ndim and len(each) == size else None
 
     bound = inspect.signature(model.forward).bind(*call[0], **call[1]).arguments
     return {name: tree_map(marks, value) for name, value in bound.items()}
@@ -125,8 +128,9 @@ def dynamic_of(model: torch.nn.Module, call: Call) -> Any:
 
 def exported(trained: Trained, folder: Path, formats: list[str]) -> tuple[list[str], Call]:
     """Write each format, read it back and compare; a line for each."""
-    model = unwrap(trained.trainer.model).cpu().eval()
     call, _, _, _ = next(seen(trained))
+    with trained.trainer.judged():  # such as a moving average of the weights
+        model = copy.deepcopy(unwrap(trained.trainer.model)).cpu().eval()
     call = tree_map(lambda each: each.cpu() if isinstance(each, torch.Tensor) else each, call)
     whole = part(call, 4) if batch_of(call) > 4 else call
     lines = []
@@ -181,7 +185,7 @@ def card(trained: Trained, lines: list[str], call: Call) -> str:
     results = []
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         for result in read_json(resume.parent / "test.json")["results"]:
-            if result["checkpoint"] == resume.name:
+            if result["checkpoint"] == resume.name and is_current(resume.parent, result):
                 numbers = ", ".join(f"{name} {value:.6g}" for name, value in result["metrics"].items())
                 results.append(f"* {result['split']} ({result['samples']:,} samples): {numbers}")
     around = config.launch.content()["environment"]
@@ -218,11 +222,14 @@ def main() -> None:
         description="Write a trained model for other programs, and check what was written."
     )
     parser.add_argument("--formats", nargs="+", choices=list(FORMATS), default=list(FORMATS), help="which (all)")
-    parser.add_argument("--out", type=Path, help="folder (export, beside the checkpoint)")
+    parser.add_argument("--out", type=Path, help="folder (export/EPOCH, beside the checkpoint)")
     args, trained = parsed(parser)
-    folder = folder_of(trained, "export", args.out)
+    folder = folder_of(trained, "export/{epoch}", args.out)
     lines, call = exported(trained, folder, args.formats)
-    (folder / "README.md").write_text(card(trained, lines, call), encoding="utf-8")
+    try:
+        (folder / "README.md").write_text(card(trained, lines, call), encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"{folder / 'README.md'} cannot be written: {error.strerror}") from error
     print("\n".join([*lines, f"{'card':<12} {shown(folder / 'README.md')}"]))
     if any("refused" in line for line in lines):
         raise SystemExit(1)

@@ -15,8 +15,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from parse_config import ConfigParser
+from tools.pictures import picture_file, save
 from train import OPTIONS, build
-from utils.errors import ConfigError, StorageError
+from utils.errors import ConfigError
 from utils.files import shown
 
 
@@ -37,17 +38,23 @@ def tested(trainer: Any, low: float, high: float, steps: int) -> Iterator[tuple[
 
     trainer._apply = noted
     rates = [low * (high / low) ** (k / max(steps - 1, 1)) for k in range(steps)]
-    steady, best = 0.0, math.inf
-    running = updates(trainer)
+    steady, best, start = 0.0, math.inf, math.inf
+    running, keep = updates(trainer), 1 - 20 / steps
     for k, rate in enumerate(rates):
         for group, share in zip(groups, shares, strict=True):
             group["lr"] = rate * share
         for _ in islice(running, 1):
             pass
+        if not losses:
+            raise ConfigError(
+                f"{type(trainer).__name__} applies no gradients of its own by _apply: it cannot be tested"
+            )
         loss = float(losses[-1])
-        steady = 0.9 * steady + 0.1 * loss
-        smooth = steady / (1 - 0.9 ** (k + 1))
-        if not math.isfinite(loss) or (k > 10 and smooth > 4 * best):
+        steady = keep * steady + (1 - keep) * loss
+        smooth = steady / (1 - keep ** (k + 1))
+        start = smooth if k == steps // 10 else start
+        # As far above the beginning as it has fallen below, and more than noise: it has run away.
+        if not math.isfinite(loss) or smooth > start + max(start - best, 0.2 * abs(start)):
             return
         best = min(best, smooth)
         yield rate, smooth
@@ -60,19 +67,18 @@ def suggested(points: list[tuple[float, float]]) -> float:
         ConfigError: it falls nowhere.
     """
     lowest = min(range(len(points)), key=lambda i: points[i][1])
-    slopes = [
-        (points[i + 1][1] - points[i - 1][1]) / math.log(points[i + 1][0] / points[i - 1][0]) for i in range(1, lowest)
-    ]
-    if not slopes or min(slopes) >= 0:
-        raise ConfigError("the loss falls at no rate: try others with --low and --high")
-    return points[1 + min(range(len(slopes)), key=slopes.__getitem__)][0]
+    # Over a twelfth of the rates at once, because single steps are noise, and the first ones have been averaged least.
+    wide = max(len(points) // 24, 2)
+    slopes = {
+        i: points[i + wide][1] - points[i - wide][1] for i in range(3 * wide, min(lowest, len(points) - 1 - wide))
+    }
+    if not slopes or min(slopes.values()) >= 0:
+        raise ConfigError("the loss falls at no rate: try others with --low and --high, or more --steps")
+    return points[min(slopes, key=slopes.__getitem__)][0]
 
 
 def drawn(points: list[tuple[float, float]], rate: float, file: Path) -> None:
     """A picture of the loss against the rate."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
@@ -84,10 +90,7 @@ def drawn(points: list[tuple[float, float]], rate: float, file: Path) -> None:
     axes.set_ylim(min(losses) - 0.05 * (losses[0] - min(losses)), max(losses[0], min(losses)) * 1.3)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    try:
-        figure.savefig(file, dpi=120)
-    except OSError as error:
-        raise StorageError(f"{file} cannot be written: {error.strerror}") from error
+    save(figure, file)
 
 
 def main() -> None:
@@ -100,8 +103,9 @@ def main() -> None:
     sys.argv.append("--check")  # a scratch folder that goes at the end
     config = ConfigParser.from_args(parser, OPTIONS)
     args = config.launch.args
-    if not (0 < args.low < args.high < math.inf) or args.steps < 20:
-        raise ConfigError("expected 0 < --low < --high, and at least 20 --steps")
+    if not (0 < args.low < args.high < math.inf) or args.steps < 30:
+        raise ConfigError("expected 0 < --low < --high, and at least 30 --steps")
+    file = picture_file(args.out)
     trainer = build(config)
     config.launch.checking, trainer.save_step, trainer.writers._writers = False, None, []
     with trainer.stop:
@@ -110,9 +114,11 @@ def main() -> None:
     if len(points) < 5:
         raise ConfigError(f"the loss runs away at once: try a smaller --low than {args.low:g}")
     rate = suggested(points)
-    drawn(points, rate, args.out)
-    print(f"wrote {shown(args.out.absolute())}")
+    drawn(points, rate, file)
+    print(f"wrote {shown(file.absolute())}")
     print(f"the loss falls fastest at {rate:.2g}, and is lowest at {min(points, key=lambda point: point[1])[0]:.2g}")
+    if len(trainer.optimizer.param_groups) > 1:
+        print("the other rates were raised with it: keep their ratios")
     print(f"suggested: --set optimizer.args.lr={float(f'{rate:.2g}'):g}")
 
 

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import torch
 from torch.utils._pytree import tree_leaves
 
-from utils.errors import StorageError
+from utils.errors import ConfigError, StorageError
 
 
 def images_in(batch: Any) -> torch.Tensor | None:
@@ -63,6 +63,20 @@ def grid(rows: list[list[torch.Tensor]], words: list[str], file: Path, columns: 
             if k == deep - 1:
                 axis.set_title(words[place], fontsize=7, y=-0.28)
     save(figure, file)
+
+
+def picture_file(given: Path) -> Path:
+    """The file that a picture goes to; a PNG, if its name does not say.
+
+    Raises:
+        ConfigError: the name says what no picture is.
+    """
+    file = given if given.suffix else given.with_name(f"{given.name}.png")
+    if file.suffix.lower() not in (".png", ".pdf", ".svg", ".jpg"):
+        raise ConfigError(f"{given}: expected a picture's name, with .png, .pdf, .svg or .jpg")
+    if not file.absolute().parent.is_dir():
+        raise ConfigError(f"{given}: there is no folder {file.absolute().parent}")
+    return file
 
 
 def save(figure: Any, file: Path) -> None:

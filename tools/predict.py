@@ -27,8 +27,16 @@ Rows = list[dict[str, Any]]
 
 def classes_of(loader: Any, count: int) -> list[str]:
     """The names of the classes, as the loader or its dataset knows them, or their numbers."""
-    names = getattr(loader, "classes", None) or getattr(getattr(loader, "dataset", None), "classes", None)
+    names = getattr(loader, "classes", None) or getattr(dataset_of(loader), "classes", None)
     return [str(name) for name in names] if names and len(names) == count else [str(i) for i in range(count)]
+
+
+def dataset_of(loader: Any) -> Any:
+    """The dataset below `Subset`s."""
+    dataset = getattr(loader, "dataset", None)
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return dataset
 
 
 def row_of(scores: torch.Tensor, names: list[str]) -> dict[str, Any]:
@@ -73,6 +81,8 @@ def evaluated(trained: Trained, folder: Path, n: int) -> Iterator[str]:
     if not rows:
         raise DataError("the loader has no samples")
     yield _write(rows, folder / "predictions.csv")
+    if matrix.sum(axis=1).nonzero()[0].max() < len(names) // 2:
+        yield f"{len(names)} outputs for classes up to {matrix.sum(axis=1).nonzero()[0].max()}: is it a classifier?"
     yield f"{len(rows) - len(worst):,} of {len(rows):,} are right"
     yield from by_class(matrix, names)
     if len(names) <= 50:
@@ -132,9 +142,7 @@ def read_picture(file: Path, shape: Any, loader: Any) -> torch.Tensor:
     """A picture as the network takes it: by the dataset's `transform`, or in its size and by its `mean` and `std`."""
     from PIL import Image
 
-    dataset = loader.dataset
-    while isinstance(dataset, Subset):
-        dataset = dataset.dataset
+    dataset = dataset_of(loader)
     try:
         image = Image.open(file).convert("L" if shape[0] == 1 else "RGB")
     except (OSError, ValueError, Image.DecompressionBombError) as error:
@@ -163,9 +171,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write what a trained classifier says of data, or of pictures.")
     parser.add_argument("files", nargs="*", type=Path, help="pictures; none: a part of the data")
     parser.add_argument("--n", type=int, default=24, help="of the most wrong, show so many (24)")
-    parser.add_argument("--out", type=Path, help="folder (predictions, beside the checkpoint)")
+    parser.add_argument("--out", type=Path, help="folder (predictions/EPOCH-SPLIT, beside the checkpoint)")
     args, trained = parsed(parser)
-    folder = folder_of(trained, "predictions", args.out)
+    folder = folder_of(trained, f"predictions/{{epoch}}-{'files' if args.files else args.split}", args.out)
     for line in of_files(trained, args.files, folder) if args.files else evaluated(trained, folder, args.n):
         print(line)
 

@@ -1,7 +1,10 @@
 """A table of all runs: python tools/runs.py --sort best --filter 'lr<0.01'; --diff A B, --html page.html"""
 
 import argparse
+import functools
+import json
 import operator
+import os
 import re
 import shutil
 import sys
@@ -11,8 +14,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from config.schema import Config
 from utils.errors import ConfigError, StorageError, catch_user_errors, printable
 from utils.files import ROOT
+from utils.settings import TrainerSettings
 
 try:
     import pandas as pd
@@ -58,6 +63,8 @@ def main() -> None:
         records = [_named(records, name) for name in args.diff]
         print(_shown(differences(records), index=True))
     else:
+        for name in [args.sort, *args.show, *(_parsed(each)[0] for each in args.filter)]:
+            _check_known(records, name)
         records = [record for record in records if all(_meets(record, each) for each in args.filter)]
         records = _sorted(records, args.sort, args.reverse)
         for key in args.show:
@@ -102,27 +109,42 @@ def _named(records: list["Record"], name: str) -> "Record":
 
 def _value(record: "Record", name: str) -> Any:
     """What a column, or a key of the config, is for a run; None if it has none."""
-    return record.row.get(name, record.config.get(name))
+    value = record.row.get(name, record.config.get(name, _defaults().get(name)))
+    return None if value is None or value != value else value  # NaN is no value
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    """What the keys that a config leaves out stand for."""
+    fields = {"": Config.model_fields, "trainer.": TrainerSettings.model_fields}
+    return {f"{prefix}{name}": each.default for prefix, all_ in fields.items() for name, each in all_.items()}
 
 
 def _meets(record: "Record", condition: str) -> bool:
-    parts = re.fullmatch(r"(.+?)(<=|>=|!=|=|<|>|~)(.*)", condition)
-    if parts is None:
-        raise ConfigError(f"--filter {condition}: expected COLUMN=VALUE, or another of {' '.join(_OPERATORS)}")
-    name, sign, wanted = parts.groups()
+    name, sign, wanted = _parsed(condition)
     value = _value(record, name)
+    text = "null" if value is None else json.dumps(value) if isinstance(value, bool) else str(value)
     if sign == "~":
-        try:
-            return re.search(wanted, str(value)) is not None
-        except re.error as error:
-            raise ConfigError(f"--filter {condition}: {error}") from None
+        return re.search(wanted, text) is not None
     numbers = [_number(each) for each in (value, wanted)]
     if None not in numbers:
         return bool(_OPERATORS[sign](*numbers))
     if sign in ("=", "!="):
-        text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-        return bool(_OPERATORS[sign](text, wanted))
-    return False
+        return bool(_OPERATORS[sign](text.lower(), wanted.lower()))
+    return bool(value is not None and numbers == [None, None] and _OPERATORS[sign](text, wanted))
+
+
+def _parsed(condition: str) -> tuple[str, str, str]:
+    parts = re.fullmatch(r"(.+?)(<=|>=|!=|=|<|>|~)(.*)", condition)
+    if parts is None:
+        raise ConfigError(f"--filter {condition}: expected COLUMN=VALUE, or another of {' '.join(_OPERATORS)}")
+    name, sign, wanted = (part.strip() for part in parts.groups())
+    if sign == "~":
+        try:
+            re.compile(wanted)
+        except re.error as error:
+            raise ConfigError(f"--filter {condition}: {error}") from None
+    return name, sign, wanted
 
 
 def _number(value: Any) -> float | None:
@@ -132,12 +154,16 @@ def _number(value: Any) -> float | None:
         return None
 
 
+def _check_known(records: list["Record"], name: str | None) -> None:
+    if name is not None and records and name not in _defaults():
+        if not any(name in each.row or name in each.config for each in records):
+            raise ConfigError(f"{name}: no run has it; there are: {', '.join(records[0].row)}, and keys of configs")
+
+
 def _sorted(records: list["Record"], name: str | None, reverse: bool) -> list["Record"]:
     """By a column; runs that have no such value come last."""
     if name is None:
         return records[::-1] if reverse else records
-    if records and not any(_value(record, name) is not None for record in records):
-        raise ConfigError(f"--sort {name}: no run has it; there are: {', '.join(records[0].row)}, and keys of configs")
     values = [(_value(record, name), record) for record in records]
     there = [(value, record) for value, record in values if value not in (None, "") and value == value]  # NaN is not
     numbers = all(_number(value) is not None for value, _ in there)
@@ -166,4 +192,8 @@ def _shown(table: "pd.DataFrame", index: bool = False) -> str:
 
 if __name__ == "__main__":
     catch_user_errors()
-    main()
+    try:
+        main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

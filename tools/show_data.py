@@ -23,7 +23,7 @@ from base import BaseDataLoader
 from base.base_data_loader import evaluation_view, one_pass
 from base.data_order import SeededFetcher
 from parse_config import ConfigParser
-from tools.pictures import grid, images_in, labels_in, save
+from tools.pictures import grid, images_in, labels_in, picture_file, save
 from train import OPTIONS
 from utils.errors import DataError, described
 from utils.files import shown
@@ -144,19 +144,20 @@ def main() -> None:
     """The command line: that of train.py."""
     parser = argparse.ArgumentParser(description="Show what a loader feeds.")
     parser.add_argument("--split", choices=["train", "valid", "test"], default="train", help="part of the data (train)")
-    parser.add_argument("--n", type=int, default=48, help="pictures (48)")
+    parser.add_argument("--n", type=int, default=48, help="pictures of the first batch, at most (48)")
     parser.add_argument("--seconds", type=float, default=20.0, help="read for so long at most (20)")
     parser.add_argument("--out", type=Path, default=Path("data.png"), help="file of the picture (data.png)")
     sys.argv.append("--check")  # which leaves everything as it is
     config = ConfigParser.from_args(parser, OPTIONS)
     args = config.launch.args
+    file = picture_file(args.out)
     loader = loader_of(config, args.split)
     training = args.split == "train"
     classes = getattr(loader, "classes", None) or getattr(loader.dataset, "classes", None)
     batch, plain = both_ways(loader, args.n, training)
     print("\n".join(lines(loader, training, args.seconds)))
-    if drawn(batch, plain, max(args.n, 1), classes, args.out):
-        print(f"wrote {shown(args.out.absolute())}")
+    done = drawn(batch, plain, max(args.n, 1), classes, file)
+    print(f"wrote {shown(file.absolute())}" if done else "no pictures and no table of numbers: nothing to draw")
 
 
 if __name__ == "__main__":

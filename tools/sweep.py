@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -27,6 +28,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from config.source import read_source
+from utils import run_folder
 from utils.errors import ConfigError, catch_user_errors
 from utils.files import shown
 
@@ -51,11 +54,13 @@ class Sweep:
         name: of its folder in saved/sweeps; by default the file's.
         storage: a database's URL; by default a journal in the folder.
         save_dir: where sweeps go.
+        retry: try points that have failed again.
     """
 
-    def __init__(self, file: Path, name: str | None, storage: str | None, save_dir: Path) -> None:
+    def __init__(self, file: Path, name: str | None, storage: str | None, save_dir: Path, retry: bool = False) -> None:
         self.spec, self.config, self.run_name, self.monitor = read_spec(file)
         self.name = name or file.stem
+        run_folder.check_run_id(self.name)
         self.folder, self.apart = save_dir / self.name, storage is not None
         self.folder.mkdir(parents=True, exist_ok=True)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -63,11 +68,15 @@ class Sweep:
             self.study = self._study(_storage(storage, self.folder))
             self._check_same()
             self._list_points()
+            for trial in self.study.get_trials(deepcopy=False) if retry else ():
+                if trial.state == TrialState.FAIL and trial.params and not trial.user_attrs.get("retried"):
+                    self.study._storage.set_trial_user_attr(trial._trial_id, "retried", True)
+                    self.study.enqueue_trial(trial.params)
 
     def _study(self, storage: "BaseStorage") -> "optuna.Study":
         pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
         if self.spec.prune_from is not None:
-            pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=self.spec.prune_from - 1)
+            pruner = optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=self.spec.prune_from)
         direction = "minimize" if self.monitor.startswith("min ") else "maximize"
         options: Any = {"direction": direction, "pruner": pruner, "load_if_exists": True}
         return optuna.create_study(storage=storage, study_name=self.name, **options)
@@ -75,7 +84,7 @@ class Sweep:
     def _check_same(self) -> None:
         """Refuse to mix the points of two sweeps."""
         what = json.loads(self.spec.model_dump_json(exclude={"points", "prune_from"}))
-        what["monitor"] = self.monitor
+        what |= {"monitor": self.monitor, "content of the config": read_source(self.config).values}
         before = self.study.user_attrs.setdefault("sweep", what)
         if before != what:
             other = ", ".join(key for key in what if before.get(key) != what[key])
@@ -83,10 +92,15 @@ class Sweep:
         self.study.set_user_attr("sweep", what)
 
     def _list_points(self) -> None:
-        listed = self.spec.listed()
-        there = [trial.system_attrs.get("fixed_params") for trial in self.study.get_trials(deepcopy=False)]
-        for point in listed or ():
-            if point not in there:
+        """Put the points of a grid, or those that are drawn at random, in line, as often as they are listed."""
+        trials = self.study.get_trials(deepcopy=False)
+        begun = [
+            trial for trial in trials if trial.state != TrialState.FAIL or set(trial.params) == set(self.spec.space)
+        ]
+        there = Counter(json.dumps(trial.system_attrs.get("fixed_params")) for trial in begun)
+        for point in self.spec.listed() or ():
+            there[json.dumps(point)] -= 1
+            if there[json.dumps(point)] < 0:
                 self.study.enqueue_trial(point)
 
     @contextlib.contextmanager
@@ -108,13 +122,17 @@ class Sweep:
             if trial.state == TrialState.RUNNING and self._is_left(trial):
                 if set(trial.params) == complete:
                     return trial
-                self.study.tell(trial.number, state=TrialState.FAIL)  # it had not begun
+                self.study.tell(trial.number, state=TrialState.FAIL)  # it had not begun, and comes again
+                self._list_points()
+                return self.next_point()
         if self.spec.method == "tpe":
             if sum(set(trial.params) == complete for trial in trials) >= (self.spec.points or 0):
                 return None
             # A sampler of its own for each point: several workers would draw the same.
             seed = (self.spec.seed * 1_000_003 + len(trials)) % 2**32
-            self.study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=5, constant_liar=True)
+            self.study.sampler = optuna.samplers.TPESampler(
+                seed=seed, n_startup_trials=max((self.spec.points or 0) // 4, 3), constant_liar=True
+            )
         elif not any(trial.state == TrialState.WAITING for trial in trials):
             return None
         number = self.study.ask(self.spec.distributions()).number
@@ -191,17 +209,20 @@ def main() -> None:
     parser.add_argument("--devices", metavar="LIST", help="GPUs to share out to the workers, such as 0,1,2,3")
     parser.add_argument("--storage", metavar="URL", help="a database, for workers on machines without a common disk")
     parser.add_argument("--save_dir", type=Path, default=SWEEPS, help=f"where sweeps go ({shown(SWEEPS)})")
+    parser.add_argument("--retry", action="store_true", help="try points that have failed again")
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.workers < 1:
         raise ConfigError(f"--workers {args.workers}: expected at least 1")
-    sweep = Sweep(args.file, args.name, args.storage, args.save_dir)
+    sweep = Sweep(args.file, args.name, args.storage, args.save_dir, args.retry)
     if args.worker is None and args.workers > 1:
         _spread(args.workers)
     else:
         sweep.work(_environment(args.worker or 0, args.workers, args.devices))
     if args.worker is None:
         print(report(sweep.study, sweep.folder, sweep.monitor))
+        if not any(trial.state == TrialState.COMPLETE for trial in sweep.study.get_trials(deepcopy=False)):
+            raise SystemExit(1)
 
 
 def _environment(worker: int, workers: int, devices: str | None) -> dict[str, str]:
@@ -215,7 +236,7 @@ def _environment(worker: int, workers: int, devices: str | None) -> dict[str, st
 
 def _spread(workers: int) -> None:
     """Several workers, each a process of this program."""
-    words = [sys.executable, *sys.argv]
+    words = [sys.executable, *(word for word in sys.argv if word != "--retry")]
     options: Any = {"preexec_fn": die_with_parent} if sys.platform == "linux" else {}
     processes = [subprocess.Popen([*words, "--worker", str(i)], **options) for i in range(workers)]
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from parse_config import ConfigParser
 from utils.errors import ConfigError
+from utils.files import ensure_dir
 
 
 class Trained(NamedTuple):
@@ -40,22 +41,29 @@ def seen(trained: Trained) -> Iterator[tuple[Any, Any, Any, Any]]:
     trainer = trained.trainer
     for batch in one_pass(trained.loader, trainer.seed):
         calls: list[Any] = []
-        handle = trainer.model.register_forward_hook(
-            lambda _module, args, kwargs, output, calls=calls: calls.append(((args, kwargs), output)), with_kwargs=True
-        )
-        try:
-            with torch.no_grad(), trainer.judged():
+
+        def note(_module: Any, args: Any, kwargs: Any, output: Any, calls: list[Any] = calls) -> None:
+            calls.append(((args, kwargs), output))
+
+        with torch.no_grad(), trainer.judged():
+            handle = trainer.model.register_forward_hook(note, with_kwargs=True)
+            try:
                 _, output, target = trainer._compute(batch, None)
-        finally:
-            handle.remove()
+            finally:
+                handle.remove()
         if not calls:
             raise ConfigError(f"{type(trainer).__name__}._forward does not call self.model")
         yield *calls[0], output, target
 
 
 def folder_of(trained: Trained, name: str, given: Path | None) -> Path:
-    """The folder for what a tool makes of a run: as given, or beside the checkpoint."""
+    """The folder for what a tool makes of a run: as given, or beside the checkpoint, with its epoch in the name.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
     assert trained.config.resume is not None
+    name = name.format(epoch=f"epoch{trained.config.launch.content()['epoch']}")
     folder = given or trained.config.resume.parent / name
-    folder.mkdir(parents=True, exist_ok=True)
+    ensure_dir(folder)
     return folder

@@ -6,6 +6,7 @@ line is what to add to the command of train.py.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -75,7 +76,8 @@ class Tuner:
             out = Path(folder) / "figures.json"
             code = f"from tools.tuning.measuring import main; main({self.seconds!r}, {str(out)!r})"
             command = [sys.executable, "-c", code, *self.words, *words]
-            result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+            result = subprocess.run(command, env=environment, capture_output=True, text=True)
             if result.returncode or not out.exists():
                 lines = [line for line in result.stderr.splitlines() if line.strip()] or [f"exit {result.returncode}"]
                 return Figure(error=next((line for line in lines if line.startswith("error")), lines[-1])[:300])
@@ -91,6 +93,7 @@ class Tuner:
         apart = max((abs(a - b) for a, b in pairs), default=0.0)
         same = "" if "batch_size" in name else f"{apart:.1g}" if apart else "0"
         costs = [cost for key, cost in _COSTS.items() if key in name or _short(key) in name]
+        costs = ["other batches" if apart and each == "same bits" else each for each in costs]
         cost = ", ".join(dict.fromkeys(part for each in costs for part in each.split(", ")))
         slow = f"{', ' if cost else ''}{figure.warm:.0f} s until it runs" if "compile" in name else ""
         gain = figure.rate / self.plain.rate

@@ -59,8 +59,7 @@ class MetricTracker:
             ConfigError: a tensor of another shape.
         """
         if self.writer is not None:
-            mean = value.detach().float().mean() if isinstance(value, torch.Tensor) else value
-            self.writer.add_scalar(key, float(mean))
+            self.writer.add_scalar(key, float(value.detach().float().mean() if torch.is_tensor(value) else value))
         value = value if isinstance(value, torch.Tensor) else _number(key, value)
         size = [*value.shape] if isinstance(value, torch.Tensor) else []
         if size and (len(size) > 1 or n not in (None, *size)):

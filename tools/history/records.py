@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +51,21 @@ def find_runs(paths: Iterable[Path]) -> list[Record]:
     folders: dict[Path, Path] = {}
     for path in paths:
         path = Path(os.path.abspath(path))  # noqa: PTH100 - a link stays what it is called
-        for folder in [path] if path.parent.parent.name == "models" else _below(path):
+        for folder in [path] if path.parent.parent.name == "models" and not _is_project(path) else _below(path):
             folders.setdefault(folder.resolve(), folder)
     several = len({folder.parent.parent for folder in folders.values()}) > 1
-    return [read_run(folder, several) for folder in sorted(folders.values(), key=lambda each: (each.name, str(each)))]
+    records = [read_run(each, several) for each in sorted(folders.values(), key=lambda each: (each.name, str(each)))]
+    for record in records:
+        if sum(other.name == record.name for other in records) > 1:
+            record.row["run"] = str(record.folder)
+    for record in records:
+        record.name = record.row["run"]
+    return records
 
 
 def _below(path: Path) -> Iterator[Path]:
     """The run folders `models/NAME/RUN` below a path, which may be `models` itself or a NAME in it."""
-    if path.parent.name == "models":
+    if path.parent.name == "models" and not _is_project(path):
         yield from (run for run in _folders(path))
         return
     for place, names, files in os.walk(path):
@@ -68,6 +75,10 @@ def _below(path: Path) -> Iterator[Path]:
             names.clear()
         deep = len(here.relative_to(path).parts) > 5 or "pyvenv.cfg" in files
         names[:] = [] if deep else [name for name in names if name not in _PASSED_OVER and not name.startswith(".")]
+
+
+def _is_project(path: Path) -> bool:
+    return (path / "train.py").exists() or (path / "saved").is_dir()
 
 
 def _folders(path: Path) -> list[Path]:
@@ -149,9 +160,17 @@ def _tested(record: Record) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
         for result in read_json(record.folder / "test.json")["results"]:
-            if result["split"] == "test":
+            if result["split"] == "test" and is_current(record.folder, result):
                 found = {f"test_{name}": _scalar(value) for name, value in result["metrics"].items()}
     return found
+
+
+def is_current(folder: Path, result: dict[str, Any]) -> bool:
+    """Whether a result of test.py is of the checkpoint that is there now, and not of one that has been replaced."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        when = datetime.strptime(result["when"], "%Y-%m-%dT%H:%M:%S%z").timestamp()
+        return (folder / Path(result["checkpoint"]).name).stat().st_mtime < when + 1
+    return False
 
 
 def _scalar(value: Any) -> Any:
@@ -174,8 +193,9 @@ def differences(records: list[Record]) -> pd.DataFrame:
     """What differs between runs: a line for each key of the config, and of the environment; a column for each run."""
     columns = {}
     for record in records:
+        name = record.name if sum(other.name == record.name for other in records) == 1 else str(record.folder)
         around = {f"({key})": value for key, value in record.environment.items() if key not in ("command", "host")}
-        columns[record.name] = {key: _worded(value) for key, value in {**record.config, **around}.items()}
+        columns[name] = {key: _worded(value) for key, value in {**record.config, **around}.items()}
     table = pd.DataFrame(columns).fillna("—")
     return table[table.nunique(axis=1) > 1]
 

@@ -78,7 +78,7 @@ def run_point(
     if process.returncode != 0 or best is None:
         lines = [line for line in printed.read_text(errors="replace").splitlines() if line.startswith("error")]
         why = lines[-1] if lines else f"{monitor.split()[1]} was never finite" if best is None else ""
-        return Outcome("failed", best, why or f"exit code {process.returncode}")
+        return Outcome("failed", best, why.removeprefix("error: ") or f"exit code {process.returncode}")
     printed.unlink()
     return Outcome("complete", best)
 

@@ -1,5 +1,6 @@
 """What a sweep has found: a table, the best point, pictures."""
 
+import contextlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from utils.files import shown
 
 def report(study: optuna.Study, folder: Path, monitor: str) -> str:
     """Write `points.csv` and pictures to a sweep's folder; the table of points and the best, as text."""
-    table = as_table(study, monitor)
+    table = as_table(study, folder, monitor)
     if table.empty:
         return "no points"
     table.to_csv(folder / "points.csv", index=False)
@@ -36,7 +37,7 @@ def report(study: optuna.Study, folder: Path, monitor: str) -> str:
     return printable("\n".join(lines))
 
 
-def as_table(study: optuna.Study, monitor: str) -> pd.DataFrame:
+def as_table(study: optuna.Study, folder: Path, monitor: str) -> pd.DataFrame:
     """A line for each point, the best first."""
     rows = []
     for trial in study.get_trials(deepcopy=False):
@@ -44,15 +45,22 @@ def as_table(study: optuna.Study, monitor: str) -> pd.DataFrame:
         best = (min if monitor.startswith("min ") else max)(known, default=float("nan"))
         value = best if trial.value is None else trial.value
         point = {key: decoded(each) for key, each in trial.params.items()}
-        took = trial.duration.total_seconds() if trial.duration else float("nan")
+        took = _trained(folder, trial.number)
         rows.append({"point": trial.number, "state": trial.state.name.lower(), monitor.split()[1]: value, **point})
-        rows[-1] |= {"seconds": round(took, 1), "error": str(trial.user_attrs.get("error", ""))[:60]}
+        rows[-1] |= {"seconds": round(took, 1), "error": str(trial.user_attrs.get("error", ""))[:150]}
     table = pd.DataFrame(rows)
     if table.empty:
         return table
     order = monitor.startswith("min ")
     table = table.sort_values(["state", monitor.split()[1]], ascending=[True, order], kind="stable")
     return table if table["error"].any() else table.drop(columns="error")
+
+
+def _trained(folder: Path, point: int) -> float:
+    """The seconds that a point was trained for."""
+    with contextlib.suppress(OSError, ValueError, KeyError, StopIteration):
+        return float(pd.read_csv(next((folder / "log").glob(f"*/point-{point:04}")) / "metrics.csv")["seconds"].sum())
+    return float("nan")
 
 
 def _drawn(study: optuna.Study, folder: Path, complete: int) -> list[str]:

@@ -80,8 +80,12 @@ class Spec(BaseModel):
             points = [[encoded(value) for value in point] for point in itertools.product(*axes)]
             return [dict(zip(self.space, point, strict=True)) for point in points[: self.points]]
         if self.method == "random":
-            draws = (np.random.default_rng([self.seed, i]) for i in range(self.points or 0))
-            return [{key: _drawn(each, draw) for key, each in self.space.items()} for draw in draws]
+            found: dict[str, dict[str, Any]] = {}  # each once
+            for i in range(20 * (self.points or 0)):
+                draw = np.random.default_rng([self.seed, i])
+                point = {key: _drawn(each, draw) for key, each in self.space.items()}
+                found.setdefault(json.dumps(point), point)
+            return [*found.values()][: self.points]
         return None
 
 
@@ -100,11 +104,12 @@ def _drawn(each: Any, draw: np.random.Generator) -> Any:
         return encoded(each[int(draw.integers(len(each)))])
     if each.step or each.whole:
         if each.log:
-            return round(math.exp(draw.uniform(math.log(each.low), math.log(each.high))))
+            value = math.exp(draw.uniform(math.log(each.low - 0.5), math.log(each.high + 0.5)))
+            return min(max(round(value), each.low), each.high)
         return each.values()[int(draw.integers(len(each.values())))]
     low, high = (math.log(each.low), math.log(each.high)) if each.log else (each.low, each.high)
     value = float(draw.uniform(low, high))
-    return math.exp(value) if each.log else value
+    return min(max(math.exp(value) if each.log else value, each.low), each.high)
 
 
 def read_spec(file: Path) -> tuple[Spec, Path, str, str]:
@@ -139,8 +144,10 @@ def read_spec(file: Path) -> tuple[Spec, Path, str, str]:
         raise ConfigError(f'{path}: trainer.monitor is "off": a sweep compares the number that it names')
     if settings.trainer.epochs is None:
         raise ConfigError(f"{path}: trainer.epochs is missing")
-    if any(key in ("name", "trainer.save_dir", "trainer.monitor") for key in first):
-        raise ConfigError(f"{file}: name, trainer.save_dir and trainer.monitor are the same for all points")
+    if {"name", "trainer.save_dir", "trainer.monitor"} & first.keys() or "trainer.save_dir" in spec.set:
+        raise ConfigError(
+            f"{file}: name and trainer.monitor are the same for all points, and trainer.save_dir is given"
+        )
     spec.listed()
     return spec, path.resolve(), settings.name, settings.trainer.monitor
 
