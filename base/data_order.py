@@ -200,7 +200,7 @@ def _fixed(item: Any) -> str:
     """What stands for an item: of arrays the bytes; of texts the end, as folders may move; of objects the class."""
     if isinstance(item, torch.Tensor | np.ndarray | np.generic):
         return hashlib.sha256(torch.as_tensor(item).cpu().double().numpy().tobytes()).hexdigest()
-    return str(item)[-40:] if type(item) in (str, int, float, tuple) else type(item).__name__
+    return "/".join(str(item).split("/")[-2:]) if type(item) in (str, int, float, tuple) else type(item).__name__
 
 
 def replayed(

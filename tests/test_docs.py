@@ -98,7 +98,7 @@ def test_the_sweep_of_the_page_is_one(project):
     from tools.sweeping.spec import read_spec
 
     spec, *_ = read_spec(project / "sweep.json")
-    assert spec.method == "tpe" and spec.points == 4 and spec.prune_from == 2
+    assert spec.method == "tpe" and spec.points == 20 and spec.prune_from == 2
 
 
 def test_the_tracker_of_the_page_tracks(project):

@@ -34,7 +34,7 @@ def describe(device: torch.device | None) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "processes": distributed.SIZE,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "git_commit": _git("rev-parse", "HEAD"),
+        "git_commit": _git("rev-parse", "HEAD").decode().strip() or None,
         "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
     }
 
@@ -56,18 +56,17 @@ def keep_changes(folder: Path) -> None:
     Raises:
         StorageError: it cannot be written.
     """
-    changes = _git("diff", "HEAD", "--binary")
+    plain = ["--binary", "--no-ext-diff", "--no-textconv", "--no-color", "--src-prefix=a/", "--dst-prefix=b/"]
+    changes = _git("-c", "diff.suppressBlankEmpty=false", "diff", "HEAD", *plain)
     if changes:
-        text = f"{changes}\n".encode(errors="surrogateescape")
-        with replacing(folder / f"changes-{hashlib.sha256(text).hexdigest()[:12]}.diff") as file:
-            file.write(text)
+        with replacing(folder / f"changes-{hashlib.sha256(changes).hexdigest()[:12]}.diff") as file:
+            file.write(changes)
 
 
-def _git(*words: str) -> str | None:
-    options: Any = {"capture_output": True, "text": True, "errors": "surrogateescape", "timeout": 10}
+def _git(*words: str) -> bytes:
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        return str(subprocess.run(["git", *words], cwd=ROOT, check=True, **options).stdout).rstrip("\n")
-    return None
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, check=True, timeout=10).stdout
+    return b""
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
