@@ -127,10 +127,10 @@ def candidates(module: ModuleType, section: str, own: bool = False) -> dict[str,
             right = called or hasattr(value, "compute") if required is None else issubclass(value, required)
             return right and value is not required and not inspect.isabstract(value)
         if inspect.isfunction(value):
-            return functions and section != "trainer.type"
+            return functions and not section.startswith("trainer.")
         return required is None and (callable(value) or hasattr(value, "compute")) and not inspect.isbuiltin(value)
 
-    named = {name: value for name, value in vars(module).items() if not name.startswith("_") and fits(value)}
+    named = {name: value for name, value in vars(module).items() if name[:1] != "_" and name != "main" and fits(value)}
     return {name: v for name, v in named.items() if not own or getattr(v, "__module__", "") == module.__name__}
 
 

@@ -157,7 +157,7 @@ class Factory:
         items: Any = [((*place, i), item) for i, item in enumerate(value)] if listed else [(place, value)]
         found: Any = [(path, item if isinstance(item, dict) else {"type": item}) for path, item in items]
         for path, component in found:
-            if not isinstance(component.get("type"), str):
+            if not (isinstance(component.get("type"), str) and isinstance(component.get("args", {}), dict)):
                 where = f"{self.where(*path)}: {dotted(path)}"
                 raise ConfigError(f'{where} is no component {{"type": NAME, "args": {{…}}}}')
         return list(found)

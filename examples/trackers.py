@@ -13,7 +13,7 @@ from typing import Any
 from logger.visualization import Writer
 from parse_config import ConfigParser
 from utils.errors import Stopped
-from utils.files import ROOT
+from utils.files import ROOT, replacing
 
 
 class MLflow(Writer):
@@ -63,7 +63,8 @@ class MLflow(Writer):
             params = [Param(name, str(value)[:6000]) for name, value in self.config.flat().items()]
             for start in range(0, len(params), 100):  # as many as it takes at once
                 client.log_batch(self.run_id, params=params[start : start + 100])
-            note.write_text(self.run_id, encoding="utf-8")
+            with replacing(note, "w") as file:
+                file.write(self.run_id)
         self.client = client
 
     def close(self) -> None:
@@ -95,6 +96,7 @@ class WandB(Writer):
             folder = self.config.run.folder
             name, where = f"{folder.parent.name}-{folder.name}", self.config.log_dir
             settings: Any = {"project": self.project, "name": folder.name, "mode": self.mode, "dir": str(where)}
+            settings["settings"] = wandb.Settings(init_timeout=30)  # training waits for it
             self.run = wandb.init(id=name, resume="allow", config=self.config.snapshot(), **settings)
             self.run.define_metric("*", step_metric="step")
         self.run.log({**numbers, "step": step})

@@ -457,3 +457,81 @@ def test_each_says_how_it_is_used(tmp_path, tool):
     text = (ROOT / "tools" / f"{tool}.py").read_text()
     assert f"python tools/{tool}.py" in text.split('"""')[1]
     assert not re.search(rf"tools[./]{tool}\b", "".join(path.read_text() for path in Path(ROOT / "base").glob("*.py")))
+
+
+def test_foreign_folders_hide_no_run(trained, tmp_path):
+    """Whatever stands in one of them, the others are listed; nothing hangs."""
+    models = tmp_path / "models" / "Digits_LeNet"
+    shutil.copytree(trained / "models" / "Digits_LeNet" / "a", models / "good")
+    log = tmp_path / "log" / "Digits_LeNet"
+    shutil.copytree(trained / "log" / "Digits_LeNet" / "a", log / "good")
+    hostile = {
+        "surrogate": ("config.json", '{"optimizer": {"args": {"lr": "\\ud800"}}, "name": "\\u001b[31m"}'),
+        "huge": ("status.json", '{"seconds": 1' + "0" * 400 + "}"),
+        "list": ("status.json", "[1]"),
+        "deep": ("config.json", "[" * 100_000),
+        "binary": ("environment.json", "\x00\x01"),
+    }
+    for name, (file, text) in hostile.items():
+        shutil.copytree(models / "good", models / name)
+        (models / name / file).write_text(text)
+    tables = {"odd": "epoch,$\\frac$,val_loss\nx,1e308,nan\n2,-1e308,1\n", "pipe": None, "good": None}
+    for name, text in tables.items():
+        (log / name).mkdir(exist_ok=True)
+        if name != "good":
+            shutil.copytree(models / "good", models / name)
+        if text is not None:
+            (log / name / "metrics.csv").write_text(text)
+    os.mkfifo(log / "pipe" / "metrics.csv")
+    (log / "pipe" / "train").mkdir()
+    os.mkfifo(log / "pipe" / "train" / "events.out.tfevents.1")
+    (models / "loop").symlink_to(models)
+    printed = run(tmp_path, "tools/runs.py", tmp_path, "--html", tmp_path / "page.html")
+    assert all(f"Digits_LeNet/{name}" in printed for name in [*hostile, *tables]) and "\x1b" not in printed
+    assert re.search(r"Digits_LeNet/good +finished", printed) and "svg" in (tmp_path / "page.html").read_text()
+    # A project below a folder of that name is no run.
+    project = tmp_path / "home" / "models" / "me" / "project"
+    shutil.copytree(tmp_path / "models", project / "saved" / "models", symlinks=True)
+    (project / "train.py").write_text("")
+    (project / "config.json").write_text("{}")
+    printed = run(tmp_path, "tools/runs.py", project)
+    assert "Digits_LeNet/good" in printed and "me/project" not in printed
+
+
+def test_results_of_another_checkpoint_are_not_shown(trained, tmp_path):
+    folder = shutil.copytree(trained / "models" / "Digits_LeNet" / "a", tmp_path / "models" / "Digits_LeNet" / "a")
+    assert "test_accuracy" in run(tmp_path, "tools/runs.py", tmp_path)
+    later = (folder / "model_best.pth").stat().st_mtime + 3600
+    os.utime(folder / "model_best.pth", (later, later))
+    assert "test_accuracy" not in run(tmp_path, "tools/runs.py", tmp_path)
+
+
+def test_two_runs_of_one_name_differ(trained, tmp_path):
+    for place, name in (("one", "a"), ("two", "b")):
+        target = tmp_path / place / "project" / "saved" / "models" / "Digits_LeNet" / "same"
+        shutil.copytree(trained / "models" / "Digits_LeNet" / name, target)
+    runs = [tmp_path / place / "project" / "saved" / "models" / "Digits_LeNet" / "same" for place in ("one", "two")]
+    printed = run(tmp_path, "tools/runs.py", tmp_path, "--diff", *runs)
+    assert "optimizer.args.lr" in printed and "0.01" in printed
+
+
+def test_a_torn_journal_is_mended_and_links_are_not_followed(tmp_path):
+    pytest.importorskip("optuna")
+    file = sweep_file(tmp_path, space={"optimizer.args.lr": [0.002]})
+    sweep(tmp_path, file)
+    folder = tmp_path / "sweeps" / "try"
+    journal = folder / "journal.log"
+    before = journal.read_bytes()
+    journal.write_bytes(before + b'{"op_code": 4, "worker')
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (folder / "points.csv").unlink()
+    (folder / "points.csv").symlink_to(victim)
+    sweep(tmp_path, file)
+    assert journal.read_bytes().startswith(before) and len(points(folder)) == 1 and victim.read_text() == "mine"
+    (folder / ".sweep.lock").unlink()
+    (folder / ".sweep.lock").symlink_to(victim)
+    assert "cannot be written" in sweep(tmp_path, file, code=6) and victim.read_text() == "mine"
+    (folder / ".sweep.lock").unlink()
+    journal.write_bytes(b"garbage\n" + before)
+    assert "cannot be read" in sweep(tmp_path, file, code=2)

@@ -8,9 +8,12 @@ import argparse
 import contextlib
 import copy
 import inspect
+import io
 import json
 import logging
+import shutil
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,11 +26,12 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from tools.history.records import is_current
 from tools.trained import Trained, folder_of, parsed, seen
-from utils.errors import StorageError, told
-from utils.files import read_json, shown
+from utils.errors import told
+from utils.files import read_json, replacing, shown
 from utils.runtime import unwrap
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
+REFUSED = "refused"
 #: How far results may be from the model's, in relation to the largest of them.
 TOLERANCE = 1e-5
 
@@ -51,7 +55,9 @@ def safetensors(model: torch.nn.Module, file: Path, call: Call, dynamic: Any) ->
 def program(model: torch.nn.Module, file: Path, call: Call, dynamic: Any) -> Callable[[Call], Any]:
     """The network as a graph with its weights: `torch.export.load(file).module()` runs without its code."""
     exported = torch.export.export(model, *call, dynamic_shapes=dynamic, strict=False)
-    torch.export.save(exported, file)
+    buffer = io.BytesIO()
+    torch.export.save(exported, buffer)
+    file.write_bytes(buffer.getbuffer())
     again: Any = torch.export.load(file).module()
     return lambda other: again(*other[0], **other[1])
 
@@ -136,21 +142,23 @@ def exported(trained: Trained, folder: Path, formats: list[str]) -> tuple[list[s
     lines = []
     for name in formats:
         write, file_name = FORMATS[name]
-        file = folder / file_name
-        try:
-            with quiet():
-                again = _written(write, model, file, whole)
-                worst = max(off(model, again, each) for each in (whole, part(call, 3), call))
-            if worst > TOLERANCE:
-                raise Refused(f"its results are off by {worst:.1e}")
-            lines.append(f"{name:<12} {shown(file)}: off by {worst:.1e} at most, for batches of 3 to {batch_of(call)}")
-        except OSError as error:
-            raise StorageError(f"{file} cannot be written: {error.strerror or error}") from error
-        except Exception as error:  # whatever an exporter says of a model that it cannot take
-            for each in (file, file.with_name(f"{file.name}.data")):
-                each.unlink(missing_ok=True)
-            why = str(error) if isinstance(error, Refused) else told(error, anywhere=False)
-            lines.append(f"{name:<12} refused: {' '.join(why.split())[:300]}")
+        with tempfile.TemporaryDirectory() as scratch:
+            file = Path(scratch) / file_name
+            try:
+                with quiet():
+                    again = _written(write, model, file, whole)
+                    worst = max(off(model, again, each) for each in (whole, part(call, 3), call))
+                if worst > TOLERANCE:
+                    raise Refused(f"its results are off by {worst:.1e}")
+            except Exception as error:  # whatever an exporter says of a model that it cannot take
+                why = str(error) if isinstance(error, Refused) else told(error, anywhere=False)
+                lines.append(f"{name:<12} {REFUSED}: {' '.join(why.split())[:300]}")
+                continue
+            for made in Path(scratch).iterdir():  # now that it is good, it takes the place of an earlier one
+                with replacing(folder / made.name) as out, open(made, "rb") as source:
+                    shutil.copyfileobj(source, out, 1 << 20)
+        size = f"for batches of 3 to {batch_of(call)}"
+        lines.append(f"{name:<12} {shown(folder / file_name)}: off by {worst:.1e} at most, {size}")
     return lines, call
 
 
@@ -226,12 +234,10 @@ def main() -> None:
     args, trained = parsed(parser)
     folder = folder_of(trained, "export/{epoch}", args.out)
     lines, call = exported(trained, folder, args.formats)
-    try:
-        (folder / "README.md").write_text(card(trained, lines, call), encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"{folder / 'README.md'} cannot be written: {error.strerror}") from error
+    with replacing(folder / "README.md", "w") as file:
+        file.write(card(trained, lines, call))
     print("\n".join([*lines, f"{'card':<12} {shown(folder / 'README.md')}"]))
-    if any("refused" in line for line in lines):
+    if any(line[13:].startswith(f"{REFUSED}:") for line in lines):
         raise SystemExit(1)
 
 

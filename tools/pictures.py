@@ -11,7 +11,8 @@ import matplotlib.pyplot as plt
 import torch
 from torch.utils._pytree import tree_leaves
 
-from utils.errors import ConfigError, StorageError
+from utils.errors import ConfigError
+from utils.files import replacing
 
 
 def images_in(batch: Any) -> torch.Tensor | None:
@@ -86,8 +87,7 @@ def save(figure: Any, file: Path) -> None:
         StorageError: the file cannot be written.
     """
     try:
-        figure.savefig(file, dpi=110)
-    except (OSError, ValueError) as error:
-        raise StorageError(f"{file} cannot be written: {getattr(error, 'strerror', None) or error}") from error
+        with replacing(file) as out:  # a link that stands there is not followed
+            figure.savefig(out, dpi=110, format=file.suffix[1:].lower() or "png")
     finally:
         plt.close(figure)

@@ -19,8 +19,8 @@ from torch.utils.data import Subset
 
 from tools.pictures import grid, images_in, save
 from tools.trained import Trained, folder_of, parsed, seen
-from utils.errors import ConfigError, DataError, StorageError
-from utils.files import shown
+from utils.errors import ConfigError, DataError, printable
+from utils.files import replacing, shown
 
 Rows = list[dict[str, Any]]
 
@@ -58,6 +58,8 @@ def predicted(trained: Trained) -> Iterator[tuple[Any, torch.Tensor, torch.Tenso
             raise ConfigError("the model is no classifier: its outputs are not scores [n, classes] of classes [n]")
         images = images_in(call)
         pictures = images if images is not None and len(images) == len(target) else [None] * len(target)
+        if not bool(output.isfinite().all()):
+            raise DataError("the model's scores are not finite: its weights, or these samples, are spoilt")
         yield from zip(pictures, output.float().cpu(), target.cpu(), strict=True)
 
 
@@ -143,6 +145,8 @@ def read_picture(file: Path, shape: Any, loader: Any) -> torch.Tensor:
     from PIL import Image
 
     dataset = dataset_of(loader)
+    if not file.is_file():
+        raise DataError(f"{file} is no file")
     try:
         image = Image.open(file).convert("L" if shape[0] == 1 else "RGB")
     except (OSError, ValueError, Image.DecompressionBombError) as error:
@@ -156,13 +160,10 @@ def read_picture(file: Path, shape: Any, loader: Any) -> torch.Tensor:
 
 
 def _write(rows: Rows, file: Path) -> str:
-    try:
-        with open(file, "w", newline="", encoding="utf-8") as out:
-            writer = csv.DictWriter(out, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-    except OSError as error:
-        raise StorageError(f"{file} cannot be written: {error.strerror}") from error
+    with replacing(file, "w") as out:
+        writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
     return f"wrote {shown(file)}"
 
 
@@ -175,7 +176,7 @@ def main() -> None:
     args, trained = parsed(parser)
     folder = folder_of(trained, f"predictions/{{epoch}}-{'files' if args.files else args.split}", args.out)
     for line in of_files(trained, args.files, folder) if args.files else evaluated(trained, folder, args.n):
-        print(line)
+        print(printable(line))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from base.data_order import SeededFetcher
 from parse_config import ConfigParser
 from tools.pictures import grid, images_in, labels_in, picture_file, save
 from train import OPTIONS
-from utils.errors import DataError, described
+from utils.errors import DataError, described, printable
 from utils.files import shown
 
 
@@ -155,7 +155,7 @@ def main() -> None:
     training = args.split == "train"
     classes = getattr(loader, "classes", None) or getattr(loader.dataset, "classes", None)
     batch, plain = both_ways(loader, args.n, training)
-    print("\n".join(lines(loader, training, args.seconds)))
+    print(printable("\n".join(lines(loader, training, args.seconds))))
     done = drawn(batch, plain, max(args.n, 1), classes, file)
     print(f"wrote {shown(file.absolute())}" if done else "no pictures and no table of numbers: nothing to draw")
 

@@ -30,8 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from config.source import read_source
 from utils import run_folder
-from utils.errors import ConfigError, catch_user_errors
-from utils.files import shown
+from utils.errors import ConfigError, StorageError, catch_user_errors, printable
+from utils.files import ensure_dir, shown
 
 try:
     import optuna
@@ -62,7 +62,7 @@ class Sweep:
         self.name = name or file.stem
         run_folder.check_run_id(self.name)
         self.folder, self.apart = save_dir / self.name, storage is not None
-        self.folder.mkdir(parents=True, exist_ok=True)
+        ensure_dir(self.folder)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with self.locked("sweep"):
             self.study = self._study(_storage(storage, self.folder))
@@ -106,13 +106,22 @@ class Sweep:
     @contextlib.contextmanager
     def locked(self, name: str, wait: bool = True) -> Iterator[bool]:
         """Hold a lock of this sweep; of others on the same disk, one at a time does. False if it is taken."""
-        with open(self.folder / f".{name}.lock", "w") as file:
+        file = self.folder / f".{name}.lock"
+        try:  # a link that stands there is not followed
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        except OSError as error:
+            raise StorageError(f"{file} cannot be written: {error.strerror}") from error
+        try:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                yield False
-                return
+                if not wait:
+                    yield False
+                    return
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield True
+        finally:
+            os.close(descriptor)
 
     def next_point(self) -> "FrozenTrial | None":
         """A point that was left unfinished, or a new one; None if there is nothing more to do."""
@@ -188,16 +197,37 @@ class Sweep:
         more = (
             "" if outcome.state == "complete" else f" ({outcome.state}{': ' * bool(outcome.message)}{outcome.message})"
         )
-        print(f"point {trial.number}: {what}: {got}{more}", flush=True)
+        print(printable(f"point {trial.number}: {what}: {got}{more}"), flush=True)
 
 
 def _storage(url: str | None, folder: Path) -> "BaseStorage":
-    if url is None:
-        return JournalStorage(JournalFileBackend(str(folder / "journal.log")))
+    """Where the points are noted.
+
+    Raises:
+        ConfigError: it cannot be reached, or is damaged.
+    """
+    journal = folder / "journal.log"
     try:
-        return RDBStorage(url)
-    except Exception as error:  # whatever a database's driver raises
-        raise ConfigError(f"--storage {url}: {str(error).splitlines()[0]}") from None
+        if url is not None:
+            return RDBStorage(url)
+        if journal.exists():
+            _mend(journal)
+        return JournalStorage(JournalFileBackend(str(journal)))
+    except OSError as error:
+        raise StorageError(f"{journal} cannot be written: {error.strerror}") from error
+    except Exception as error:  # whatever a database's driver, or a damaged journal, raises
+        where = journal if url is None else f"--storage {url}"
+        raise ConfigError(f"{where} cannot be read: {type(error).__name__}: {str(error)[:200]}") from None
+
+
+def _mend(journal: Path) -> None:
+    """Cut off a last line that a kill, or a full disk, has left unfinished: what comes next would be lost, too."""
+    if not journal.is_file():
+        raise ConfigError(f"{journal} is no file")
+    content = journal.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(journal, whole)
 
 
 def main() -> None:
@@ -259,4 +289,7 @@ def _spread(workers: int) -> None:
 
 if __name__ == "__main__":
     catch_user_errors()
-    main()
+    try:
+        main()
+    except OSError as error:  # the journal, the table or a picture
+        raise StorageError(f"{error.filename or 'the sweep'} cannot be written: {error.strerror}") from error

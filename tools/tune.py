@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.errors import ConfigError, catch_user_errors
+from utils.errors import ConfigError, catch_user_errors, printable
 from utils.files import ROOT, shown_command
 
 Settings = dict[str, Any]
@@ -183,7 +183,7 @@ def main() -> None:
         raise ConfigError("--runs is at least 1, and --seconds more than 0")
     if not {"-c", "--config", "-r", "--resume"} & {word.partition("=")[0] for word in words}:
         raise ConfigError("say what to tune: -c CONFIG")
-    best = tuned(Tuner(words, args.seconds, args.runs), lambda line: print(line, flush=True))
+    best = tuned(Tuner(words, args.seconds, args.runs), lambda line: print(printable(line), flush=True))
     if not best:
         print("nothing is faster than the config as it stands")
         return

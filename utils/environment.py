@@ -57,7 +57,7 @@ def keep_changes(folder: Path) -> None:
         StorageError: it cannot be written.
     """
     plain = ["--binary", "--no-ext-diff", "--no-textconv", "--no-color", "--src-prefix=a/", "--dst-prefix=b/"]
-    changes = _git("-c", "diff.suppressBlankEmpty=false", "diff", "HEAD", *plain)
+    changes = _git("-c", "diff.suppressBlankEmpty=false", "-c", "core.fsmonitor=false", "diff", "HEAD", *plain)
     if changes:
         with replacing(folder / f"changes-{hashlib.sha256(changes).hexdigest()[:12]}.diff") as file:
             file.write(changes)

@@ -19,6 +19,8 @@ from tools.history.records import Record, differences
 
 #: Curves beyond so many runs would be a tangle.
 _RUNS_IN_A_CHART = 12
+#: And so many numbers are enough.
+_CHARTS = 24
 _NO_CURVES = ("epoch", "seconds", "samples/s")
 _STYLE = """
 :root { color-scheme: light; }
@@ -87,33 +89,43 @@ def _curves(records: list[Record]) -> list[str]:
     tags = [name for name in names if not (name.startswith("val_") and name[4:] in names)]
     colours = plt.colormaps["tab10" if len(records) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
     charts = []
-    for tag in tags:
+    for tag in tags[:_CHARTS]:
         figure, axes = plt.subplots(figsize=(4.6, 3.0), layout="constrained")
-        lowest = math.inf
-        for record, colour in zip(records, colours, strict=False):
-            for name, style in ((tag, "--" if f"val_{tag}" in names else "-"), (f"val_{tag}", "-")):
-                if name in record.history and "epoch" in record.history:
-                    values = pd.to_numeric(record.history[name], errors="coerce")
-                    lowest = min(lowest, values.min())
-                    line = {"color": colour, "linestyle": style, "linewidth": 1.4}
-                    axes.plot(record.history["epoch"], values, marker="o" if len(values) < 2 else None, **line)
-        axes.set_title(tag, fontsize=10, loc="left")
-        axes.set_xlabel("epoch", fontsize=8)
-        if "loss" in tag and lowest > 0:
-            axes.set_yscale("log")
-            for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-                set_formatter(mpl.ticker.FuncFormatter(_tick))
-        axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
-        axes.tick_params(which="both", labelsize=8)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-        charts.append(f'<img alt="{html.escape(tag)}" src="data:image/svg+xml;base64,{_drawn(figure)}">')
+        try:
+            _draw(axes, tag, list(zip(records, colours, strict=False)), f"val_{tag}" in names)
+            charts.append(f'<img alt="{html.escape(tag)}" src="data:image/svg+xml;base64,{_drawn(figure)}">')
+        except Exception as error:  # numbers that are none, or too large to be drawn
+            charts.append(f"<p>{html.escape(f'{tag}: {type(error).__name__}')}</p>")
+        finally:
+            plt.close(figure)
     legend = [
         f'<span><i style="background:{mpl.colors.to_hex(colour)}"></i>{html.escape(record.name)}</span>'
         for record, colour in zip(records, colours, strict=False)
     ]
     note = "<p>Full lines: validation; dashed: training.</p>" if any(name.startswith("val_") for name in names) else ""
     return [f'<p class="legend">{"".join(legend)}</p>', note, f'<div class="charts">{"".join(charts)}</div>']
+
+
+def _draw(axes: Any, tag: str, coloured: list[tuple[Record, Any]], validated: bool) -> None:
+    """The curves of a number, of training and of validation."""
+    lowest = math.inf
+    for record, colour in coloured:
+        for name, style in ((tag, "--" if validated else "-"), (f"val_{tag}", "-")):
+            if name in record.history and "epoch" in record.history:
+                values, epochs = (pd.to_numeric(record.history[each], errors="coerce") for each in (name, "epoch"))
+                lowest = min(lowest, values.min())
+                line = {"color": colour, "linestyle": style, "linewidth": 1.4}
+                axes.plot(epochs, values, marker="o" if len(values) < 2 else None, **line)
+    axes.set_title(tag.replace("$", r"\$"), fontsize=10, loc="left")
+    axes.set_xlabel("epoch", fontsize=8)
+    if "loss" in tag and lowest > 0:
+        axes.set_yscale("log")
+        for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            set_formatter(mpl.ticker.FuncFormatter(_tick))
+    axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+    axes.tick_params(which="both", labelsize=8)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _tick(value: float, _place: int) -> str:
@@ -125,7 +137,6 @@ def _tick(value: float, _place: int) -> str:
 def _drawn(figure: Any) -> str:
     file = io.BytesIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
-    plt.close(figure)
     return base64.b64encode(file.getvalue()).decode()
 
 
@@ -135,7 +146,7 @@ def _pictures(record: Record) -> list[str]:
     from tensorboard.backend.event_processing.event_accumulator import IMAGES, EventAccumulator
 
     found = []
-    for folder in sorted({file.parent for file in record.log_dir.glob("*/events.out.tfevents.*")}):
+    for folder in sorted({file.parent for file in record.log_dir.glob("*/events.out.tfevents.*") if file.is_file()}):
         try:
             events = EventAccumulator(str(folder), size_guidance={IMAGES: 1})
             events.Reload()

@@ -4,6 +4,8 @@ import contextlib
 import json
 import math
 import os
+import re
+import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -82,7 +84,9 @@ def _is_project(path: Path) -> bool:
 
 
 def _folders(path: Path) -> list[Path]:
-    return [each for each in sorted(path.iterdir()) if each.is_dir() and not each.is_symlink()]
+    with contextlib.suppress(OSError):
+        return [each for each in sorted(path.iterdir()) if each.is_dir() and not each.is_symlink()]
+    return []
 
 
 def read_run(folder: Path, full_name: bool = False) -> Record:
@@ -91,24 +95,30 @@ def read_run(folder: Path, full_name: bool = False) -> Record:
     Args:
         full_name: name it with the folder of its project.
     """
-    name = f"{folder.parent.name}/{folder.name}"
+    name = _scalar(f"{folder.parent.name}/{folder.name}")
     root = folder.parent.parent.parent
     root = root.parent if root.name == "saved" else root
-    record = Record(folder, f"{root.name}:{name}" if full_name else name)
+    record = Record(folder, f"{_scalar(root.name)}:{name}" if full_name else name)
+    try:
+        _fill(record)
+    except Exception as error:  # whatever foreign files hold, the others are to be seen
+        record.row = {"run": record.name, "status": "broken", "problem": f"{type(error).__name__}: {error}"[:80]}
+    return record
+
+
+def _fill(record: Record) -> None:
     config = _json(record, "config.json", dict)
-    record.config = {dotted(path): value for path, value in leaves(config) if path != ("$schema",)}
+    record.config = {_scalar(dotted(path)): value for path, value in leaves(config) if path != ("$schema",)}
     entries = _json(record, "environment.json", list | dict, needed=False)
     entry = entries[-1] if isinstance(entries, list) and entries else entries
     record.environment = entry if isinstance(entry, dict) else {}
     status = _json(record, "status.json", dict, needed=False)
+    file = record.log_dir / "metrics.csv"
     try:
-        record.history = pd.read_csv(record.log_dir / "metrics.csv")
-    except FileNotFoundError:
-        pass
+        record.history = pd.read_csv(file) if file.is_file() else pd.DataFrame()
     except (OSError, ValueError) as error:
         record.problem = record.problem or f"metrics.csv: {type(error).__name__}"
     record.row = _row(record, config, status)
-    return record
 
 
 def _json(record: Record, file: str, kind: Any, needed: bool = True) -> Any:
@@ -126,7 +136,7 @@ def _json(record: Record, file: str, kind: Any, needed: bool = True) -> Any:
 
 
 def _row(record: Record, config: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
-    state = str(status.get("state", "unknown"))
+    state = _scalar(status.get("state", "unknown"))
     if state == "running" and not _owned(record.folder):
         state = "killed"
     epochs, done = record.config.get("trainer.epochs", "?"), status.get("epoch", "?")
@@ -136,12 +146,12 @@ def _row(record: Record, config: dict[str, Any], status: dict[str, Any]) -> dict
     defaults = {"seed": Config.model_fields["seed"].default}
     row |= {column: _scalar({**defaults, **record.config}.get(key)) for column, key in _SHOWN.items()}
     seconds = record.history.get("seconds", pd.Series(dtype=float))
-    with contextlib.suppress(TypeError, ValueError):
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
         row["seconds"] = round(float(seconds.sum() if len(seconds) else status.get("seconds", math.nan)), 1)
-    row["ended"] = str(status.get("time", ""))[:16].replace("T", " ")
-    commit = str(record.environment.get("git_commit") or "")[:8]
+    row["ended"] = _scalar(str(status.get("time", "")))[:16].replace("T", " ")
+    commit = _scalar(str(record.environment.get("git_commit") or ""))[:8]
     row["commit"] = commit + "+" * bool(commit and record.environment.get("git_dirty"))
-    row |= {"status": "broken" if record.problem else row["status"], "problem": record.problem}
+    row |= {"status": "broken" if record.problem else row["status"], "problem": _scalar(record.problem)}
     return row
 
 
@@ -174,18 +184,20 @@ def is_current(folder: Path, result: dict[str, Any]) -> bool:
 
 
 def _scalar(value: Any) -> Any:
-    return value if isinstance(value, int | float | str) else math.nan if value is None else str(value)
+    if value is None or isinstance(value, int | float):
+        return math.nan if value is None else value
+    return str(value).encode("utf-8", "replace").decode()  # also halves of characters, which nobody can print
 
 
 def _owned(folder: Path) -> bool:
-    """Whether a process has the run's lock."""
-    try:
-        import fcntl
-
-        with open(folder / ".lock", "r+") as file:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (ImportError, OSError) as error:
-        return not isinstance(error, FileNotFoundError)
+    """Whether the process that the run's lock names is there; of another machine's nobody knows, and it is believed."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        found = re.fullmatch(
+            r"pid (\d+) on (.*)\n?", (folder / ".lock").read_text() if (folder / ".lock").is_file() else ""
+        )
+        if found is not None and found[2] == socket.gethostname():
+            os.kill(int(found[1]), 0)
+        return found is not None
     return False
 
 
@@ -201,7 +213,7 @@ def differences(records: list[Record]) -> pd.DataFrame:
 
 
 def _worded(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+    return _scalar(value) if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def as_table(records: list[Record]) -> pd.DataFrame:

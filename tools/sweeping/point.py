@@ -50,7 +50,8 @@ def run_point(
     _wait_for(folder)
     printed = folder.parent / f".{folder.name}.txt"
     printed.parent.mkdir(parents=True, exist_ok=True)
-    with open(printed, "w") as file:
+    printed.unlink(missing_ok=True)
+    with open(printed, "x") as file:
         process = subprocess.Popen(
             [sys.executable, str(ROOT / "train.py"), *words],
             stdout=file,
@@ -103,10 +104,10 @@ def _wait_for(folder: Path) -> None:
             with open(folder / ".lock", "r+") as file:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
-        except FileNotFoundError:
-            return
-        except OSError:
+        except (BlockingIOError, PermissionError):
             time.sleep(_EVERY)
+        except OSError:  # there is none, or train.py will tell
+            return
 
 
 def die_with_parent() -> None:

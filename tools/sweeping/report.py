@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from tools.sweeping.spec import decoded
 from utils.errors import printable
-from utils.files import shown
+from utils.files import replacing, shown
 
 
 def report(study: optuna.Study, folder: Path, monitor: str) -> str:
@@ -23,7 +23,8 @@ def report(study: optuna.Study, folder: Path, monitor: str) -> str:
     table = as_table(study, folder, monitor)
     if table.empty:
         return "no points"
-    table.to_csv(folder / "points.csv", index=False)
+    with replacing(folder / "points.csv", "w") as file:
+        table.to_csv(file, index=False)
     lines = [
         table.to_string(index=False, na_rep="", float_format=lambda value: f"{value:.5g}"),
         f"wrote {shown(folder / 'points.csv')}",
@@ -76,7 +77,8 @@ def _drawn(study: optuna.Study, folder: Path, complete: int) -> list[str]:
                 continue
             draw(study)
             figure = plt.gcf()
-            figure.savefig(folder / f"{name}.png", dpi=110, bbox_inches="tight")
+            with replacing(folder / f"{name}.png") as file:
+                figure.savefig(file, dpi=110, bbox_inches="tight", format="png")
             plt.close(figure)
             lines.append(f"wrote {shown(folder / f'{name}.png')}")
     return lines

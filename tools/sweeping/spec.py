@@ -4,7 +4,7 @@ import itertools
 import json
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import optuna
@@ -15,13 +15,16 @@ from config.source import parse_json, read_source
 from utils.errors import ConfigError
 from utils.files import ROOT
 
+#: Points of a grid, or values of a range in one, that are too many.
+MOST = 100_000
+
 
 class Range(BaseModel):
     """Numbers from `low` to `high`, both included; integers if both are."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-    low: int | float
-    high: int | float
+    low: Annotated[int | float, Field(ge=-1e15, le=1e15)]
+    high: Annotated[int | float, Field(ge=-1e15, le=1e15)]
     log: bool = False
     step: int | float | None = Field(None, gt=0)
 
@@ -40,8 +43,14 @@ class Range(BaseModel):
         """All, if they can be counted."""
         if self.log or (self.step is None and not self.whole):
             raise ConfigError("a grid wants lists of values, or ranges with a step")
-        step = self.step or 1
-        return [self.low + i * step for i in range(math.floor((self.high - self.low) / step + 1e-9) + 1)]
+        if self.count > MOST:
+            raise ConfigError(f"a grid of {self.count:,} values has no end")
+        return [self.low + i * (self.step or 1) for i in range(self.count)]
+
+    @property
+    def count(self) -> int:
+        """How many there are, with a step or of integers."""
+        return math.floor((self.high - self.low) / (self.step or 1) + 1e-9) + 1
 
 
 class Spec(BaseModel):
@@ -55,7 +64,7 @@ class Spec(BaseModel):
     space: dict[str, list[Any] | Range] = Field(min_length=1)
     method: Literal["grid", "random", "tpe"] = "grid"
     #: How many; those of a grid by default are all.
-    points: int | None = Field(None, ge=1)
+    points: int | None = Field(None, ge=1, le=100_000)
     #: Stop points that are worse than the median of the others at the same epoch, from this epoch on; null: none.
     prune_from: int | None = Field(None, ge=1)
     seed: int = Field(0, ge=0)
@@ -77,6 +86,8 @@ class Spec(BaseModel):
         """The points of a grid, or those drawn at random, in Optuna's terms; None where each follows from others."""
         if self.method == "grid":
             axes = [each if isinstance(each, list) else each.values() for each in self.space.values()]
+            if math.prod(map(len, axes)) > MOST:
+                raise ConfigError(f"the grid has {math.prod(map(len, axes)):,} points: use random or tpe")
             points = [[encoded(value) for value in point] for point in itertools.product(*axes)]
             return [dict(zip(self.space, point, strict=True)) for point in points[: self.points]]
         if self.method == "random":
@@ -90,8 +101,9 @@ class Spec(BaseModel):
 
 
 def encoded(value: Any) -> Any:
-    """What Optuna takes as a choice; an object or a list as JSON."""
-    return value if value is None or isinstance(value, bool | int | float | str) else f"json:{json.dumps(value)}"
+    """What Optuna takes as a choice; an object, a list, a truth value (1 would be the same as true) as JSON."""
+    odd = isinstance(value, bool | dict | list) or (isinstance(value, str) and value.startswith("json:"))
+    return f"json:{json.dumps(value)}" if odd else value
 
 
 def decoded(value: Any) -> Any:
@@ -106,7 +118,7 @@ def _drawn(each: Any, draw: np.random.Generator) -> Any:
         if each.log:
             value = math.exp(draw.uniform(math.log(each.low - 0.5), math.log(each.high + 0.5)))
             return min(max(round(value), each.low), each.high)
-        return each.values()[int(draw.integers(len(each.values())))]
+        return each.low + int(draw.integers(each.count)) * (each.step or 1)
     low, high = (math.log(each.low), math.log(each.high)) if each.log else (each.low, each.high)
     value = float(draw.uniform(low, high))
     return min(max(math.exp(value) if each.log else value, each.low), each.high)
@@ -121,6 +133,8 @@ def read_spec(file: Path) -> tuple[Spec, Path, str, str]:
     Raises:
         ConfigError: with the problem.
     """
+    if not file.is_file():
+        raise ConfigError(f"{file} is no file")
     try:
         source = parse_json(file.read_text(encoding="utf-8"), str(file))
         spec = Spec.model_validate(source.values)

@@ -13,7 +13,7 @@ from typing import Any
 from config.components import accepted, find
 from parse_config import ConfigParser
 from train import build
-from utils.errors import ConfigError
+from utils.errors import ConfigError, DataError
 
 #: Updates whose losses are compared, and those that come before the clock: caches fill, kernels are chosen.
 COMPARED, WARM_UP = 50, 5
@@ -67,10 +67,13 @@ def updates(trainer: Any) -> Iterator[int]:
     for epoch in itertools.count(1):
         trainer.epoch, trainer.step = epoch, 0
         to_training(networks(trainer))
+        before = trainer.step
         for batches in trainer._groups(epoch):
             trainer._update(batches)
             trainer._after_update(len(batches))
             yield sum(trainer._group.sizes)
+        if trainer.step == before:
+            raise DataError("the training loader gave no batches")
 
 
 def _rates(updates: Iterator[int], trainer: Any, seconds: float, losses: list[Any]) -> list[float]:
