@@ -535,3 +535,37 @@ def test_a_torn_journal_is_mended_and_links_are_not_followed(tmp_path):
     (folder / ".sweep.lock").unlink()
     journal.write_bytes(b"garbage\n" + before)
     assert "cannot be read" in sweep(tmp_path, file, code=2)
+
+
+def test_points_are_stopped_from_the_epoch_that_is_named(tmp_path):
+    pytest.importorskip("optuna")
+    import optuna
+
+    from tools.sweep import Sweep
+
+    made = Sweep(sweep_file(tmp_path, method="tpe", points=9, prune_from=2), None, None, tmp_path / "sweeps")
+    given = {"params": {}, "distributions": {}, "intermediate_values": {1: 0.1, 2: 0.1}}
+    for _ in range(3):
+        made.study.add_trial(optuna.trial.create_trial(value=0.1, **given))
+    trial = made.study.ask()
+    trial.report(5.0, 1)
+    assert not trial.should_prune()
+    trial.report(5.0, 2)
+    assert trial.should_prune()
+
+
+def test_a_sweep_is_of_one_config(tmp_path):
+    pytest.importorskip("optuna")
+    config = json.loads((ROOT / "config.json").read_text())
+    write_json(config, tmp_path / "mine.json")
+    space = {"optimizer.args.lr": [0.002]}
+    sweep(tmp_path, sweep_file(tmp_path, config="mine.json", space=space))
+    config["optimizer"]["args"]["weight_decay"] = 0.1
+    write_json(config, tmp_path / "mine.json")
+    told = sweep(tmp_path, sweep_file(tmp_path, config="mine.json", space=space), code=2)
+    assert "another content of the config" in told
+    more = sweep_file(tmp_path, config="mine.json", space={**space, "seed": [1, 2]}, method="random", points=1)
+    from tools.sweeping.spec import read_spec
+
+    few, many = (read_spec(more)[0].model_copy(update={"points": n}).listed() for n in (1, 2))
+    assert few == many[:1] and len({str(point) for point in many}) == 2
