@@ -11,6 +11,26 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+#: Files that take long, and are begun with: a worker that had one of them last would let the others wait.
+LONG = (
+    "launch",
+    "new_project",
+    "together",
+    "examples",
+    "failures",
+    "commands",
+    "components",
+    "daily",
+    "resume",
+    "trackers",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first."""
+    first = {f"test_{name}": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: first.get(item.path.stem, len(LONG)))
+
 
 @pytest.fixture(autouse=True)
 def own_logging(capfd):
