@@ -302,6 +302,25 @@ def test_what_cannot_be_exported_is_refused_with_the_reason(tmp_path):
     assert export.off(model, lambda each: model(each[0][0]) + 0.1, call) > 0.05
 
 
+def _export(given):
+    os.chdir(ROOT)
+    import tools.export
+
+    tools.export.off = lambda *_: 0.5
+    sys.argv = ["tools/export.py", *map(str, given)]
+    tools.export.main()
+
+
+def test_what_computes_something_else_is_refused_and_takes_no_place(trained, tmp_path):
+    pytest.importorskip("safetensors")
+    (tmp_path / "model.safetensors").write_text("an earlier one")
+    given = ["-r", trained / "models" / "Digits_LeNet" / "a", "--formats", "safetensors", "--out", tmp_path]
+    output = tmp_path / "printed.txt"
+    assert forked.finish(forked.start(_export, given, output=output)) == 1
+    assert "refused: its results are off by 5.0e-01" in output.read_text()
+    assert (tmp_path / "model.safetensors").read_text() == "an earlier one"
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_what_a_loader_feeds_is_shown(tmp_path, split):
     printed = run(tmp_path, "tools/show_data.py", *words(tmp_path), "--split", split, "--out", tmp_path / "data.png")
