@@ -36,15 +36,14 @@ class MLflow(Writer):
         """Send them; those of an epoch at the epoch's number."""
         from mlflow.entities import Metric
 
-        if self.client is None:
-            self._begin()
+        self.client = self.client or self._begin()
         step, now = int(numbers.get("epoch", step)), int(1000 * time.time())
         # An epoch's have names of their own, because their steps are epochs.
         prefix = "epoch/" if "epoch" in numbers else ""
         metrics = [Metric(f"{prefix}{name}", float(value), now, step) for name, value in numbers.items()]
         self.client.log_batch(self.run_id, metrics=[metric for metric in metrics if metric.key != "epoch/epoch"])
 
-    def _begin(self) -> None:
+    def _begin(self) -> Any:
         from mlflow import MlflowClient
         from mlflow.entities import Param
         from mlflow.exceptions import MlflowException
@@ -65,7 +64,7 @@ class MLflow(Writer):
                 client.log_batch(self.run_id, params=params[start : start + 100])
             with replacing(note, "w") as file:
                 file.write(self.run_id)
-        self.client = client
+        return client
 
     def close(self) -> None:
         """Say that the run has ended, for now, and how."""

@@ -136,7 +136,8 @@ def tuned(tuner: Tuner, tell: Callable[[str], None]) -> Settings:
         (key,) = settings
         if figure.rate > max(tuner.plain.rate * _WORTH, found.get(key, (0.0,))[0]):
             found[key] = (figure.rate, settings)
-    best, together = tuner.plain.rate, Settings()
+    best = tuner.plain.rate
+    together: Settings = {}
     for rate, settings in sorted(found.values(), key=lambda pair: pair[0], reverse=True):
         if not together:
             best, together = rate, settings
