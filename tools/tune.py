@@ -184,7 +184,12 @@ def main() -> None:
         raise ConfigError("--runs is at least 1, and --seconds more than 0")
     if not {"-c", "--config", "-r", "--resume"} & {word.partition("=")[0] for word in words}:
         raise ConfigError("say what to tune: -c CONFIG")
-    best = tuned(Tuner(words, args.seconds, args.runs), lambda line: print(printable(line), flush=True))
+    tuner = Tuner(words, args.seconds, args.runs)
+    best = tuned(tuner, lambda line: print(printable(line), flush=True))
+    again = tuner.figure({})
+    if not 0.9 < again.rate / tuner.plain.rate < 1.1:
+        print(tuner.line("as it stands, again", again))
+        print("the machine was not as quiet all the time: do not trust this, and measure once more")
     if not best:
         print("nothing is faster than the config as it stands")
         return
