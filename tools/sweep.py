@@ -269,19 +269,20 @@ def _spread(workers: int) -> None:
     words = [sys.executable, *(word for word in sys.argv if word != "--retry")]
     options: Any = {"preexec_fn": die_with_parent} if sys.platform == "linux" else {}
     processes = [subprocess.Popen([*words, "--worker", str(i)], **options) for i in range(workers)]
+    asked: list[int] = []
 
     def stop(signum: int, _frame: Any) -> None:
+        asked.append(signum)
         for process in processes:
             with contextlib.suppress(OSError):
                 process.send_signal(signal.SIGTERM)
-        for process in processes:
-            process.wait()
-        raise SystemExit(130 if signum == signal.SIGINT else 143)
 
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, stop)
     while any(process.poll() is None for process in processes):
         time.sleep(0.1)
+    if asked:
+        raise SystemExit(130 if asked[0] == signal.SIGINT else 143)
     codes = [process.returncode for process in processes]
     if any(codes):
         raise SystemExit(max(codes, key=abs))

@@ -117,12 +117,12 @@ def die_with_parent() -> None:
 
 @contextlib.contextmanager
 def _passing_on(process: "subprocess.Popen[Any]") -> Iterator[None]:
-    """Within it, Ctrl-C and SIGTERM stop the process first, and then this one."""
+    """Within it, Ctrl-C and SIGTERM stop the process; this one ends at its end, once that has saved."""
+    asked: list[int] = []
 
     def stop(signum: int, _frame: Any) -> None:
-        process.terminate()
-        process.wait()
-        raise SystemExit(130 if signum == signal.SIGINT else 143)
+        asked.append(signum)
+        process.terminate()  # and no wait here: the code that was interrupted may hold the lock of one
 
     before = {signum: signal.signal(signum, stop) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -130,3 +130,5 @@ def _passing_on(process: "subprocess.Popen[Any]") -> Iterator[None]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
+    if asked:
+        raise SystemExit(130 if asked[0] == signal.SIGINT else 143)
