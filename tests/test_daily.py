@@ -590,3 +590,12 @@ def test_a_sweep_is_of_one_config(tmp_path):
 
     few, many = (read_spec(more)[0].model_copy(update={"points": n}).listed() for n in (1, 2))
     assert few == many[:1] and len({str(point) for point in many}) == 2
+
+
+@pytest.mark.parametrize("tool", ["runs", "sweep", "export", "show_data", "predict", "lr_find"])
+def test_a_missing_package_is_told(tmp_path, tool):
+    code = "import sys, runpy; sys.modules.update(dict.fromkeys(('matplotlib', 'pandas', 'optuna')))"
+    code += f"; sys.argv = ['{tool}', '--help']; runpy.run_path('tools/{tool}.py', run_name='__main__')"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert result.stderr.startswith("error: ") and "pip install -r requirements-tools.txt" in result.stderr

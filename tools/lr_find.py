@@ -15,7 +15,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from parse_config import ConfigParser
-from tools.pictures import picture_file, save
+from tools.pictures import picture_file, pyplot as plt, save
 from train import OPTIONS, build
 from utils.errors import ConfigError
 from utils.files import shown
@@ -79,8 +79,6 @@ def suggested(points: list[tuple[float, float]]) -> float:
 
 def drawn(points: list[tuple[float, float]], rate: float, file: Path) -> None:
     """A picture of the loss against the rate."""
-    import matplotlib.pyplot as plt
-
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     rates, losses = zip(*points, strict=True)
     axes.plot(rates, losses, linewidth=1.6)

@@ -4,12 +4,16 @@ import math
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-import matplotlib.pyplot as plt
 import torch
 from torch.utils._pytree import tree_leaves
+
+try:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as pyplot
+except ImportError as error:
+    raise SystemExit(f"error: {error}; pip install -r requirements-tools.txt") from None
 
 from utils.errors import ConfigError
 from utils.files import replacing
@@ -51,7 +55,7 @@ def grid(rows: list[list[torch.Tensor]], words: list[str], file: Path, columns: 
     n, deep = len(words), len(rows)
     columns = min(columns, n)
     lines = math.ceil(n / columns)
-    figure, axes = plt.subplots(
+    figure, axes = pyplot.subplots(
         lines * deep, columns, figsize=(1.05 * columns, 1.2 * lines * deep), layout="constrained", squeeze=False
     )
     for axis in axes.flat:
@@ -90,4 +94,4 @@ def save(figure: Any, file: Path) -> None:
         with replacing(file) as out:  # a link that stands there is not followed
             figure.savefig(out, dpi=110, format=file.suffix[1:].lower() or "png")
     finally:
-        plt.close(figure)
+        pyplot.close(figure)

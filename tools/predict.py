@@ -12,12 +12,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from torch.utils.data import Subset
 
-from tools.pictures import grid, images_in, save
+from tools.pictures import grid, images_in, pyplot as plt, save
 from tools.trained import Trained, folder_of, parsed, seen
 from utils.errors import ConfigError, DataError, printable
 from utils.files import replacing, shown

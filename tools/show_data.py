@@ -13,7 +13,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import matplotlib.pyplot as plt
 import torch
 from torch.utils._pytree import tree_flatten_with_path, tree_leaves
 
@@ -23,7 +22,7 @@ from base import BaseDataLoader
 from base.base_data_loader import evaluation_view, one_pass
 from base.data_order import SeededFetcher
 from parse_config import ConfigParser
-from tools.pictures import grid, images_in, labels_in, picture_file, save
+from tools.pictures import grid, images_in, labels_in, picture_file, pyplot as plt, save
 from train import OPTIONS
 from utils.errors import DataError, described, printable
 from utils.files import shown

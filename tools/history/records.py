@@ -12,7 +12,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+try:
+    import pandas as pd
+except ImportError as error:
+    raise SystemExit(f"error: {error}; pip install -r requirements-tools.txt") from None
 
 from config.schema import Config
 from config.source import dotted, leaves
