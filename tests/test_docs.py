@@ -1,6 +1,7 @@
 """The pages: links lead somewhere, commands exist and take what they are shown with, those of docs/tools.md run."""
 
 import csv
+import json
 import re
 import shlex
 import shutil
@@ -43,9 +44,9 @@ def test_each_page_can_be_found_and_the_readme_is_short():
 
 def commands(text):
     """The commands of a page's blocks, without comments; those that go over several lines in one."""
-    for block in re.findall(r"```\n(.*?)```", text, re.S):
+    for kind, block in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.S | re.M):
         for line in re.split(r"\n(?=\S)", block.replace("\\\n", " ")):
-            if re.match(r"(python|torchrun) ", line):
+            if not kind and re.match(r"(python|torchrun) ", line):
                 yield re.sub(r" {2,}#.*$", "", line).strip()
 
 
@@ -93,12 +94,41 @@ def test_the_tools_run_as_they_are_shown(project, line):
     run(project, script, *words, *short)
 
 
-def test_the_sweep_of_the_page_is_one(project):
+def test_the_sweep_of_the_page_runs(project):
     pytest.importorskip("optuna")
     from tools.sweeping.spec import read_spec
 
     spec, *_ = read_spec(project / "sweep.json")
     assert spec.method == "tpe" and spec.points == 20 and spec.prune_from == 2
+    short = {"data_loader.args.validation_split": 0.85, "trainer.epochs": 1, "n_gpu": 0}
+    given = json.loads((project / "sweep.json").read_text())
+    given |= {"points": 3, "set": given["set"] | short}
+    (project / "sweep.json").write_text(json.dumps(given))
+    (line,) = [line for line in commands(TOOLS) if "sweep.py" in line]
+    printed = run(project, *shlex.split(line)[1:])
+    assert sorted(re.findall(r"^point (\d+):", printed, re.M)) == ["0", "1", "2"] and "best: point" in printed
+    assert len(list(project.glob("saved/sweeps/sweep/models/*/point-*"))) == 3
+
+
+@pytest.mark.soak
+def test_what_the_page_tunes_is_tuned(project):
+    (line,) = [line for line in commands(TOOLS) if "tune.py" in line]
+    printed = run(project, *shlex.split(line)[1:], *SHORT, "--seconds", "0.2", "--runs", "1")
+    assert re.search(r"^as it stands .* 1\.00 ", printed, re.M) and "error" not in printed
+    assert re.search(r"^(recommended: python train\.py -c config\.json|nothing is faster)", printed, re.M)
+
+
+def test_a_program_in_the_project_s_folder_trains_and_loads(project):
+    (code,) = re.findall(r"```python\n(from parse_config import.*?)```", PAGES["docs/trainers.md"], re.S)
+    short = {"trainer": {"epochs": 1, "len_epoch": 3, "tensorboard": False}, "n_gpu": 0}
+    config = json.loads((project / "config.json").read_text())
+    config["trainer"] |= short.pop("trainer")
+    (project / "config.json").rename(project / "whole.json")
+    try:
+        (project / "config.json").write_text(json.dumps(config | short))
+        run(project, "-c", code + "assert not model.training and config['trainer']['epochs'] == trainer.epoch == 1\n")
+    finally:
+        (project / "whole.json").replace(project / "config.json")
 
 
 def test_the_tracker_of_the_page_tracks(project):
@@ -109,8 +139,6 @@ def test_the_tracker_of_the_page_tracks(project):
     words = ["--set", "trainer.log_step=2", "--set", setting, *SHORT]
     run(project, "train.py", "-c", "config.json", "--run_id", "lines", *words)
     (log,) = project.glob("saved/log/*/lines")
-    import json
-
     lines = [json.loads(line) for line in (log / "numbers.jsonl").read_text().splitlines()]
     with open(log / "metrics.csv", newline="") as file:
         (row,) = csv.DictReader(file)

@@ -2,13 +2,17 @@
 
 import json
 import os
+import re
+import shlex
 import signal
+import socket
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
-from projects import command, copy_template
+from projects import ROOT, command, copy_template
 
 SHORT = ["--set", "trainer.len_epoch=6", "--set", "trainer.tensorboard=false"]
 CRASH = """
@@ -121,6 +125,25 @@ def test_torchrun_starts_again_what_has_crashed(project, unbroken):
     assert (project / "crashed").exists()
     expected = weights(project, "unbroken")
     assert all(torch.equal(value, expected[name]) for name, value in weights(project, "again").items())
+
+
+def test_several_machines_by_the_command_of_the_page(project, unbroken):
+    page = (ROOT / "docs" / "processes.md").read_text()
+    (line,) = re.findall(r"^torchrun (--nnodes(?:.*\\\n)*.*)$", page, re.M)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        endpoint = f"localhost:{free.getsockname()[1]}"
+    line = line.replace("\\\n", " ").replace("=HOST:29500", f"={endpoint}").replace("node=4", "node=1")
+    words = [sys.executable, "-m", "torch.distributed.run", *shlex.split(line), *SHORT, "--set", "trainer.epochs=3"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    start = partial(subprocess.Popen, words, cwd=project, env=environment, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with start(**pipes) as one, start(**pipes) as other:
+        said = [one.communicate()[0], other.communicate()[0]]
+    assert [one.returncode, other.returncode] == [0, 0], said
+    assert "".join(said).count("run folder: ") == 1
+    expected = weights(project, "unbroken")
+    assert all(torch.equal(value, expected[name]) for name, value in weights(project, "NAME").items())
 
 
 @pytest.mark.parametrize(("signum", "code"), [("SIGTERM", 143), ("SIGUSR1", 143), ("SIGINT", 130), ("SIGKILL", -9)])

@@ -176,7 +176,10 @@ def _short(key: str) -> str:
 
 def main() -> None:
     """The command line: that of train.py, with the time to measure."""
-    parser = argparse.ArgumentParser(description="Measure what makes a config train faster on this machine.")
+    more = "Whatever else is given is for train.py, and says what to measure: -c CONFIG, --set KEY=VALUE, …"
+    parser = argparse.ArgumentParser(
+        description="Measure what makes a config train faster on this machine.", epilog=more, allow_abbrev=False
+    )
     parser.add_argument("--seconds", type=float, default=3.0, help="how long each setting is measured (3)")
     parser.add_argument("--runs", type=int, default=2, help="how often; the fastest counts (2)")
     args, words = parser.parse_known_args()
@@ -193,8 +196,8 @@ def main() -> None:
     if not best:
         print("nothing is faster than the config as it stands")
         return
-    more = [word for key, value in best.items() for word in ("--set", f"{key}={json.dumps(value)}".replace('"', ""))]
-    print(f"recommended: {shown_command('train.py', *words, *more)}")
+    words += [word for key, value in best.items() for word in ("--set", f"{key}={json.dumps(value)}".replace('"', ""))]
+    print(f"recommended: {shown_command('train.py', *words)}")
 
 
 if __name__ == "__main__":
