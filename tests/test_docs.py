@@ -118,6 +118,88 @@ def test_what_the_page_tunes_is_tuned(project):
     assert re.search(r"^(recommended: python train\.py -c config\.json|nothing is faster)", printed, re.M)
 
 
+def test_mistakes_are_told_as_they_are_shown(project):
+    mistakes = [
+        {"true\n": "True\n"},
+        {'"epochs"': '"epoch"', '"n_gpu"': '"n_gpus"', '"save_period": 1': '"save_period": "1"'},
+        {"MnistModel": "MnistModl", '"k"': '"n"', "StepLR": "OneCycleLR", '"step_size": 12,': '"max_lr": "0.1"'},
+        {"min val_loss": "min val_los", '"keep_last": 3': '"accumulate": 100'},
+    ]
+    mistakes[2]['"gamma": 0.3'] = ""
+    said = []
+    for changes in mistakes:
+        text = (project / "config.json").read_text()
+        for old, new in changes.items():
+            assert text.count(old) == 1
+            text = text.replace(old, new)
+        (project / "mine.json").write_text(text)
+        said.append(run(project, "train.py", "-c", "mine.json", code=1))
+    said.append(run(project, "train.py", "-c", "config.json", "--set", "trainer.epoch=3", code=1))
+    # In a forked process the hook is not the project's, and shows the whole traceback.
+    said = ["error: " + each.partition("utils.errors.ConfigError: ")[2] for each in said]
+    (shown,) = re.findall(r"```\n\$ python train.py -c mine.json\n(.*?)```", PAGES["docs/config.md"], re.S)
+    assert re.sub(r"\$ python.*", "", shown).split() == " ".join(said).split()
+
+
+def test_a_checkpoint_is_plain_data(project):
+    (code,) = re.findall(r"```python\n(state = torch.*?)```", PAGES["docs/how_it_works.md"], re.S)
+    load = "import os, torch, model.model\nmodel = model.model.MnistModel()\nos.chdir('saved/models/NAME/RUN')\n"
+    run(project, "-c", load + code)
+
+
+DICTS = """
+import torch
+
+from base import BaseDataLoader
+from trainer.trainer import Trainer as Plain
+
+
+class Pictures:
+    def __init__(self):
+        self.data = torch.rand(90, 6)
+
+    def __len__(self):
+        return 90
+
+    def __getitem__(self, i):
+        return {"image": self.data[i]}
+
+
+class Loader(BaseDataLoader):
+    def __init__(self, training=True):
+        super().__init__(Pictures(), 16, True, 0.1, 0)
+
+
+class Model(torch.nn.Linear):
+    def __init__(self):
+        super().__init__(6, 6)
+
+
+def terms(output, batch):
+    return (output - batch["image"]).square().mean(), output.square().mean()
+
+
+"""
+
+
+def test_a_trainer_of_dicts_is_written_as_it_is_shown(project):
+    (code,) = re.findall(r"```python\n(class Trainer.*?)```", PAGES["docs/trainers.md"], re.S)
+    (project / "trainer" / "dicts.py").write_text(DICTS + code.replace("Trainer(...)", "Trainer(Plain)"))
+    config = {
+        "name": "Dicts",
+        "arch": {"type": "trainer.dicts.Model"},
+        "loss": "trainer.dicts.terms",
+        "optimizer": {"type": "Adam", "args": {"lr": 0.01}},
+        "data_loader": {"type": "trainer.dicts.Loader"},
+        "trainer": {"type": "trainer.dicts.Trainer", "epochs": 2, "tensorboard": False},
+    }
+    (project / "dicts.json").write_text(json.dumps(config))
+    run(project, "train.py", "-c", "dicts.json", "--run_id", "RUN")
+    with open(project / "saved/log/Dicts/RUN/metrics.csv", newline="") as file:
+        row = list(csv.DictReader(file))[-1]
+    assert float(row["val_loss"]) == pytest.approx(float(row["val_reconstruction"]) + float(row["val_kl"]))
+
+
 def test_a_program_in_the_project_s_folder_trains_and_loads(project):
     (code,) = re.findall(r"```python\n(from parse_config import.*?)```", PAGES["docs/trainers.md"], re.S)
     short = {"trainer": {"epochs": 1, "len_epoch": 3, "tensorboard": False}, "n_gpu": 0}
