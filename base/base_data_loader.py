@@ -212,16 +212,17 @@ def training_batches(loader: Any, start: int, stop: int, seed: int) -> Iterator[
     length = len(loader)
     if length == 0:
         raise DataError("the training loader has no batches: fewer samples than a batch, with drop_last?")
-    while start < stop:
-        epoch, first = start // length + 1, start % length
-        last = min(length, first + stop - start)
-        came = 0
-        for batch in one_pass(loader, seed, epoch, first, last):
-            came += 1
+    for epoch in range(start // length + 1, -(-stop // length) + 1):
+        before = (epoch - 1) * length
+        first, last = max(start - before, 0), min(stop - before, length)
+        came = first
+        for came, batch in enumerate(one_pass(loader, seed, epoch, first, last), first + 1):  # noqa: B007
             yield batch
-        if came < last - first:
-            _logger.warning(f"pass {epoch} gave {first + came} of the {length} batches that the loader's len promises")
-        start += last - first
+        if came < last:
+            told = f"pass {epoch} gave {came} of the {length} batches that the loader's len promises"
+            if came == 0:
+                raise DataError(told)
+            _logger.warning(told)
 
 
 def one_pass(loader: Any, seed: int, epoch: int = 0, first: int = 0, last: int | None = None) -> Iterator[Any]:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, StackDataset
 from base import BaseDataLoader
 from config.source import parse_json
 from utils import checkpoint, run_folder
-from utils.errors import CheckpointError, ConfigError, StorageError, described, told
+from utils.errors import CheckpointError, ConfigError, DataError, StorageError, described, told
 from utils.files import shown
 from utils.run import Run
 from utils.stopping import StopRequest
@@ -117,10 +117,15 @@ def test_an_evaluation_of_iterable_data_drops_nothing(workers):
 
 def test_data_that_is_shorter_than_it_says_is_told(tmp_path, capfd):
     class Own(tiny.Trainer):
-        def __init__(self, *args, **options):
-            super().__init__(*args, **{**options, "data_loader": DataLoader(Counted(18, 40), 8)})
+        samples = 18
 
-    tiny.train(tiny.settings(tmp_path, trainer__epochs=1, trainer__len_epoch=5), trainer_class=Own)
+        def __init__(self, *args, **options):
+            super().__init__(*args, **{**options, "data_loader": DataLoader(Counted(self.samples, 40), 8)})
+
+    settings = tiny.settings(tmp_path, trainer__epochs=1, trainer__len_epoch=5)
+    with pytest.raises(DataError, match="pass 1 gave 0 of the 5 batches"):
+        tiny.train(settings, trainer_class=type("Empty", (Own,), {"samples": 0}))
+    tiny.train(settings, trainer_class=Own)
     assert "pass 1 gave 3 of the 5 batches that the loader's len promises" in capfd.readouterr().out
 
 
