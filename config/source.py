@@ -52,9 +52,9 @@ def merge(below: Source, above: Source) -> None:
     def lay(lower: dict[str, Any], upper: dict[str, Any], path: KeyPath) -> None:
         for key, value in upper.items():
             here = (*path, key)
-            old = lower.get(key)
-            other_type = isinstance(value, dict) and isinstance(old, dict) and value.get("type", 0) != old.get("type")
-            if isinstance(value, dict) and isinstance(old, dict) and not ("type" in value and other_type):
+            old: Any = lower.get(key)
+            both = isinstance(value, dict) and isinstance(old, dict)
+            if both and (here == ("trainer",) or value.get("type", old.get("type")) == old.get("type")):
                 below.origins[here] = above.origins.get(here, above.name)
                 lay(old, value, here)
                 continue

@@ -268,6 +268,9 @@ def test_base_merges_objects_and_replaces_the_rest(tmp_path):
     write(tmp_path, CONFIG)
     write(tmp_path, {"base": "config.json", "optimizer": {"type": "SGD", "args": {"lr": 1}}}, "middle.json")
     top = {"base": "../middle.json", "trainer": {"epochs": 4}, "metrics": [], "lr_scheduler": None, "seed": "x"}
+    # Another trainer has the same keys.
+    other = read_source(write(tmp_path / "sub", {**top, "trainer": {"type": "Other"}}, "other.json"))
+    assert other.values["trainer"] == {**CONFIG["trainer"], "type": "Other"}
     source = read_source(write(tmp_path / "sub", top, "top.json"))
     assert source.values["optimizer"] == {"type": "SGD", "args": {"lr": 1}}  # another type: nothing of Adam's is left
     assert source.values["trainer"] == {**CONFIG["trainer"], "epochs": 4}

@@ -6,9 +6,11 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import forked
 import pytest
@@ -64,7 +66,7 @@ def test_a_table_of_runs(trained):
     }
     a, b, c = (rows[f"Digits_LeNet/{name}"] for name in "abc")
     assert [row["status"] for row in (a, b, c)] == ["finished", "finished", "stopped"]
-    assert (a["epochs"], c["epochs"], a["seed"], b["seed"], b["lr"]) == ("2/2", "2/3", "123", "7", "0.01")
+    assert (a["epochs"], c["epochs"], a["seed"], b["seed"], b["lr"]) == ("2/2", "1/3", "123", "7", "0.01")
     status = read_json(trained / "models" / "Digits_LeNet" / "a" / "status.json")
     assert float(a["best"]) == pytest.approx(status["best"]["val_loss"]) and a["monitor"] == "val_loss"
     (tested, *_) = read_json(trained / "models" / "Digits_LeNet" / "a" / "test.json")["results"]
@@ -91,6 +93,9 @@ def test_a_table_of_runs(trained):
         (["--filter", "trainer.epochs!=2", "--filter", "status=stopped"], ["c"]),
         (["--filter", "status=finished", "--sort", "lr", "--reverse"], ["b", "a"]),
         (["--filter", "run~/[abc]$", "--sort", "seed", "--show", "optimizer.type"], ["b", "a", "c"]),
+        (["--filter", "run~/[abc]$", "--sort", "epochs"], ["c", "a", "b"]),
+        (["--filter", "epochs>1", "--filter", "seed==123", "--filter", "lr_scheduler=StepLR"], ["a"]),
+        (["--filter", "run~/[abc]$", "--filter", "lr_scheduler=null"], []),
     ],
 )
 def test_runs_are_sorted_and_filtered(trained, options, expected):
@@ -104,7 +109,21 @@ def test_what_differs_between_runs(trained):
         ["seed", "123", "7"],
         ["optimizer.args.lr", "0.002", "0.01"],
     ]
+    run(trained, "tools/runs.py", trained, "--diff", "a", "b", "--csv", trained / "differences.csv")
+    with open(trained / "differences.csv", newline="") as file:
+        assert list(csv.reader(file))[1:] == [["seed", "123", "7"], ["optimizer.args.lr", "0.002", "0.01"]]
+    # What one leaves to its default differs by its value.
+    config = trained / "models" / "Digits_LeNet" / "a" / "config.json"
+    content = config.read_text()
+    write_json(
+        {key: value for key, value in json.loads(content).items() if key not in ("seed", "lr_scheduler")}, config
+    )
+    printed = run(trained, "tools/runs.py", trained, "--diff", "a", "c")
+    assert "seed" not in printed and re.search(r"lr_scheduler.type +— +StepLR", printed)
+    config.write_text(content)
+    run(trained, "tools/runs.py", trained, "--diff", "a", code=2)
     run(trained, "tools/runs.py", trained, "--diff", "a", "nothing", code=2)
+    run(trained, "tools/runs.py", "a" * 5000, code=2)
     run(trained, "tools/runs.py", trained, "--sort", "nothing", code=2)
     run(trained, "tools/runs.py", trained, "--filter", "nothing", code=2)
     run(trained, "tools/runs.py", trained / "nothing", code=2)
@@ -194,6 +213,8 @@ def test_a_sweep_goes_on_after_a_failing_point_and_a_kill(tmp_path):
     study.ask({name: found.distributions[name] for name in space for found in study.trials[:1]})
     again = sweep(tmp_path, sweep_file(tmp_path, space=space))
     assert re.findall(r"^point (\d)", again, re.M) == ["4", "5"]
+    again = sweep(tmp_path, sweep_file(tmp_path, space=space), "--retry")
+    assert re.findall(r"^point (\d).*(failed)", again, re.M) == [("6", "failed"), ("7", "failed")]
     assert not re.search(r"^point", sweep(tmp_path, sweep_file(tmp_path, space=space)), re.M)
     other = sweep_file(tmp_path, space={"optimizer.args.lr": [1]})
     assert "is of a sweep with another space" in sweep(tmp_path, other, code=2)
@@ -241,6 +262,36 @@ def test_points_are_drawn_within_their_ranges(tmp_path):
     assert drawn == spec.listed() and drawn[:50] == spec.model_copy(update={"points": 50}).listed()
     for distribution, value in zip(spec.distributions().values(), drawn[0].values(), strict=True):
         assert distribution._contains(distribution.to_internal_repr(value))
+
+
+def test_points_that_have_failed_are_tried_again(tmp_path):
+    pytest.importorskip("optuna")
+    file = sweep_file(tmp_path, space={"optimizer.args.lr": [-1, -2]}, method="tpe", points=2)
+    for expected, given in ((["0", "1"], []), ([], []), (["2", "3"], ["--retry"]), (["4", "5"], ["--retry"])):
+        assert re.findall(r"^point (\d)", sweep(tmp_path, file, *given, code=1), re.M) == expected
+
+
+def _stubborn(_folder):
+    """Two signals, five seconds apart, in a worker whose point does not end by one."""
+    from tools.sweeping import point
+
+    code = "import signal; signal.signal(15, signal.SIG_IGN); print(flush=True); signal.pause()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    process.stdout.readline()
+    clock = iter([0.0, 0.5, 5.0])
+    point.time = SimpleNamespace(monotonic=lambda: next(clock))
+    with point._passing_on(process):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert process.poll() is None
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert process.wait() == -signal.SIGKILL
+
+
+def test_a_second_signal_ends_a_point_that_hangs(tmp_path):
+    pytest.importorskip("optuna")
+    output = tmp_path / "output.txt"
+    assert forked.finish(forked.start(_stubborn, tmp_path, output=output)) == 143, output.read_text()
 
 
 @pytest.mark.soak
@@ -362,7 +413,43 @@ def test_predictions_of_a_split_and_of_files(trained):
     told = run(trained, "tools/predict.py", "-r", model, *files, "--out", out)
     assert re.findall(r"\.png: (\d)", told) == [rows[i]["predicted"] for i in range(0, 1000, 300)]
     (trained / "no.png").write_text("no picture")
-    assert "cannot be read" in run(trained, "tools/predict.py", "-r", model, trained / "no.png", code=3)
+    (trained / "no.blp").write_bytes(b"BLP2" + bytes(200))
+    numbers = Image.fromarray(pixels.numpy().astype("float32") / 255)
+    numbers.save(trained / "floats.tiff")
+    for name, told in (("no.png", "cannot be read"), ("no.blp", "cannot be read"), ("floats.tiff", "known range")):
+        assert told in run(trained, "tools/predict.py", "-r", model, trained / name, code=3)
+    # Sixteen bits are no other picture; a name that is no text is no obstacle.
+    fine = trained / os.fsdecode(b"fine\xff.png")
+    Image.fromarray(pixels.numpy().astype("uint16") * 257).save(fine)
+    rows = {}
+    for file in (fine, files[-1]):
+        run(trained, "tools/predict.py", "-r", model, file, "--out", out)
+        with open(out / "predictions.csv", newline="", encoding="utf-8") as table:
+            (rows[file],) = csv.DictReader(table)
+    assert {row.pop("file") for row in rows.values()} == {str(files[-1]), f"{trained}/fine?.png"}
+    assert rows[fine] == rows[files[-1]]
+    content = checkpoint.load(Path(model) / "model_best.pth")
+    next(iter(content["state_dict"].values())).fill_(float("nan"))
+    checkpoint.save(content, trained / "nan.pth")
+    assert "not finite" in run(trained, "tools/predict.py", "-r", trained / "nan.pth", files[-1], code=3)
+
+
+def test_what_is_suggested_is_what_the_rate_comes_from():
+    from torch.optim import SGD
+
+    from tools.lr_find import searched
+
+    def found(lr, groups, schedule=None):
+        optimizer = SGD([{"params": [torch.zeros(1)], "lr": each} for each in groups], lr=0.5)
+        config = {"optimizer": {"args": {"lr": lr}}, "lr_scheduler": schedule}
+        return searched(SimpleNamespace(optimizer=optimizer, config=Config(config)))
+
+    class Config(dict):
+        config = property(lambda self: self)
+
+    assert found(0.1, [0.1]) == found(0.1, [0.1, 0.2]) == (0, "optimizer.args.lr")
+    assert found(0.1, [0.2, 0.1]) == (1, "optimizer.args.lr") and found(0.1, [0.3]) == (0, "")
+    assert found(0.1, [0.004], {"args": {"max_lr": 0.1}}) == (0, "lr_scheduler.args.max_lr")
 
 
 def test_a_learning_rate_is_found(tmp_path):
@@ -480,6 +567,15 @@ def test_each_says_how_it_is_used(tmp_path, tool):
     assert not re.search(rf"tools[./]{tool}\b", "".join(path.read_text() for path in Path(ROOT / "base").glob("*.py")))
 
 
+def _full(text, file):
+    import resource
+
+    from tools.runs import _write
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(text) // 2, len(text) // 2))
+    _write(file, text)
+
+
 def test_foreign_folders_hide_no_run(trained, tmp_path):
     """Whatever stands in one of them, the others are listed; nothing hangs."""
     models = tmp_path / "models" / "Digits_LeNet"
@@ -488,6 +584,16 @@ def test_foreign_folders_hide_no_run(trained, tmp_path):
     shutil.copytree(trained / "log" / "Digits_LeNet" / "a", log / "good")
     hostile = {
         "surrogate": ("config.json", '{"optimizer": {"args": {"lr": "\\ud800"}}, "name": "\\u001b[31m"}'),
+        "half": ("config.json", '{"\\ud800": 1, "trainer": {"epochs": "\\ud801", "\\ud802": "\\ud803"}}'),
+        "count": ("status.json", '{"epoch": "\\ud800", "step": "\\ud800", "state": "\\ud800"}'),
+        "scores": (
+            "test.json",
+            '{"results": [{"split": "test", "checkpoint": "model_best.pth", "metrics":'
+            ' {"\\ud800": "\\ud800"}, "when": "2999-01-01T00:00:00+0000"}]}',
+        ),
+        "around": ("environment.json", '{"\\ud800": "\\ud800", "git_commit": "\\ud800"}'),
+        "vast": ("config.json", '{"optimizer": {"args": {"lr": 1' + "0" * 400 + "}}}"),
+        "lock": (".lock", f"pid 1{'0' * 30} on {socket.gethostname()}\n"),
         "huge": ("status.json", '{"seconds": 1' + "0" * 400 + "}"),
         "list": ("status.json", "[1]"),
         "deep": ("config.json", "[" * 100_000),
@@ -496,7 +602,12 @@ def test_foreign_folders_hide_no_run(trained, tmp_path):
     for name, (file, text) in hostile.items():
         shutil.copytree(models / "good", models / name)
         (models / name / file).write_text(text)
-    tables = {"odd": "epoch,$\\frac$,val_loss\nx,1e308,nan\n2,-1e308,1\n", "pipe": None, "good": None}
+    tables = {
+        "more": "epoch,loss,val_loss\n1,0.5,0.25,9\n2,0.5,0.25,9\n",
+        "odd": "epoch,$\\frac$,val_loss\nx,1e308,nan\n2,-1e308,1\n",
+        "pipe": None,
+        "good": None,
+    }
     for name, text in tables.items():
         (log / name).mkdir(exist_ok=True)
         if name != "good":
@@ -506,10 +617,20 @@ def test_foreign_folders_hide_no_run(trained, tmp_path):
     os.mkfifo(log / "pipe" / "metrics.csv")
     (log / "pipe" / "train").mkdir()
     os.mkfifo(log / "pipe" / "train" / "events.out.tfevents.1")
+    os.mkfifo(log / "good" / "train" / "events.out.tfevents.9")
     (models / "loop").symlink_to(models)
+    for given in (["--sort", "lr"], ["--filter", "lr<1"], ["--show", "trainer.epochs"], ["--diff", "around", "half"]):
+        run(tmp_path, "tools/runs.py", tmp_path, *given, "--csv", tmp_path / "table.csv")
     printed = run(tmp_path, "tools/runs.py", tmp_path, "--html", tmp_path / "page.html")
     assert all(f"Digits_LeNet/{name}" in printed for name in [*hostile, *tables]) and "\x1b" not in printed
     assert re.search(r"Digits_LeNet/good +finished", printed) and "svg" in (tmp_path / "page.html").read_text()
+    assert re.search(r"Digits_LeNet/more +broken", printed) and "metrics.csv: ParserWarning" in printed
+    assert "run,status,epochs" in run(tmp_path, "tools/runs.py", tmp_path, "--csv", "/dev/stdout")
+    # A disk that is full takes nothing away.
+    before = (tmp_path / "page.html").read_bytes()
+    output = tmp_path / "full.txt"
+    assert forked.finish(forked.start(_full, before.decode() + "more", tmp_path / "page.html", output=output)) == 6
+    assert "could not write" in output.read_text() and (tmp_path / "page.html").read_bytes() == before
     # A project below a folder of that name is no run.
     project = tmp_path / "home" / "models" / "me" / "project"
     shutil.copytree(tmp_path / "models", project / "saved" / "models", symlinks=True)
@@ -522,6 +643,10 @@ def test_foreign_folders_hide_no_run(trained, tmp_path):
 def test_results_of_another_checkpoint_are_not_shown(trained, tmp_path):
     folder = shutil.copytree(trained / "models" / "Digits_LeNet" / "a", tmp_path / "models" / "Digits_LeNet" / "a")
     assert "test_accuracy" in run(tmp_path, "tools/runs.py", tmp_path)
+    (result,) = read_json(folder / "test.json")["results"]
+    other = {**result, "checkpoint": "checkpoint-epoch1.pth", "metrics": {"accuracy": 0.125}}
+    write_json({"results": [result, other]}, folder / "test.json")
+    assert "0.125" not in run(tmp_path, "tools/runs.py", tmp_path)  # the best value's neighbour is of the best
     later = (folder / "model_best.pth").stat().st_mtime + 3600
     os.utime(folder / "model_best.pth", (later, later))
     assert "test_accuracy" not in run(tmp_path, "tools/runs.py", tmp_path)

@@ -21,15 +21,35 @@ from utils.errors import ConfigError
 from utils.files import shown
 
 
-def tested(trainer: Any, low: float, high: float, steps: int) -> Iterator[tuple[float, float]]:
-    """Learning rates that rise from `low` to `high`, and the loss of an update with each."""
+def searched(trainer: Any) -> tuple[int, str]:
+    """The group of parameters whose rate is searched, and the key of the config that sets it; "" if none does."""
+    config, groups = trainer.config, trainer.optimizer.param_groups
+    schedule = config.config.get("lr_scheduler") or {}
+    if "max_lr" in schedule.get("args", {}):
+        return 0, "lr_scheduler.args.max_lr"
+    lr = config["optimizer"].get("args", {}).get("lr", trainer.optimizer.defaults.get("lr"))
+    same = [k for k, group in enumerate(groups) if _rate(group) == lr]
+    return (same[0], "optimizer.args.lr") if same else (0, "")
+
+
+def _rate(group: dict[str, Any]) -> float:
+    """A group's rate before its schedule."""
+    return float(group.get("initial_lr", group["lr"]))
+
+
+def tested(trainer: Any, low: float, high: float, steps: int, of: int = 0) -> Iterator[tuple[float, float]]:
+    """Learning rates of a group that rise from `low` to `high`, and the loss of an update with each.
+
+    Args:
+        of: the group; the rates of others keep their ratio to its.
+    """
     import torch
 
     from tools.tuning.measuring import updates
 
     trainer.lr_scheduler, trainer._watch.policy = None, "ignore"
     groups, losses = trainer.optimizer.param_groups, list[Any]()
-    shares = [float(group["lr"]) / (float(groups[0]["lr"]) or 1.0) for group in groups]  # of several rates
+    shares = [_rate(group) / (_rate(groups[of]) or 1.0) for group in groups]
     apply = trainer._apply
 
     def noted(optimizer: Any, group: list[Any]) -> bool:
@@ -108,7 +128,8 @@ def main() -> None:
     config.launch.checking, trainer.save_step, trainer.writers._writers = False, None, []
     with trainer.stop:
         trainer.restore()
-        points = list(tested(trainer, args.low, args.high, args.steps))
+        of, key = searched(trainer)
+        points = list(tested(trainer, args.low, args.high, args.steps, of))
     if len(points) < 5:
         raise ConfigError(f"the loss runs away at once: try a smaller --low than {args.low:g}")
     rate = suggested(points)
@@ -117,7 +138,8 @@ def main() -> None:
     print(f"the loss falls fastest at {rate:.2g}, and is lowest at {min(points, key=lambda point: point[1])[0]:.2g}")
     if len(trainer.optimizer.param_groups) > 1:
         print("the other rates were raised with it: keep their ratios")
-    print(f"suggested: --set optimizer.args.lr={float(f'{rate:.2g}'):g}")
+    value = f"{float(f'{rate:.2g}'):g}"
+    print(f"suggested: --set {key}={value}" if key else f"suggested: {value}, by whatever sets the first group's rate")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Of a part of the data: a CSV of all predictions, the most wrong as a picture, a 
 
 import argparse
 import csv
+import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,6 +135,8 @@ def of_files(trained: Trained, files: list[Path], folder: Path) -> Iterator[str]
     with torch.no_grad(), trainer.judged(), trainer.runtime.autocast():
         scores = trainer.model(trainer.runtime.move(inputs)).float().cpu()
     for file, each in zip(files, scores, strict=True):
+        if not bool(each.isfinite().all()):
+            raise DataError(f"{file}: the model's scores are not finite")
         rows.append({"file": str(file), **row_of(each, names)})
         yield f"{file}: {rows[-1]['predicted']} ({rows[-1]['chance']:.3f})"
     yield _write(rows, folder / "predictions.csv")
@@ -147,9 +150,15 @@ def read_picture(file: Path, shape: Any, loader: Any) -> torch.Tensor:
     if not file.is_file():
         raise DataError(f"{file} is no file")
     try:
-        image = Image.open(file).convert("L" if shape[0] == 1 else "RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{file} cannot be read: {error}") from None
+        image: Any = Image.open(file)
+        image.load()
+    except Exception as error:  # whatever the reader of some format does with a damaged file
+        raise DataError(f"{file} cannot be read: {error or type(error).__name__}") from None
+    if image.mode.startswith("I;16"):  # which would be cut off at 255
+        image = Image.fromarray((np.asarray(image).astype(np.float32) / 257).round().astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise DataError(f"{file} has numbers without a known range ({image.mode}): save it with 8 or 16 bits")
+    image = image.convert("L" if shape[0] == 1 else "RGB")
     if callable(getattr(dataset, "transform", None)):
         result: torch.Tensor = dataset.transform(image)
         return result
@@ -159,10 +168,12 @@ def read_picture(file: Path, shape: Any, loader: Any) -> torch.Tensor:
 
 
 def _write(rows: Rows, file: Path) -> str:
-    with replacing(file, "w") as out:
-        writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    with replacing(file) as out:
+        text = io.TextIOWrapper(out, "utf-8", "replace", newline="")  # names of files are no text, sometimes
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+        text.detach()
     return f"wrote {shown(file)}"
 
 

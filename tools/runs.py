@@ -1,7 +1,6 @@
 """A table of all runs: python tools/runs.py --sort best --filter 'lr<0.01'; --diff A B, --html page.html"""
 
 import argparse
-import functools
 import json
 import operator
 import os
@@ -14,15 +13,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from config.schema import Config
 from utils.errors import ConfigError, StorageError, catch_user_errors, printable
-from utils.files import ROOT
-from utils.settings import TrainerSettings
+from utils.files import ROOT, replacing
 
 try:
     import pandas as pd
 
-    from tools.history.records import Record, as_table, differences, find_runs
+    from tools.history.records import Record, as_table, defaults, differences, find_runs, number, scalar
 except ImportError as error:
     raise SystemExit(f"error: {error}; pip install -r requirements-tools.txt") from None
 
@@ -30,6 +27,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "<=": operator.le,
     ">=": operator.ge,
     "!=": operator.ne,
+    "==": operator.eq,
     "=": operator.eq,
     "<": operator.lt,
     ">": operator.gt,
@@ -56,10 +54,12 @@ def main() -> None:
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with curves, differences and pictures")
     args = parser.parse_args()
     for path in args.paths:
-        if not path.is_dir():
+        if not os.path.isdir(path):  # noqa: PTH112 - too long a name is no folder, either
             raise ConfigError(f"{path} is no folder")
     records = find_runs(args.paths)
     if args.diff:
+        if len(args.diff) < 2:
+            raise ConfigError("--diff wants the names of at least two runs")
         records = [_named(records, name) for name in args.diff]
         print(_shown(differences(records), index=True))
     else:
@@ -73,31 +73,38 @@ def main() -> None:
     table = as_table(records)
     if not args.diff:
         print(_shown(table) if len(table) else "no runs")
-    for file, write in ((args.csv, _to_csv), (args.html, _to_page)):
+    for file, text in ((args.csv, _to_csv), (args.html, _to_page)):
         if file is not None:
-            try:
-                write(file, table, records)
-            except OSError as error:
-                raise StorageError(f"{file} cannot be written: {error.strerror or error}") from error
-            print(f"wrote {file}")
+            _write(file, text(differences(records) if args.diff and text is _to_csv else table, records))
+            print(printable(f"wrote {file}"))
 
 
-def _to_csv(file: Path, table: "pd.DataFrame", records: list["Record"]) -> None:
-    table.to_csv(file, index=False)
+def _to_csv(table: "pd.DataFrame", records: list["Record"]) -> str:
+    return table.to_csv(index=table.index.name is not None)
 
 
-def _to_page(file: Path, table: "pd.DataFrame", records: list["Record"]) -> None:
+def _to_page(table: "pd.DataFrame", records: list["Record"]) -> str:
     from tools.history.page import page  # matplotlib takes a second
 
-    file.write_text(page(table, records), encoding="utf-8")
+    return page(table, records)
+
+
+def _write(file: Path, text: str) -> None:
+    """Write a file, in the place of an earlier one; a pipe or a link stays what it is."""
+    try:
+        apart = file.is_symlink() or (file.exists() and not file.is_file())
+        with file.open("w", encoding="utf-8") if apart else replacing(file, "w") as out:
+            out.write(text)
+    except OSError as error:
+        raise StorageError(f"{file} cannot be written: {error.strerror or error}") from error
 
 
 def _named(records: list["Record"], name: str) -> "Record":
     """The run that a name or a folder means."""
-    folder = Path(name).resolve()
+    folder = Path(os.path.realpath(name))
     found = [record for record in records if record.folder.resolve() == folder]
     found = found or [record for record in records if name in (record.name, record.folder.name)]
-    if not found and folder.is_dir():
+    if not found and os.path.isdir(folder):  # noqa: PTH112
         found = find_runs([folder])
     if len(found) != 1:
         there = ", ".join(record.name for record in (found or records)[:10])
@@ -109,15 +116,12 @@ def _named(records: list["Record"], name: str) -> "Record":
 
 def _value(record: "Record", name: str) -> Any:
     """What a column, or a key of the config, is for a run; None if it has none."""
-    value = record.row.get(name, record.config.get(name, _defaults().get(name)))
-    return None if value is None or value != value else value  # NaN is no value
-
-
-@functools.cache
-def _defaults() -> dict[str, Any]:
-    """What the keys that a config leaves out stand for."""
-    fields = {"": Config.model_fields, "trainer.": TrainerSettings.model_fields}
-    return {f"{prefix}{name}": each.default for prefix, all_ in fields.items() for name, each in all_.items()}
+    if name == "epochs":
+        return _number(record.row.get(name, "").partition("/")[0])
+    if name not in record.row and any(key.startswith(f"{name}.") for key in record.config):
+        name = f"{name}.type"  # of a component
+    value = record.row.get(name, record.config.get(name, defaults().get(name)))
+    return None if value is None or value != value else scalar(value)  # NaN is no value
 
 
 def _meets(record: "Record", condition: str) -> bool:
@@ -129,13 +133,13 @@ def _meets(record: "Record", condition: str) -> bool:
     numbers = [_number(each) for each in (value, wanted)]
     if None not in numbers:
         return bool(_OPERATORS[sign](*numbers))
-    if sign in ("=", "!="):
+    if sign in ("=", "==", "!="):
         return bool(_OPERATORS[sign](text.lower(), wanted.lower()))
     return bool(value is not None and numbers == [None, None] and _OPERATORS[sign](text, wanted))
 
 
 def _parsed(condition: str) -> tuple[str, str, str]:
-    parts = re.fullmatch(r"(.+?)(<=|>=|!=|=|<|>|~)(.*)", condition)
+    parts = re.fullmatch(r"(.+?)(<=|>=|!=|==|=|<|>|~)(.*)", condition)
     if parts is None:
         raise ConfigError(f"--filter {condition}: expected COLUMN=VALUE, or another of {' '.join(_OPERATORS)}")
     name, sign, wanted = (part.strip() for part in parts.groups())
@@ -150,13 +154,15 @@ def _parsed(condition: str) -> tuple[str, str, str]:
 def _number(value: Any) -> float | None:
     try:
         return None if isinstance(value, bool) else float(value)
+    except OverflowError:
+        return float("inf") if value > 0 else float("-inf")
     except (TypeError, ValueError):
         return None
 
 
 def _check_known(records: list["Record"], name: str | None) -> None:
-    if name is not None and records and name not in _defaults():
-        if not any(name in each.row or name in each.config for each in records):
+    if name is not None and records and name not in defaults():
+        if not any(name in {*each.row, *each.config} or f"{name}.type" in each.config for each in records):
             raise ConfigError(f"{name}: no run has it; there are: {', '.join(records[0].row)}, and keys of configs")
 
 
@@ -186,7 +192,7 @@ def _shown(table: "pd.DataFrame", index: bool = False) -> str:
         elif name in ("run", "status", "monitor"):
             table = table.assign(**{name: [text.ljust(max(map(len, texts))) for text in texts]})
     width = max(shutil.get_terminal_size((120, 24)).columns, 60)
-    options: Any = {"index": index, "na_rep": "", "line_width": width, "float_format": lambda value: f"{value:.4g}"}
+    options: Any = {"index": index, "index_names": False, "na_rep": "", "line_width": width, "float_format": number}
     return printable(table.to_string(**options))
 
 

@@ -54,22 +54,20 @@ def lines(loader: Any, training: bool, seconds: float) -> Iterator[str]:
     """Counts and ranges of a pass, or of so much of it as so many seconds allow."""
     counts: Counter[int] = Counter()
     stats: dict[str, Stats] = {}
-    samples, batches, started = 0, 0, time.perf_counter()
+    rate, samples, batches, started = speed(loader, training, seconds / 4), 0, 0, time.perf_counter()
     for batch in one_pass(loader, 0, int(training), 0, len(loader) if training else None):
         batches += 1
         for path, tensor in tree_flatten_with_path(batch)[0]:
             if isinstance(tensor, torch.Tensor):
                 name = "".join(map(str, path)) or "batch"
                 stats.setdefault(name, Stats(tensor)).add(tensor)
-        first = next((each for each in tree_leaves(batch) if isinstance(each, torch.Tensor)), None)
-        samples += len(first) if first is not None and first.ndim else 0
+        samples += size(batch)
         labels = labels_in(batch)
         counts.update(labels.tolist() if labels is not None else ())
         if time.perf_counter() - started > seconds:
             break
-    took = time.perf_counter() - started
     name = type(getattr(loader, "dataset", loader)).__name__
-    yield f"{name}: {samples:,} samples in {batches:,} batches, {samples / took:,.0f} a second"
+    yield f"{name}: {samples:,} samples in {batches:,} batches, {rate:,.0f} a second"
     for name, each in stats.items():
         yield f"{name:<12} {each}"
     if 0 < len(counts) <= 1000:
@@ -80,11 +78,27 @@ def lines(loader: Any, training: bool, seconds: float) -> Iterator[str]:
         yield f"classes      {', '.join(told[:30])}{', …' if told[30:] else ''}"
 
 
+def size(batch: Any) -> int:
+    """How many samples a batch holds, by its first tensor."""
+    first = next((each for each in tree_leaves(batch) if isinstance(each, torch.Tensor)), None)
+    return len(first) if first is not None and first.ndim else 0
+
+
+def speed(loader: Any, training: bool, seconds: float) -> float:
+    """Samples per second of a pass on which nobody looks, or of so much of it as so many seconds allow."""
+    samples, started = 0, time.perf_counter()
+    for batch in one_pass(loader, 0, int(training), 0, len(loader) if training else None):
+        samples += size(batch)
+        if time.perf_counter() - started > seconds:
+            break
+    return samples / (time.perf_counter() - started)
+
+
 class Stats:
     """Range, mean and spread of a tensor over batches."""
 
     def __init__(self, first: torch.Tensor) -> None:
-        self.what, self.n, self.bad = described(first), 0, 0
+        self.what, self.n, self.bad, self.about = described(first), 0, 0, 0.0
         self.low, self.high, self.sum, self.squares = float("inf"), float("-inf"), 0.0, 0.0
 
     def add(self, tensor: torch.Tensor) -> None:
@@ -93,14 +107,15 @@ class Stats:
         self.bad += tensor.numel() - values.numel()
         if values.numel():
             self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
-            self.n, self.sum = self.n + values.numel(), self.sum + float(values.sum())
-            self.squares += float(values.square().sum())
+            self.about = self.about if self.n else float(values.mean())  # sums of what is near 0 lose no digits
+            self.n, values = self.n + values.numel(), values - self.about
+            self.sum, self.squares = self.sum + float(values.sum()), self.squares + float(values.square().sum())
 
     def __str__(self) -> str:
         if not self.n:
             return f"{self.what}: nothing finite"
-        mean = self.sum / self.n
-        spread = max(self.squares / self.n - mean**2, 0.0) ** 0.5
+        off = self.sum / self.n
+        mean, spread = self.about + off, max(self.squares / self.n - off**2, 0.0) ** 0.5
         bad = f", {self.bad:,} NaN or infinite" if self.bad else ""
         return f"{self.what}: {self.low:.4g} to {self.high:.4g}, mean {mean:.4g}, deviation {spread:.4g}{bad}"
 

@@ -68,10 +68,11 @@ class Sweep:
             self.study = self._study(_storage(storage, self.folder))
             self._check_same()
             self._list_points()
-            for trial in self.study.get_trials(deepcopy=False) if retry else ():
-                if trial.state == TrialState.FAIL and trial.params and not trial.user_attrs.get("retried"):
-                    self.study._storage.set_trial_user_attr(trial._trial_id, "retried", True)
-                    self.study.enqueue_trial(trial.params)
+            trials = self.study.get_trials(deepcopy=False)
+            tried_again = {trial.user_attrs.get("retry_of") for trial in trials}
+            for trial in trials if retry else ():
+                if trial.state == TrialState.FAIL and trial.params and trial.number not in tried_again:
+                    self.study.enqueue_trial(trial.params, {"retry_of": trial.number})
 
     def _study(self, storage: "BaseStorage") -> "optuna.Study":
         pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
@@ -134,15 +135,17 @@ class Sweep:
                 self.study.tell(trial.number, state=TrialState.FAIL)  # it had not begun, and comes again
                 self._list_points()
                 return self.next_point()
+        waiting = any(trial.state == TrialState.WAITING for trial in trials)
         if self.spec.method == "tpe":
-            if sum(set(trial.params) == complete for trial in trials) >= (self.spec.points or 0):
+            tried = sum(set(trial.params) == complete and "retry_of" not in trial.user_attrs for trial in trials)
+            if not waiting and tried >= (self.spec.points or 0):
                 return None
             # A sampler of its own for each point: several workers would draw the same.
             seed = (self.spec.seed * 1_000_003 + len(trials)) % 2**32
             self.study.sampler = optuna.samplers.TPESampler(
                 seed=seed, n_startup_trials=max((self.spec.points or 0) // 4, 3), constant_liar=True
             )
-        elif not any(trial.state == TrialState.WAITING for trial in trials):
+        elif not waiting:
             return None
         number = self.study.ask(self.spec.distributions()).number
         found = self.study.get_trials(deepcopy=False)[number]
@@ -244,6 +247,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.workers < 1:
         raise ConfigError(f"--workers {args.workers}: expected at least 1")
+    if args.worker is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the parent passes it on
     sweep = Sweep(args.file, args.name, args.storage, args.save_dir, args.retry)
     if args.worker is None and args.workers > 1:
         _spread(args.workers)

@@ -15,7 +15,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from tools.history.records import Record, differences
+from tools.history.records import Record, differences, number
 
 #: Curves beyond so many runs would be a tangle.
 _RUNS_IN_A_CHART = 12
@@ -73,7 +73,7 @@ def page(table: pd.DataFrame, records: list[Record]) -> str:
 def _table(table: pd.DataFrame, kind: str, index: bool) -> str:
     def shown(value: Any) -> str:
         if isinstance(value, float):
-            return "" if math.isnan(value) else f"{value:.4g}"
+            return "" if math.isnan(value) else number(value)
         return html.escape(str(value))
 
     # Escaped here, because pandas' own escaping is of the values before they are formatted.
@@ -146,7 +146,10 @@ def _pictures(record: Record) -> list[str]:
     from tensorboard.backend.event_processing.event_accumulator import IMAGES, EventAccumulator
 
     found = []
-    for folder in sorted({file.parent for file in record.log_dir.glob("*/events.out.tfevents.*") if file.is_file()}):
+    files = list(record.log_dir.glob("*/*tfevents*"))
+    for folder in sorted({file.parent for file in files}):
+        if not all(file.is_file() for file in files if file.parent == folder):
+            continue  # it would be waited for
         try:
             events = EventAccumulator(str(folder), size_guidance={IMAGES: 1})
             events.Reload()

@@ -1,11 +1,13 @@
 """Reads what runs have left in their folders; whatever is missing, foreign or broken there is said, never raised."""
 
 import contextlib
+import functools
 import json
 import math
 import os
 import re
 import socket
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,6 +22,7 @@ except ImportError as error:
 from config.schema import Config
 from config.source import dotted, leaves
 from utils.files import read_json
+from utils.settings import TrainerSettings
 
 #: Folders that hold no runs.
 _PASSED_OVER = {"__pycache__", "node_modules", "site-packages", "log"}
@@ -62,7 +65,7 @@ def find_runs(paths: Iterable[Path]) -> list[Record]:
     records = [read_run(each, several) for each in sorted(folders.values(), key=lambda each: (each.name, str(each)))]
     for record in records:
         if sum(other.name == record.name for other in records) > 1:
-            record.row["run"] = str(record.folder)
+            record.row["run"] = scalar(str(record.folder))
     for record in records:
         record.name = record.row["run"]
     return records
@@ -98,28 +101,31 @@ def read_run(folder: Path, full_name: bool = False) -> Record:
     Args:
         full_name: name it with the folder of its project.
     """
-    name = _scalar(f"{folder.parent.name}/{folder.name}")
+    name = scalar(f"{folder.parent.name}/{folder.name}")
     root = folder.parent.parent.parent
     root = root.parent if root.name == "saved" else root
-    record = Record(folder, f"{_scalar(root.name)}:{name}" if full_name else name)
+    record = Record(folder, f"{scalar(root.name)}:{name}" if full_name else name)
     try:
         _fill(record)
     except Exception as error:  # whatever foreign files hold, the others are to be seen
         record.row = {"run": record.name, "status": "broken", "problem": f"{type(error).__name__}: {error}"[:80]}
+    record.row = {scalar(name): scalar(value) for name, value in record.row.items()}
     return record
 
 
 def _fill(record: Record) -> None:
     config = _json(record, "config.json", dict)
-    record.config = {_scalar(dotted(path)): value for path, value in leaves(config) if path != ("$schema",)}
+    record.config = {scalar(dotted(path)): value for path, value in leaves(config) if path != ("$schema",)}
     entries = _json(record, "environment.json", list | dict, needed=False)
     entry = entries[-1] if isinstance(entries, list) and entries else entries
     record.environment = entry if isinstance(entry, dict) else {}
     status = _json(record, "status.json", dict, needed=False)
     file = record.log_dir / "metrics.csv"
     try:
-        record.history = pd.read_csv(file) if file.is_file() else pd.DataFrame()
-    except (OSError, ValueError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # rows that are longer than the first, of which pandas would make an index
+            record.history = pd.read_csv(file, index_col=False) if file.is_file() else pd.DataFrame()
+    except (OSError, ValueError, Warning) as error:
         record.problem = record.problem or f"metrics.csv: {type(error).__name__}"
     record.row = _row(record, config, status)
 
@@ -139,23 +145,33 @@ def _json(record: Record, file: str, kind: Any, needed: bool = True) -> Any:
 
 
 def _row(record: Record, config: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
-    state = _scalar(status.get("state", "unknown"))
+    state = scalar(status.get("state", "unknown"))
     if state == "running" and not _owned(record.folder):
         state = "killed"
-    epochs, done = record.config.get("trainer.epochs", "?"), status.get("epoch", "?")
-    row: dict[str, Any] = {"run": record.name, "status": state, "epochs": f"{done}/{epochs}"}
+    epochs = f"{_done(record, status)}/{record.config.get('trainer.epochs', '?')}"
+    row: dict[str, Any] = {"run": record.name, "status": state, "epochs": epochs}
     row |= {"best": math.nan, "monitor": "", **_best(record)}
     row |= _tested(record)
-    defaults = {"seed": Config.model_fields["seed"].default}
-    row |= {column: _scalar({**defaults, **record.config}.get(key)) for column, key in _SHOWN.items()}
+    given = {"seed": defaults()["seed"], **record.config}
+    row |= {column: scalar(given.get(key)) for column, key in _SHOWN.items()}
     seconds = record.history.get("seconds", pd.Series(dtype=float))
     with contextlib.suppress(TypeError, ValueError, OverflowError):
         row["seconds"] = round(float(seconds.sum() if len(seconds) else status.get("seconds", math.nan)), 1)
-    row["ended"] = _scalar(str(status.get("time", "")))[:16].replace("T", " ")
-    commit = _scalar(str(record.environment.get("git_commit") or ""))[:8]
+    row["ended"] = scalar(str(status.get("time", "")))[:16].replace("T", " ")
+    commit = scalar(str(record.environment.get("git_commit") or ""))[:8]
     row["commit"] = commit + "+" * bool(commit and record.environment.get("git_dirty"))
-    row |= {"status": "broken" if record.problem else row["status"], "problem": _scalar(record.problem)}
+    row |= {"status": "broken" if record.problem else row["status"], "problem": scalar(record.problem)}
     return row
+
+
+def _done(record: Record, status: dict[str, Any]) -> Any:
+    """How many epochs have come to their end."""
+    if len(record.history) and "epoch" in record.history:
+        return int(pd.to_numeric(record.history["epoch"]).max())
+    if status.get("state") == "running":
+        return 0
+    epoch = status.get("epoch", "?")
+    return epoch - 1 if isinstance(epoch, int) and status.get("step") else epoch
 
 
 def _best(record: Record) -> dict[str, Any]:
@@ -169,12 +185,14 @@ def _best(record: Record) -> dict[str, Any]:
 
 
 def _tested(record: Record) -> dict[str, Any]:
-    """The newest numbers of test.py, on the test data."""
+    """The newest numbers of test.py on the test data, of the best checkpoint where there is one."""
     found: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+        best = "model_best.pth" if (record.folder / "model_best.pth").exists() else None
         for result in read_json(record.folder / "test.json")["results"]:
-            if result["split"] == "test" and is_current(record.folder, result):
-                found = {f"test_{name}": _scalar(value) for name, value in result["metrics"].items()}
+            meant = result["split"] == "test" and best in (None, result["checkpoint"])
+            if meant and is_current(record.folder, result):
+                found = {f"test_{name}": scalar(value) for name, value in result["metrics"].items()}
     return found
 
 
@@ -186,7 +204,20 @@ def is_current(folder: Path, result: dict[str, Any]) -> bool:
     return False
 
 
-def _scalar(value: Any) -> Any:
+@functools.cache
+def defaults() -> dict[str, Any]:
+    """What the keys that a config leaves out stand for."""
+    fields = {"": Config.model_fields, "trainer.": TrainerSettings.model_fields}
+    return {f"{prefix}{name}": each.default for prefix, all_ in fields.items() for name, each in all_.items()}
+
+
+def number(value: float) -> str:
+    """A number as a table shows it: whole ones whole."""
+    return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.4g}"
+
+
+def scalar(value: Any) -> Any:
+    """A value as a table can hold and anybody can print it."""
     if value is None or isinstance(value, int | float):
         return math.nan if value is None else value
     return str(value).encode("utf-8", "replace").decode()  # also halves of characters, which nobody can print
@@ -194,12 +225,13 @@ def _scalar(value: Any) -> Any:
 
 def _owned(folder: Path) -> bool:
     """Whether the process that the run's lock names is there; of another machine's nobody knows, and it is believed."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
+    with contextlib.suppress(OSError, ValueError, OverflowError):
         found = re.fullmatch(
             r"pid (\d+) on (.*)\n?", (folder / ".lock").read_text() if (folder / ".lock").is_file() else ""
         )
         if found is not None and found[2] == socket.gethostname():
-            os.kill(int(found[1]), 0)
+            with contextlib.suppress(PermissionError):  # somebody else's
+                os.kill(int(found[1]), 0)
         return found is not None
     return False
 
@@ -208,15 +240,20 @@ def differences(records: list[Record]) -> pd.DataFrame:
     """What differs between runs: a line for each key of the config, and of the environment; a column for each run."""
     columns = {}
     for record in records:
-        name = record.name if sum(other.name == record.name for other in records) == 1 else str(record.folder)
-        around = {f"({key})": value for key, value in record.environment.items() if key not in ("command", "host")}
+        name = record.name if sum(other.name == record.name for other in records) == 1 else scalar(str(record.folder))
+        around = {
+            f"({scalar(key)})": value for key, value in record.environment.items() if key not in ("command", "host")
+        }
         columns[name] = {key: _worded(value) for key, value in {**record.config, **around}.items()}
-    table = pd.DataFrame(columns).fillna("—")
+    table = pd.DataFrame(columns)
+    for key in table.index.intersection(list(defaults())):
+        table.loc[key] = table.loc[key].fillna(_worded(defaults()[key]))
+    table = table.fillna("—").rename_axis("key")
     return table[table.nunique(axis=1) > 1]
 
 
 def _worded(value: Any) -> str:
-    return _scalar(value) if isinstance(value, str) else json.dumps(value, default=str)
+    return str(scalar(value if isinstance(value, str) else json.dumps(value, default=str)))
 
 
 def as_table(records: list[Record]) -> pd.DataFrame:
@@ -225,4 +262,5 @@ def as_table(records: list[Record]) -> pd.DataFrame:
     tests = [name for name in names if name.startswith("test_")]
     others = [name for name in names if name not in tests]
     place = others.index("monitor") + 1 if "monitor" in others else len(others)
-    return pd.DataFrame([record.row for record in records], columns=[*others[:place], *tests, *others[place:]])
+    columns = [*others[:place], *tests, *others[place:]]
+    return pd.DataFrame([record.row for record in records], columns=columns, dtype=object)

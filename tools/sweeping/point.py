@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from utils.errors import printable
 from utils.files import ROOT
 
 #: Seconds between two looks at the table.
@@ -99,12 +100,17 @@ def values(file: Path, name: str) -> list[tuple[int, float]]:
 
 def _wait_for(folder: Path) -> None:
     """Until no process of an earlier try, which is being stopped, owns the run."""
+    told = ""
     while True:
         try:
             with open(folder / ".lock", "r+") as file:
+                owner = file.read(200).strip()
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except (BlockingIOError, PermissionError):
+            if not told:
+                told = printable(f"{folder.name}: waiting until {owner} has saved it and ended")
+                print(told, flush=True)
             time.sleep(_EVERY)
         except OSError:  # there is none, or train.py will tell
             return
@@ -117,18 +123,21 @@ def die_with_parent() -> None:
 
 @contextlib.contextmanager
 def _passing_on(process: "subprocess.Popen[Any]") -> Iterator[None]:
-    """Within it, Ctrl-C and SIGTERM stop the process; this one ends at its end, once that has saved."""
-    asked: list[int] = []
+    """Within it, Ctrl-C and SIGTERM stop the process; this one ends once that has saved. A second one kills it."""
+    asked: list[tuple[int, float]] = []
 
     def stop(signum: int, _frame: Any) -> None:
-        asked.append(signum)
-        process.terminate()  # and no wait here: the code that was interrupted may hold the lock of one
+        asked.append((signum, time.monotonic()))
+        # Within a second it may be the same one, for a whole group. No wait here: the code that was interrupted may
+        # hold the lock of one.
+        (process.kill if asked[-1][1] > asked[0][1] + 1 else process.terminate)()
 
-    before = {signum: signal.signal(signum, stop) for signum in (signal.SIGINT, signal.SIGTERM)}
+    both = [signum for signum in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(signum) is not signal.SIG_IGN]
+    before = {signum: signal.signal(signum, stop) for signum in both}
     try:
         yield
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
     if asked:
-        raise SystemExit(130 if asked[0] == signal.SIGINT else 143)
+        raise SystemExit(130 if asked[0][0] == signal.SIGINT else 143)
