@@ -680,7 +680,21 @@ def test_a_torn_journal_is_mended_and_links_are_not_followed(tmp_path):
     assert "cannot be written" in sweep(tmp_path, file, code=6) and victim.read_text() == "mine"
     (folder / ".sweep.lock").unlink()
     journal.write_bytes(b"garbage\n" + before)
-    assert "cannot be read" in sweep(tmp_path, file, code=2)
+    assert "cannot be used" in sweep(tmp_path, file, code=2)
+    journal.unlink()
+    victim.write_text("mine\nand no end")
+    journal.symlink_to(victim)
+    assert "is no file" in sweep(tmp_path, file, code=2) and victim.read_text() == "mine\nand no end"
+    journal.unlink()
+    told = sweep(tmp_path, file, "--storage", "mysql://nobody:secret@127.0.0.1:1/none", code=2)
+    assert "cannot be used" in told and "secret" not in told
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    study = optuna.create_study(study_name="try", storage=JournalStorage(JournalFileBackend(str(journal))))
+    study.set_user_attr("sweep", [1])
+    assert "is of a sweep with another" in sweep(tmp_path, file, code=2)
 
 
 def test_points_are_stopped_from_the_epoch_that_is_named(tmp_path):

@@ -35,13 +35,13 @@ from utils.files import ensure_dir, shown
 
 try:
     import optuna
-    from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-    from optuna.storages.journal import JournalFileBackend
+    from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial, TrialState
 
     from tools.sweeping.point import Outcome, die_with_parent, run_point
     from tools.sweeping.report import report
     from tools.sweeping.spec import SWEEPS, decoded, read_spec
+    from tools.sweeping.storage import opened, reaching
 except ImportError as error:
     raise SystemExit(f"error: {error}; pip install -r requirements-tools.txt") from None
 
@@ -65,9 +65,10 @@ class Sweep:
         ensure_dir(self.folder)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with self.locked("sweep"):
-            self.study = self._study(_storage(storage, self.folder))
-            self._check_same()
-            self._list_points()
+            with reaching(storage, self.folder / "journal.log"):
+                self.study = self._study(opened(storage, self.folder / "journal.log"))
+                self._check_same()
+                self._list_points()
             trials = self.study.get_trials(deepcopy=False)
             tried_again = {trial.user_attrs.get("retry_of") for trial in trials}
             for trial in trials if retry else ():
@@ -88,7 +89,8 @@ class Sweep:
         what |= {"monitor": self.monitor, "content of the config": read_source(self.config).values}
         before = self.study.user_attrs.setdefault("sweep", what)
         if before != what:
-            other = ", ".join(key for key in what if before.get(key) != what[key])
+            known = before if isinstance(before, dict) else {}
+            other = ", ".join(key for key in what if known.get(key) != what[key])
             raise ConfigError(f"{self.folder} is of a sweep with another {other}: give this one a --name of its own")
         self.study.set_user_attr("sweep", what)
 
@@ -203,36 +205,6 @@ class Sweep:
         print(printable(f"point {trial.number}: {what}: {got}{more}"), flush=True)
 
 
-def _storage(url: str | None, folder: Path) -> "BaseStorage":
-    """Where the points are noted.
-
-    Raises:
-        ConfigError: it cannot be reached, or is damaged.
-    """
-    journal = folder / "journal.log"
-    try:
-        if url is not None:
-            return RDBStorage(url)
-        if journal.exists():
-            _mend(journal)
-        return JournalStorage(JournalFileBackend(str(journal)))
-    except OSError as error:
-        raise StorageError(f"{journal} cannot be written: {error.strerror}") from error
-    except Exception as error:  # whatever a database's driver, or a damaged journal, raises
-        where = journal if url is None else f"--storage {url}"
-        raise ConfigError(f"{where} cannot be read: {type(error).__name__}: {str(error)[:200]}") from None
-
-
-def _mend(journal: Path) -> None:
-    """Cut off a last line that a kill, or a full disk, has left unfinished: what comes next would be lost, too."""
-    if not journal.is_file():
-        raise ConfigError(f"{journal} is no file")
-    content = journal.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(journal, whole)
-
-
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Try many settings of a config; start it again to go on.")
@@ -299,3 +271,6 @@ if __name__ == "__main__":
         main()
     except OSError as error:  # the journal, the table or a picture
         raise StorageError(f"{error.filename or 'the sweep'} cannot be written: {error.strerror}") from error
+    except optuna.exceptions.StorageInternalError as error:  # a database that has gone, or is locked
+        told = str(error.__cause__ or error).splitlines()[0]
+        raise StorageError(f"the sweep's storage fails: {told}\n  start it again to go on") from error
