@@ -225,6 +225,8 @@ def test_a_sweep_goes_on_after_a_failing_point_and_a_kill(tmp_path):
     [
         ({"space": {"optimizer.args.lt": [1], "trainer.epoch": [2]}}, "trainer.epoch"),
         ({"space": {}}, "space"),
+        ({"space": {"optimizer": [{"type": "SGD"}], "optimizer.args.lr": [1]}}, "optimizer.args.lr is a part of"),
+        ({"set": {"trainer.epochz": None}}, "trainer.epochz"),
         ({"space": {"seed": []}}, "empty"),
         ({"method": "random"}, "points"),
         ({"space": {"optimizer.args.lr": {"low": 1, "high": 0.1}}}, "low <= high"),
@@ -331,6 +333,17 @@ def test_an_exported_model_is_the_model(trained):
     assert "accuracy" in card and '"seed"' not in card.split("```json")[0] and "float32 [64, 1, 28, 28]" in card
 
 
+class Stateful(torch.nn.Linear):
+    def __init__(self):
+        super().__init__(3, 2)
+
+    def get_extra_state(self):
+        return {"seen": 3}
+
+    def set_extra_state(self, state):
+        pass
+
+
 class Untraceable(torch.nn.Module):
     """Does what no graph can hold."""
 
@@ -345,9 +358,17 @@ def test_what_cannot_be_exported_is_refused_with_the_reason(tmp_path):
     call = ((torch.ones(8, 3),), {})
     for name in ("program", "onnx"):
         write, file = export.FORMATS[name]
-        with pytest.raises(Exception), export.quiet():
-            export._written(write, Untraceable(), tmp_path / file, call)
+        with pytest.raises(RuntimeError), export.quiet():
+            export._compared(write, Untraceable(), tmp_path / file, call)
+    with pytest.raises(export.Refused, match="_extra_state is none"):
+        export.safetensors(Stateful(), tmp_path / "model.safetensors", call, None)
     model = torch.nn.Linear(3, 2)
+    for n in (1, 2, 9):  # whatever the loader's batches are
+        for name in ("program", "onnx"):
+            write, file = export.FORMATS[name]
+            with export.quiet():
+                worst, least = export._compared(write, model, tmp_path / file, ((torch.randn(n, 3),), {}))
+            assert worst < 1e-6 and least == 1
     with pytest.raises(export.Refused, match="returns"):
         export.off(model, lambda each: model(each[0][0])[:, :1], call)
     assert export.off(model, lambda each: model(each[0][0]) + 0.1, call) > 0.05
@@ -369,7 +390,22 @@ def test_what_computes_something_else_is_refused_and_takes_no_place(trained, tmp
     output = tmp_path / "printed.txt"
     assert forked.finish(forked.start(_export, given, output=output)) == 1
     assert "refused: its results are off by 5.0e-01" in output.read_text()
+    assert "is of an earlier export" in output.read_text()
     assert (tmp_path / "model.safetensors").read_text() == "an earlier one"
+    (tmp_path / "README.md").write_text("mine")
+    assert "is no card" in run(tmp_path, "tools/export.py", *given, code=2)
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_spreads_far_from_zero_are_exact():
+    from tools.show_data import Stats
+
+    for place, spread in ((1e9, 1.0), (-1e6, 0.01), (0.0, 3.0)):
+        values = place + spread * torch.randn(4000, dtype=torch.float64)
+        stats = Stats(values)
+        for each in (values[:1], values[1:100], values[100:]):
+            stats.add(each)
+        assert f"mean {float(values.mean()):.4g}, deviation {float(values.std(correction=0)):.4g}" in str(stats)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -382,6 +418,7 @@ def test_what_a_loader_feeds_is_shown(tmp_path, split):
     with Image.open(tmp_path / "data.png") as picture:
         width, height = picture.size
     assert (height > 0.6 * width) == (split == "train")  # as they are, and as they are trained on
+    run(tmp_path, "tools/show_data.py", *words(tmp_path)[:2], "--set", "data_loader=null", code=2)
     # A table.
     example = ["-c", "examples/tabular/config.json", "--set", f"data_loader.args.file={tmp_path / 'rents.csv'}"]
     printed = run(tmp_path, "tools/show_data.py", *example, "--out", tmp_path / "table.png")

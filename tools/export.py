@@ -26,12 +26,14 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from tools.history.records import is_current
 from tools.trained import Trained, folder_of, parsed, seen
-from utils.errors import told
+from utils.errors import ConfigError, printable, told
 from utils.files import read_json, replacing, shown
 from utils.runtime import unwrap
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 REFUSED = "refused"
+#: A title of the cards, by which they are known.
+MADE_OF = "## Made of"
 #: How far results may be from the model's, in relation to the largest of them.
 TOLERANCE = 1e-5
 
@@ -44,6 +46,9 @@ def safetensors(model: torch.nn.Module, file: Path, call: Call, dynamic: Any) ->
     """The weights alone, in a format that can hold no code."""
     from safetensors.torch import load_model, save_model
 
+    odd = [name for name, value in model.state_dict().items() if not isinstance(value, torch.Tensor)]
+    if odd:
+        raise Refused(f"it holds tensors only, and {odd[0]} is none")
     save_model(model, str(file))
     again = copy.deepcopy(model)
     for value in again.state_dict().values():
@@ -107,12 +112,15 @@ def off(model: torch.nn.Module, again: Callable[[Call], Any], call: Call) -> flo
 
 
 def part(call: Call, n: int) -> Call:
-    """The call with the first samples of each tensor that is as long as the batch."""
+    """The call with the first samples of each tensor that is as long as the batch; again from the first, if it ends."""
     size = batch_of(call)
-    cut: Call = tree_map(
-        lambda each: each[:n] if isinstance(each, torch.Tensor) and each.ndim and len(each) == size else each, call
-    )
-    return cut
+
+    def cut(each: Any) -> Any:
+        whole = not (isinstance(each, torch.Tensor) and each.ndim and len(each) == size)
+        return each if whole else each[torch.arange(n) % size]
+
+    found: Call = tree_map(cut, call)
+    return found
 
 
 def batch_of(call: Call) -> int:
@@ -138,7 +146,6 @@ def exported(trained: Trained, folder: Path, formats: list[str]) -> tuple[list[s
     with trained.trainer.judged():  # such as a moving average of the weights
         model = copy.deepcopy(unwrap(trained.trainer.model)).cpu().eval()
     call = tree_map(lambda each: each.cpu() if isinstance(each, torch.Tensor) else each, call)
-    whole = part(call, 4) if batch_of(call) > 4 else call
     lines = []
     for name in formats:
         write, file_name = FORMATS[name]
@@ -146,26 +153,37 @@ def exported(trained: Trained, folder: Path, formats: list[str]) -> tuple[list[s
             file = Path(scratch) / file_name
             try:
                 with quiet():
-                    again = _written(write, model, file, whole)
-                    worst = max(off(model, again, each) for each in (whole, part(call, 3), call))
+                    worst, least = _compared(write, model, file, call)
                 if worst > TOLERANCE:
                     raise Refused(f"its results are off by {worst:.1e}")
             except Exception as error:  # whatever an exporter says of a model that it cannot take
                 why = str(error) if isinstance(error, Refused) else told(error, anywhere=False)
-                lines.append(f"{name:<12} {REFUSED}: {' '.join(why.split())[:300]}")
+                why = printable(" ".join(why.split())[:300])
+                old = (
+                    f"; the {file_name} that is there is of an earlier export" if (folder / file_name).exists() else ""
+                )
+                lines.append(f"{name:<12} {REFUSED}: {why}{old}")
                 continue
             for made in Path(scratch).iterdir():  # now that it is good, it takes the place of an earlier one
                 with replacing(folder / made.name) as out, open(made, "rb") as source:
                     shutil.copyfileobj(source, out, 1 << 20)
-        size = f"for batches of 3 to {batch_of(call)}"
+        size = f"for batches of {least} to {max(batch_of(call), 4)}"
         lines.append(f"{name:<12} {shown(folder / file_name)}: off by {worst:.1e} at most, {size}")
     return lines, call
 
 
-def _written(write: Any, model: torch.nn.Module, file: Path, call: Call) -> Callable[[Call], Any]:
+def _compared(write: Any, model: torch.nn.Module, file: Path, call: Call) -> tuple[float, int]:
+    """Write a format and read it back; by how much it is off, and how many samples it wants at least."""
+    some = part(call, 4)
     with torch.no_grad():
-        again: Callable[[Call], Any] = write(model, file, call, dynamic_of(model, call))
-    return again
+        again: Callable[[Call], Any] = write(model, file, some, dynamic_of(model, some))
+    worst = max(off(model, again, each) for each in (some, part(call, 3), part(call, max(batch_of(call), 4))))
+    try:
+        return max(worst, off(model, again, part(call, 1))), 1
+    except Refused:
+        raise
+    except Exception:  # of the model, or of a graph that was made for several
+        return worst, 3
 
 
 @contextlib.contextmanager
@@ -212,7 +230,7 @@ def card(trained: Trained, lines: list[str], call: Call) -> str:
     text += ["", "## Data", "", f"`{json.dumps(config.snapshot()['data_loader'])}`"]
     text += [
         "",
-        "## Made of",
+        MADE_OF,
         "",
         f"`{json.dumps(kept)}`",
         "",
@@ -233,10 +251,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder (export/EPOCH, beside the checkpoint)")
     args, trained = parsed(parser)
     folder = folder_of(trained, "export/{epoch}", args.out)
+    page = folder / "README.md"
+    if page.is_file() and MADE_OF not in page.read_text(encoding="utf-8", errors="replace"):
+        raise ConfigError(f"{shown(page)} is no card of a model: give another folder by --out")
     lines, call = exported(trained, folder, args.formats)
-    with replacing(folder / "README.md", "w") as file:
+    with replacing(page, "w") as file:
         file.write(card(trained, lines, call))
-    print("\n".join([*lines, f"{'card':<12} {shown(folder / 'README.md')}"]))
+    print("\n".join([*lines, f"{'card':<12} {shown(page)}"]))
     if any(line[13:].startswith(f"{REFUSED}:") for line in lines):
         raise SystemExit(1)
 

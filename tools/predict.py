@@ -15,28 +15,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
-from torch.utils.data import Subset
 
 from tools.pictures import grid, images_in, pyplot as plt, save
-from tools.trained import Trained, folder_of, parsed, seen
+from tools.trained import Trained, classes_of, dataset_of, folder_of, parsed, seen
 from utils.errors import ConfigError, DataError, printable
 from utils.files import replacing, shown
 
 Rows = list[dict[str, Any]]
-
-
-def classes_of(loader: Any, count: int) -> list[str]:
-    """The names of the classes, as the loader or its dataset knows them, or their numbers."""
-    names = getattr(loader, "classes", None) or getattr(dataset_of(loader), "classes", None)
-    return [str(name) for name in names] if names and len(names) == count else [str(i) for i in range(count)]
-
-
-def dataset_of(loader: Any) -> Any:
-    """The dataset below `Subset`s."""
-    dataset = getattr(loader, "dataset", None)
-    while isinstance(dataset, Subset):
-        dataset = dataset.dataset
-    return dataset
 
 
 def row_of(scores: torch.Tensor, names: list[str]) -> dict[str, Any]:

@@ -23,15 +23,21 @@ from base.base_data_loader import evaluation_view, one_pass
 from base.data_order import SeededFetcher
 from parse_config import ConfigParser
 from tools.pictures import grid, images_in, labels_in, picture_file, pyplot as plt, save
+from tools.trained import classes_of
 from train import OPTIONS
-from utils.errors import DataError, described, printable
+from utils.errors import ConfigError, DataError, described, printable
 from utils.files import shown
 
 
 def loader_of(config: ConfigParser, split: str) -> Any:
     """The loader of a part of the data."""
+    if not config.config.get("data_loader"):
+        raise ConfigError("the config has no data_loader")
     if split == "train":
         return config.init_obj("data_loader", module_data)
+    own = config.config.get(f"{split}_data_loader")
+    if own and getattr(config.launch.args, "bs", None):
+        own.setdefault("args", {})["batch_size"] = config.launch.args.bs
     return (test.test_loader if split == "test" else test.valid_loader)(config, module_data)
 
 
@@ -71,7 +77,7 @@ def lines(loader: Any, training: bool, seconds: float) -> Iterator[str]:
     for name, each in stats.items():
         yield f"{name:<12} {each}"
     if 0 < len(counts) <= 1000:
-        names = getattr(loader, "classes", None) or getattr(getattr(loader, "dataset", None), "classes", None) or {}
+        names = classes_of(loader)
         told = [
             f"{names[label] if label in range(len(names)) else label}: {n:,}" for label, n in sorted(counts.items())
         ]
@@ -167,7 +173,7 @@ def main() -> None:
     file = picture_file(args.out)
     loader = loader_of(config, args.split)
     training = args.split == "train"
-    classes = getattr(loader, "classes", None) or getattr(loader.dataset, "classes", None)
+    classes = classes_of(loader)
     batch, plain = both_ways(loader, args.n, training)
     print(printable("\n".join(lines(loader, training, args.seconds))))
     done = drawn(batch, plain, max(args.n, 1), classes, file)

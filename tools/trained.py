@@ -56,6 +56,26 @@ def seen(trained: Trained) -> Iterator[tuple[Any, Any, Any, Any]]:
         yield *calls[0], output, target
 
 
+def dataset_of(loader: Any) -> Any:
+    """The dataset below `Subset`s."""
+    from torch.utils.data import Subset
+
+    dataset = getattr(loader, "dataset", None)
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return dataset
+
+
+def classes_of(loader: Any, count: int | None = None) -> list[str]:
+    """The names of the classes, as the loader or its dataset knows them.
+
+    Args:
+        count: how many there are; their numbers, if so many names are not known.
+    """
+    names = [str(name) for name in getattr(loader, "classes", None) or getattr(dataset_of(loader), "classes", ()) or ()]
+    return names if count in (None, len(names)) else [str(i) for i in range(count or 0)]
+
+
 def folder_of(trained: Trained, name: str, given: Path | None) -> Path:
     """The folder for what a tool makes of a run: as given, or beside the checkpoint, with its epoch in the name.
 

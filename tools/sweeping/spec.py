@@ -10,8 +10,8 @@ import numpy as np
 import optuna
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from config.schema import check
-from config.source import parse_json, read_source
+from config.schema import check, known
+from config.source import override, parse_json, read_source
 from utils.errors import ConfigError
 from utils.files import ROOT
 
@@ -152,8 +152,13 @@ def read_spec(file: Path) -> tuple[Spec, Path, str, str]:
     both = spec.set.keys() & first.keys()
     if both:
         raise ConfigError(f"{file}: {', '.join(both)}: in set, and in space")
-    checked = check(read_source(path), {tuple(key.split(".")): value for key, value in {**spec.set, **first}.items()})
-    settings = checked.settings
+    for key, other in itertools.permutations(first, 2):
+        if other.startswith(f"{key}."):
+            raise ConfigError(f"{file}: space: {other} is a part of {key}: which of them would count?")
+    source = read_source(path)
+    for key, value in {**spec.set, **first}.items():
+        override(source, tuple(key.split(".")), value, f"{file} ({key})", known)
+    settings = check(source).settings
     if settings.trainer.monitor == "off":
         raise ConfigError(f'{path}: trainer.monitor is "off": a sweep compares the number that it names')
     if settings.trainer.epochs is None:

@@ -4,7 +4,6 @@ import itertools
 import json
 import math
 import resource
-import statistics
 import sys
 import time
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ def measured(config: ConfigParser, seconds: float) -> dict[str, Any]:
 
     Args:
         config: of a `--check`.
-        seconds: how long to measure, at least three windows.
+        seconds: how long to measure.
     """
     import torch
 
@@ -51,13 +50,13 @@ def measured(config: ConfigParser, seconds: float) -> dict[str, Any]:
         for _ in itertools.islice(running, WARM_UP):
             pass
         warm = time.perf_counter() - started
-        rates = _rates(running, trainer, seconds, losses)
+        rate = _rate(running, trainer, seconds)
     found = [float(loss) for loss in losses if loss is not None]
     if trainer.device.type == "cpu":
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     else:
         memory = torch.get_device_module(trainer.device).max_memory_allocated() / 2**20
-    return {"rate": statistics.median(rates), "memory": memory, "losses": found, "warm": warm, "facts": _facts(trainer)}
+    return {"rate": rate, "memory": memory, "losses": found, "warm": warm, "facts": _facts(trainer)}
 
 
 def updates(trainer: Any) -> Iterator[int]:
@@ -76,16 +75,16 @@ def updates(trainer: Any) -> Iterator[int]:
             raise DataError("the training loader gave no batches")
 
 
-def _rates(updates: Iterator[int], trainer: Any, seconds: float, losses: list[Any]) -> list[float]:
-    rates: list[float] = []
+def _rate(updates: Iterator[int], trainer: Any, seconds: float) -> float:
+    """Samples per second over all of the time, with what the beginning of an epoch takes."""
+    samples = 0
     _wait(trainer.device)
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(rates) < 3:
-        started = time.perf_counter()
-        samples = sum(itertools.islice(updates, WINDOW))
+    started, took = time.perf_counter(), 0.0
+    while took < seconds:
+        samples += sum(itertools.islice(updates, WINDOW))
         _wait(trainer.device)
-        rates.append(samples / (time.perf_counter() - started))
-    return rates
+        took = time.perf_counter() - started
+    return samples / took
 
 
 def _wait(device: Any) -> None:
