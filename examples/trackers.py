@@ -96,7 +96,9 @@ class WandB(Writer):
             name, where = f"{folder.parent.name}-{folder.name}", self.config.log_dir
             settings: Any = {"project": self.project, "name": folder.name, "mode": self.mode, "dir": str(where)}
             settings["settings"] = wandb.Settings(init_timeout=30)  # training waits for it
+            hook = sys.excepthook  # which wandb replaces, and errors would be told at length
             self.run = wandb.init(id=name, resume="allow", config=self.config.snapshot(), **settings)
+            sys.excepthook = hook
             self.run.define_metric("*", step_metric="step")
         self.run.log({**numbers, "step": step})
 

@@ -397,6 +397,14 @@ def test_what_computes_something_else_is_refused_and_takes_no_place(trained, tmp
     assert (tmp_path / "README.md").read_text() == "mine"
 
 
+def test_classes_are_those_that_are_called_so():
+    from tools.pictures import labels_in
+
+    k, label = torch.arange(3), torch.tensor([1, 1, 0])
+    assert labels_in({"x": torch.zeros(3, 2), "k": k, "label": label}) == ("['label']", label)
+    assert labels_in((torch.zeros(3, 2), k, label)) == ("[1]", k) and labels_in([torch.zeros(3)]) is None
+
+
 def test_spreads_far_from_zero_are_exact():
     from tools.show_data import Stats
 

@@ -1,11 +1,12 @@
 """Grids of pictures with a word below each, for the tools that show data."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten_with_path, tree_leaves
 
 try:
     import matplotlib as mpl
@@ -24,9 +25,15 @@ def images_in(batch: Any) -> torch.Tensor | None:
     return next((each for each in _tensors(batch) if each.ndim == 4 and each.shape[1] in (1, 3)), None)
 
 
-def labels_in(batch: Any) -> torch.Tensor | None:
-    """The first tensor of a batch that is classes: integers [n]."""
-    return next((each for each in _tensors(batch) if each.ndim == 1 and not each.is_floating_point()), None)
+def labels_in(batch: Any) -> tuple[str, torch.Tensor] | None:
+    """The first tensor of a batch that is classes, integers [n], and its place; one that is called so, if there is."""
+    found = [
+        ("".join(map(str, path)) or "batch", each)
+        for path, each in tree_flatten_with_path(batch)[0]
+        if isinstance(each, torch.Tensor) and each.ndim == 1 and not each.is_floating_point()
+    ]
+    named = [pair for pair in found if re.search(r"label|target|class|\by\b", pair[0])]
+    return next(iter(named or found), None)
 
 
 def _tensors(batch: Any) -> list[torch.Tensor]:

@@ -69,7 +69,7 @@ def lines(loader: Any, training: bool, seconds: float) -> Iterator[str]:
                 stats.setdefault(name, Stats(tensor)).add(tensor)
         samples += size(batch)
         labels = labels_in(batch)
-        counts.update(labels.tolist() if labels is not None else ())
+        counts.update(labels[1].tolist() if labels is not None else ())
         if time.perf_counter() - started > seconds:
             break
     name = type(getattr(loader, "dataset", loader)).__name__
@@ -81,7 +81,7 @@ def lines(loader: Any, training: bool, seconds: float) -> Iterator[str]:
         told = [
             f"{names[label] if label in range(len(names)) else label}: {n:,}" for label, n in sorted(counts.items())
         ]
-        yield f"classes      {', '.join(told[:30])}{', …' if told[30:] else ''}"
+        yield f"classes {labels[0] if labels else '':<4} {', '.join(told[:30])}{', …' if told[30:] else ''}"
 
 
 def size(batch: Any) -> int:
@@ -128,7 +128,7 @@ class Stats:
 
 def drawn(batch: Any, plain: Any, n: int, classes: Any, file: Path) -> bool:
     """Pictures of a batch, or histograms of its columns; whether there is anything to draw."""
-    images, labels = images_in(batch), labels_in(batch)
+    images, (_, labels) = images_in(batch), labels_in(batch) or ("", None)
     if images is not None:
         n = min(n, len(images))
         rows = [list(images[:n])]

@@ -7,6 +7,7 @@ line is what to add to the command of train.py.
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from tools.sweeping.point import die_with_parent
 from utils.errors import ConfigError, catch_user_errors, printable
 from utils.files import ROOT, shown_command
 
@@ -77,7 +79,8 @@ class Tuner:
             code = f"from tools.tuning.measuring import main; main({self.seconds!r}, {str(out)!r})"
             command = [sys.executable, "-c", code, *self.words, *words]
             environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-            result = subprocess.run(command, env=environment, capture_output=True, text=True)
+            options: Any = {"preexec_fn": die_with_parent} if sys.platform == "linux" else {}
+            result = subprocess.run(command, env=environment, capture_output=True, text=True, **options)
             if result.returncode or not out.exists():
                 lines = [line for line in result.stderr.splitlines() if line.strip()] or [f"exit {result.returncode}"]
                 return Figure(error=next((line for line in lines if line.startswith("error")), lines[-1])[:300])
@@ -187,6 +190,8 @@ def main() -> None:
         raise ConfigError("--runs is at least 1, and --seconds more than 0")
     if not {"-c", "--config", "-r", "--resume"} & {word.partition("=")[0] for word in words}:
         raise ConfigError("say what to tune: -c CONFIG")
+    for signum in (signal.SIGTERM, signal.SIGHUP):  # the measuring process and its folder are not left behind
+        signal.signal(signum, lambda number, _frame: sys.exit(128 + number))
     tuner = Tuner(words, args.seconds, args.runs)
     best = tuned(tuner, lambda line: print(printable(line), flush=True))
     again = tuner.figure({})

@@ -79,8 +79,11 @@ def run_point(
         return Outcome("pruned", best)
     if process.returncode != 0 or best is None:
         lines = [line for line in printed.read_text(errors="replace").splitlines() if line.startswith("error")]
-        why = lines[-1] if lines else f"{monitor.split()[1]} was never finite" if best is None else ""
-        return Outcome("failed", best, why.removeprefix("error: ") or f"exit code {process.returncode}")
+        code = process.returncode
+        why = f"exit code {code}" if code > 0 else f"killed by signal {-code}"
+        why = why if code else f"{monitor.split()[1]} was never finite"
+        why = lines[-1].removeprefix("error: ") if lines else why
+        return Outcome("failed", best, why)
     printed.unlink()
     return Outcome("complete", best)
 
