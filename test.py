@@ -23,17 +23,17 @@ def main(config: ConfigParser, split: str) -> None:
         if getattr(config.launch.args, "bs", None) and config.config.get(name):
             config[name].setdefault("args", {})["batch_size"] = config.launch.args.bs
     loader = test_loader(config, module_data) if split == "test" else valid_loader(config, module_data)
+    when = time.strftime("%Y-%m-%dT%H:%M:%S%z")  # a training may put another checkpoint in its place
     trainer = build(config, training=False)
     trainer.restore()
     metrics = trainer.evaluate(loader, trainer.valid_metrics)
     samples = trainer.valid_metrics.count(trainer.loss_terms[0])
     logger.info(f"{config.resume}, {split} data, {samples:,} samples")
-    width = max(map(len, metrics))
     for name, value in metrics.items():
-        logger.info(f"{name:<{width}}  {value!r}")
+        logger.info(f"{name:<{max(map(len, metrics))}}  {value!r}")
     assert config.resume is not None
-    entry = {"checkpoint": config.resume.name, "split": split, "samples": samples, "metrics": metrics}
-    keep(config.resume.parent / "test.json", {**entry, "when": time.strftime("%Y-%m-%dT%H:%M:%S%z")}, logger)
+    entry = {"checkpoint": config.resume.name, "split": split, "samples": samples, "metrics": metrics, "when": when}
+    keep(config.resume.parent / "test.json", entry, logger)
 
 
 def keep(file: Path, entry: dict[str, Any], logger: logging.Logger) -> None:
@@ -42,8 +42,7 @@ def keep(file: Path, entry: dict[str, Any], logger: logging.Logger) -> None:
         return
     others = []
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # there is none yet, or it is spoilt
-        same = entry["checkpoint"], entry["split"]
-        others = [old for old in read_json(file)["results"] if (old["checkpoint"], old["split"]) != same]
+        others = [old for old in read_json(file)["results"] if any(old[k] != entry[k] for k in ("checkpoint", "split"))]
     try:
         write_json({"results": [*others, entry]}, file)
     except StorageError as error:

@@ -229,8 +229,7 @@ class BaseTrainer(ABC):
         lr = self.lr if not math.isnan(self.lr) else float(self.optimizer.param_groups[0].get("lr", math.nan))
         loader = getattr(self, "data_loader", None)
         samples = self._samples or getattr(loader, "n_samples", None) or len(getattr(loader, "dataset", ()))
-        rate = samples / max(seconds, 1e-9)
-        row = {"epoch": epoch, **log, "lr": lr, "seconds": round(seconds, 3), "samples/s": rate}
+        row = {"epoch": epoch, **log, "lr": lr, "seconds": round(seconds, 3), "samples/s": samples / max(seconds, 1e-9)}
         self.writers.log(row, epoch * getattr(self, "len_epoch", 1))
         if self.writer.enabled:
             self.writer.set_step(epoch * getattr(self, "len_epoch", 1))
@@ -278,8 +277,7 @@ class BaseTrainer(ABC):
     def _finish(self, idle: bool) -> None:
         """Say what came out and what to do with it."""
         if self.config.launch.checking:
-            newest = self._checkpoints.newest
-            if newest is not None and not idle:  # read it back as a continued run would
+            if (newest := self._checkpoints.newest) is not None and not idle:  # read it back as a continued run would
                 restoring.load(self.config, held_by(self), checkpoint.load(newest), self.config.run.environment)
             done = "the run is at its end" if idle else "trained, validated, saved and read back"
             self.logger.info(f"check passed: {done}; nothing of it is kept")

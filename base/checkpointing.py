@@ -102,6 +102,8 @@ class Checkpoints:
 
     def _advised(self, error: BaseException) -> BaseException:
         """An error about the data or another process, with what can be done."""
+        if isinstance(error, SystemExit):  # of the project's own code: nobody is to believe that all is well
+            error = RuntimeError(f"sys.exit({error.code!r}) was called").with_traceback(error.__traceback__)
         lost = re.search(_LOST, str(error)) if distributed.SIZE > 1 and isinstance(error, RuntimeError) else None
         if lost:
             why = lost[0].replace("Application timeout", "Timed out")

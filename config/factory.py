@@ -184,7 +184,7 @@ def construct(target: Callable[..., Any], given: tuple[Any, ...], kwargs: Mappin
         return target(*given, **kwargs)
     except UserError as error:
         raise type(error)(f"{where}: {error}") from error
-    except Exception as error:  # any exception of a constructor comes from what the config gave it
+    except (Exception, SystemExit) as error:  # any exception of a constructor comes from what the config gave it
         kind = DataError if isinstance(error, OSError) and "data_loader" in where else ConfigError
         raise kind(f"{where}: {told(error, anywhere=False)}") from error
 

@@ -4,10 +4,14 @@ One of your own is a class like these, here or in a module of `trainer/`: "train
 first. One that fails warns once, and training goes on; so connect with the first numbers, not before.
 """
 
+import contextlib
+import fcntl
 import os
+import re
 import sys
 import time
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from logger.visualization import Writer
@@ -21,7 +25,8 @@ class MLflow(Writer):
 
     Args:
         config: of the run.
-        uri: of the tracking server, or of a database; None: that of MLFLOW_TRACKING_URI, else `saved/mlflow.db`.
+        uri: of the tracking server, or of a database; None: that of MLFLOW_TRACKING_URI, else
+            `mlflow.db` in `trainer.save_dir`.
         experiment: its name there; None: the config's name.
     """
 
@@ -40,7 +45,7 @@ class MLflow(Writer):
         step, now = int(numbers.get("epoch", step)), int(1000 * time.time())
         # An epoch's have names of their own, because their steps are epochs.
         prefix = "epoch/" if "epoch" in numbers else ""
-        metrics = [Metric(f"{prefix}{name}", float(value), now, step) for name, value in numbers.items()]
+        metrics = [Metric(_named(prefix + name), float(value), now, step) for name, value in numbers.items()]
         self.client.log_batch(self.run_id, metrics=[metric for metric in metrics if metric.key != "epoch/epoch"])
 
     def _begin(self) -> Any:
@@ -50,20 +55,23 @@ class MLflow(Writer):
 
         for name, value in (("MAX_RETRIES", "2"), ("TIMEOUT", "10")):  # training waits for it
             os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
-        client, run = MlflowClient(self.uri), self.config.run
+        run = self.config.run
         note = run.folder / "mlflow.txt"  # which run there is ours
-        try:
-            self.run_id = note.read_text(encoding="utf-8").strip()
-            client.update_run(self.run_id, "RUNNING")
-        except (FileNotFoundError, MlflowException):  # there is none, or no more
-            found = client.get_experiment_by_name(self.experiment)
-            there = found.experiment_id if found else client.create_experiment(self.experiment)
-            self.run_id = client.create_run(there, run_name=run.folder.name).info.run_id
-            params = [Param(name, str(value)[:6000]) for name, value in self.config.flat().items()]
-            for start in range(0, len(params), 100):  # as many as it takes at once
-                client.log_batch(self.run_id, params=params[start : start + 100])
-            with replacing(note, "w") as file:
-                file.write(self.run_id)
+        with _alone(self.uri):
+            client = MlflowClient(self.uri)
+            try:
+                self.run_id = note.read_text(encoding="utf-8").strip()
+                client.update_run(self.run_id, "RUNNING")
+                return client
+            except (FileNotFoundError, MlflowException):  # there is none, or no more
+                found = client.get_experiment_by_name(self.experiment)
+                there = found.experiment_id if found else client.create_experiment(self.experiment)
+        self.run_id = client.create_run(there, run_name=run.folder.name).info.run_id
+        params = [Param(_named(name), str(value)[:6000]) for name, value in self.config.flat().items()]
+        for start in range(0, len(params), 100):  # as many as it takes at once
+            client.log_batch(self.run_id, params=params[start : start + 100])
+        with replacing(note, "w") as file:
+            file.write(self.run_id)
         return client
 
     def close(self) -> None:
@@ -72,6 +80,22 @@ class MLflow(Writer):
             error = sys.exc_info()[0]
             stopped = error is not None and issubclass(error, Stopped | KeyboardInterrupt)
             self.client.set_terminated(self.run_id, "KILLED" if stopped else "FAILED" if error else "FINISHED")
+
+
+def _named(name: str) -> str:
+    """A name without what MLflow takes in none, such as acc@1."""
+    return re.sub(r"[^\w\-. :/]", "_", name)
+
+
+@contextlib.contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """Several runs of one sweep would make the tables of a database at the same time, and most would fail."""
+    if not uri.startswith("sqlite:///"):
+        yield
+        return
+    with open(f"{uri.removeprefix('sqlite:///')}.lock", "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 class WandB(Writer):
@@ -84,7 +108,8 @@ class WandB(Writer):
     """
 
     def __init__(self, config: ConfigParser, project: str | None = None, mode: str | None = None) -> None:
-        self.config, self.project, self.mode = config, project or config.settings.name, mode
+        self.config, self.mode = config, mode
+        self.project = re.sub(r"[/\\#?%:]", "-", project or config.settings.name)
         self.run: Any = None
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
@@ -92,8 +117,12 @@ class WandB(Writer):
         if self.run is None:
             import wandb
 
-            folder = self.config.run.folder
-            name, where = f"{folder.parent.name}-{folder.name}", self.config.log_dir
+            folder, where = self.config.run.folder, self.config.log_dir
+            note = folder / "wandb.txt"  # which run there is ours
+            if not note.exists():
+                with replacing(note, "w") as file:
+                    file.write(uuid.uuid4().hex[:16])
+            name = note.read_text(encoding="utf-8").strip()
             settings: Any = {"project": self.project, "name": folder.name, "mode": self.mode, "dir": str(where)}
             settings["settings"] = wandb.Settings(init_timeout=30)  # training waits for it
             hook = sys.excepthook  # which wandb replaces, and errors would be told at length

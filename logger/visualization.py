@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from utils import distributed
-from utils.errors import StorageError
+from utils.errors import StorageError, told
 from utils.files import replacing
 
 _KINDS = r"scalars?|images?|audio|text|histogram(_raw)?|pr_curve|embedding|figure|video|mesh|graph"
@@ -146,11 +146,11 @@ class Writers:
         for writer in list(self._writers):
             try:
                 call(writer)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 self._writers.remove(writer)
                 what = f"{type(writer).__name__} is off from here on, training goes on"
-                logging.getLogger("logger").warning(f"{what}: {type(error).__name__}: {error}")
-                with contextlib.suppress(Exception):
+                logging.getLogger("logger").warning(f"{what}: {told(error)}")
+                with contextlib.suppress(Exception, SystemExit):
                     writer.close()
 
 

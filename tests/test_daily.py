@@ -76,6 +76,12 @@ def test_a_table_of_runs(trained):
     assert rows["Digits_LeNet/broken"]["problem"].startswith("config.json Expecting") and not a["problem"]
     assert rows["Classic/0101_120000"]["status"] == "unknown" and rows["Classic/0101_120000"]["lr"] == "0.5"
     assert all(name in printed for name in rows)
+    # A run whose monitor has changed has judged anew.
+    status_file = trained / "models" / "Digits_LeNet" / "a" / "status.json"
+    content = status_file.read_text()
+    write_json({**json.loads(content), "best": {"val_loss": 7.5, "epoch": 2}}, status_file)
+    assert re.search(r"Digits_LeNet/a +finished .* 7\.5 ", run(trained, "tools/runs.py", trained))
+    status_file.write_text(content)
     # A process that is gone is not running.
     status_file = trained / "models" / "Digits_LeNet" / "b" / "status.json"
     content = status_file.read_text()
@@ -261,6 +267,9 @@ def test_points_are_drawn_within_their_ranges(tmp_path):
     assert set(sizes) == {32, 64, 96, 128} and {str(each) for each in schedules} == {
         str(e) for e in space["lr_scheduler"]
     }
+    steps = {"optimizer.args.lr": {"low": 0.1, "high": 0.7, "step": 0.1}}
+    spec_of_steps, *_ = read_spec(sweep_file(tmp_path, space=steps))
+    assert [point["optimizer.args.lr"] for point in spec_of_steps.listed()] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
     assert drawn == spec.listed() and drawn[:50] == spec.model_copy(update={"points": 50}).listed()
     for distribution, value in zip(spec.distributions().values(), drawn[0].values(), strict=True):
         assert distribution._contains(distribution.to_internal_repr(value))
@@ -557,6 +566,7 @@ def test_tuning_recommends_what_is_faster_together():
     best = tuned(Made([], 1, 1), lines.append)
     assert best == {"trainer.channels_last": True, "optimizer.args.fused": True}
     text = "\n".join(lines)
+    assert not [line for line in lines if "other batches" in line or "losses unknown" in line]
     assert "error: no bf16 here" in text and re.search(r"fused=true +1,560 +1\.56 ", text) and "batch_size=128" in text
 
 
@@ -757,6 +767,18 @@ def test_points_are_stopped_from_the_epoch_that_is_named(tmp_path):
     assert not trial.should_prune()
     trial.report(5.0, 2)
     assert trial.should_prune()
+
+
+def test_a_config_that_is_edited_under_way_changes_no_point(tmp_path, monkeypatch):
+    pytest.importorskip("optuna")
+    from tools import sweep as tool
+
+    config = tmp_path / "mine.json"
+    shutil.copy(ROOT / "config.json", config)
+    made = tool.Sweep(sweep_file(tmp_path, config=str(config)), None, None, tmp_path / "sweeps")
+    config.write_text(config.read_text().replace("0.002", "0.9"))
+    assert read_json(made.config)["optimizer"]["args"]["lr"] == 0.002
+    assert made.config == tmp_path / "sweeps" / "try" / "config.json"
 
 
 def test_a_sweep_is_of_one_config(tmp_path):

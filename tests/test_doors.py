@@ -20,6 +20,7 @@ from test_resume import interrupted
 from config.factory import init_optimizer, init_scheduler
 from parse_config import ConfigParser
 from utils.errors import CheckpointError, ConfigError, Stopped
+from utils.files import read_json
 from utils.run_folder import own
 from utils.runtime import Runtime
 
@@ -199,6 +200,29 @@ def test_a_tracker_that_fails_is_left_out(tmp_path, capfd):
     text = "".join(capfd.readouterr())
     assert text.count("Tracker is off from here on, training goes on: ConnectionError: no network") == 1
     assert tiny.digest(trainer.model) == tiny.digest(plain.model) and len(tiny.rows(trainer)) == 4
+
+
+def test_a_tracker_that_leaves_is_left_out(tmp_path, capfd):
+    class Leaving(Tracker):
+        def log(self, numbers, step):
+            sys.exit()
+
+    trainer = tiny.build(tiny.settings(tmp_path))
+    trainer.writers.add(Leaving())
+    trainer.train()
+    assert "Leaving is off from here on, training goes on: SystemExit" in "".join(capfd.readouterr())
+    assert len(tiny.rows(trainer)) == 4
+
+
+def test_code_that_leaves_does_not_pass_for_done(tmp_path):
+    class Leaving(tiny.Trainer):
+        def _forward(self, batch):
+            sys.exit()
+
+    trainer = tiny.build(tiny.settings(tmp_path), trainer_class=Leaving)
+    with pytest.raises(RuntimeError, match=r"exit\(None\) was called"):
+        trainer.train()
+    assert read_json(trainer.checkpoint_dir / "status.json")["exit_code"] == 1
 
 
 def test_a_tracker_is_closed_at_a_stop(tmp_path):

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch.utils.tensorboard
@@ -78,13 +79,48 @@ def test_mlflow_has_what_was_trained(tmp_path, server):
 
 def test_weights_and_biases_offline(tmp_path):
     pytest.importorskip("wandb")
-    tracker = {"type": "examples.trackers.WandB", "args": {"mode": "offline"}}
+    tracker = {"type": "examples.trackers.WandB", "args": {"mode": "offline", "project": "a/b: 50%"}}
     run(tmp_path, "train.py", *words(tmp_path), "--run_id", "plain")
     run(tmp_path, "train.py", *words(tmp_path, tracker), "--run_id", "a")
+    # Another of its name is another run.
+    printed = run(tmp_path, "train.py", *words(tmp_path / "two", tracker), "--run_id", "a", code=143, stop_at=2)
+    notes = [tmp_path / place / "models" / "Digits_LeNet" / "a" / "wandb.txt" for place in ("", "two")]
+    assert len({note.read_text() for note in notes}) == 2 and "WandB is off" not in printed
     assert weights(tmp_path, "a") == weights(tmp_path, "plain")
     (file,) = (tmp_path / "log" / "Digits_LeNet" / "a" / "wandb").glob("offline-run-*/*.wandb")
     content = file.read_bytes()
     assert b"val_loss" in content and b"samples/s" in content and b"validation_split" in content
+
+
+def test_errors_are_told_as_ever_beside_weights_and_biases(tmp_path, monkeypatch):
+    """It sets a hook of its own, that shows the traceback of each."""
+    from examples.trackers import WandB
+
+    given = {}
+
+    def init(**settings):
+        given.update(settings)
+        sys.excepthook = print
+        return SimpleNamespace(define_metric=lambda *_, **__: None, log=lambda numbers: None)
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, Settings=dict))
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    folders = SimpleNamespace(folder=tmp_path, log_dir=tmp_path)
+    config = SimpleNamespace(run=folders, log_dir=tmp_path, settings=SimpleNamespace(name="a: 50%"), snapshot=dict)
+    for _ in range(2):
+        WandB(config).log({"loss": 1.0}, 1)
+    assert sys.excepthook is sys.__excepthook__ and given["project"] == "a- 50-"
+    assert given["id"] == (tmp_path / "wandb.txt").read_text() and len(given["id"]) == 16
+
+
+def test_names_that_mlflow_refuses():
+    from examples.trackers import _named
+
+    assert [_named(name) for name in ("acc@1", "top 1 (%)", "epoch/val_loss")] == [
+        "acc_1",
+        "top 1 ___",
+        "epoch/val_loss",
+    ]
 
 
 def test_a_tracker_that_fails_warns_once(tmp_path):
@@ -189,7 +225,8 @@ def test_the_diff_of_a_dirty_checkout_is_kept(tmp_path, monkeypatch):
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     git("init")
-    for name, value in (("color.ui", "always"), ("diff.noprefix", "true"), ("diff.suppressBlankEmpty", "true")):
+    settings = {"color.ui": "always", "diff.noprefix": "true", "diff.suppressBlankEmpty": "true", "diff.context": "0"}
+    for name, value in settings.items():
         git("config", name, value)
     git("config", "diff.external", "/bin/false")
     git("config", "core.autocrlf", "false")

@@ -208,12 +208,13 @@ def card(trained: Trained, lines: list[str], call: Call) -> str:
         for each in tree_leaves(call)
         if isinstance(each, torch.Tensor)
     ]
-    results = []
+    precision = config.settings.trainer.precision
+    results, low = [], "" if precision == "fp32" else f", in {precision}, which the files are not"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         for result in read_json(resume.parent / "test.json")["results"]:
             if result["checkpoint"] == resume.name and is_current(resume.parent, result):
                 numbers = ", ".join(f"{name} {value:.6g}" for name, value in result["metrics"].items())
-                results.append(f"* {result['split']} ({result['samples']:,} samples): {numbers}")
+                results.append(f"* {result['split']} ({result['samples']:,} samples{low}): {numbers}")
     around = config.launch.content()["environment"]
     kept = {name: around.get(name) for name in ("torch", "python", "device", "git_commit", "git_dirty", "data")}
     count = sum(each.numel() for each in trained.trainer.model.parameters())

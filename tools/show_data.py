@@ -41,9 +41,9 @@ def loader_of(config: ConfigParser, split: str) -> Any:
     return (test.test_loader if split == "test" else test.valid_loader)(config, module_data)
 
 
-def both_ways(loader: Any, n: int, training: bool) -> tuple[Any, Any]:
+def both_ways(loader: Any, seed: int, training: bool) -> tuple[Any, Any]:
     """The first batch of a loader, and the same samples without augmentation, if they are to be had."""
-    batch = next(iter(one_pass(loader, 0, int(training))), None)
+    batch = next(iter(one_pass(loader, seed, int(training))), None)
     if batch is None:
         raise DataError("the loader has no batches")
     order = getattr(loader, "_order", None)
@@ -56,12 +56,12 @@ def both_ways(loader: Any, n: int, training: bool) -> tuple[Any, Any]:
     return batch, None if isinstance(plain, DataError) else plain
 
 
-def lines(loader: Any, training: bool, seconds: float) -> Iterator[str]:
+def lines(loader: Any, seed: int, training: bool, seconds: float) -> Iterator[str]:
     """Counts and ranges of a pass, or of so much of it as so many seconds allow."""
     counts: Counter[int] = Counter()
     stats: dict[str, Stats] = {}
-    rate, samples, batches, started = speed(loader, training, seconds / 4), 0, 0, time.perf_counter()
-    for batch in one_pass(loader, 0, int(training), 0, len(loader) if training else None):
+    rate, samples, batches, started = speed(loader, seed, training, seconds / 4), 0, 0, time.perf_counter()
+    for batch in one_pass(loader, seed, int(training), 0, len(loader) if training else None):
         batches += 1
         for path, tensor in tree_flatten_with_path(batch)[0]:
             if isinstance(tensor, torch.Tensor):
@@ -90,10 +90,10 @@ def size(batch: Any) -> int:
     return len(first) if first is not None and first.ndim else 0
 
 
-def speed(loader: Any, training: bool, seconds: float) -> float:
+def speed(loader: Any, seed: int, training: bool, seconds: float) -> float:
     """Samples per second of a pass on which nobody looks, or of so much of it as so many seconds allow."""
     samples, started = 0, time.perf_counter()
-    for batch in one_pass(loader, 0, int(training), 0, len(loader) if training else None):
+    for batch in one_pass(loader, seed, int(training), 0, len(loader) if training else None):
         samples += size(batch)
         if time.perf_counter() - started > seconds:
             break
@@ -174,8 +174,8 @@ def main() -> None:
     loader = loader_of(config, args.split)
     training = args.split == "train"
     classes = classes_of(loader)
-    batch, plain = both_ways(loader, args.n, training)
-    print(printable("\n".join(lines(loader, training, args.seconds))))
+    batch, plain = both_ways(loader, config.settings.seed, training)
+    print(printable("\n".join(lines(loader, config.settings.seed, training, args.seconds))))
     done = drawn(batch, plain, max(args.n, 1), classes, file)
     print(f"wrote {shown(file.absolute())}" if done else "no pictures and no table of numbers: nothing to draw")
 

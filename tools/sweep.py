@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from config.source import read_source
 from utils import run_folder
 from utils.errors import ConfigError, StorageError, catch_user_errors, printable
-from utils.files import ensure_dir, shown
+from utils.files import ensure_dir, shown, write_json
 
 try:
     import optuna
@@ -58,17 +58,21 @@ class Sweep:
     """
 
     def __init__(self, file: Path, name: str | None, storage: str | None, save_dir: Path, retry: bool = False) -> None:
-        self.spec, self.config, self.run_name, self.monitor = read_spec(file)
+        self.spec, given, self.run_name, self.monitor = read_spec(file)
         self.name = name or file.stem
         run_folder.check_run_id(self.name)
         self.folder, self.apart = save_dir / self.name, storage is not None
+        #: A copy, so that all points are of one config.
+        self.config = self.folder.resolve() / "config.json"
         ensure_dir(self.folder)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with self.locked("sweep"):
             with reaching(storage, self.folder / "journal.log"):
                 self.study = self._study(opened(storage, self.folder / "journal.log"))
-                self._check_same()
+                values = {key: value for key, value in read_source(given).values.items() if key != "$schema"}
+                self._check_same(values)
                 self._list_points()
+            write_json(values, self.config)
             trials = self.study.get_trials(deepcopy=False)
             tried_again = {trial.user_attrs.get("retry_of") for trial in trials}
             for trial in trials if retry else ():
@@ -83,10 +87,10 @@ class Sweep:
         options: Any = {"direction": direction, "pruner": pruner, "load_if_exists": True}
         return optuna.create_study(storage=storage, study_name=self.name, **options)
 
-    def _check_same(self) -> None:
+    def _check_same(self, values: dict[str, Any]) -> None:
         """Refuse to mix the points of two sweeps."""
         what = json.loads(self.spec.model_dump_json(exclude={"points", "prune_from"}))
-        what |= {"monitor": self.monitor, "content of the config": read_source(self.config).values}
+        what |= {"monitor": self.monitor, "content of the config": values}
         before = self.study.user_attrs.setdefault("sweep", what)
         if before != what:
             known = before if isinstance(before, dict) else {}

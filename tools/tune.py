@@ -6,6 +6,7 @@ line is what to add to the command of train.py.
 
 import argparse
 import json
+import math
 import os
 import signal
 import subprocess
@@ -93,10 +94,12 @@ class Tuner:
         if figure.error:
             return f"{name:<45} {figure.error}"
         pairs = zip(figure.losses, self.plain.losses, strict=False)
-        apart = max((abs(a - b) for a, b in pairs), default=0.0)
-        same = "" if "batch_size" in name else f"{apart:.1g}" if apart else "0"
+        apart = max((abs(a - b) for a, b in pairs), default=math.nan)  # of a trainer whose losses nobody sees
+        same = "" if "batch_size" in name or math.isnan(apart) else f"{apart:.1g}" if apart else "0"
         costs = [cost for key, cost in _COSTS.items() if key in name or _short(key) in name]
-        costs = ["other batches" if apart and each == "same bits" else each for each in costs]
+        if set(costs) == {"same bits"} and apart:
+            costs = ["other batches" if apart > 0 else "losses unknown"]
+        costs = [each for each in costs if each != "same bits" or set(costs) == {each}]
         cost = ", ".join(dict.fromkeys(part for each in costs for part in each.split(", ")))
         slow = f"{', ' if cost else ''}{figure.warm:.0f} s until it runs" if "compile" in name else ""
         gain = figure.rate / self.plain.rate

@@ -56,8 +56,9 @@ def keep_changes(folder: Path) -> None:
     Raises:
         StorageError: it cannot be written.
     """
-    plain = ["--binary", "--no-ext-diff", "--no-textconv", "--no-color", "--src-prefix=a/", "--dst-prefix=b/"]
-    changes = _git("-c", "diff.suppressBlankEmpty=false", "-c", "core.fsmonitor=false", "diff", "HEAD", *plain)
+    plain = ["--binary", "--no-ext-diff", "--no-textconv", "--no-color", "--src-prefix=a/", "--dst-prefix=b/", "-U3"]
+    settings = ("-c", "diff.suppressBlankEmpty=false", "-c", "core.fsmonitor=false")
+    changes = _git(*settings, "diff", "HEAD", "--no-relative", *plain)
     if changes:
         with replacing(folder / f"changes-{hashlib.sha256(changes).hexdigest()[:12]}.diff") as file:
             file.write(changes)

@@ -8,6 +8,7 @@ import torch
 
 from base.base_data_loader import one_pass
 from trainer import Trainer
+from utils.errors import ConfigError
 
 
 class FewBatches(Trainer):
@@ -21,6 +22,8 @@ class FewBatches(Trainer):
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         if given.get("data_loader") is not None:
             n = given["config"]["trainer"].get("batches", 1)
+            if type(n) is not int or n < 1:
+                raise ConfigError(f"{given['config'].where('trainer', 'batches')}: expected a number of batches")
             batches = list(itertools.islice(one_pass(given["data_loader"], given["config"].settings.seed, 1), n))
             args = (
                 tuple(batches if name == "data_loader" else value for name, value in zip(names, args, strict=False))

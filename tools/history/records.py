@@ -150,7 +150,7 @@ def _row(record: Record, config: dict[str, Any], status: dict[str, Any]) -> dict
         state = "killed"
     epochs = f"{_done(record, status)}/{record.config.get('trainer.epochs', '?')}"
     row: dict[str, Any] = {"run": record.name, "status": state, "epochs": epochs}
-    row |= {"best": math.nan, "monitor": "", **_best(record)}
+    row |= {"best": math.nan, "monitor": "", **_best(record, status)}
     row |= _tested(record)
     given = {"seed": defaults()["seed"], **record.config}
     row |= {column: scalar(given.get(key)) for column, key in _SHOWN.items()}
@@ -174,11 +174,13 @@ def _done(record: Record, status: dict[str, Any]) -> Any:
     return epoch - 1 if isinstance(epoch, int) and status.get("step") else epoch
 
 
-def _best(record: Record) -> dict[str, Any]:
+def _best(record: Record, status: dict[str, Any]) -> dict[str, Any]:
     """The best value of the number that the config watches."""
     mode, _, watched = str(record.config.get("trainer.monitor", "off")).partition(" ")
     if mode not in ("min", "max") or watched not in record.history:
         return {}
+    with contextlib.suppress(KeyError, TypeError, ValueError):  # a run whose monitor has changed judges anew
+        return {"best": float(status["best"][watched]), "monitor": watched}
     values = pd.to_numeric(record.history[watched], errors="coerce")
     values = values[values.abs() < math.inf]
     return {"best": float(values.min() if mode == "min" else values.max()), "monitor": watched} if len(values) else {}

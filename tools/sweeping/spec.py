@@ -45,7 +45,12 @@ class Range(BaseModel):
             raise ConfigError("a grid wants lists of values, or ranges with a step")
         if self.count > MOST:
             raise ConfigError(f"a grid of {self.count:,} values has no end")
-        return [self.low + i * (self.step or 1) for i in range(self.count)]
+        return [self.at(i) for i in range(self.count)]
+
+    def at(self, i: int) -> Any:
+        """The i-th of them, without the last bits that sums of a step such as 0.1 have too many."""
+        value = self.low + i * (self.step or 1)
+        return value if isinstance(value, int) else min(float(f"{value:.12g}"), float(self.high))
 
     @property
     def count(self) -> int:
@@ -118,7 +123,7 @@ def _drawn(each: Any, draw: np.random.Generator) -> Any:
         if each.log:
             value = math.exp(draw.uniform(math.log(each.low - 0.5), math.log(each.high + 0.5)))
             return min(max(round(value), each.low), each.high)
-        return each.low + int(draw.integers(each.count)) * (each.step or 1)
+        return each.at(int(draw.integers(each.count)))
     low, high = (math.log(each.low), math.log(each.high)) if each.log else (each.low, each.high)
     value = float(draw.uniform(low, high))
     return min(max(math.exp(value) if each.log else value, each.low), each.high)
