@@ -62,6 +62,7 @@ class MLflow(Writer):
             try:
                 self.run_id = note.read_text(encoding="utf-8").strip()
                 client.update_run(self.run_id, "RUNNING")
+                self._tell_changes(client)
                 return client
             except (FileNotFoundError, MlflowException):  # there is none, or no more
                 found = client.get_experiment_by_name(self.experiment)
@@ -73,6 +74,13 @@ class MLflow(Writer):
         with replacing(note, "w") as file:
             file.write(self.run_id)
         return client
+
+    def _tell_changes(self, client: Any) -> None:
+        """What a continued run has other than at its start, as tags: parameters cannot change there."""
+        known = client.get_run(self.run_id).data.params
+        for name, value in self.config.flat().items():
+            if known.get(_named(name)) != str(value)[:6000]:
+                client.set_tag(self.run_id, _named(name), str(value)[:5000])
 
     def close(self) -> None:
         """Say that the run has ended, for now, and how."""
@@ -134,4 +142,4 @@ class WandB(Writer):
     def close(self) -> None:
         """Send what is pending."""
         if self.run is not None:
-            self.run.finish()
+            self.run.finish(exit_code=1 if sys.exc_info()[0] else 0)

@@ -414,6 +414,14 @@ def test_classes_are_those_that_are_called_so():
     assert labels_in((torch.zeros(3, 2), k, label)) == ("[1]", k) and labels_in([torch.zeros(3)]) is None
 
 
+def test_chances_are_those_of_scores_and_of_probabilities():
+    from tools.predict import chances_of
+
+    expected = torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64)
+    for scores in (expected, expected.log(), expected.log() + 5):
+        assert torch.allclose(chances_of(scores.float()), expected, atol=1e-6)
+
+
 def test_spreads_far_from_zero_are_exact():
     from tools.show_data import Stats
 
@@ -563,10 +571,16 @@ def test_tuning_recommends_what_is_faster_together():
             return Figure(rate, 100.0, (2.0, 1.0 + 1e-6 * len(settings)), 1.0)
 
     lines = []
-    best = tuned(Made([], 1, 1), lines.append)
+    tuner = Made([], 1, 1)
+    best = tuned(tuner, lines.append)
     assert best == {"trainer.channels_last": True, "optimizer.args.fused": True}
     text = "\n".join(lines)
-    assert not [line for line in lines if "other batches" in line or "losses unknown" in line]
+    assert (
+        len([line for line in lines if "other batches" in line]) == 2
+    )  # one and two workers; here their losses differ
+    assert tuner.line("data_loader.args.num_workers=1", Figure(1000.0, 1.0)).endswith("losses unknown")
+    both = tuner.line("trainer.channels_last=true data_loader.num_workers=1", Figure(1000.0, 1.0, (2.0, 1.5)))
+    assert both.endswith(" 0.5  other last bits")
     assert "error: no bf16 here" in text and re.search(r"fused=true +1,560 +1\.56 ", text) and "batch_size=128" in text
 
 

@@ -59,7 +59,8 @@ def test_mlflow_has_what_was_trained(tmp_path, server):
     run(tmp_path, "train.py", *words(tmp_path), "--run_id", "plain")
     assert "check passed" in run(tmp_path, "train.py", *words(tmp_path, tracker), "--check")
     run(tmp_path, "train.py", *words(tmp_path, tracker), "--run_id", "a", code=143, stop_at=2)
-    run(tmp_path, "train.py", "-r", tmp_path / "models" / "Digits_LeNet" / "a")
+    more = ["--set", "trainer.keep_last=2"]
+    run(tmp_path, "train.py", "-r", tmp_path / "models" / "Digits_LeNet" / "a", *more)
     assert weights(tmp_path, "a") == weights(tmp_path, "plain")
     from mlflow import MlflowClient
 
@@ -67,6 +68,7 @@ def test_mlflow_has_what_was_trained(tmp_path, server):
     (experiment,) = [each for each in client.search_experiments() if each.name == "Digits_LeNet"]
     (there,) = client.search_runs([experiment.experiment_id])
     assert (there.info.run_name, there.info.status) == ("a", "FINISHED")
+    assert there.data.tags["trainer.keep_last"] == "2" and "optimizer.args.lr" not in there.data.tags
     assert there.data.params["optimizer.args.lr"] == "0.002" and there.data.params["trainer.epochs"] == "2"
     for name in ("val_loss", "accuracy", "lr"):
         history = client.get_metric_history(there.info.run_id, f"epoch/{name}")

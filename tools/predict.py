@@ -24,9 +24,16 @@ from utils.files import replacing, shown
 Rows = list[dict[str, Any]]
 
 
+def chances_of(scores: torch.Tensor) -> torch.Tensor:
+    """How likely each class is by scores [classes], their logarithms, or probabilities already."""
+    scores = scores.double()
+    done = bool((scores >= 0).all()) and abs(float(scores.sum()) - 1) < 1e-3
+    return scores if done else scores.softmax(dim=0)
+
+
 def row_of(scores: torch.Tensor, names: list[str]) -> dict[str, Any]:
     """The most likely class by scores or log-probabilities [classes], and how likely each is."""
-    chances = scores.double().softmax(dim=0)
+    chances = chances_of(scores)
     best = int(chances.argmax())
     return {"predicted": names[best], "chance": round(float(chances[best]), 6)}
 
@@ -58,7 +65,7 @@ def evaluated(trained: Trained, folder: Path, n: int) -> Iterator[str]:
         truth, best = int(target), int(scores.argmax())
         if truth not in range(len(names)):
             raise DataError(f"sample {i} is of class {truth}, and the model knows {len(names)}")
-        of_truth = float(scores.double().softmax(dim=0)[truth])
+        of_truth = float(chances_of(scores)[truth])
         rows.append(
             {"sample": i, "target": names[truth], **row_of(scores, names), "chance_of_target": round(of_truth, 6)}
         )
