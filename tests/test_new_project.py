@@ -1,5 +1,6 @@
 """new_project.py makes a clean copy that works, and goes on working as it grows."""
 
+import os
 import re
 import subprocess
 import sys
@@ -87,6 +88,8 @@ def checks(project, *tests):
 
 def test_its_checks_pass_also_when_it_has_grown(project):
     checks(project, "tests/test_metrics.py", "tests/test_bending.py")
+    collected = command(project, "-m", "pytest", "-q", "-n0", "--collect-only")  # nothing imports what was left behind
+    assert collected.returncode == 0, collected.stdout
     grow(project)
     checks(project, "tests/test_metrics.py")
 
@@ -104,6 +107,9 @@ def test_a_name_that_is_taken_is_refused(project):
     assert again.returncode == 2 and "is not empty" in again.stderr
     inside = command(ROOT, "tools/new_project.py", Path("saved") / "x")
     assert inside.returncode == 2 and "inside the template" in inside.stderr
+    for name in ("a" * 300, os.fsdecode(b"\xff")):
+        odd = command(ROOT, "tools/new_project.py", project.parent / name)
+        assert odd.returncode == 2 and "no name for a folder" in odd.stderr
 
 
 def test_without_git_it_is_a_copy_all_the_same(tmp_path):

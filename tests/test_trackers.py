@@ -228,6 +228,7 @@ def test_the_diff_of_a_dirty_checkout_is_kept(tmp_path, monkeypatch):
         (tmp_path / name).write_bytes(content)
     git("init")
     settings = {"color.ui": "always", "diff.noprefix": "true", "diff.suppressBlankEmpty": "true", "diff.context": "0"}
+    settings["diff.orderFile"] = "nothing"
     for name, value in settings.items():
         git("config", name, value)
     git("config", "diff.external", "/bin/false")

@@ -16,7 +16,7 @@ from utils.files import ROOT
 #: What is about the template itself, and not for a project that is made from it.
 LEFT_OUT = re.compile(
     r"README\.md|tools/(bench.*|migrat.*|bare_loop\.py|new_project\.py|write_schema\.py|trace_ways\.py)|"
-    r"tests/test_(tools|readme|new_project|own_tasks|structure|migrate|suggestions)\.py"
+    r"tests/test_(tools|readme|docs|ten_minutes|new_project|own_tasks|structure|migrate|suggestions)\.py"
 )
 #: What is about all examples.
 OF_ALL = ("tests/test_examples.py", "docs/examples.md")
@@ -53,8 +53,12 @@ def main() -> None:
     parser.add_argument("--example", choices=sorted(there), help="start from this example, and leave the others out")
     args = parser.parse_args()
     target, wanted = Path(args.name).resolve(), None if args.example is None else _with_parts(args.example)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(f"{target} exists and is not empty: choose another name")
+    try:
+        str(target).encode()
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise ConfigError(f"{target} exists and is not empty: choose another name")
+    except (OSError, UnicodeError) as error:  # too long, or no text
+        raise ConfigError(f"this is no name for a folder: {getattr(error, 'strerror', error)}") from None
     if target.is_relative_to(ROOT):
         raise ConfigError(f"{target} is inside the template: choose a folder elsewhere, such as ../{target.name}")
     try:
@@ -72,6 +76,7 @@ def main() -> None:
         settings = re.sub(r"(?m)^description = .*\n", "", settings, count=1)
         (target / "pyproject.toml").write_text(settings + RELAXED, encoding="utf-8")
     except OSError as error:
+        shutil.rmtree(target, ignore_errors=True)  # which was not there, or empty
         raise StorageError(f"{target} cannot be written: {error.strerror or error}") from error
     committed = all(_git(target, *words) is not None for words in (["init"], ["add", "-A"], ["commit", "-m", "Begin"]))
     history = "" if committed else " (without a first commit: is git there, and does it know your name?)"

@@ -18,7 +18,7 @@ import torch
 
 from tools.pictures import grid, images_in, pyplot as plt, save
 from tools.trained import Trained, classes_of, dataset_of, folder_of, parsed, seen
-from utils.errors import ConfigError, DataError, printable
+from utils.errors import ConfigError, DataError, printable, told
 from utils.files import replacing, shown
 
 Rows = list[dict[str, Any]]
@@ -152,7 +152,15 @@ def read_picture(file: Path, shape: Any, loader: Any) -> torch.Tensor:
         raise DataError(f"{file} has numbers without a known range ({image.mode}): save it with 8 or 16 bits")
     image = image.convert("L" if shape[0] == 1 else "RGB")
     if callable(getattr(dataset, "transform", None)):
-        result: torch.Tensor = dataset.transform(image)
+        try:
+            result: torch.Tensor = dataset.transform(image)
+            found: Any = list(result.shape)
+        except Exception as error:  # of code that was written for something else
+            raise ConfigError(f"the dataset's transform does not take {file}: {told(error, anywhere=False)}") from None
+        if found != list(shape):
+            raise DataError(
+                f"{file}: the dataset's transform makes it {found}, and the model was trained on {list(shape)}"
+            )
         return result
     pixels = np.asarray(image.resize((shape[2], shape[1])), dtype=np.float32) / 255
     picture = torch.from_numpy(pixels).reshape(shape[1], shape[2], shape[0]).movedim(-1, 0)

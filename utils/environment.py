@@ -58,7 +58,7 @@ def keep_changes(folder: Path) -> None:
     """
     plain = ["--binary", "--no-ext-diff", "--no-textconv", "--no-color", "--src-prefix=a/", "--dst-prefix=b/", "-U3"]
     settings = ("-c", "diff.suppressBlankEmpty=false", "-c", "core.fsmonitor=false")
-    changes = _git(*settings, "diff", "HEAD", "--no-relative", *plain)
+    changes = _git(*settings, "diff", "HEAD", "--no-relative", "-O/dev/null", *plain)
     if changes:
         with replacing(folder / f"changes-{hashlib.sha256(changes).hexdigest()[:12]}.diff") as file:
             file.write(changes)
