@@ -42,8 +42,7 @@ def layer_table(model: nn.Module, shapes: dict[str, str], lines: int = 40) -> st
     """
     layers = [(name, module, name.count(".") + 1 if name else 0) for name, module in model.named_modules()]
     room = lines - 3
-    depths = [depth for depth in range(1, 100) if sum(deep <= depth for *_, deep in layers) <= room]
-    depth = max(depths, default=1)
+    depth = max((depth for depth in range(1, 100) if sum(deep <= depth for *_, deep in layers) <= room), default=1)
     shown = [layer for layer in layers if layer[2] <= depth]
     rows = [("layer", "type", "output", "parameters")]
     for name, module, deep in shown[:room]:

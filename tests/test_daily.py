@@ -235,7 +235,15 @@ def test_a_sweep_goes_on_after_a_failing_point_and_a_kill(tmp_path):
         ({"set": {"trainer.epochz": None}}, "trainer.epochz"),
         ({"space": {"seed": []}}, "empty"),
         ({"method": "random"}, "points"),
+        (
+            {"space": {"optimizer.args.lr": {"low": 1, "high": 0.1}}},
+            "try.json:\n  space.optimizer.args.lr: expected low",
+        ),
         ({"space": {"optimizer.args.lr": {"low": 1, "high": 0.1}}}, "low <= high"),
+        (
+            {"space": {"optimizer": [{"type": "SGD"}]}, "set": {"optimizer.args.lr": 1}},
+            "optimizer.args.lr is a part of",
+        ),
         ({"space": {"optimizer.args.lr": {"low": 0.1, "high": 1.5}}}, "a grid wants lists"),
         ({"set": {"trainer.monitor": "off"}}, "monitor"),
         ({"metod": "grid"}, "metod"),
@@ -273,6 +281,29 @@ def test_points_are_drawn_within_their_ranges(tmp_path):
     assert drawn == spec.listed() and drawn[:50] == spec.model_copy(update={"points": 50}).listed()
     for distribution, value in zip(spec.distributions().values(), drawn[0].values(), strict=True):
         assert distribution._contains(distribution.to_internal_repr(value))
+
+
+def test_a_sweep_of_mistakes_ends_early(tmp_path):
+    pytest.importorskip("optuna")
+    from tools import sweep as tool
+    from tools.sweeping.point import Outcome
+    from utils.errors import ConfigError
+
+    def made(name, codes):
+        file = sweep_file(tmp_path, space={"seed": list(range(len(codes)))})
+        found, left = tool.Sweep(file, name, None, tmp_path / "sweeps"), list(codes)
+        found._try = lambda trial, environment: found._told(trial, {}, Outcome("failed", None, "no", left.pop(0)))
+        return found, left
+
+    mistaken, left = made("mistaken", [2] * 6)
+    with pytest.raises(ConfigError, match="all of the first 3 points have failed, the last with: no"):
+        mistaken.work({})
+    assert len(left) == 3
+    unlucky, left = made("unlucky", [2, 2, 1, 2, 2])
+    unlucky.work({})
+    assert not left
+    with pytest.raises(ConfigError, match="--name 'a/b'"):
+        made("a/b", [1])
 
 
 def test_points_that_have_failed_are_tried_again(tmp_path):
@@ -416,7 +447,15 @@ def test_classes_are_those_that_are_called_so():
 
 def test_chances_are_those_of_scores_and_of_probabilities():
     from tools.predict import chances_of
+    from tools.trained import classes_of
 
+    for classes in (["a", "b"], {"a": 0, "b": 1}, {0: "a", 1: "b"}):
+        assert (
+            classes_of(SimpleNamespace(classes=classes), 2)
+            == classes_of(SimpleNamespace(classes=classes))
+            == ["a", "b"]
+        )
+    assert classes_of(SimpleNamespace(classes=10), 2) == ["0", "1"] and classes_of(SimpleNamespace(classes=None)) == []
     expected = torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64)
     for scores in (expected, expected.log(), expected.log() + 5):
         assert torch.allclose(chances_of(scores.float()), expected, atol=1e-6)

@@ -16,7 +16,8 @@ IDENTITY = {f"GIT_{who}_{what}": "me@there" for who in ("AUTHOR", "COMMITTER") f
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     target = tmp_path_factory.mktemp("new") / "My Project"
-    result = command(ROOT, "tools/new_project.py", target, env=IDENTITY)
+    hook = {**IDENTITY, "GIT_DIR": str(target.parent / "another")}
+    result = command(ROOT, "tools/new_project.py", target, env=hook)
     assert result.returncode == 0 and "without a first commit" not in result.stdout, result.stderr
     return target
 

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch.utils.tensorboard
+from projects import ROOT
 from scripts import run
 
 from utils import checkpoint
@@ -228,14 +229,16 @@ def test_the_diff_of_a_dirty_checkout_is_kept(tmp_path, monkeypatch):
         (tmp_path / name).write_bytes(content)
     git("init")
     settings = {"color.ui": "always", "diff.noprefix": "true", "diff.suppressBlankEmpty": "true", "diff.context": "0"}
-    settings["diff.orderFile"] = "nothing"
     for name, value in settings.items():
         git("config", name, value)
     git("config", "diff.external", "/bin/false")
     git("config", "core.autocrlf", "false")
     git("add", "-A")
     git("commit", "-m", "one")
+    git("config", "diff.orderFile", "nothing")
     monkeypatch.setattr(environment, "ROOT", tmp_path)
+    for name, value in (("GIT_DIFF_OPTS", "-u0"), ("GIT_DIR", str(ROOT / ".git"))):  # as a hook has it
+        monkeypatch.setenv(name, value)
     environment.keep_changes(tmp_path)
     assert not [*tmp_path.glob("changes-*.diff")]
     changed = {
@@ -248,6 +251,7 @@ def test_the_diff_of_a_dirty_checkout_is_kept(tmp_path, monkeypatch):
         (tmp_path / name).write_bytes(content)
     environment.keep_changes(tmp_path)
     (diff,) = tmp_path.glob("changes-*.diff")
+    monkeypatch.delenv("GIT_DIR")
     git("checkout", ".")
     git("apply", diff.name)
     assert {name: (tmp_path / name).read_bytes() for name in files} == changed

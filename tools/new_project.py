@@ -1,6 +1,7 @@
 """Copy the template into a clean new project: python tools/new_project.py ../my_project --example finetune"""
 
 import argparse
+import os
 import re
 import shlex
 import shutil
@@ -23,6 +24,15 @@ OF_ALL = ("tests/test_examples.py", "docs/examples.md")
 #: Where there is no git to say what belongs to the template.
 IGNORED = re.compile(
     r"(.*/)?(\.git|saved|__pycache__|\.?venv|\.\w+_cache|\.hypothesis|MNIST|test\.json|.*\.(pyc|tmp))(/.*)?"
+)
+_OF_A_REPOSITORY = (
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_COMMON_DIR",
+    "GIT_PREFIX",
+    "GIT_NAMESPACE",
 )
 README = """# {name}
 
@@ -107,7 +117,11 @@ def _files() -> list[str]:
 
 def _git(folder: Path, *words: str) -> str | None:
     try:
-        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout
+        # A hook's variables may be of another repository.
+        around = {name: value for name, value in os.environ.items() if name not in _OF_A_REPOSITORY}
+        return subprocess.run(
+            ["git", *words], cwd=folder, env=around, capture_output=True, text=True, check=True
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return None
 

@@ -22,7 +22,7 @@ from utils.files import replacing
 
 def images_in(batch: Any) -> torch.Tensor | None:
     """The first tensor of a batch that is pictures: float or bytes [n, 1 or 3, height, width]."""
-    return next((each for each in _tensors(batch) if each.ndim == 4 and each.shape[1] in (1, 3)), None)
+    return next((each for each in _tensors(batch) if each.ndim == 4 and each.shape[1] in (1, 3) and each.numel()), None)
 
 
 def labels_in(batch: Any) -> tuple[str, torch.Tensor] | None:

@@ -121,7 +121,7 @@ class Stats:
         if not self.n:
             return f"{self.what}: nothing finite"
         off = self.sum / self.n
-        mean, spread = self.about + off, max(self.squares / self.n - off**2, 0.0) ** 0.5
+        mean, spread = self.about + off, max(self.squares / self.n - off * off, 0.0) ** 0.5
         bad = f", {self.bad:,} NaN or infinite" if self.bad else ""
         return f"{self.what}: {self.low:.4g} to {self.high:.4g}, mean {mean:.4g}, deviation {spread:.4g}{bad}"
 
@@ -141,7 +141,7 @@ def drawn(batch: Any, plain: Any, n: int, classes: Any, file: Path) -> bool:
         return True
     tensors = [each for each in tree_leaves(batch) if isinstance(each, torch.Tensor)]
     table = next(
-        (each for each in tensors if each.ndim == 2 and each.is_floating_point() and each.shape[1] <= 32), None
+        (each for each in tensors if each.ndim == 2 and each.is_floating_point() and 0 < each.shape[1] <= 32), None
     )
     if table is None:
         return False
@@ -152,7 +152,9 @@ def drawn(batch: Any, plain: Any, n: int, classes: Any, file: Path) -> bool:
     )
     for k, axis in enumerate(axes.flat):
         if k < table.shape[1]:
-            axis.hist(table[:, k][table[:, k].isfinite()].tolist(), bins=20)
+            column = table[:, k][table[:, k].isfinite()].double()
+            if len(column) and float(column.max() - column.min()) < 1e30:  # more has no bins
+                axis.hist(column.tolist(), bins=20)
             axis.set_title(f"column {k}", fontsize=8)
         axis.tick_params(labelsize=6)
         axis.set_visible(k < table.shape[1])

@@ -60,7 +60,10 @@ class Sweep:
     def __init__(self, file: Path, name: str | None, storage: str | None, save_dir: Path, retry: bool = False) -> None:
         self.spec, given, self.run_name, self.monitor = read_spec(file)
         self.name = name or file.stem
-        run_folder.check_run_id(self.name)
+        try:
+            run_folder.check_run_id(self.name)
+        except ConfigError as error:
+            raise ConfigError(str(error).replace("--run_id", "--name")) from None
         self.folder, self.apart = save_dir / self.name, storage is not None
         #: A copy, so that all points are of one config.
         self.config = self.folder.resolve() / "config.json"
@@ -179,6 +182,14 @@ class Sweep:
                         return
                     held.enter_context(self.locked(f"point-{trial.number:04}"))
                 self._try(trial, environment)
+                self._check_first()
+
+    def _check_first(self) -> None:
+        """Leave a sweep whose first points have all failed of a mistake in it, such as a key that nothing takes."""
+        ended = [trial for trial in self.study.get_trials(deepcopy=False) if trial.state.is_finished() and trial.params]
+        if len(ended) >= 3 and all(trial.user_attrs.get("exit_code") == 2 for trial in ended):
+            error = ended[-1].user_attrs.get("error", "")
+            raise ConfigError(f"all of the first {len(ended)} points have failed, the last with: {error}")
 
     def _try(self, trial: "FrozenTrial", environment: dict[str, str]) -> None:
         point = {key: decoded(value) for key, value in trial.params.items()}
@@ -199,6 +210,7 @@ class Sweep:
         storage, state = self.study._storage, {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
         if outcome.message:
             storage.set_trial_user_attr(trial._trial_id, "error", outcome.message)
+            storage.set_trial_user_attr(trial._trial_id, "exit_code", outcome.code)
         value = outcome.value if outcome.state == "complete" else None
         self.study.tell(trial.number, value, state=state.get(outcome.state, TrialState.FAIL))
         what = ", ".join(f"{key.split('.')[-1]} {value}" for key, value in point.items())

@@ -72,7 +72,11 @@ def classes_of(loader: Any, count: int | None = None) -> list[str]:
     Args:
         count: how many there are; their numbers, if so many names are not known.
     """
-    names = [str(name) for name in getattr(loader, "classes", None) or getattr(dataset_of(loader), "classes", ()) or ()]
+    found = getattr(loader, "classes", None) or getattr(dataset_of(loader), "classes", None)
+    if isinstance(found, dict):  # of names to numbers, or of numbers to names
+        by_number = {pair[isinstance(pair[0], str)]: pair[not isinstance(pair[0], str)] for pair in found.items()}
+        found = [by_number[k] for k in range(len(by_number)) if k in by_number]
+    names = [str(name) for name in found] if isinstance(found, list | tuple) else []
     return names if count in (None, len(names)) else [str(i) for i in range(count or 0)]
 
 

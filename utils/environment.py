@@ -17,6 +17,7 @@ from utils.files import ROOT, replacing
 
 #: Fields whose change cannot change the bits of a resumed run.
 ASIDE = ("command", "platform", "host")
+_GIT = ("git", "-c", "diff.suppressBlankEmpty=false", "-c", "core.fsmonitor=false")
 
 
 def describe(device: torch.device | None) -> dict[str, Any]:
@@ -57,16 +58,17 @@ def keep_changes(folder: Path) -> None:
         StorageError: it cannot be written.
     """
     plain = ["--binary", "--no-ext-diff", "--no-textconv", "--no-color", "--src-prefix=a/", "--dst-prefix=b/", "-U3"]
-    settings = ("-c", "diff.suppressBlankEmpty=false", "-c", "core.fsmonitor=false")
-    changes = _git(*settings, "diff", "HEAD", "--no-relative", "-O/dev/null", *plain)
+    changes = _git("diff", "HEAD", "--no-relative", "-O/dev/null", *plain)
     if changes:
         with replacing(folder / f"changes-{hashlib.sha256(changes).hexdigest()[:12]}.diff") as file:
             file.write(changes)
 
 
 def _git(*words: str) -> bytes:
+    # A hook's variables may be of another repository.
+    options: Any = {"env": {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}}
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, check=True, timeout=10).stdout
+        return subprocess.run([*_GIT, *words], cwd=ROOT, capture_output=True, check=True, timeout=10, **options).stdout
     return b""
 
 

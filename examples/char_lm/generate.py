@@ -29,6 +29,8 @@ def main() -> None:
     from utils import load_run
 
     model, _ = load_run(args.resume)
+    if not hasattr(model, "generate"):
+        raise ConfigError(f"{args.resume}: a {type(model).__name__} generates no text")
     model.cpu()
     print(model.generate(args.prompt, args.length, args.temperature, torch.Generator().manual_seed(args.seed)))
 

@@ -23,11 +23,12 @@ _EVERY = 0.2
 
 
 class Outcome(NamedTuple):
-    """How a point ended: "complete", "pruned" or "failed", its best value, and why it failed."""
+    """How a point ended: "complete", "pruned" or "failed", its best value, why it failed, and train.py's exit code."""
 
     state: str
     value: float | None
     message: str = ""
+    code: int = 0
 
 
 def run_point(
@@ -83,7 +84,7 @@ def run_point(
         why = f"exit code {code}" if code > 0 else f"killed by signal {-code}"
         why = why if code else f"{monitor.split()[1]} was never finite"
         why = lines[-1].removeprefix("error: ") if lines else why
-        return Outcome("failed", best, why)
+        return Outcome("failed", best, why, code)
     printed.unlink()
     return Outcome("complete", best)
 

@@ -46,9 +46,10 @@ def as_table(study: optuna.Study, folder: Path, monitor: str) -> pd.DataFrame:
         best = (min if monitor.startswith("min ") else max)(known, default=float("nan"))
         value = best if trial.value is None else trial.value
         point = {key: decoded(each) for key, each in trial.params.items()}
+        error = "" if trial.state == TrialState.COMPLETE else str(trial.user_attrs.get("error", ""))
         took = _trained(folder, trial.number)
         rows.append({"point": trial.number, "state": trial.state.name.lower(), monitor.split()[1]: value, **point})
-        rows[-1] |= {"seconds": round(took, 1), "error": str(trial.user_attrs.get("error", ""))[:150]}
+        rows[-1] |= {"seconds": round(took, 1), "error": error[:150]}
     table = pd.DataFrame(rows)
     if table.empty:
         return table

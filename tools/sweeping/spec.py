@@ -146,7 +146,18 @@ def read_spec(file: Path) -> tuple[Spec, Path, str, str]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} cannot be read: {getattr(error, 'strerror', error)}") from None
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+        # Of a list or a range, what it is not is no matter.
+        wanted = {True: "list", False: "Range"}
+        items = [
+            item
+            for item in error.errors()
+            if len(item["loc"]) < 3
+            or wanted[isinstance(source.values["space"][item["loc"][1]], list)] in str(item["loc"][2])
+        ]
+        lines = [
+            f"{'.'.join(map(str, (*item['loc'][:2], *item['loc'][3:])))}: {item['msg'].removeprefix('Value error, ')}"
+            for item in items
+        ]
         raise ConfigError("\n  ".join([f"{file}:", *lines])) from None
     if spec.method != "grid" and spec.points is None:
         raise ConfigError(f"{file}: points: say how many ({spec.method} could go on for ever)")
@@ -157,7 +168,7 @@ def read_spec(file: Path) -> tuple[Spec, Path, str, str]:
     both = spec.set.keys() & first.keys()
     if both:
         raise ConfigError(f"{file}: {', '.join(both)}: in set, and in space")
-    for key, other in itertools.permutations(first, 2):
+    for key, other in itertools.product(first, {**first, **spec.set}):
         if other.startswith(f"{key}."):
             raise ConfigError(f"{file}: space: {other} is a part of {key}: which of them would count?")
     source = read_source(path)
