@@ -205,9 +205,9 @@ def test_components_are_found_by_their_public_names(tmp_path):
         assert "there is no module" in build("arch", module_arch, arch__type=bad)
     assert "model.model has no model 'X'" in build("arch", module_arch, arch__type="model.model.X")
     # What a module has imported is not for a config to call, and a trainer is a class.
-    imported = "examples.distillation.trainer.load_run"
-    assert "has no model 'load_run'" in build("arch", module_arch, arch__type=imported)
-    for wrong in (imported, "examples.char_lm.trainer.token_loss", "examples.gan.model.Critic"):
+    imported = "examples.ema.unwrap"
+    assert "has no model 'unwrap'" in build("arch", module_arch, arch__type=imported)
+    for wrong in (imported, "model.loss.nll_loss", "examples.lbfgs.model.SoftmaxRegression"):
         with pytest.raises(ConfigError, match="has no trainer"):
             find((module_arch,), "trainer.type", wrong, Source({}), ("trainer", "type"))
     for bad in ("lr_scheduler", "Optimizer", "Adam ", "adam"):
