@@ -239,7 +239,6 @@ def test_a_sweep_goes_on_after_a_failing_point_and_a_kill(tmp_path):
             {"space": {"optimizer.args.lr": {"low": 1, "high": 0.1}}},
             "try.json:\n  space.optimizer.args.lr: expected low",
         ),
-        ({"space": {"optimizer.args.lr": {"low": 1, "high": 0.1}}}, "low <= high"),
         (
             {"space": {"optimizer": [{"type": "SGD"}]}, "set": {"optimizer.args.lr": 1}},
             "optimizer.args.lr is a part of",
@@ -483,6 +482,8 @@ def test_what_a_loader_feeds_is_shown(tmp_path, split):
         width, height = picture.size
     assert (height > 0.6 * width) == (split == "train")  # as they are, and as they are trained on
     run(tmp_path, "tools/show_data.py", *words(tmp_path)[:2], "--set", "data_loader=null", code=2)
+    if not (ROOT / "examples" / "tabular").is_dir():  # in a project that has begun with another
+        return
     # A table.
     example = ["-c", "examples/tabular/config.json", "--set", f"data_loader.args.file={tmp_path / 'rents.csv'}"]
     printed = run(tmp_path, "tools/show_data.py", *example, "--out", tmp_path / "table.png")
