@@ -8,19 +8,23 @@ import sys
 from utils.errors import _hook
 
 
-def start(function, *args, output=None):
-    """Run `function(*args)` as a command in a forked process with its own process group."""
-    process = multiprocessing.get_context("fork").Process(target=_command, args=(function, args, output))
+def start(function, *args, output=None, errors=None):
+    """Run `function(*args)` as a command in a forked process with its own process group.
+
+    Args:
+        output: what it prints goes there; None: where the tests print.
+        errors: what it prints to stderr; None: to `output`, too.
+    """
+    process = multiprocessing.get_context("fork").Process(target=_command, args=(function, args, output, errors))
     process.start()
     return process
 
 
-def _command(function, args, output):
+def _command(function, args, output, errors):
     os.setsid()
     if output is not None:
-        file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(file, 1)
-        os.dup2(file, 2)
+        for number, name in ((1, output), (2, errors or output)):
+            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     # pytest has put other files in their place.
     sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
@@ -29,7 +33,9 @@ def _command(function, args, output):
     except SystemExit:
         raise
     except BaseException as error:
-        _hook(type(error), error, error.__traceback__)
+        # That of the script, whose classes are others than those of the tests, if it has come to set one.
+        hook = _hook if sys.excepthook is sys.__excepthook__ else sys.excepthook
+        hook(type(error), error, error.__traceback__)
         sys.exit(1)
 
 

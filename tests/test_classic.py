@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from projects import SHARED, command, copy_template
+import torch.utils.tensorboard  # for all that is forked
+import torchvision.datasets  # noqa: F401
+from projects import SHARED, command, copy_template, quick
 
 from utils import checkpoint
 
@@ -52,7 +54,7 @@ def test_it_resumes_exactly_at_an_epoch_edge(project):
     folder, _ = project
     run = run_folder(folder)
     expected = checkpoint.load(run / "checkpoint-epoch3.pth")["state_dict"], rows(run)
-    result = command(folder, "train.py", "-r", run / "checkpoint-epoch1.pth")
+    result = quick(folder, "train.py", "-r", run / "checkpoint-epoch1.pth")
     assert result.returncode == 0, result.stderr
     again = checkpoint.load(run / "checkpoint-epoch3.pth")["state_dict"]
     assert all(torch.equal(value, again[name]) for name, value in expected[0].items())
@@ -63,7 +65,7 @@ def test_a_bad_name_is_told(project):
     folder, _ = project
     text = (folder / "config.json").read_text().replace('"RingModel"', '"RingModle"')
     (folder / "bad.json").write_text(text)
-    result = command(folder, "train.py", "-c", "bad.json")
+    result = quick(folder, "train.py", "-c", "bad.json")
     assert result.returncode == 2 and "Traceback" not in result.stderr
     assert "did you mean 'RingModel'?" in result.stderr
 
@@ -81,7 +83,7 @@ def test_a_util_py_of_the_project_s_own_may_stay(tmp_path):
     text = text.replace("import prepare_device", "import prepare_device\nfrom utils.util import helper")
     text = text.replace("    trainer.train()", "    assert helper() == 5\n    trainer.train()")
     (folder / "train.py").write_text(text)
-    result = command(folder, "train.py", "-c", "config.json")
+    result = quick(folder, "train.py", "-c", "config.json")
     assert result.returncode == 0 and "my own" in result.stdout, result.stderr
     page = (Path(__file__).parent.parent / "docs" / "migrating.md").read_text()
     for name in ("tools/convert_checkpoint.py", "utils/util.py"):

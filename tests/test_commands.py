@@ -7,7 +7,8 @@ import shlex
 import shutil
 
 import pytest
-from projects import ROOT, command, copy_template
+import torchvision.datasets  # noqa: F401
+from projects import ROOT, command, copy_template, quick
 
 from utils import checkpoint
 
@@ -63,16 +64,14 @@ def test_the_commands_printed_at_the_end_work(trained):
 
 def test_validation_prints_the_logs_numbers_to_the_last_digit(trained):
     folder, _ = trained
-    result = command(folder, "test.py", "-r", models(folder) / "checkpoint-epoch2.pth", "--split", "valid")
+    result = quick(folder, "test.py", "-r", models(folder) / "checkpoint-epoch2.pth", "--split", "valid")
     with open(logs(folder) / "metrics.csv", newline="") as file:
         row = list(csv.DictReader(file))[-1]
     for name in ("loss", "accuracy", "top_k_acc"):
         assert re.search(rf"{name} +{re.escape(row['val_' + name])}\n", result.stdout)
     results = json.loads((models(folder) / "test.json").read_text())["results"]
     assert {(one["checkpoint"], one["split"]) for one in results} >= {("checkpoint-epoch2.pth", "valid")}
-    assert (
-        command(folder, "test.py", "-r", models(folder) / "checkpoint-epoch2.pth", "--split", "valid").returncode == 0
-    )
+    assert quick(folder, "test.py", "-r", models(folder) / "checkpoint-epoch2.pth", "--split", "valid").returncode == 0
     assert len(json.loads((models(folder) / "test.json").read_text())["results"]) == len(results)  # one of each
 
 
@@ -109,13 +108,13 @@ def test_fine_tuning_is_a_new_run(trained):
     config = json.loads((folder / "config.json").read_text())
     config["arch"]["args"] = {"num_classes": 11}
     (folder / "wider.json").write_text(json.dumps(config))
-    result = command(folder, "train.py", "-c", "wider.json", "-r", best, "--run_id", "wider", *SHORT)
+    result = quick(folder, "train.py", "-c", "wider.json", "-r", best, "--run_id", "wider", *SHORT)
     assert result.returncode == 4
     assert 'to leave them out: "arch": {"skip": ["fc2.*"]}' in result.stderr
     assert not models(folder, "wider").exists()
     config["arch"]["skip"] = ["fc2.*"]
     (folder / "wider.json").write_text(json.dumps(config))
-    result = command(folder, "train.py", "-c", "wider.json", "-r", best, "--run_id", "wider", *SHORT)
+    result = quick(folder, "train.py", "-c", "wider.json", "-r", best, "--run_id", "wider", *SHORT)
     assert result.returncode == 0, result.stderr
     assert checkpoint.load(models(folder, "wider") / "checkpoint-epoch1.pth")["epoch"] == 1
 
@@ -151,7 +150,7 @@ def test_fine_tuning_is_a_new_run(trained):
 def test_mistakes_are_told_and_leave_nothing(trained, arguments, code, message):
     folder, _ = trained
     before = sorted((folder / "saved").rglob("*"))
-    result = command(folder, "train.py", *arguments)
+    result = quick(folder, "train.py", *arguments)
     assert result.returncode == code, result.stderr
     assert message in result.stderr and "Traceback" not in result.stderr
     assert len(result.stderr.splitlines()) <= 4
@@ -161,18 +160,18 @@ def test_mistakes_are_told_and_leave_nothing(trained, arguments, code, message):
 def test_r_auto_starts_continues_and_finishes(trained):
     folder, _ = trained
     auto = ["train.py", "-c", "config.json", "--run_id", "auto", "-r", "auto", *SHORT]
-    first = command(folder, *auto, "--set", "trainer.on_nan=ignore")
+    first = quick(folder, *auto, "--set", "trainer.on_nan=ignore")
     assert first.returncode == 0 and models(folder, "auto").exists(), first.stderr
-    again = command(folder, *auto)
+    again = quick(folder, *auto)
     assert again.returncode == 0 and "nothing to do (epoch 2 of 2)" in again.stdout
     assert "trainer.on_nan ignore -> (default)" in again.stdout
     for name in ("checkpoint-epoch2.pth", "model_best.pth"):
         (models(folder, "auto") / name).unlink()
-    third = command(folder, *auto)
+    third = quick(folder, *auto)
     assert third.returncode == 0 and "resuming from" in third.stdout and "checkpoint-epoch1.pth" in third.stdout
     for path in models(folder, "auto").glob("*.pth"):
         path.unlink()
-    fourth = command(folder, *auto)
+    fourth = quick(folder, *auto)
     assert fourth.returncode == 0 and "holds no checkpoint: starting at epoch 1" in fourth.stdout
     assert (models(folder, "auto") / "checkpoint-epoch2.pth").exists()
 
@@ -181,14 +180,14 @@ def test_r_auto_finds_the_newest_unfinished_run(trained):
     folder, _ = trained
     auto = ["train.py", "-c", "config.json", "-r", "auto", "--set", "name=Auto", *SHORT]
     runs = folder / "saved" / "models" / "Auto"
-    assert command(folder, *auto).returncode == 0
+    assert quick(folder, *auto).returncode == 0
     (first,) = runs.iterdir()
     # That one is finished: another starts.
-    assert command(folder, *auto).returncode == 0
+    assert quick(folder, *auto).returncode == 0
     (second,) = set(runs.iterdir()) - {first}
     for name in ("checkpoint-epoch2.pth", "model_best.pth"):
         (first / name).unlink()
-    third = command(folder, *auto)
+    third = quick(folder, *auto)
     assert third.returncode == 0 and f"resuming from {first}/checkpoint-epoch1.pth" in third.stdout, third.stderr
     # In use by another process: passed over.
     (second / "checkpoint-epoch2.pth").unlink()
@@ -227,9 +226,9 @@ def test_check_tries_everything_and_leaves_nothing(trained, tmp_path, resume):
 def test_a_runs_config_runs_by_itself(trained):
     folder, _ = trained
     (folder / "child.json").write_text('{"base": "config.json", "seed": 7}')
-    first = command(folder, "train.py", "-c", "child.json", "--run_id", "child", *SHORT)
+    first = quick(folder, "train.py", "-c", "child.json", "--run_id", "child", *SHORT)
     assert first.returncode == 0, first.stderr
-    again = command(folder, "train.py", "-c", models(folder, "child") / "config.json", "--run_id", "again")
+    again = quick(folder, "train.py", "-c", models(folder, "child") / "config.json", "--run_id", "again")
     assert again.returncode == 0, again.stderr
     one, two = (checkpoint.load(models(folder, run) / "checkpoint-epoch2.pth") for run in ("child", "again"))
     assert one["config"] == two["config"] and one["config"]["seed"] == 7
@@ -282,7 +281,7 @@ def test_a_test_split_needs_a_training_switch(trained):
                 "if training else", "if training_data else"
             )
         )
-        result = command(folder, "test.py", "-r", models(folder))
+        result = quick(folder, "test.py", "-r", models(folder))
         assert result.returncode == 2
         assert "DigitsDataLoader has no argument 'training'" in result.stderr
         assert "test_data_loader" in result.stderr

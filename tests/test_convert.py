@@ -10,7 +10,9 @@ import types
 import numpy as np
 import pytest
 import torch
-from projects import ROOT, SHARED, command, copy_template
+import torch.utils.tensorboard  # for all that is forked
+import torchvision.datasets  # noqa: F401
+from projects import ROOT, SHARED, copy_template, quick
 
 from tools.convert_checkpoint import convert, read_inert
 from utils import checkpoint
@@ -75,7 +77,7 @@ def project(tmp_path_factory):
     folder = copy_template(tmp_path_factory.mktemp("classic") / "project", (*SHARED, "tools"))
     shutil.copytree(CLASSIC, folder, dirs_exist_ok=True)
     shutil.copy(ROOT / "test.py", folder)
-    result = command(folder, "train.py", "-c", "config.json")
+    result = quick(folder, "train.py", "-c", "config.json")
     assert result.returncode == 0, result.stderr
     return folder
 
@@ -94,14 +96,14 @@ def test_it_is_converted_and_continues(project, tmp_path, legacy):
     weights = {f"module.{name}": value for name, value in trained["state_dict"].items()}
     write_classic(old, {"weights": weights, "optimizer": trained["optimizer"]}, legacy)
     new.unlink()
-    result = command(project, "tools/convert_checkpoint.py", old, new)
+    result = quick(project, "tools/convert_checkpoint.py", old, new)
     assert result.returncode == 0 and "wrote" in result.stdout, result.stderr
     state = checkpoint.load(new)
     assert state["monitor_best"] == 0.25 and set(state["state_dict"]) == set(trained["state_dict"])
-    resumed = command(project, "train.py", "-r", new)
+    resumed = quick(project, "train.py", "-r", new)
     assert resumed.returncode == 0 and "these start afresh: " in resumed.stdout, resumed.stderr
     assert checkpoint.load(run / "checkpoint-epoch3.pth")["epoch"] == 3
-    again = command(project, "tools/convert_checkpoint.py", old, new)
+    again = quick(project, "tools/convert_checkpoint.py", old, new)
     assert again.returncode == 4 and "exists" in again.stderr
 
 

@@ -133,10 +133,8 @@ def test_mistakes_are_told_as_they_are_shown(project):
             assert text.count(old) == 1
             text = text.replace(old, new)
         (project / "mine.json").write_text(text)
-        said.append(run(project, "train.py", "-c", "mine.json", code=1))
-    said.append(run(project, "train.py", "-c", "config.json", "--set", "trainer.epoch=3", code=1))
-    # In a forked process the hook is not the project's, and shows the whole traceback.
-    said = ["error: " + each.partition("utils.errors.ConfigError: ")[2] for each in said]
+        said.append(re.sub(r"(?s)^.*?error: ", "error: ", run(project, "train.py", "-c", "mine.json", code=2)))
+    said.append(run(project, "train.py", "-c", "config.json", "--set", "trainer.epoch=3", code=2))
     (shown,) = re.findall(r"```\n\$ python train.py -c mine.json\n(.*?)```", PAGES["docs/config.md"], re.S)
     assert re.sub(r"\$ python.*", "", shown).split() == " ".join(said).split()
 

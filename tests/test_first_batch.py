@@ -6,7 +6,9 @@ import pytest
 import tiny
 import torch
 import torch.nn.functional as F
-from projects import command, copy_template
+import torch.utils.tensorboard  # for all that is forked
+import torchvision.datasets  # noqa: F401
+from projects import copy_template, quick
 from torch import nn
 
 from utils.errors import ConfigError
@@ -82,7 +84,7 @@ def test_a_mistake_at_the_first_batch_is_told_in_six_lines(project, mistake):
     assert before in right
     (project / file).write_text(right.replace(before, after))
     try:
-        result = command(project, "train.py", "-c", "config.json", "--run_id", mistake)
+        result = quick(project, "train.py", "-c", "config.json", "--run_id", mistake)
         assert result.returncode == {"a dataset that raises": 3}.get(mistake, result.returncode) and result.returncode
         assert "Traceback" not in result.stderr and len(result.stderr.strip().splitlines()) <= 6, result.stderr
         for text in told:
@@ -90,7 +92,7 @@ def test_a_mistake_at_the_first_batch_is_told_in_six_lines(project, mistake):
         info = (project / "saved/log/Digits_LeNet" / mistake / "info.log").read_text()
         assert ("Traceback" in info) == (result.returncode == 1)
         if result.returncode == 1:
-            shown = command(project, "train.py", "-c", "config.json", "--traceback", "--check").stderr
+            shown = quick(project, "train.py", "-c", "config.json", "--traceback", "--check").stderr
             assert "Traceback" in shown and told[0] in shown
     finally:
         (project / file).write_text(right)
@@ -99,7 +101,7 @@ def test_a_mistake_at_the_first_batch_is_told_in_six_lines(project, mistake):
 def test_a_bug_of_the_template_s_own_keeps_its_traceback(project):
     right = (project / "base/monitor.py").read_text()
     (project / "base/monitor.py").write_text(right.replace("if not self.on:", "if not self.of:"))
-    result = command(project, "train.py", "-c", "config.json", "--check")
+    result = quick(project, "train.py", "-c", "config.json", "--check")
     (project / "base/monitor.py").write_text(right)
     assert result.returncode == 1 and "Traceback" in result.stderr and "AttributeError" in result.stderr
 
@@ -211,7 +213,7 @@ def test_a_check_tells_it_too(project):
     (project / "model/loss.py").write_text(
         right.replace("F.nll_loss(output, target)", "F.nll_loss(output, target) * len(target)")
     )
-    result = command(project, "train.py", "-c", "config.json", "--check")
+    result = quick(project, "train.py", "-c", "config.json", "--check")
     (project / "model/loss.py").write_text(right)
     assert (
         result.returncode == 0

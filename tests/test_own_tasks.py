@@ -2,13 +2,9 @@
 
 import csv
 import json
-import os
 import re
-import runpy
 import shutil
 import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +16,7 @@ import torch
 import torch.utils.tensorboard  # for all that is forked
 import torchvision.datasets  # noqa: F401
 from PIL import Image, ImageDraw
-from projects import ROOT, SHARED, command, copy_template
+from projects import ROOT, command, copy_template, script
 
 README = (ROOT / "README.md").read_text()
 PAGE = (ROOT / "docs" / "own_tasks.md").read_text()
@@ -84,26 +80,11 @@ def applied(task, folder):
     return folder
 
 
-def _script(folder, words):
-    """Run a script of a project, or code of a test, in a process that has torch already."""
-    own = {name.removesuffix(".py") for name in (*SHARED, "train", "test", "data_loader", "model", "trainer")}
-    own |= {"examples", "tools"}
-    for name in [name for name in sys.modules if name.split(".")[0] in own]:
-        del sys.modules[name]
-    os.chdir(folder)
-    sys.path.insert(0, str(folder))
-    sys.argv, tempfile.tempdir = list(words), str(folder.parent)
-    if words[0] == "-c":
-        exec(words[1], {"__name__": "__main__"})
-    else:
-        runpy.run_path(words[0], run_name="__main__")
-
-
 def run(folder, *words, code=0, output=None):
     """Like `python words`, by a fork; returns what it printed."""
     output = output or folder.parent / "output.txt"
     output.unlink(missing_ok=True)
-    ended = forked.finish(forked.start(_script, folder, words, output=output))
+    ended = forked.finish(forked.start(script, folder, words, output=output))
     assert ended == code, output.read_text()
     return output.read_text()
 
@@ -234,7 +215,7 @@ runpy.run_path("train.py", run_name="__main__")
 
 @of_table
 def test_what_r2_has_counted_is_saved_inside_an_epoch(trained):
-    assert "has no state_dict" not in run(trained.folder, "-c", STOP, code=1)
+    assert "has no state_dict" not in run(trained.folder, "-c", STOP, code=143)
     stopped = trained.folder / runs(trained.task, "STOPPED")
     assert [*stopped.glob("checkpoint-epoch2-step*.pth")]
     run(trained.folder, "train.py", "-r", str(stopped))
@@ -270,7 +251,7 @@ def test_the_class_names_come_out(trained):
 def test_other_folders_than_the_class_names_are_told(trained):
     other = shutil.copytree(trained.folder, trained.folder.parent / "other")
     shutil.rmtree(other / "data" / "shapes" / "test" / "disc")
-    told = run(other, "test.py", "-r", runs("b"), code=1)
+    told = run(other, "test.py", "-r", runs("b"), code=3)
     assert "has ['bar', 'ring'], the config says ['bar', 'disc', 'ring']" in told
 
 

@@ -163,15 +163,15 @@ def train_and_interrupt_twice(config, pipe):
 def test_a_second_ctrl_c_leaves_at_once(tmp_path):
     reader, writer = os.pipe()
     process = forked.start(train_and_interrupt_twice, tiny.settings(tmp_path), writer, output=tmp_path / "output")
+    os.close(writer)  # so that a process which has ended is seen
     for _ in range(2):
-        assert os.read(reader, 1) == b"x"
+        assert os.read(reader, 1) == b"x", (forked.finish(process), (tmp_path / "output").read_text())
         os.killpg(process.pid, signal.SIGINT)
     assert forked.finish(process) == 130
     folder = tmp_path / "models" / "Tiny" / "run"
     assert newest(folder).step == 2 and checkpoint.damage(newest(folder).path) is None
     assert '"state": "stopped"' in (folder / "status.json").read_text()
     os.close(reader)
-    os.close(writer)
 
 
 class OwnLoop(tiny.Trainer):
