@@ -5,7 +5,13 @@ import os
 import signal
 import sys
 
+import torch
+
 from utils.errors import _hook
+
+# The first backward of a process looks how many devices there are, starts threads for them, and no fork of it can call
+# backward any more. Once fake tensors have been made (by torch.export), it finds one without a GPU; now it finds none.
+torch.ones(1, requires_grad=True).sum().backward()
 
 
 def start(function, *args, output=None, errors=None):
@@ -33,8 +39,8 @@ def _command(function, args, output, errors):
     except SystemExit:
         raise
     except BaseException as error:
-        # That of the script, whose classes are others than those of the tests, if it has come to set one.
-        hook = _hook if sys.excepthook is sys.__excepthook__ else sys.excepthook
+        # That of a project, whose classes are others than those of the tests, if it has come to set it.
+        hook = sys.excepthook if sys.excepthook.__name__ == _hook.__name__ else _hook
         hook(type(error), error, error.__traceback__)
         sys.exit(1)
 

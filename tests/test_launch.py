@@ -146,7 +146,10 @@ def test_several_machines_by_the_command_of_the_page(project, unbroken):
     assert all(torch.equal(value, expected[name]) for name, value in weights(project, "NAME").items())
 
 
-@pytest.mark.parametrize(("signum", "code"), [("SIGTERM", 143), ("SIGUSR1", 143), ("SIGINT", 130), ("SIGKILL", -9)])
+@pytest.mark.parametrize(
+    ("signum", "code"),
+    [("SIGTERM", 143), pytest.param("SIGUSR1", 143, marks=pytest.mark.soak), ("SIGINT", 130), ("SIGKILL", -9)],
+)
 def test_a_signal_for_the_launcher_reaches_all(project, signum, code):
     arguments = ["-c", "config.json", "-d", "0,1", "--run_id", signum, "--set", "trainer.epochs=1000"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
