@@ -212,7 +212,7 @@ def training_batches(loader: Any, start: int, stop: int, seed: int) -> Iterator[
     length = len(loader)
     if length == 0:
         raise DataError("the training loader has no batches: fewer samples than a batch, with drop_last?")
-    for epoch in range(start // length + 1, -(-stop // length) + 1):
+    for epoch in range(start // length + 1, -(-stop // length) + (start < stop)):
         before = (epoch - 1) * length
         first, last = max(start - before, 0), min(stop - before, length)
         came = first

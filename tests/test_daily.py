@@ -127,6 +127,12 @@ def test_what_differs_between_runs(trained):
     printed = run(trained, "tools/runs.py", trained, "--diff", "a", "c")
     assert "seed" not in printed and re.search(r"lr_scheduler.type +— +StepLR", printed)
     config.write_text(content)
+    write_json({key: value for key, value in json.loads(content).items() if key != "loss"}, config)
+    run(trained, "tools/runs.py", trained, "--diff", "a", "empty", "b", "--csv", trained / "differences.csv")
+    with open(trained / "differences.csv", newline="") as file:
+        found = {row[0]: row[1:] for row in csv.reader(file)}
+    assert found["loss"] == ["null", "—", "nll_loss"] and found["seed"] == ["123", "—", "7"] and "" not in found
+    config.write_text(content)
     run(trained, "tools/runs.py", trained, "--diff", "a", code=2)
     run(trained, "tools/runs.py", trained, "--diff", "a", "nothing", code=2)
     run(trained, "tools/runs.py", "a" * 5000, code=2)
@@ -282,29 +288,6 @@ def test_points_are_drawn_within_their_ranges(tmp_path):
         assert distribution._contains(distribution.to_internal_repr(value))
 
 
-def test_a_sweep_of_mistakes_ends_early(tmp_path):
-    pytest.importorskip("optuna")
-    from tools import sweep as tool
-    from tools.sweeping.point import Outcome
-    from utils.errors import ConfigError
-
-    def made(name, codes):
-        file = sweep_file(tmp_path, space={"seed": list(range(len(codes)))})
-        found, left = tool.Sweep(file, name, None, tmp_path / "sweeps"), list(codes)
-        found._try = lambda trial, environment: found._told(trial, {}, Outcome("failed", None, "no", left.pop(0)))
-        return found, left
-
-    mistaken, left = made("mistaken", [2] * 6)
-    with pytest.raises(ConfigError, match="all of the first 3 points have failed, the last with: no"):
-        mistaken.work({})
-    assert len(left) == 3
-    unlucky, left = made("unlucky", [2, 2, 1, 2, 2])
-    unlucky.work({})
-    assert not left
-    with pytest.raises(ConfigError, match="--name 'a/b'"):
-        made("a/b", [1])
-
-
 def test_points_that_have_failed_are_tried_again(tmp_path):
     pytest.importorskip("optuna")
     file = sweep_file(tmp_path, space={"optimizer.args.lr": [-1, -2]}, method="tpe", points=2)
@@ -383,6 +366,16 @@ class Stateful(torch.nn.Linear):
         pass
 
 
+class Spread(torch.nn.Linear):
+    """Gives NaN for a sample alone."""
+
+    def __init__(self):
+        super().__init__(3, 2)
+
+    def forward(self, x):
+        return super().forward(x) / (x.std(0).mean() + 1)
+
+
 class Untraceable(torch.nn.Module):
     """Does what no graph can hold."""
 
@@ -401,6 +394,9 @@ def test_what_cannot_be_exported_is_refused_with_the_reason(tmp_path):
             export._compared(write, Untraceable(), tmp_path / file, call)
     with pytest.raises(export.Refused, match="_extra_state is none"):
         export.safetensors(Stateful(), tmp_path / "model.safetensors", call, None)
+    with export.quiet():
+        worst, least = export._compared(export.safetensors, Spread(), tmp_path / "model.safetensors", call)
+    assert worst == 0 and least == 3
     model = torch.nn.Linear(3, 2)
     for n in (1, 2, 9):  # whatever the loader's batches are
         for name in ("program", "onnx"):
@@ -454,6 +450,7 @@ def test_chances_are_those_of_scores_and_of_probabilities():
             == classes_of(SimpleNamespace(classes=classes))
             == ["a", "b"]
         )
+    assert classes_of(SimpleNamespace(classes={1: "a", 2: "b"})) == ["0", "a", "b"]
     assert classes_of(SimpleNamespace(classes=10), 2) == ["0", "1"] and classes_of(SimpleNamespace(classes=None)) == []
     expected = torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64)
     for scores in (expected, expected.log(), expected.log() + 5):
@@ -761,6 +758,19 @@ def test_results_of_another_checkpoint_are_not_shown(trained, tmp_path):
     assert "test_accuracy" not in run(tmp_path, "tools/runs.py", tmp_path)
 
 
+@pytest.mark.parametrize(
+    "state, step, rows, done",
+    [("failed", 0, 0, 0), ("stopped", 3, 0, 0), ("running", 0, 0, 0), ("stopped", 3, 2, 2), ("finished", 0, 0, 3)],
+)
+def test_epochs_that_are_done(state, step, rows, done):
+    from tools.history.records import Record, _done
+
+    history = pd.DataFrame({"epoch": [*range(1, rows + 1)]})
+    epoch = 3 if state == "finished" else rows + 1
+    assert _done(Record(Path(), "a", history=history), {"state": state, "epoch": epoch, "step": step}) == done
+    assert _done(Record(Path(), "a", history=pd.DataFrame({"epoch": ["x"]})), {"state": "finished", "epoch": 2}) == 2
+
+
 def test_two_runs_of_one_name_differ(trained, tmp_path):
     for place, name in (("one", "a"), ("two", "b")):
         target = tmp_path / place / "project" / "saved" / "models" / "Digits_LeNet" / "same"
@@ -832,7 +842,7 @@ def test_a_config_that_is_edited_under_way_changes_no_point(tmp_path, monkeypatc
     made = tool.Sweep(sweep_file(tmp_path, config=str(config)), None, None, tmp_path / "sweeps")
     config.write_text(config.read_text().replace("0.002", "0.9"))
     assert read_json(made.config)["optimizer"]["args"]["lr"] == 0.002
-    assert made.config == tmp_path / "sweeps" / "try" / "config.json"
+    assert made.config == tmp_path / "sweeps" / "try" / ".config.json"
 
 
 def test_a_sweep_is_of_one_config(tmp_path):

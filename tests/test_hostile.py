@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, StackDataset
 
 from base import BaseDataLoader
+from base.base_data_loader import training_batches
 from config.source import parse_json
 from utils import checkpoint, run_folder
 from utils.errors import CheckpointError, ConfigError, DataError, StorageError, described, told
@@ -122,6 +123,10 @@ def test_data_that_is_shorter_than_it_says_is_told(tmp_path, capfd):
         def __init__(self, *args, **options):
             super().__init__(*args, **{**options, "data_loader": DataLoader(Counted(self.samples, 40), 8)})
 
+    # Where a run stands at the end of an epoch inside a pass, nothing is read.
+    unread = DataLoader(Counted(18, 40), 8)
+    unread.dataset.n = None
+    assert not list(training_batches(unread, 3, 3, 1))
     settings = tiny.settings(tmp_path, trainer__epochs=1, trainer__len_epoch=5)
     with pytest.raises(DataError, match="pass 1 gave 0 of the 5 batches"):
         tiny.train(settings, trainer_class=type("Empty", (Own,), {"samples": 0}))

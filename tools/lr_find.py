@@ -127,8 +127,8 @@ def main() -> None:
     trainer = build(config)
     config.launch.checking, trainer.save_step, trainer.writers._writers = False, None, []
     with trainer.stop:
-        trainer.restore()
         of, key = searched(trainer)
+        trainer.restore()
         points = list(tested(trainer, args.low, args.high, args.steps, of))
     if len(points) < 5:
         raise ConfigError(f"the loss runs away at once: try a smaller --low than {args.low:g}")

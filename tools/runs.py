@@ -117,7 +117,8 @@ def _named(records: list["Record"], name: str) -> "Record":
 def _value(record: "Record", name: str) -> Any:
     """What a column, or a key of the config, is for a run; None if it has none."""
     if name == "epochs":
-        return _number(record.row.get(name, "").partition("/")[0])
+        done = str(record.row.get(name, "")).partition("/")[0]
+        return int(done) if done.isdecimal() else None
     if name not in record.row and any(key.startswith(f"{name}.") for key in record.config):
         name = f"{name}.type"  # of a component
     value = record.row.get(name, record.config.get(name, defaults().get(name)))

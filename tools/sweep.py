@@ -66,7 +66,7 @@ class Sweep:
             raise ConfigError(str(error).replace("--run_id", "--name")) from None
         self.folder, self.apart = save_dir / self.name, storage is not None
         #: A copy, so that all points are of one config.
-        self.config = self.folder.resolve() / "config.json"
+        self.config = self.folder.resolve() / ".config.json"
         ensure_dir(self.folder)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with self.locked("sweep"):
@@ -77,7 +77,9 @@ class Sweep:
                 self._list_points()
             write_json(values, self.config)
             trials = self.study.get_trials(deepcopy=False)
-            tried_again = {trial.user_attrs.get("retry_of") for trial in trials}
+            # A try that a kill has left before it began is none.
+            begun = [trial for trial in trials if trial.state != TrialState.FAIL or trial.params]
+            tried_again = {trial.user_attrs.get("retry_of") for trial in begun}
             for trial in trials if retry else ():
                 if trial.state == TrialState.FAIL and trial.params and trial.number not in tried_again:
                     self.study.enqueue_trial(trial.params, {"retry_of": trial.number})
@@ -182,14 +184,6 @@ class Sweep:
                         return
                     held.enter_context(self.locked(f"point-{trial.number:04}"))
                 self._try(trial, environment)
-                self._check_first()
-
-    def _check_first(self) -> None:
-        """Leave a sweep whose first points have all failed of a mistake in it, such as a key that nothing takes."""
-        ended = [trial for trial in self.study.get_trials(deepcopy=False) if trial.state.is_finished() and trial.params]
-        if len(ended) >= 3 and all(trial.user_attrs.get("exit_code") == 2 for trial in ended):
-            error = ended[-1].user_attrs.get("error", "")
-            raise ConfigError(f"all of the first {len(ended)} points have failed, the last with: {error}")
 
     def _try(self, trial: "FrozenTrial", environment: dict[str, str]) -> None:
         point = {key: decoded(value) for key, value in trial.params.items()}
@@ -210,7 +204,6 @@ class Sweep:
         storage, state = self.study._storage, {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
         if outcome.message:
             storage.set_trial_user_attr(trial._trial_id, "error", outcome.message)
-            storage.set_trial_user_attr(trial._trial_id, "exit_code", outcome.code)
         value = outcome.value if outcome.state == "complete" else None
         self.study.tell(trial.number, value, state=state.get(outcome.state, TrialState.FAIL))
         what = ", ".join(f"{key.split('.')[-1]} {value}" for key, value in point.items())

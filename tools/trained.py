@@ -75,7 +75,7 @@ def classes_of(loader: Any, count: int | None = None) -> list[str]:
     found = getattr(loader, "classes", None) or getattr(dataset_of(loader), "classes", None)
     if isinstance(found, dict):  # of names to numbers, or of numbers to names
         by_number = {pair[isinstance(pair[0], str)]: pair[not isinstance(pair[0], str)] for pair in found.items()}
-        found = [by_number[k] for k in range(len(by_number)) if k in by_number]
+        found = [by_number.get(k, k) for k in range(max(map(int, by_number), default=0) + 1)]
     names = [str(name) for name in found] if isinstance(found, list | tuple) else []
     return names if count in (None, len(names)) else [str(i) for i in range(count or 0)]
 

@@ -194,7 +194,8 @@ def main() -> None:
     if not {"-c", "--config", "-r", "--resume"} & {word.partition("=")[0] for word in words}:
         raise ConfigError("say what to tune: -c CONFIG")
     for signum in (signal.SIGTERM, signal.SIGHUP):  # the measuring process and its folder are not left behind
-        signal.signal(signum, lambda number, _frame: sys.exit(128 + number))
+        if signal.getsignal(signum) is not signal.SIG_IGN:  # as by nohup
+            signal.signal(signum, lambda number, _frame: sys.exit(128 + number))
     tuner = Tuner(words, args.seconds, args.runs)
     best = tuned(tuner, lambda line: print(printable(line), flush=True))
     again = tuner.figure({})

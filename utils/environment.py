@@ -66,7 +66,7 @@ def keep_changes(folder: Path) -> None:
 
 def _git(*words: str) -> bytes:
     # A hook's variables may be of another repository.
-    options: Any = {"env": {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}}
+    options: Any = {"env": {k: v for k, v in os.environ.items() if k[:4] != "GIT_" or "CONFIG" in k}}
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         return subprocess.run([*_GIT, *words], cwd=ROOT, capture_output=True, check=True, timeout=10, **options).stdout
     return b""

@@ -115,7 +115,7 @@ def read_run(folder: Path, full_name: bool = False) -> Record:
 
 def _fill(record: Record) -> None:
     config = _json(record, "config.json", dict)
-    record.config = {scalar(dotted(path)): value for path, value in leaves(config) if path != ("$schema",)}
+    record.config = {scalar(dotted(path)): value for path, value in leaves(config) if path not in ((), ("$schema",))}
     entries = _json(record, "environment.json", list | dict, needed=False)
     entry = entries[-1] if isinstance(entries, list) and entries else entries
     record.environment = entry if isinstance(entry, dict) else {}
@@ -123,7 +123,10 @@ def _fill(record: Record) -> None:
     file = record.log_dir / "metrics.csv"
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # rows that are longer than the first, of which pandas would make an index
+            warnings.simplefilter("ignore")
+            warnings.simplefilter(
+                "error", pd.errors.ParserWarning
+            )  # rows that are longer than the first, of which pandas would make an index
             record.history = pd.read_csv(file, index_col=False) if file.is_file() else pd.DataFrame()
     except (OSError, ValueError, Warning) as error:
         record.problem = record.problem or f"metrics.csv: {type(error).__name__}"
@@ -167,11 +170,13 @@ def _row(record: Record, config: dict[str, Any], status: dict[str, Any]) -> dict
 def _done(record: Record, status: dict[str, Any]) -> Any:
     """How many epochs have come to their end."""
     if len(record.history) and "epoch" in record.history:
-        return int(pd.to_numeric(record.history["epoch"]).max())
+        done = pd.to_numeric(record.history["epoch"], errors="coerce").max()
+        if abs(done) < math.inf:
+            return int(done)
     if status.get("state") == "running":
         return 0
     epoch = status.get("epoch", "?")
-    return epoch - 1 if isinstance(epoch, int) and status.get("step") else epoch
+    return epoch - 1 if isinstance(epoch, int) and status.get("state") != "finished" else epoch
 
 
 def _best(record: Record, status: dict[str, Any]) -> dict[str, Any]:
@@ -210,7 +215,8 @@ def is_current(folder: Path, result: dict[str, Any]) -> bool:
 def defaults() -> dict[str, Any]:
     """What the keys that a config leaves out stand for."""
     fields = {"": Config.model_fields, "trainer.": TrainerSettings.model_fields}
-    return {f"{prefix}{name}": each.default for prefix, all_ in fields.items() for name, each in all_.items()}
+    every = {f"{prefix}{name}": each for prefix, all_ in fields.items() for name, each in all_.items()}
+    return {name: each.default for name, each in every.items() if not each.is_required()}
 
 
 def number(value: float) -> str:
@@ -247,9 +253,11 @@ def differences(records: list[Record]) -> pd.DataFrame:
             f"({scalar(key)})": value for key, value in record.environment.items() if key not in ("command", "host")
         }
         columns[name] = {key: _worded(value) for key, value in {**record.config, **around}.items()}
-    table = pd.DataFrame(columns)
-    for key in table.index.intersection(list(defaults())):
-        table.loc[key] = table.loc[key].fillna(_worded(defaults()[key]))
+    table = pd.DataFrame(columns, dtype=object)
+    for name, record in zip(columns, records, strict=True):  # what a config leaves out has a value, too
+        for key in table.index.intersection(list(defaults())) if record.config else ():
+            if key not in record.config and not any(other.startswith(f"{key}.") for other in record.config):
+                table.loc[key, name] = _worded(defaults()[key])
     table = table.fillna("—").rename_axis("key")
     return table[table.nunique(axis=1) > 1]
 

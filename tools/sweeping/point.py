@@ -23,12 +23,11 @@ _EVERY = 0.2
 
 
 class Outcome(NamedTuple):
-    """How a point ended: "complete", "pruned" or "failed", its best value, why it failed, and train.py's exit code."""
+    """How a point ended: "complete", "pruned" or "failed", its best value, and why it failed."""
 
     state: str
     value: float | None
     message: str = ""
-    code: int = 0
 
 
 def run_point(
@@ -84,7 +83,7 @@ def run_point(
         why = f"exit code {code}" if code > 0 else f"killed by signal {-code}"
         why = why if code else f"{monitor.split()[1]} was never finite"
         why = lines[-1].removeprefix("error: ") if lines else why
-        return Outcome("failed", best, why, code)
+        return Outcome("failed", best, why)
     printed.unlink()
     return Outcome("complete", best)
 
@@ -104,10 +103,10 @@ def values(file: Path, name: str) -> list[tuple[int, float]]:
 
 def _wait_for(folder: Path) -> None:
     """Until no process of an earlier try, which is being stopped, owns the run."""
-    told = ""
+    told, owner = "", "another process"
     while True:
         try:
-            with open(folder / ".lock", "r+") as file:
+            with open(folder / ".lock", "r+", errors="replace") as file:
                 owner = file.read(200).strip()
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
