@@ -13,15 +13,16 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from config.factory import Factory
-from config.launch import Launch, add_options, read_command
-from config.schema import Checked, check, own_keys
-from config.source import Source, dotted, leaves, read_source, to_plain
 from logger.logger import setup_console
-from utils import distributed, run_folder
-from utils.errors import catch_user_errors
-from utils.files import ROOT, ensure_dir
-from utils.run import Run
+from machinery import distributed
+from machinery.checkpoints import run_folder
+from machinery.checkpoints.run import Run
+from machinery.config.factory import Factory
+from machinery.config.schema import Checked, check, own_keys
+from machinery.config.source import Source, dotted, leaves, read_source, to_plain
+from machinery.errors import catch_user_errors
+from machinery.files import ROOT, ensure_dir
+from machinery.launch import Launch, add_options, read_command
 
 
 class CustomArgs(NamedTuple):

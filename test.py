@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from machinery import distributed
+from machinery.errors import ConfigError, StorageError
+from machinery.files import read_json, write_json
 from parse_config import ConfigParser, CustomArgs
-from utils import distributed
-from utils.errors import ConfigError, StorageError
-from utils.files import read_json, write_json
 
 
 def main(config: ConfigParser, split: str) -> None:

@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from config.launch import read_run
+from machinery.launch import read_run
 from parse_config import ConfigParser, CustomArgs
 
 if TYPE_CHECKING:
@@ -40,9 +40,9 @@ def build(config: ConfigParser, training: bool = True) -> "Trainer":
     import model.model as module_arch
     import model.optim as module_optim
     import trainer.trainer as module_trainer
-    from config.components import find
-    from config.factory import init_optimizer, init_scheduler
-    from config.source import LOADERS
+    from machinery.config.components import find
+    from machinery.config.factory import init_optimizer, init_scheduler
+    from machinery.config.source import LOADERS
     from utils import prepare_device
 
     kind = find((module_trainer,), "trainer.type", config.settings.trainer.type, config.source, ("trainer", "type"))

@@ -16,10 +16,11 @@ from torch.utils.data import (
     default_collate as torch_default_collate,
 )
 
-from base.data_order import PassOrder, SeededFetcher, Split, handed_out, replayed
-from utils import distributed, seeding
-from utils.errors import ConfigError, DataError
-from utils.stopping import shielded, start_worker
+from machinery import distributed
+from machinery.errors import ConfigError, DataError
+from machinery.order import seeding
+from machinery.order.batches import PassOrder, SeededFetcher, Split, handed_out, replayed
+from machinery.stopping import shielded, start_worker
 
 _logger = logging.getLogger("data_loader")
 _OF_WORKERS = ("prefetch_factor", "persistent_workers", "multiprocessing_context", "timeout")

@@ -13,19 +13,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from base import restoring
 from base.base_data_loader import BaseDataLoader
-from base.checkpointing import Checkpoints, content_of, take_over
-from base.checks import check_overrides, numbers_of
-from base.data_order import fingerprint
-from base.monitor import Monitor, check_finite
-from base.parts import bring, connect, held_by, networks
 from logger.logger import setup_logging
 from logger.visualization import EpochTable, MetricsFile, TensorboardWriter, Writers
-from utils import checkpoint, distributed, environment, seeding
-from utils.errors import CheckpointError, ConfigError, NonFiniteError, UserError
-from utils.runtime import first_tensor, unwrap
-from utils.stopping import StopRequest
+from machinery import distributed
+from machinery.checkpoints import environment, file as checkpoint, restoring
+from machinery.checkpoints.parts import held_by, networks
+from machinery.checkpoints.saving import Checkpoints, content_of, take_over
+from machinery.checks.settings import check_overrides, numbers_of
+from machinery.errors import CheckpointError, ConfigError, NonFiniteError, UserError
+from machinery.order import seeding
+from machinery.order.batches import fingerprint
+from machinery.stopping import StopRequest
+from machinery.update.monitor import Monitor, check_finite
+from machinery.update.networks import bring, connect
+from machinery.update.runtime import first_tensor, unwrap
 
 if TYPE_CHECKING:
     from parse_config import ConfigParser

@@ -11,9 +11,7 @@ import torch.nn.functional as F
 from torch.utils.data import Dataset
 
 from base import BaseDataLoader
-from utils.errors import DataError
-from utils.files import ROOT
-from utils.seeding import uniform_rows
+from utils import ROOT, DataError, uniform_rows
 
 #: Mean and standard deviation of MNIST's pixels, of 0..1.
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081

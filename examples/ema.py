@@ -7,7 +7,7 @@ from typing import Any
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from trainer import Trainer
-from utils.runtime import unwrap
+from utils import unwrap
 
 
 class EMATrainer(Trainer):

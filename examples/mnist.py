@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from data_loader.data_loaders import DigitsDataLoader
-from utils.errors import DataError
+from utils import DataError
 
 
 class MnistDataLoader(DigitsDataLoader):

@@ -17,8 +17,7 @@ from typing import Any
 
 from logger.visualization import Writer
 from parse_config import ConfigParser
-from utils.errors import Stopped
-from utils.files import ROOT, replacing
+from utils import ROOT, Stopped, replacing
 
 
 class MLflow(Writer):

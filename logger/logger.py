@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from utils import distributed
-from utils.errors import printable
-from utils.files import ROOT, read_json
+from machinery import distributed
+from machinery.errors import printable
+from machinery.files import ROOT, read_json
 
 CONFIG = ROOT / "logger" / "logger_config.json"
 #: Records of before there was a folder; they go to info.log first.

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from utils import distributed
-from utils.errors import StorageError, told
-from utils.files import replacing
+from machinery import distributed
+from machinery.errors import StorageError, told
+from machinery.files import replacing
 
 _KINDS = r"scalars?|images?|audio|text|histogram(_raw)?|pr_curve|embedding|figure|video|mesh|graph"
 

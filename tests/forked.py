@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-from utils.errors import _hook
+from machinery.errors import _hook
 
 # The first backward of a process looks how many devices there are, starts threads for them, and no fork of it can call
 # backward any more. Once fake tensors have been made (by torch.export), it finds one without a GPU; now it finds none.

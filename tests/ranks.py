@@ -11,7 +11,7 @@ import forked
 import torch
 import torch.distributed as dist
 
-from utils import distributed, stopping
+from machinery import distributed, stopping
 
 #: Seconds that they wait for each other: a hang is an error, soon.
 TIMEOUT = 60

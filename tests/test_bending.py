@@ -8,7 +8,7 @@ from bending.dicts import DictTrainer, dict_accuracy, dict_loss
 from bending.gan import GANTrainer, Generator, spread
 from test_resume import Interrupted, newest
 
-from utils.errors import Stopped
+from machinery.errors import Stopped
 
 
 def gan(folder, **kwargs):

@@ -14,8 +14,8 @@ import pytest
 import tiny
 import torch
 
-from utils import checkpoint, run_folder
-from utils.errors import CheckpointError, StorageError
+from machinery.checkpoints import file as checkpoint, run_folder
+from machinery.errors import CheckpointError, StorageError
 
 STATE = {
     "format_version": 1,

@@ -10,7 +10,7 @@ import pytest
 import torchvision.datasets  # noqa: F401
 from projects import ROOT, command, copy_template, quick
 
-from utils import checkpoint
+from machinery.checkpoints import file as checkpoint
 
 SHORT = ["--set", "trainer.epochs=2", "--set", "trainer.len_epoch=6", "--bs", "32"]
 
@@ -192,7 +192,7 @@ def test_r_auto_finds_the_newest_unfinished_run(trained):
     # In use by another process: passed over.
     (second / "checkpoint-epoch2.pth").unlink()
     script = (
-        "import sys, subprocess; from pathlib import Path; from utils.run_folder import own; "
+        "import sys, subprocess; from pathlib import Path; from machinery.checkpoints.run_folder import own; "
         "lock = own(Path(sys.argv[1])); sys.exit(subprocess.call([sys.executable, *sys.argv[2:]]))"
     )
     fourth = command(folder, "-c", script, second, *auto)
@@ -266,7 +266,7 @@ def test_json_and_type_errors_load_no_torch(trained, text):
     script = (
         "import sys, train; sys.argv = ['train.py', '-c', 'bad.json']\n"
         "try: train.command()\n"
-        "except sys.modules['utils.errors'].UserError: print([m for m in ('torch', 'numpy') if m in sys.modules])"
+        "except sys.modules['machinery.errors'].UserError: print([m for m in ('torch', 'numpy') if m in sys.modules])"
     )
     assert command(folder, "-c", script).stdout.strip() == "[]"
 

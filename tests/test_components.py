@@ -10,10 +10,10 @@ import torch
 from projects import ROOT
 
 from base import BaseModel
-from config.factory import init_optimizer, init_scheduler
 from examples.lbfgs.trainer import LBFGSTrainer
+from machinery.config.factory import init_optimizer, init_scheduler
+from machinery.errors import ConfigError
 from parse_config import ConfigParser
-from utils.errors import ConfigError
 
 OPTIMIZERS = sorted(
     name
@@ -339,7 +339,7 @@ def test_the_bundled_configs_pass_their_own_checks():
     import model.loss as module_loss
     import model.metric as module_metric
     import model.model as module_arch
-    from config.source import read_source
+    from machinery.config.source import read_source
 
     ConfigParser(read_source(ROOT / "config.json")).check(
         data_loader=module_data, arch=module_arch, loss=module_loss, metrics=module_metric, optimizer=torch.optim

@@ -9,10 +9,10 @@ import tiny
 import torch
 from projects import ROOT
 
-from config.components import find
-from config.source import Source, leaves, parse_json, read_source
+from machinery.config.components import find
+from machinery.config.source import Source, leaves, parse_json, read_source
+from machinery.errors import ConfigError
 from parse_config import ConfigParser
-from utils.errors import ConfigError
 
 CONFIG = json.loads((ROOT / "config.json").read_text())
 
@@ -196,7 +196,7 @@ def test_components_are_found_by_their_public_names(tmp_path):
     for bad in (
         "os.system",
         "nn.Linear",
-        "utils.files.write_json",
+        "machinery.files.write_json",
         "tools.migrate.main",
         "..model.X",
         "model.X",

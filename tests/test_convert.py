@@ -14,9 +14,9 @@ import torch.utils.tensorboard  # for all that is forked
 import torchvision.datasets  # noqa: F401
 from projects import ROOT, SHARED, copy_template, quick
 
+from machinery.checkpoints import file as checkpoint
+from machinery.errors import CheckpointError
 from tools.convert_checkpoint import convert, read_inert
-from utils import checkpoint
-from utils.errors import CheckpointError
 
 CLASSIC = ROOT / "tests" / "classic_project"
 

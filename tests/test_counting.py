@@ -9,7 +9,7 @@ import torch
 from test_resume import interrupted
 from torch import nn
 
-from utils.metrics import MetricTracker
+from machinery.update.metrics import MetricTracker
 
 
 class Metric:

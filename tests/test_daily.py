@@ -21,8 +21,8 @@ from PIL import Image
 from projects import ROOT
 from scripts import run, script
 
-from utils import checkpoint
-from utils.files import read_json, write_json
+from machinery.checkpoints import file as checkpoint
+from machinery.files import read_json, write_json
 
 pd = pytest.importorskip("pandas")
 pytest.importorskip("matplotlib")
@@ -257,8 +257,8 @@ def test_a_sweep_goes_on_after_a_failing_point_and_a_kill(tmp_path):
 )
 def test_mistakes_in_a_sweep_are_told_before_anything_runs(tmp_path, more, told):
     pytest.importorskip("optuna")
+    from machinery.errors import ConfigError
     from tools.sweeping.spec import read_spec
-    from utils.errors import ConfigError
 
     with pytest.raises(ConfigError, match=re.escape(told)):
         read_spec(sweep_file(tmp_path, **more))

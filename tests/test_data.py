@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler, 
 from base import BaseDataLoader
 from data_loader.data_loaders import DigitsDataLoader
 from examples.mnist import MnistDataLoader
-from utils import seeding
-from utils.errors import ConfigError, DataError
+from machinery.errors import ConfigError, DataError
+from machinery.order import seeding
 
 
 def batches(loader):

@@ -6,8 +6,8 @@ import torch
 
 from base import BaseDataLoader
 from data_loader.data_loaders import DigitsDataLoader, InMemoryImages
-from utils import seeding
-from utils.errors import DataError
+from machinery.errors import DataError
+from machinery.order import seeding
 
 META = torch.device("meta")
 

@@ -17,12 +17,12 @@ from test_bending import gan
 from test_gpu_path import run
 from test_resume import interrupted
 
-from config.factory import init_optimizer, init_scheduler
+from machinery.checkpoints.run_folder import own
+from machinery.config.factory import init_optimizer, init_scheduler
+from machinery.errors import CheckpointError, ConfigError, Stopped
+from machinery.files import read_json
+from machinery.update.runtime import Runtime
 from parse_config import ConfigParser
-from utils.errors import CheckpointError, ConfigError, Stopped
-from utils.files import read_json
-from utils.run_folder import own
-from utils.runtime import Runtime
 
 OPTIM = '''
 import torch

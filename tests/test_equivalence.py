@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 
-from utils.seeding import seed_everything
+from machinery.order.seeding import seed_everything
 
 
 @pytest.mark.parametrize("threads", [1, 2])

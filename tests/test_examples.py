@@ -20,8 +20,9 @@ import torchvision.datasets  # noqa: F401 - for all that is forked
 from projects import ROOT
 from scripts import run, script
 
-from utils import checkpoint, distributed, run_folder
-from utils.files import read_json
+from machinery import distributed
+from machinery.checkpoints import file as checkpoint, run_folder
+from machinery.files import read_json
 
 NAMES = sorted(path.parent.name for path in (ROOT / "examples").glob("*/config.json"))
 #: What makes them short.
@@ -183,7 +184,7 @@ COLUMNS = ["area", "rooms", "year", "floor", "quarter_centre", "quarter_north", 
 
 def test_columns_go_by_their_names(tmp_path):
     from examples.tabular.data import TableLoader, make_rents
-    from utils.errors import ConfigError, DataError
+    from machinery.errors import ConfigError, DataError
 
     make_rents(tmp_path / "rents.csv", 50)
     table = pd.read_csv(tmp_path / "rents.csv")
@@ -218,7 +219,7 @@ def test_the_normalisation_knows_the_training_rows_alone(tmp_path):
 
 def test_weights_of_a_file_fit_all_but_the_head(tmp_path):
     from examples.backbone_classifier.model import Backbone
-    from utils.errors import CheckpointError, ConfigError
+    from machinery.errors import CheckpointError, ConfigError
 
     source, files = Backbone("squeezenet1_1", 5), [tmp_path / "weights.pth", tmp_path / "checkpoint.pth"]
     torch.save(source.net.state_dict(), files[0])

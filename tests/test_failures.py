@@ -11,10 +11,10 @@ import tiny
 import torch
 from test_together import Exact, settings
 
+from machinery import distributed
+from machinery.errors import ConfigError, DataError
+from machinery.files import read_json
 from trainer import Trainer
-from utils import distributed
-from utils.errors import ConfigError, DataError
-from utils.files import read_json
 
 
 def train_and_fail(config, how, rank, step):
@@ -113,7 +113,7 @@ class Counting:
 def save_fails(config):
     """A disk that is full for the main process is an error of all."""
     if distributed.RANK == 0:
-        from utils import checkpoint
+        from machinery.checkpoints import file as checkpoint
 
         def full(*_):
             raise OSError(28, "No space left on device")

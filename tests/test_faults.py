@@ -13,9 +13,9 @@ import tiny
 import torch
 
 from logger.logger import setup_console
-from utils import checkpoint, environment, run_folder
-from utils.errors import CheckpointError, ConfigError, DataError, NonFiniteError, StorageError
-from utils.runtime import prepare_device
+from machinery.checkpoints import environment, file as checkpoint, run_folder
+from machinery.errors import CheckpointError, ConfigError, DataError, NonFiniteError, StorageError
+from machinery.update.runtime import prepare_device
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -342,7 +342,7 @@ def test_weights_that_are_not_finite_never_become_a_file(tmp_path, monkeypatch):
 
 
 def test_a_stop_is_no_exception_that_code_on_its_way_catches():
-    from utils.errors import Stopped
+    from machinery.errors import Stopped
 
     assert not issubclass(Stopped, Exception)
 

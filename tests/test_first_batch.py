@@ -11,7 +11,7 @@ import torchvision.datasets  # noqa: F401
 from projects import copy_template, quick
 from torch import nn
 
-from utils.errors import ConfigError
+from machinery.errors import ConfigError
 
 #: What a user writes into the file of a project, and what is told: (file, before, after, told).
 MISTAKES = {
@@ -99,10 +99,10 @@ def test_a_mistake_at_the_first_batch_is_told_in_six_lines(project, mistake):
 
 
 def test_a_bug_of_the_template_s_own_keeps_its_traceback(project):
-    right = (project / "base/monitor.py").read_text()
-    (project / "base/monitor.py").write_text(right.replace("if not self.on:", "if not self.of:"))
+    right = (project / "machinery/update/monitor.py").read_text()
+    (project / "machinery/update/monitor.py").write_text(right.replace("if not self.on:", "if not self.of:"))
     result = quick(project, "train.py", "-c", "config.json", "--check")
-    (project / "base/monitor.py").write_text(right)
+    (project / "machinery/update/monitor.py").write_text(right)
     assert result.returncode == 1 and "Traceback" in result.stderr and "AttributeError" in result.stderr
 
 
@@ -121,7 +121,7 @@ class OfTokens(tiny.Trainer):
 
 
 def test_batches_of_a_class_of_their_own(tmp_path):
-    from utils.runtime import first_tensor, to_device
+    from machinery.update.runtime import first_tensor, to_device
 
     loader = [Tokens(x=torch.randn(8, 6), y=torch.arange(8) % 3) for _ in range(5)]
     config = tiny.settings(tmp_path, trainer__epochs=1, trainer__monitor="off", lr_scheduler=None)
@@ -232,7 +232,7 @@ def test_a_loss_of_one_number_is_all_that_is_taken(tmp_path, monkeypatch):
 @pytest.mark.parametrize("scale", [1.0, 1e5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_shapes_that_are_broadcast_are_seen_whatever_the_numbers_are(caplog, output, scale, dtype):
-    from base.checks import warn_of_loss
+    from machinery.checks.settings import warn_of_loss
 
     target = scale * torch.randn(64, generator=torch.Generator().manual_seed(2))
     warn_of_loss(lambda o, t: ((o - t) ** 2).mean(), output.to(dtype), target)

@@ -9,20 +9,22 @@ import tiny
 import torch
 from torch import nn
 
-import utils.progress
-from base.layer_table import layer_table, watch
+import logger.progress
 from logger.logger import ConsoleHandler
+from logger.progress import Progress
+from machinery.checkpoints import environment
+from machinery.checks.layer_table import layer_table, watch
+from machinery.errors import ConfigError
+from machinery.order import seeding
+from machinery.update.metrics import MetricTracker
 from parse_config import ConfigParser
-from utils import environment, prepare_device, seeding
-from utils.errors import ConfigError
-from utils.metrics import MetricTracker
-from utils.progress import Progress
+from utils import prepare_device
 
 
 class Clock:
     def __init__(self, monkeypatch):
         self.now = 100.0
-        monkeypatch.setattr(utils.progress.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(logger.progress.time, "monotonic", lambda: self.now)
 
 
 def test_a_long_epoch_says_how_far_it_is_every_half_minute(monkeypatch, caplog):

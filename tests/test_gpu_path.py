@@ -13,13 +13,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from data_loader.data_loaders import InMemoryImages
+from machinery.config.settings import TrainerSettings
+from machinery.order import seeding
+from machinery.update.metrics import MetricTracker
+from machinery.update.runtime import Runtime
 from model.loss import nll_loss
 from model.metric import accuracy, top_k_acc
 from model.model import MnistModel
-from utils import seeding
-from utils.metrics import MetricTracker
-from utils.runtime import Runtime
-from utils.settings import TrainerSettings
 
 #: What torch says when a value of device meta is read.
 READS = r"meta tensors|meta tensor; no data"
@@ -135,7 +135,7 @@ def test_what_a_step_costs_in_calls(tmp_path, monkeypatch):
     )
     trainer.writer.enabled = True
     monkeypatch.setattr(trainer.writer, "_write", lambda name, *args, **kwargs: writes.append(name))
-    monkeypatch.setattr("utils.seeding.seed_everything", counted(seeding.seed_everything, seeds))
+    monkeypatch.setattr("machinery.order.seeding.seed_everything", counted(seeding.seed_everything, seeds))
     trainer.log_step = 10
     trainer.train()
     batches, validation, windows, numbers = 21, 5, 3, 3

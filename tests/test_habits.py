@@ -12,9 +12,9 @@ from projects import ROOT, command
 from torch import nn
 
 from base import BaseTrainer
+from machinery.errors import ConfigError
 from parse_config import ConfigParser
 from utils import MetricTracker
-from utils.errors import ConfigError
 
 
 class OwnLoop(BaseTrainer):
@@ -230,7 +230,7 @@ from parse_config import ConfigParser
 from train import main
 trainer = main(ConfigParser({str(ROOT / "config.json")!r}, modification={{"trainer;epochs": 1, "trainer;len_epoch": 3,
     "trainer;save_dir": {str(tmp_path / "saved")!r}}}, run_id="one"))
-from utils import load_run
+from train import load_run
 import torch
 for path in (trainer.checkpoint_dir, trainer.checkpoint_dir / "checkpoint-epoch1.pth"):
     model, config = load_run(path)

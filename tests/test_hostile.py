@@ -13,12 +13,12 @@ from torch.utils.data import DataLoader, IterableDataset, StackDataset
 
 from base import BaseDataLoader
 from base.base_data_loader import training_batches
-from config.source import parse_json
-from utils import checkpoint, run_folder
-from utils.errors import CheckpointError, ConfigError, DataError, StorageError, described, told
-from utils.files import shown
-from utils.run import Run
-from utils.stopping import StopRequest
+from machinery.checkpoints import file as checkpoint, run_folder
+from machinery.checkpoints.run import Run
+from machinery.config.source import parse_json
+from machinery.errors import CheckpointError, ConfigError, DataError, StorageError, described, told
+from machinery.files import shown
+from machinery.stopping import StopRequest
 
 
 class StoppedInFetch(tiny.Trainer):
@@ -258,7 +258,7 @@ def test_configs_that_are_none_are_refused(tmp_path, config):
 
 @pytest.mark.parametrize("value", ["results/../evil", "results/new", "/nobody/is/here", "/a\0b"])
 def test_links_lead_out_of_the_project_too(tmp_path, monkeypatch, value):
-    from config import launch
+    from machinery import launch
 
     (tmp_path / "project").mkdir()
     (tmp_path / "disk").mkdir()
@@ -307,7 +307,7 @@ def test_places_in_long_configs_are_found_at_once():
 
 
 def test_deep_json_stops_nobody(tmp_path):
-    from utils.files import read_json
+    from machinery.files import read_json
 
     (tmp_path / "status.json").write_text("[" * 100_000)
     with pytest.raises(ValueError, match="nested too deeply"):

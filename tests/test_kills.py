@@ -9,7 +9,8 @@ import pytest
 import ranks
 import tiny
 
-from utils import checkpoint, distributed, run_folder
+from machinery import distributed
+from machinery.checkpoints import file as checkpoint, run_folder
 
 KINDS = [
     {},

@@ -7,11 +7,11 @@ import re
 import pytest
 import torch
 
-from base.monitor import Monitor
 from logger.visualization import EpochTable, MetricsFile, TensorboardWriter, Writers
+from machinery.errors import ConfigError
+from machinery.update.monitor import Monitor
 from model.metric import accuracy, top_k_acc
 from utils import MetricTracker
-from utils.errors import ConfigError
 
 
 def test_averages_are_over_samples():

@@ -14,6 +14,8 @@ import torch
 from projects import ROOT, SHARED, command, copy_template
 from test_convert import write_classic
 
+from machinery.checkpoints import file as checkpoint
+from machinery.errors import CheckpointError, ConfigError
 from parse_config import ConfigParser
 from tools import migrate
 from tools.convert_checkpoint import convert, read_inert
@@ -22,8 +24,6 @@ from tools.migration.configs import in_configs
 from tools.migration.findings import in_code
 from tools.migration.project import Project
 from tools.migration.trainers import TAKEN
-from utils import checkpoint
-from utils.errors import CheckpointError, ConfigError
 
 CLASSIC = ROOT / "tests" / "classic_project"
 CONFIG = json.loads((CLASSIC / "config.json").read_text())
@@ -299,9 +299,7 @@ def test_imports_of_what_is_no_more(tmp_path, monkeypatch):
     for line in lines:
         with pytest.raises(ImportError):
             exec(line, {})
-    there = (
-        "from base import *\nfrom utils import ensure_dir, read_json, write_json, inf_loop, prepare_device, load_run\n"
-    )
+    there = "from base import *\nfrom utils import ensure_dir, read_json, write_json, inf_loop, prepare_device\n"
     there += (
         "from logger import TensorboardWriter, setup_logging, visualization\nimport numpy as np\nimport utils.util\n"
     )
@@ -510,7 +508,7 @@ def test_a_worn_project_trains_when_it_is_changed_as_told(tmp_path):
     met = "No module named 'pandas'" in second.stderr or "read-only" in second.stderr  # the latter since pandas 3
     assert (second.returncode == 1 and met) or (second.returncode == 0 and pandas_before_3())
     own = UTIL[: UTIL.index("class MetricTracker")]
-    own = own.replace("import pandas as pd", "from utils.metrics import MetricTracker")
+    own = own.replace("import pandas as pd", "from utils import MetricTracker")
     (folder / "utils" / "util.py").write_text(own)
     train = train.replace("import helper, prepare_device", "import prepare_device\nfrom utils.util import helper")
     (folder / "train.py").write_text(train)
@@ -598,5 +596,9 @@ def test_the_page_shows_a_real_report(tmp_path):
 
 
 def test_what_is_new_here_is_known():
-    assert {"utils/metrics.py", "base/checks.py", "config/schema.py"} <= classic.new_files()
+    assert {
+        "machinery/update/metrics.py",
+        "machinery/checks/settings.py",
+        "machinery/config/schema.py",
+    } <= classic.new_files()
     assert {"restore", "_report", "_place"} <= classic.new_methods("base.base_trainer", "BaseTrainer")

@@ -10,8 +10,8 @@ import tiny
 import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from config.factory import init_optimizer, init_scheduler
-from utils.errors import UserError
+from machinery.config.factory import init_optimizer, init_scheduler
+from machinery.errors import UserError
 
 GOOD = {
     "name": "Tiny",

@@ -173,8 +173,8 @@ def test_it_continues_exactly_and_is_tested(trained):
 R2_BY_HAND = """
 import json, torch
 from data_loader.data_loaders import Table, TableLoader
-from utils import load_run
-from utils.files import ROOT
+from train import load_run
+from utils import ROOT
 
 model, config = load_run("saved/models/Table_MLP/RUN")
 held_out = TableLoader(**config["data_loader"]["args"]).split_validation()

@@ -12,8 +12,8 @@ import tiny
 import torch
 from projects import ROOT, command
 
+from machinery.errors import ConfigError, StorageError
 from tools import profile_steps
-from utils.errors import ConfigError, StorageError
 
 
 def profiled(tmp_path, steps=3, **settings):

@@ -12,11 +12,11 @@ from projects import ROOT, command, copy_template
 from test_own_tasks import run
 
 from base import BaseDataLoader
-from config.factory import init_optimizer, init_scheduler
-from config.schema import Config, TrainerSettings
+from machinery.config.factory import init_optimizer, init_scheduler
+from machinery.config.schema import Config, TrainerSettings
+from machinery.order.seeding import uniform_rows
 from parse_config import ConfigParser
 from tools.write_schema import outputs
-from utils.seeding import uniform_rows
 
 README = (ROOT / "README.md").read_text()
 PAGES = {path.stem: path.read_text() for path in (ROOT / "docs").glob("*.md")}

@@ -16,11 +16,11 @@ from projects import ROOT, command
 from test_resume import interrupted
 
 from logger.logger import setup_logging
+from machinery.checkpoints import file as checkpoint, run_folder
+from machinery.checkpoints.run import Run
+from machinery.errors import CheckpointError, ConfigError, DataError, NonFiniteError
+from machinery.files import shown_command
 from parse_config import ConfigParser
-from utils import checkpoint, run_folder
-from utils.errors import CheckpointError, ConfigError, DataError, NonFiniteError
-from utils.files import shown_command
-from utils.run import Run
 
 
 @pytest.fixture(autouse=True)
@@ -217,7 +217,7 @@ def test_a_process_owns_a_run_once(tmp_path):
     for folder in (run.folder, link):
         with pytest.raises(ConfigError, match="in use by this process"):
             Run(folder)
-    code = "import sys, pathlib; from utils.run import Run; Run(pathlib.Path(sys.argv[1]))"
+    code = "import sys, pathlib; from machinery.checkpoints.run import Run; Run(pathlib.Path(sys.argv[1]))"
     other = subprocess.run([sys.executable, "-c", code, run.folder], cwd=ROOT, capture_output=True, text=True)
     assert f"is in use by pid {os.getpid()}" in other.stderr  # also after the attempts above
     run.close()
@@ -272,7 +272,7 @@ def test_info_log_that_cannot_be_opened_ends_no_run(tmp_path, capfd):
 
 
 def test_commands_are_quoted_and_named_from_where_they_are_typed(tmp_path, monkeypatch):
-    monkeypatch.setattr("utils.files.started", None)  # nothing has read a command line
+    monkeypatch.setattr("machinery.files.started", None)  # nothing has read a command line
     monkeypatch.chdir(ROOT)
     assert shown_command("train.py", "-r", ROOT / "saved/a b/x.pth") == "python train.py -r 'saved/a b/x.pth'"
     monkeypatch.chdir(tmp_path)

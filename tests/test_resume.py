@@ -8,10 +8,10 @@ import pytest
 import tiny
 import torch
 
-from config.launch import Launch
+from machinery.checkpoints import file as checkpoint
+from machinery.errors import CheckpointError, ConfigError, Stopped
+from machinery.launch import Launch
 from parse_config import ConfigParser
-from utils import checkpoint
-from utils.errors import CheckpointError, ConfigError, Stopped
 
 
 class Interrupted(tiny.Trainer):
@@ -40,7 +40,7 @@ def interrupted(config, after, in_validation=False, cls=(), **kwargs):
 
 
 def newest(folder):
-    from utils.run_folder import checkpoints
+    from machinery.checkpoints.run_folder import checkpoints
 
     return checkpoints(folder)[-1].path
 

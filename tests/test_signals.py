@@ -11,7 +11,7 @@ import tiny
 import torch
 
 from base import BaseDataLoader
-from utils import checkpoint, run_folder
+from machinery.checkpoints import file as checkpoint, run_folder
 
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGUSR1: 143, signal.SIGHUP: 129}
 PLACES = ["training", "validation", "saving"]

@@ -16,12 +16,13 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, SubsetRandomSampler
 
 from base import BaseDataLoader
-from config.factory import init_optimizer
 from examples.ema import EMATrainer
+from machinery.checkpoints import file as checkpoint
+from machinery.checkpoints.run_folder import check_run_id
+from machinery.config.factory import init_optimizer
+from machinery.errors import CheckpointError, ConfigError, DataError, StorageError, printable
 from parse_config import ConfigParser
-from utils import MetricTracker, checkpoint
-from utils.errors import CheckpointError, ConfigError, DataError, StorageError, printable
-from utils.run_folder import check_run_id
+from utils import MetricTracker
 
 
 @pytest.mark.parametrize("batch_size", [8, 200])

@@ -115,7 +115,9 @@ def test_imports_point_one_way(package):
             assert name.split(".")[0] in allowed, f"{path}: {name}"
 
 
-@pytest.mark.parametrize("statement", ["import parse_config", "import parse_config, config.schema, logger, utils"])
+@pytest.mark.parametrize(
+    "statement", ["import parse_config", "import parse_config, machinery.config.schema, logger, utils"]
+)
 def test_reading_a_config_loads_no_torch(statement):
     code = f"import sys; {statement}; print([m for m in ('torch', 'numpy', 'pandas', 'tqdm') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -30,12 +30,13 @@ from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from base import BaseDataLoader
-from base.checks import check_processes
-from config.factory import init_optimizer
+from machinery import distributed
+from machinery.checkpoints import run_folder
+from machinery.checks.settings import check_processes
+from machinery.config.factory import init_optimizer
+from machinery.errors import UserError
 from parse_config import ConfigParser
 from trainer import Trainer
-from utils import distributed, run_folder
-from utils.errors import UserError
 
 PROJECT = {Path(part).stem for part in SHARED + OWN} | {"examples", "tools"}
 #: What a project may hold.
@@ -729,7 +730,10 @@ def test_a_run_goes_on_once_its_data_can_be_read(project):
 
 
 def test_a_run_in_use_is_free_once_the_other_is_stopped(project):
-    script = "import pathlib, utils.run_folder as f; lock = f.own(pathlib.Path('.')); print(1, flush=True); input()"
+    script = (
+        "import pathlib, machinery.checkpoints.run_folder as f; "
+        "lock = f.own(pathlib.Path('.')); print(1, flush=True); input()"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", script],
         cwd=project / ONE,

@@ -10,8 +10,8 @@ from torch import nn
 
 from base import BaseModel
 from examples.ema import EMATrainer
-from utils import checkpoint
-from utils.errors import CheckpointError
+from machinery.checkpoints import file as checkpoint
+from machinery.errors import CheckpointError
 
 
 @pytest.fixture

@@ -18,15 +18,15 @@ from torch import nn
 from torch.utils.data import DataLoader, default_collate as torch_default_collate
 
 from base import BaseDataLoader
-from base.parts import networks
 from examples.ema import EMATrainer
 from examples.lbfgs.trainer import LBFGSTrainer
+from machinery import distributed, stopping
+from machinery.checkpoints.parts import networks
+from machinery.config.settings import TrainerSettings
+from machinery.errors import ConfigError, NonFiniteError, Stopped, UserError
+from machinery.update.metrics import MetricTracker
+from machinery.update.runtime import Runtime, prepare_device, unwrap
 from trainer import Trainer
-from utils import distributed, stopping
-from utils.errors import ConfigError, NonFiniteError, Stopped, UserError
-from utils.metrics import MetricTracker
-from utils.runtime import Runtime, prepare_device, unwrap
-from utils.settings import TrainerSettings
 
 
 class Exact(Trainer):

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from data_loader.data_loaders import DigitsDataLoader
+from machinery.files import ROOT
 from model.model import MnistModel
 from tools import bare_loop, benchmark
 from tools.benchmarks import commands, libraries, loops
-from utils.files import ROOT
 
 
 @pytest.fixture(autouse=True)

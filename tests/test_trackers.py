@@ -15,8 +15,8 @@ import torch.utils.tensorboard
 from projects import ROOT
 from scripts import run
 
-from utils import checkpoint
-from utils.run_folder import newest_whole
+from machinery.checkpoints import file as checkpoint
+from machinery.checkpoints.run_folder import newest_whole
 
 SHORT = {"data_loader.args.validation_split": 0.85, "trainer.log_step": 3, "n_gpu": 0, "trainer.epochs": 2}
 
@@ -172,8 +172,8 @@ def test_the_same_run_goes_on_with_another_tracker(tmp_path):
 
 
 def test_a_fingerprint_is_of_the_data_alone(tmp_path):
-    from base.data_order import fingerprint
     from data_loader.data_loaders import DigitsDataLoader
+    from machinery.order.batches import fingerprint
 
     digits = DigitsDataLoader(batch_size=64, shift=2.0, validation_split=0.1).dataset
     same = DigitsDataLoader(batch_size=7, shuffle=False, rotate=5.0, num_workers=0).dataset
@@ -218,7 +218,7 @@ def test_other_data_is_told_when_a_run_goes_on(tmp_path):
 
 
 def test_the_diff_of_a_dirty_checkout_is_kept(tmp_path, monkeypatch):
-    from utils import environment
+    from machinery.checkpoints import environment
 
     def git(*given):
         who = ["-c", "user.name=me", "-c", "user.email=me@there"]

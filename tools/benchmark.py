@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
+from machinery.files import ROOT
 from tools.benchmarks import commands, loops, processes
 from tools.benchmarks.loops import Case
-from utils.files import ROOT
 
 
 def cases(quick: bool) -> dict[str, Callable[[Path], Case]]:

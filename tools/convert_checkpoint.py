@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import torch
 
-from utils import checkpoint
-from utils.errors import CheckpointError, catch_user_errors
-from utils.files import shown_command
+from machinery.checkpoints import file as checkpoint
+from machinery.errors import CheckpointError, catch_user_errors
+from machinery.files import shown_command
 
 
 class Inert:

@@ -24,11 +24,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
+from machinery.errors import ConfigError, printable, told
+from machinery.files import read_json, replacing, shown
+from machinery.update.runtime import unwrap
 from tools.history.records import is_current
 from tools.trained import Trained, folder_of, parsed, seen
-from utils.errors import ConfigError, printable, told
-from utils.files import read_json, replacing, shown
-from utils.runtime import unwrap
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 REFUSED = "refused"

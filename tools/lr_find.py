@@ -14,11 +14,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from machinery.errors import ConfigError
+from machinery.files import shown
 from parse_config import ConfigParser
 from tools.pictures import picture_file, pyplot as plt, save
 from train import OPTIONS, build
-from utils.errors import ConfigError
-from utils.files import shown
 
 
 def searched(trainer: Any) -> tuple[int, str]:

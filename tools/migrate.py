@@ -11,11 +11,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from machinery.errors import ConfigError, catch_user_errors, printable
 from tools.migration import classic
 from tools.migration.configs import configs, in_configs
 from tools.migration.findings import Finding, in_code
 from tools.migration.project import Project
-from utils.errors import ConfigError, catch_user_errors, printable
 
 #: Findings of a kind and places of a finding that are shown without --all; letters of a text, checkpoints looked at.
 LINES, PLACES, LETTERS, CHECKPOINTS = 12, 3, 1200, 100
@@ -39,7 +39,7 @@ def report(root: Path, everything: bool = False) -> str:
     """
     if not root.is_dir():
         raise ConfigError(f"{root} is no folder")
-    if (root / "config" / "schema.py").is_file() and (root / "base" / "checks.py").is_file():
+    if (root / "machinery" / "launch.py").is_file():
         raise ConfigError(f"{root} has the files of this template already: look at it as it was before")
     project = Project(root)
     found = configs(project)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.errors import ConfigError, StorageError, catch_user_errors
-from utils.files import ROOT
+from machinery.errors import ConfigError, StorageError, catch_user_errors
+from machinery.files import ROOT
 
 #: What is about the template itself, and not for a project that is made from it.
 LEFT_OUT = re.compile(

@@ -16,8 +16,8 @@ try:
 except ImportError as error:
     raise SystemExit(f"error: {error}; pip install -r requirements-tools.txt") from None
 
-from utils.errors import ConfigError
-from utils.files import replacing
+from machinery.errors import ConfigError
+from machinery.files import replacing
 
 
 def images_in(batch: Any) -> torch.Tensor | None:

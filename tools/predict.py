@@ -16,10 +16,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import torch
 
+from machinery.errors import ConfigError, DataError, printable, told
+from machinery.files import replacing, shown
 from tools.pictures import grid, images_in, pyplot as plt, save
 from tools.trained import Trained, classes_of, dataset_of, folder_of, parsed, seen
-from utils.errors import ConfigError, DataError, printable, told
-from utils.files import replacing, shown
 
 Rows = list[dict[str, Any]]
 

@@ -16,9 +16,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from machinery.errors import ConfigError, StorageError
 from parse_config import ConfigParser
 from train import OPTIONS, build
-from utils.errors import ConfigError, StorageError
 
 #: What a step does, in the order in which a profile tells it, and the methods of the trainer that do it.
 PARTS = {
@@ -108,7 +108,8 @@ class Parts:
 
 def _updates(trainer: Any, parts: Parts) -> Iterator[None]:
     """Train, an update at a time."""
-    from base.parts import networks, to_training
+    from machinery.checkpoints.parts import networks
+    from machinery.update.networks import to_training
     from trainer import Trainer
 
     if type(trainer)._train_epoch is not Trainer._train_epoch:
@@ -131,7 +132,7 @@ def _updates(trainer: Any, parts: Parts) -> Iterator[None]:
 def _traced(trainer: Any, updates: Iterator[None], file: Path) -> str:
     import torch
 
-    from utils.files import replacing
+    from machinery.files import replacing
 
     # Kineto would tell of its own doings on stderr.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")

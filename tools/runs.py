@@ -13,8 +13,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.errors import ConfigError, StorageError, catch_user_errors, printable
-from utils.files import ROOT, replacing
+from machinery.errors import ConfigError, StorageError, catch_user_errors, printable
+from machinery.files import ROOT, replacing
 
 try:
     import pandas as pd

@@ -7,10 +7,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from config.source import dotted, leaves
+from machinery.config.source import dotted, leaves
+from machinery.errors import printable
 from parse_config import ConfigParser
 from train import OPTIONS
-from utils.errors import printable
 
 
 def described(config: ConfigParser) -> list[str]:

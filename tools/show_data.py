@@ -20,13 +20,13 @@ import data_loader.data_loaders as module_data
 import test
 from base import BaseDataLoader
 from base.base_data_loader import evaluation_view, one_pass
-from base.data_order import SeededFetcher
+from machinery.errors import ConfigError, DataError, described, printable
+from machinery.files import shown
+from machinery.order.batches import SeededFetcher
 from parse_config import ConfigParser
 from tools.pictures import grid, images_in, labels_in, picture_file, pyplot as plt, save
 from tools.trained import classes_of
 from train import OPTIONS
-from utils.errors import ConfigError, DataError, described, printable
-from utils.files import shown
 
 
 def loader_of(config: ConfigParser, split: str) -> Any:

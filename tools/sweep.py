@@ -28,10 +28,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from config.source import read_source
-from utils import run_folder
-from utils.errors import ConfigError, StorageError, catch_user_errors, printable
-from utils.files import ensure_dir, shown, write_json
+from machinery.checkpoints import run_folder
+from machinery.config.source import read_source
+from machinery.errors import ConfigError, StorageError, catch_user_errors, printable
+from machinery.files import ensure_dir, shown, write_json
 
 try:
     import optuna

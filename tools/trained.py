@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from machinery.errors import ConfigError
+from machinery.files import ensure_dir
 from parse_config import ConfigParser
-from utils.errors import ConfigError
-from utils.files import ensure_dir
 
 
 class Trained(NamedTuple):

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from machinery.errors import ConfigError, catch_user_errors, printable
+from machinery.files import ROOT, shown_command
 from tools.sweeping.point import die_with_parent
-from utils.errors import ConfigError, catch_user_errors, printable
-from utils.files import ROOT, shown_command
 
 Settings = dict[str, Any]
 #: What a setting costs in exactness; a resumed run is the unbroken one with any of them.

@@ -16,16 +16,17 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from base.base_data_loader import BaseDataLoader, one_pass, training_batches
 from base.base_trainer import BaseTrainer, Log
-from base.checks import check_loss, check_parts, check_processes, check_settings, warn_of_loss
-from base.group import Group
-from base.layer_table import watch
-from base.monitor import LossWatch
-from base.parts import evaluating, keep_buffers, networks, share_buffers, to_training
-from utils import distributed
-from utils.errors import ConfigError
-from utils.metrics import MetricTracker
-from utils.progress import Progress
-from utils.runtime import Runtime
+from logger.progress import Progress
+from machinery import distributed
+from machinery.checkpoints.parts import networks
+from machinery.checks.layer_table import watch
+from machinery.checks.settings import check_loss, check_parts, check_processes, check_settings, warn_of_loss
+from machinery.errors import ConfigError
+from machinery.update.group import Group
+from machinery.update.metrics import MetricTracker
+from machinery.update.monitor import LossWatch
+from machinery.update.networks import evaluating, keep_buffers, share_buffers, to_training
+from machinery.update.runtime import Runtime
 
 if TYPE_CHECKING:
     from parse_config import ConfigParser

@@ -1,18 +1,43 @@
-"""What every project needs and nobody has to edit; the classic names are found here too."""
+"""What code of your own imports: the classic helpers, and names of the machinery that the docs teach."""
 
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
 
-_CLASSIC = ("MetricTracker", "ensure_dir", "inf_loop", "prepare_device", "read_json", "write_json")
+from machinery import distributed as distributed
+from machinery.errors import (
+    CheckpointError as CheckpointError,
+    ConfigError as ConfigError,
+    DataError as DataError,
+    Stopped as Stopped,
+    StorageError as StorageError,
+    catch_user_errors as catch_user_errors,
+)
+from machinery.files import ROOT as ROOT, replacing as replacing
+
+if TYPE_CHECKING:
+    from machinery.order import seeding as seeding
+    from machinery.order.seeding import uniform_rows as uniform_rows
+    from machinery.update.runtime import unwrap as unwrap
+    from utils.util import (
+        MetricTracker as MetricTracker,
+        ensure_dir as ensure_dir,
+        inf_loop as inf_loop,
+        prepare_device as prepare_device,
+        read_json as read_json,
+        write_json as write_json,
+    )
+
+#: The classic helpers; a project may have a utils/util.py of its own.
+CLASSIC = ("MetricTracker", "ensure_dir", "inf_loop", "prepare_device", "read_json", "write_json")
+#: Where the others are that need torch: reading a config must not wait for it.
+_LATER = {"uniform_rows": "machinery.order.seeding", "unwrap": "machinery.update.runtime"}
 
 
 def __getattr__(name: str) -> Any:
-    # Reading a config must not wait for torch, which some of these need.
-    if name in _CLASSIC:
-        from utils import util
-
-        return getattr(util, name)
-    if name == "load_run":
-        import train
-
-        return train.load_run
+    if name in CLASSIC:
+        return getattr(importlib.import_module("utils.util"), name)
+    if name in _LATER:
+        return getattr(importlib.import_module(_LATER[name]), name)
+    if name == "seeding":
+        return importlib.import_module("machinery.order.seeding")
     raise AttributeError(f"module 'utils' has no attribute {name!r}")

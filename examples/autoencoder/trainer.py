@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.utils import make_grid
 
-from base.base_data_loader import one_pass
-from base.base_trainer import Log
+from base import Log, one_pass
 from trainer import Trainer
 
 

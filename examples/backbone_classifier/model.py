@@ -6,8 +6,7 @@ import torch
 import torchvision
 
 from base import BaseModel
-from utils.errors import CheckpointError, ConfigError
-from utils.files import ROOT
+from utils import ROOT, CheckpointError, ConfigError
 
 
 class Backbone(BaseModel):

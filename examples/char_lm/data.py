@@ -9,9 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from base import BaseDataLoader
-from utils.errors import ConfigError, DataError
-from utils.files import ROOT
-from utils.seeding import uniform_rows
+from utils import ROOT, ConfigError, DataError, uniform_rows
 
 #: Codes that a character can have (ASCII).
 CODES = 128

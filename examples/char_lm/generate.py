@@ -6,7 +6,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from utils.errors import ConfigError, catch_user_errors
+from typing import Any
+
+from utils import ConfigError, catch_user_errors
 
 
 def main() -> None:
@@ -26,9 +28,9 @@ def main() -> None:
 
     import torch
 
-    from utils import load_run
+    from train import load_run
 
-    model, _ = load_run(args.resume)
+    model: Any = load_run(args.resume)[0]
     if not hasattr(model, "generate"):
         raise ConfigError(f"{args.resume}: a {type(model).__name__} generates no text")
     model.cpu()

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from base.base_data_loader import one_pass
+from base import one_pass
 from trainer import Trainer
-from utils.errors import ConfigError
+from utils import ConfigError
 
 
 class FewBatches(Trainer):

@@ -6,10 +6,9 @@ import torch
 import torch.nn.functional as F
 
 import model.model as module_arch
+from train import load_run
 from trainer import Trainer
-from utils import distributed, load_run
-from utils.errors import ConfigError
-from utils.files import ROOT
+from utils import ROOT, ConfigError, distributed
 
 
 class DistillingTrainer(Trainer):

@@ -11,8 +11,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from base import BaseDataLoader
-from utils.errors import ConfigError, DataError
-from utils.files import ROOT
+from utils import ROOT, ConfigError, DataError
 
 #: Mean and standard deviation that torchvision's weights expect.
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]

@@ -3,7 +3,7 @@
 from typing import Any
 
 import test
-from config.launch import read_run
+from machinery.launch import read_run
 from parse_config import ConfigParser
 from trainer import Trainer
 

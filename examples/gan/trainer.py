@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torchvision.utils import make_grid
 
 import examples.gan.model as module_arch
-from base.base_trainer import Log
+from base import Log
 from trainer import Trainer
 
 

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 
 from trainer import Trainer
-from utils import distributed
-from utils.errors import ConfigError
+from utils import ConfigError, distributed
 
 
 class LBFGSTrainer(Trainer):

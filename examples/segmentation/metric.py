@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from utils.metrics import MetricTracker
+from utils import MetricTracker
 
 
 class IoU(MetricTracker):

@@ -10,9 +10,7 @@ import torch
 from torch.utils.data import Subset, TensorDataset
 
 from base import BaseDataLoader
-from utils import seeding
-from utils.errors import ConfigError, DataError
-from utils.files import ROOT
+from utils import ROOT, ConfigError, DataError, seeding
 
 
 class TableLoader(BaseDataLoader):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from utils.errors import catch_user_errors
+from utils import catch_user_errors
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from utils.metrics import MetricTracker
+from utils import MetricTracker
 
 
 def huber(output: torch.Tensor, target: torch.Tensor, delta: float = 200.0) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from trainer import Trainer
-from utils.runtime import unwrap
+from utils import unwrap
 
 
 class TableTrainer(Trainer):

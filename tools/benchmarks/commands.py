@@ -7,8 +7,8 @@ import time
 from itertools import count
 from pathlib import Path
 
+from machinery.files import ROOT
 from tools.benchmarks.loops import Case
-from utils.files import ROOT
 
 #: The test digits judge the epochs on both sides.
 TESTED = 'valid_data_loader={"type": "DigitsDataLoader", "args": {"training": false, "shuffle": false}}'

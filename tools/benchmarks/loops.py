@@ -12,6 +12,8 @@ from torch import nn
 
 from base import BaseDataLoader
 from data_loader.data_loaders import MNIST_MEAN, MNIST_STD, DigitsDataLoader, InMemoryImages
+from machinery.checkpoints import file as checkpoint
+from machinery.order import seeding
 from model.loss import cross_entropy, nll_loss
 from model.metric import accuracy
 from model.model import MnistModel
@@ -19,7 +21,6 @@ from parse_config import ConfigParser
 from tools.benchmarks import libraries
 from tools.benchmarks.libraries import Library
 from trainer import Trainer
-from utils import checkpoint, seeding
 
 Side = Callable[[], float]
 

@@ -19,11 +19,12 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from machinery import distributed
+from machinery.files import ROOT
+from machinery.order import seeding
 from model.loss import nll_loss
 from model.model import MnistModel
 from tools.benchmarks.loops import Case, bare_epoch, digits, make_trainer, resident, timed
-from utils import distributed, seeding
-from utils.files import ROOT
 
 BATCH, COPIES = 64, 5
 

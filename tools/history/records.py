@@ -19,10 +19,10 @@ try:
 except ImportError as error:
     raise SystemExit(f"error: {error}; pip install -r requirements-tools.txt") from None
 
-from config.schema import Config
-from config.source import dotted, leaves
-from utils.files import read_json
-from utils.settings import TrainerSettings
+from machinery.config.schema import Config
+from machinery.config.settings import TrainerSettings
+from machinery.config.source import dotted, leaves
+from machinery.files import read_json
 
 #: Folders that hold no runs.
 _PASSED_OVER = {"__pycache__", "node_modules", "site-packages", "log"}

@@ -4,10 +4,10 @@ import ast
 import functools
 
 import utils
-from utils.files import ROOT
+from machinery.files import ROOT
 
 #: Packages of both templates, and the one that is new here.
-PACKAGES = ("base", "logger", "utils", "parse_config", "config")
+PACKAGES = ("base", "logger", "utils", "parse_config", "machinery")
 _TRAINER = "__init__ _train_epoch train _save_checkpoint _resume_checkpoint _prepare_device"
 _CONFIG = "__init__ from_args init_obj init_ftn initialize __getitem__ get_logger config save_dir log_dir"
 #: The names of the classic's shared files, over its versions: what stands at the top level, and methods.
@@ -72,7 +72,7 @@ def template_names(module: str) -> frozenset[str]:
         return frozenset()
     names = {path.stem for path in (ROOT / module.replace(".", "/")).glob("*.py")}
     if module == "utils":
-        names |= {*utils._CLASSIC, "load_run"}
+        names |= {*utils.CLASSIC}
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             names.add(node.name)
@@ -99,5 +99,5 @@ def new_methods(module: str, name: str) -> frozenset[str]:
 
 def new_files() -> set[str]:
     """The files of this template in the shared packages that the classic has not."""
-    files = {path.relative_to(ROOT).as_posix() for name in PACKAGES for path in (ROOT / name).glob("*.py")}
+    files = {path.relative_to(ROOT).as_posix() for name in PACKAGES for path in (ROOT / name).rglob("*.py")}
     return files - set(NAMES)

@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from config.components import Given, _type_problem, bind
-from config.schema import check
-from config.source import Source, parse_json
+from machinery.config.components import Given, _type_problem, bind
+from machinery.config.schema import check
+from machinery.config.source import Source, parse_json
+from machinery.errors import ConfigError
 from tools.migration.findings import Finding
 from tools.migration.project import Found, Module, Project, dotted
-from utils.errors import ConfigError
 
 #: Modules of torch whose names the template's own check looks up.
 _TORCH = ("torch.optim", "torch.optim.lr_scheduler")

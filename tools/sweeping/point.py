@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from utils.errors import printable
-from utils.files import ROOT
+from machinery.errors import printable
+from machinery.files import ROOT
 
 #: Seconds between two looks at the table.
 _EVERY = 0.2

@@ -13,9 +13,9 @@ import optuna
 import pandas as pd
 from optuna.trial import TrialState
 
+from machinery.errors import printable
+from machinery.files import replacing, shown
 from tools.sweeping.spec import decoded
-from utils.errors import printable
-from utils.files import replacing, shown
 
 
 def report(study: optuna.Study, folder: Path, monitor: str) -> str:

@@ -10,10 +10,10 @@ import numpy as np
 import optuna
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from config.schema import check, known
-from config.source import override, parse_json, read_source
-from utils.errors import ConfigError
-from utils.files import ROOT
+from machinery.config.schema import check, known
+from machinery.config.source import override, parse_json, read_source
+from machinery.errors import ConfigError
+from machinery.files import ROOT
 
 #: Points of a grid, or values of a range in one, that are too many.
 MOST = 100_000

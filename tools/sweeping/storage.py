@@ -9,7 +9,7 @@ from pathlib import Path
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
-from utils.errors import ConfigError, StorageError, UserError
+from machinery.errors import ConfigError, StorageError, UserError
 
 
 @contextlib.contextmanager

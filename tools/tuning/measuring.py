@@ -9,10 +9,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from config.components import accepted, find
+from machinery.config.components import accepted, find
+from machinery.errors import ConfigError, DataError
 from parse_config import ConfigParser
 from train import build
-from utils.errors import ConfigError, DataError
 
 #: Updates whose losses are compared, and those that come before the clock: caches fill, kernels are chosen.
 COMPARED, WARM_UP = 50, 5
@@ -61,7 +61,8 @@ def measured(config: ConfigParser, seconds: float) -> dict[str, Any]:
 
 def updates(trainer: Any) -> Iterator[int]:
     """Updates without end, epoch after epoch; how many samples each was of."""
-    from base.parts import networks, to_training
+    from machinery.checkpoints.parts import networks
+    from machinery.update.networks import to_training
 
     for epoch in itertools.count(1):
         trainer.epoch, trainer.step = epoch, 0

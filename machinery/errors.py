@@ -14,11 +14,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from utils import distributed
+from machinery import distributed
 
 _ROOT = Path(__file__).resolve().parent.parent
 #: Files and folders whose lines say nothing about a mistake in the user's code.
-_NOT_OWN = {"base", "config", "logger", "utils", "parse_config.py", "train.py", "test.py", "site-packages"}
+_NOT_OWN = {"base", "machinery", "logger", "utils", "parse_config.py", "train.py", "test.py", "site-packages"}
 #: The trainer's methods that call the user's model, loss and metrics.
 _OF_A_BATCH = ("_forward", "_record", "_update", "batch_size_of")
 

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from config.source import LOADERS, KeyPath, Source, dotted, kind, nearest
-from utils.errors import ConfigError, told
-from utils.files import ROOT
+from machinery.config.source import LOADERS, KeyPath, Source, dotted, kind, nearest
+from machinery.errors import ConfigError, told
+from machinery.files import ROOT
 
 #: What each section of the config must be, as its kind in words and the base class as "module:name".
 KINDS = {

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError
 
-from config.source import LOADERS, KeyPath, Source, dotted, kind, nearest, override, to_plain
-from utils.errors import ConfigError
-from utils.settings import Section, TrainerSettings
+from machinery.config.settings import Section, TrainerSettings
+from machinery.config.source import LOADERS, KeyPath, Source, dotted, kind, nearest, override, to_plain
+from machinery.errors import ConfigError
 
 #: Without control characters.
 Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$")]

@@ -13,14 +13,16 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from base.monitor import Monitor
-from base.parts import check_alike, held_by, networks, share_buffers, state_of
 from logger.logger import to_files
-from utils import checkpoint, distributed, run_folder
-from utils.checkpoint import Content
-from utils.errors import CheckpointError, DataError, LostError, Stopped, StorageError, UserError
-from utils.files import shown, shown_command
-from utils.run import Run
+from machinery import distributed
+from machinery.checkpoints import file as checkpoint, run_folder
+from machinery.checkpoints.file import Content
+from machinery.checkpoints.parts import held_by, networks, state_of
+from machinery.checkpoints.run import Run
+from machinery.errors import CheckpointError, DataError, LostError, Stopped, StorageError, UserError
+from machinery.files import shown, shown_command
+from machinery.update.monitor import Monitor
+from machinery.update.networks import check_alike, share_buffers
 
 #: What gloo and NCCL say when a process does not answer.
 _LOST = r"Timed out waiting \d+ms|Application timeout|gloo.*?((?:Connection|Broken|Read) [a-z ]+)|NCCL"

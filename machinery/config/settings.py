@@ -1,6 +1,6 @@
 """The settings of a trainer: the keys of the section `trainer`, with types, bounds, defaults and a sentence each.
 
-The table in docs/config.md and `config.schema.json` come from here and from `config/schema.py`; the sentences are the
+The table in docs/config.md and `config.schema.json` come from here and from `machinery/config/schema.py`; the sentences are the
 strings below the fields.
 """
 

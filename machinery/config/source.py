@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from utils.errors import ConfigError
+from machinery.errors import ConfigError
 
 #: A dotted path as a tuple: keys of objects, and indices of lists.
 KeyPath = tuple[str | int, ...]

@@ -20,8 +20,8 @@ import torch
 from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
 
-from utils.errors import CheckpointError, StorageError
-from utils.files import replacing, shown_command
+from machinery.errors import CheckpointError, StorageError
+from machinery.files import replacing, shown_command
 
 FORMAT_VERSION = 1
 _COMMENT = b"sha256:"
@@ -31,7 +31,7 @@ _EXPECTED = "expected a checkpoint that this template has saved"
 
 
 class Progress(TypedDict):
-    """How far a run has come; beside it stands what must be the same for it to go on (`fixed` of `base.parts.Held`)."""
+    """How far a run has come; beside it stands what must be the same for it to go on (`fixed` of `machinery.checkpoints.parts.Held`)."""
 
     #: Batches done in an unfinished epoch; None after a finished one.
     step: Annotated[int, Field(ge=1)] | None

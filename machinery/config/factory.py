@@ -8,10 +8,10 @@ from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from config.components import GIVEN, Given, Modules, bind, find, required_class, section_of
-from config.schema import Checked
-from config.source import KeyPath, dotted, matching
-from utils.errors import ConfigError, DataError, UserError, told
+from machinery.config.components import GIVEN, Given, Modules, bind, find, required_class, section_of
+from machinery.config.schema import Checked
+from machinery.config.source import KeyPath, dotted, matching
+from machinery.errors import ConfigError, DataError, UserError, told
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +59,8 @@ class Factory:
     ) -> Any:
         import torch
 
-        from utils import distributed, seeding
+        from machinery import distributed
+        from machinery.order import seeding
 
         target = bind(self.source, component, path, modules, Given(len(args), tuple(kwargs)))
         # Randomness in a constructor depends on the component alone, not on what was built before.

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import DistributedSampler
 
-from base.monitor import Monitor
-from utils import distributed
-from utils.errors import ConfigError, described
-from utils.metrics import asks_others
+from machinery import distributed
+from machinery.errors import ConfigError, described
+from machinery.update.metrics import asks_others
+from machinery.update.monitor import Monitor
 
 if TYPE_CHECKING:
     from parse_config import ConfigParser

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-from utils import distributed
+from machinery import distributed
 
 Sizes = Sequence[float]
 

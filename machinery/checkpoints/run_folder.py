@@ -10,8 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from utils.errors import CheckpointError, ConfigError, StorageError
-from utils.files import ensure_dir
+from machinery.errors import CheckpointError, ConfigError, StorageError
+from machinery.files import ensure_dir
 
 BEST = "model_best.pth"
 _NAME = re.compile(r"checkpoint-epoch(\d+)(?:-step(\d+))?\.pth")
@@ -101,7 +101,7 @@ def newest_whole(folder: Path) -> tuple[Path, Any, list[str]]:
     Raises:
         CheckpointError: there is none, with the reason for each file.
     """
-    from utils import checkpoint
+    from machinery.checkpoints import file as checkpoint
 
     files, best = checkpoints(folder), folder / BEST
     with contextlib.suppress(CheckpointError):
@@ -130,7 +130,7 @@ def newest_whole(folder: Path) -> tuple[Path, Any, list[str]]:
 
 def whole_beside(path: Path) -> list[str]:
     """The names of the whole checkpoints in the folder of `path`, newest first, for an error message."""
-    from utils import checkpoint
+    from machinery.checkpoints import file as checkpoint
 
     files = [*(saved.path for saved in reversed(checkpoints(path.parent))), path.parent / BEST]
     return [file.name for file in files if file != path and checkpoint.damage(file) is None]

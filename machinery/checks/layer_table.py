@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
-from utils.errors import described
-from utils.runtime import unwrap
+from machinery.errors import described
+from machinery.update.runtime import unwrap
 
 
 def watch(model: nn.Module) -> Callable[[], str]:

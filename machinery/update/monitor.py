@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from utils import distributed
-from utils.errors import NonFiniteError
+from machinery import distributed
+from machinery.errors import NonFiniteError
 
 _STATE = ("best", "best_epoch", "bad_epochs")
 

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler, Subset, SubsetRandomSampler
 
-from utils import distributed, seeding
-from utils.errors import DataError, UserError, told
+from machinery import distributed
+from machinery.errors import DataError, UserError, told
+from machinery.order import seeding
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 

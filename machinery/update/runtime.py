@@ -10,9 +10,9 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from utils import distributed
-from utils.errors import ConfigError
-from utils.settings import TrainerSettings
+from machinery import distributed
+from machinery.config.settings import TrainerSettings
+from machinery.errors import ConfigError
 
 Context = contextlib.AbstractContextManager[Any]
 

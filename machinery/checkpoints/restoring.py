@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from base.parts import Held
-from utils import environment
-from utils.checkpoint import Content
-from utils.errors import CheckpointError, ConfigError
+from machinery.checkpoints import environment
+from machinery.checkpoints.file import Content
+from machinery.checkpoints.parts import Held
+from machinery.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from parse_config import ConfigParser

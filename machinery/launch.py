@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from config.schema import Checked, check, known
-from config.source import Source, dotted, leaves, override, read_source, read_value, to_plain
-from utils import files, run_folder
-from utils.errors import CheckpointError, ConfigError, NonFiniteError, StorageError
-from utils.files import ROOT, read_json
-from utils.run import Run
+from machinery import files
+from machinery.checkpoints import run_folder
+from machinery.checkpoints.run import Run
+from machinery.config.schema import Checked, check, known
+from machinery.config.source import Source, dotted, leaves, override, read_source, read_value, to_plain
+from machinery.errors import CheckpointError, ConfigError, NonFiniteError, StorageError
+from machinery.files import ROOT, read_json
 
 #: Keys of the trainer that say how long, and what is written: with others of these it is still the same run.
 ASIDE = ("epochs", "save_period", "keep_last", "save_step", "verbosity", "tensorboard", "log_step", "trackers")
@@ -45,7 +46,7 @@ class Launch:
     def content(self) -> Any:
         """What the checkpoint holds, read at the first call; None without one."""
         if self._content is None and self.checkpoint is not None:
-            from utils import checkpoint
+            from machinery.checkpoints import file as checkpoint
 
             self._content = checkpoint.load(self.checkpoint)
         return self._content
@@ -160,7 +161,7 @@ def _is_to_be_made(value: str) -> bool:
 
 def _read_start(launch: Launch, given: str) -> None:
     """Start from a checkpoint file, or of a run folder from its newest whole one if it is continued, else its best."""
-    from utils import checkpoint
+    from machinery.checkpoints import file as checkpoint
 
     if not given.strip():
         raise ConfigError("-r is empty: an unset variable?")

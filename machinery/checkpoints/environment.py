@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from utils import distributed
-from utils.files import ROOT, replacing
+from machinery import distributed
+from machinery.files import ROOT, replacing
 
 #: Fields whose change cannot change the bits of a resumed run.
 ASIDE = ("command", "platform", "host")

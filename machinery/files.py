@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from utils.errors import StorageError
+from machinery.errors import StorageError
 
 #: The project's root folder: where `train.py` stands, whatever the current folder is.
 ROOT = Path(__file__).resolve().parent.parent

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from utils import distributed, run_folder
-from utils.files import ensure_dir, read_json, write_json
+from machinery import distributed
+from machinery.checkpoints import run_folder
+from machinery.files import ensure_dir, read_json, write_json
 
 
 class Run:
