@@ -68,7 +68,9 @@ class ConfigParser(Factory):
         if isinstance(config, str | Path):
             config = read_source(Path(config))
         if not isinstance(config, Checked):
-            config = check(config if isinstance(config, Source) else Source(to_plain(config)), modification)
+            config = check(
+                config if isinstance(config, Source) else Source(to_plain(config)), modification
+            )
         super().__init__(config)
         distributed.set_timeout(self.settings.trainer.timeout)
         logger = self.get_logger("config", self.settings.trainer.verbosity)
@@ -77,12 +79,18 @@ class ConfigParser(Factory):
             logger.log(level, f"{dotted(path)} is a key of your own{hint}")
         task: Any = "train" if resume is None else "continue"
         #: What is to be done, and the parsed command line.
-        self.launch = launch or Launch(task, checkpoint=None if resume is None else Path(resume), run_id=run_id)
+        self.launch = launch or Launch(
+            task, checkpoint=None if resume is None else Path(resume), run_id=run_id
+        )
         self._run: Run | None = None
 
     @classmethod
     def from_args(
-        cls, args: argparse.ArgumentParser, options: Iterable[Any] = (), evaluating: bool = False, partial: bool = True
+        cls,
+        args: argparse.ArgumentParser,
+        options: Iterable[Any] = (),
+        evaluating: bool = False,
+        partial: bool = True,
     ) -> "ConfigParser":
         """Parse the command line (`sys.argv`) and read the config that it names.
 
@@ -99,11 +107,16 @@ class ConfigParser(Factory):
         if parsed.resume is not None and parsed.config == args.get_default("config"):
             parsed.config = None  # nobody has typed it
         if parsed.device is not None:
-            for variable in ("CUDA_VISIBLE_DEVICES", "ZE_AFFINITY_MASK"):  # NVIDIA's and AMD's, Intel's
+            for variable in (
+                "CUDA_VISIBLE_DEVICES",
+                "ZE_AFFINITY_MASK",
+            ):  # NVIDIA's and AMD's, Intel's
                 os.environ[variable] = parsed.device
         setup_console()
         typed = {targets[name]: getattr(parsed, name) for name in targets}
-        checked, launch = distributed.from_main(lambda: read_command(parsed, typed, evaluating, partial))
+        checked, launch = distributed.from_main(
+            lambda: read_command(parsed, typed, evaluating, partial)
+        )
         if not distributed.LAUNCHED:
             distributed.spread(parsed.device, checked.settings.n_gpu)
         return cls(checked, launch=launch)
@@ -147,7 +160,9 @@ class ConfigParser(Factory):
                 assert launch.checkpoint is not None
                 self._run = Run(launch.checkpoint.parent, owned=False)
             else:
-                self._run = launch.run or distributed.from_main(lambda: Run(self._folder(), stays=not launch.checking))
+                self._run = launch.run or distributed.from_main(
+                    lambda: Run(self._folder(), stays=not launch.checking)
+                )
                 ensure_dir(self._run.log_dir)
         return self._run
 
@@ -165,5 +180,13 @@ class ConfigParser(Factory):
 
     def flat(self) -> dict[str, bool | str | int | float]:
         """What the user has set, by dotted path, for TensorBoard's hyper-parameters page."""
-        values = {dotted(path): value for path, value in leaves(self.source.values) if path != ("$schema",)}
-        return {name: value for name, value in values.items() if isinstance(value, bool | str | int | float)}
+        values = {
+            dotted(path): value
+            for path, value in leaves(self.source.values)
+            if path != ("$schema",)
+        }
+        return {
+            name: value
+            for name, value in values.items()
+            if isinstance(value, bool | str | int | float)
+        }

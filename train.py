@@ -45,15 +45,26 @@ def build(config: ConfigParser, training: bool = True) -> "Trainer":
     from machinery.config.source import LOADERS
     from utils import prepare_device
 
-    kind = find((module_trainer,), "trainer.type", config.settings.trainer.type, config.source, ("trainer", "type"))
+    kind = find(
+        (module_trainer,),
+        "trainer.type",
+        config.settings.trainer.type,
+        config.source,
+        ("trainer", "type"),
+    )
     data_loader: Any = None
     optimizer: Any = None
     valid_data_loader = lr_scheduler = None
     if training:
-        parts: dict[str, Any] = {**dict.fromkeys(LOADERS, module_data), "trainer.trackers": module_trainer}
+        parts: dict[str, Any] = {
+            **dict.fromkeys(LOADERS, module_data),
+            "trainer.trackers": module_trainer,
+        }
         parts |= {"arch": module_arch, "loss": module_loss, "metrics": module_metric}
         config.check(
-            **parts, optimizer=(module_optim, torch.optim), lr_scheduler=(module_optim, torch.optim.lr_scheduler)
+            **parts,
+            optimizer=(module_optim, torch.optim),
+            lr_scheduler=(module_optim, torch.optim.lr_scheduler),
         )
         data_loader = config.init_obj("data_loader", module_data)
         valid_data_loader = config.init_obj("valid_data_loader", module_data)
@@ -68,7 +79,17 @@ def build(config: ConfigParser, training: bool = True) -> "Trainer":
         optimizer = init_optimizer(config, model, module_optim)
         lr_scheduler = init_scheduler(config, optimizer, len(data_loader), module_optim)
     trackers = config.init_ftns("trainer.trackers", module_trainer, config) if training else []
-    trainer = kind(model, criterion, metrics, optimizer, config, device, data_loader, valid_data_loader, lr_scheduler)
+    trainer = kind(
+        model,
+        criterion,
+        metrics,
+        optimizer,
+        config,
+        device,
+        data_loader,
+        valid_data_loader,
+        lr_scheduler,
+    )
     for tracker in trackers if not config.launch.checking else ():
         trainer.writers.add(tracker)
     return trainer
@@ -90,7 +111,9 @@ def load_run(path: Any) -> "tuple[torch.nn.Module, ConfigParser]":
 
 def command() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Train a model as a config file says, or continue a run.")
+    parser = argparse.ArgumentParser(
+        description="Train a model as a config file says, or continue a run."
+    )
     main(ConfigParser.from_args(parser, OPTIONS, partial=False))
 
 

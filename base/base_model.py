@@ -14,5 +14,7 @@ class BaseModel(nn.Module, ABC):
         """Compute the output of a batch."""
 
     def __str__(self) -> str:
-        trainable = sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+        trainable = sum(
+            parameter.numel() for parameter in self.parameters() if parameter.requires_grad
+        )
         return f"{super().__str__()}\nTrainable parameters: {trainable:,}"

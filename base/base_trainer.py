@@ -73,23 +73,34 @@ class BaseTrainer(ABC):
         config.get_logger("checkpoint", settings.verbosity)
         self.model, self.criterion = model, criterion
         self.metric_ftns, self.optimizer = metric_ftns, optimizer
-        self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        self.device = next(
+            (parameter.device for parameter in model.parameters()), torch.device("cpu")
+        )
         self.epochs, self.seed = settings.epochs or 0, config.settings.seed
         self.monitor = Monitor(settings.monitor, settings.early_stop)
         #: The first epoch, that in hand, and how many of its batches are done.
         self.start_epoch, self.epoch, self.step = 1, 1, 0
         #: Whether the run had come to its end.
         self._ended = False
-        self._samples = 0.0  # that the last epoch has trained on, in this process; 0 if nobody counts
+        self._samples = (
+            0.0  # that the last epoch has trained on, in this process; 0 if nobody counts
+        )
         #: The learning rate of the last update.
         self.lr = math.nan
         newest = config.resume if config.launch.task == "continue" else None
         self._checkpoints = Checkpoints(config.run, settings.keep_last, newest)
-        self.stop = StopRequest(lambda: f" in epoch {self.epoch}, to be done again\n{self._checkpoints.resume_hint()}")
+        self.stop = StopRequest(
+            lambda: f" in epoch {self.epoch}, to be done again\n{self._checkpoints.resume_hint()}"
+        )
         self.checkpoint_dir = config.run.folder
         self._metrics = MetricsFile(config.run.log_dir / "metrics.csv")
-        enabled, best = settings.tensorboard and not (evaluating or distributed.RANK), lambda: self.monitor.best_epoch
-        self.writer = TensorboardWriter(config.run.log_dir, self.logger, enabled, config.flat(), best)
+        enabled, best = (
+            settings.tensorboard and not (evaluating or distributed.RANK),
+            lambda: self.monitor.best_epoch,
+        )
+        self.writer = TensorboardWriter(
+            config.run.log_dir, self.logger, enabled, config.flat(), best
+        )
         #: Where the numbers go; a tracker of your own is added in train.py.
         table = EpochTable(self.logger, best, self.monitor.name)
         self.writers = Writers(*([] if distributed.RANK else [table, self._metrics, self.writer]))
@@ -102,7 +113,9 @@ class BaseTrainer(ABC):
         """How many samples (or tokens, or whatever the mean loss is over) a batch holds."""
         tensor = first_tensor(batch)
         if tensor is None:
-            raise ConfigError("a batch holds no tensor: let the trainer's batch_size_of(batch) say how large it is")
+            raise ConfigError(
+                "a batch holds no tensor: let the trainer's batch_size_of(batch) say how large it is"
+            )
         return tensor.shape[0]
 
     def train(self) -> None:
@@ -119,7 +132,9 @@ class BaseTrainer(ABC):
                 finished = epoch == self.epochs or self.monitor.exhausted
                 self._save_epoch(epoch, improved, finished)
                 if self.monitor.exhausted:
-                    self.logger.info(f"early stop: {self.monitor.bad_epochs} epochs without improvement")
+                    self.logger.info(
+                        f"early stop: {self.monitor.bad_epochs} epochs without improvement"
+                    )
                 if finished:
                     break
             self._finish(idle=not epochs)
@@ -136,7 +151,9 @@ class BaseTrainer(ABC):
     def _resume_checkpoint(self, resume_path: str | Path) -> None:
         """Go on from a checkpoint of this run; nothing else calls it."""
         launch = self.config.launch
-        self.config.launch = dataclasses.replace(launch, task="continue", checkpoint=Path(resume_path), _content=None)
+        self.config.launch = dataclasses.replace(
+            launch, task="continue", checkpoint=Path(resume_path), _content=None
+        )
         self.restore()
 
     def restore(self) -> None:
@@ -160,8 +177,14 @@ class BaseTrainer(ABC):
             self.logger.info(f"resuming from {launch.checkpoint}")
             step, batches = saved["progress"]["step"], getattr(self, "len_epoch", 0)
             if step and batches and step > batches:
-                raise CheckpointError(f"{launch.checkpoint} is {step} batches into an epoch of {batches}")
-            self.start_epoch, self.step, self.lr = saved["epoch"] + (step is None), step or 0, saved["progress"]["lr"]
+                raise CheckpointError(
+                    f"{launch.checkpoint} is {step} batches into an epoch of {batches}"
+                )
+            self.start_epoch, self.step, self.lr = (
+                saved["epoch"] + (step is None),
+                step or 0,
+                saved["progress"]["lr"],
+            )
             self._ended = saved["progress"]["finished"]
         launch.release()
 
@@ -186,7 +209,9 @@ class BaseTrainer(ABC):
         value = log.get(self.monitor.name, 0.0)
         if self.monitor.on and self.settings.on_nan == "stop" and not math.isfinite(value):
             hint = self._checkpoints.skip_hint()
-            raise NonFiniteError(f"{self.monitor.name} became {value} in epoch {epoch} (lr {self.lr:.3g})\n  {hint}")
+            raise NonFiniteError(
+                f"{self.monitor.name} became {value} in epoch {epoch} (lr {self.lr:.3g})\n  {hint}"
+            )
 
     def _start(self) -> range:
         """Restore a checkpoint, if the run has one; the epochs to train, of which there may be none."""
@@ -211,27 +236,51 @@ class BaseTrainer(ABC):
         run, launch = self.config.run, self.config.launch
         run.sweep()
         if launch.task == "continue" and launch.checkpoint is not None:
-            take_over(run, self.epoch, self.step or None, launch.checkpoint, self.monitor.best_epoch)
+            take_over(
+                run, self.epoch, self.step or None, launch.checkpoint, self.monitor.best_epoch
+            )
         run.begin(self.config.snapshot())
         environment.keep_changes(run.folder)
         if torch.device(self.device).type == "cpu" and environment.crowded():
             self.logger.info(environment.crowded())
         if not self.model.training:
-            self.logger.warning("the model is in evaluation mode, and trains in it: model.train() would change that")
-        self.writer.purge_step = (self.start_epoch - 1) * getattr(self, "len_epoch", 0) + self.step + 1
+            self.logger.warning(
+                "the model is in evaluation mode, and trains in it: model.train() would change that"
+            )
+        self.writer.purge_step = (
+            (self.start_epoch - 1) * getattr(self, "len_epoch", 0) + self.step + 1
+        )
         if self._metrics.path.is_file():
             self._metrics.cut(self.start_epoch - 1)
 
     def _place(self) -> dict[str, Any]:
         best = {self.monitor.name: self.monitor.best, "epoch": self.monitor.best_epoch}
-        return {"epoch": self.epoch, "step": self.step, **({"best": best} if self.monitor.best_epoch else {})}
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            **({"best": best} if self.monitor.best_epoch else {}),
+        }
 
     def _report(self, epoch: int, log: Log, seconds: float) -> None:
         """The numbers of an epoch, for the table and all other writers."""
-        lr = self.lr if not math.isnan(self.lr) else float(self.optimizer.param_groups[0].get("lr", math.nan))
+        lr = (
+            self.lr
+            if not math.isnan(self.lr)
+            else float(self.optimizer.param_groups[0].get("lr", math.nan))
+        )
         loader = getattr(self, "data_loader", None)
-        samples = self._samples or getattr(loader, "n_samples", None) or len(getattr(loader, "dataset", ()))
-        row = {"epoch": epoch, **log, "lr": lr, "seconds": round(seconds, 3), "samples/s": samples / max(seconds, 1e-9)}
+        samples = (
+            self._samples
+            or getattr(loader, "n_samples", None)
+            or len(getattr(loader, "dataset", ()))
+        )
+        row = {
+            "epoch": epoch,
+            **log,
+            "lr": lr,
+            "seconds": round(seconds, 3),
+            "samples/s": samples / max(seconds, 1e-9),
+        }
         self.writers.log(row, epoch * getattr(self, "len_epoch", 1))
         if self.writer.enabled:
             self.writer.set_step(epoch * getattr(self, "len_epoch", 1))
@@ -240,10 +289,15 @@ class BaseTrainer(ABC):
     def _histograms(self) -> None:
         """The weights' histograms; constant, empty, huge or non-finite tensors have none."""
         for name, parameter in unwrap(self.model).named_parameters():
-            if 1 < parameter.numel() <= 10_000_000 and -math.inf < parameter.min() < parameter.max() < math.inf:
+            if (
+                1 < parameter.numel() <= 10_000_000
+                and -math.inf < parameter.min() < parameter.max() < math.inf
+            ):
                 self.writer.add_histogram(f"weights/{name}", parameter.float(), bins=64)
 
-    def _save(self, step: int | None, due: bool = True, improved: bool = False, finished: bool = False) -> None:
+    def _save(
+        self, step: int | None, due: bool = True, improved: bool = False, finished: bool = False
+    ) -> None:
         if due or improved:
             if self.settings.on_nan == "stop":
                 check_finite(unwrap(self.model), self.epoch, self.lr, self._checkpoints.skip_hint())
@@ -279,12 +333,18 @@ class BaseTrainer(ABC):
     def _finish(self, idle: bool) -> None:
         """Say what came out and what to do with it."""
         if self.config.launch.checking:
-            if (newest := self._checkpoints.newest) is not None and not idle:  # read it back as a continued run would
-                restoring.load(self.config, held_by(self), checkpoint.load(newest), self.config.run.environment)
+            if (
+                newest := self._checkpoints.newest
+            ) is not None and not idle:  # read it back as a continued run would
+                restoring.load(
+                    self.config, held_by(self), checkpoint.load(newest), self.config.run.environment
+                )
             done = "the run is at its end" if idle else "trained, validated, saved and read back"
             self.logger.info(f"check passed: {done}; nothing of it is kept")
             return
         # A scheduler made for so many steps cannot be stretched.
         fixed_length = any(hasattr(part, "total_steps") for part in held_by(self).parts.values())
-        for line in self._checkpoints.summary(self.monitor, self.epochs, self.epoch, idle, fixed_length):
+        for line in self._checkpoints.summary(
+            self.monitor, self.epochs, self.epoch, idle, fixed_length
+        ):
             self.logger.info(line)

@@ -44,8 +44,12 @@ class DigitsDataLoader(BaseDataLoader):
     ) -> None:
         images, labels = self.read(ROOT / data_dir, training)
         augmentation = {"shift": shift, "rotate": rotate} if training else {}
-        device = torch.accelerator.current_accelerator(check_available=True) if device_resident else None
-        dataset = InMemoryImages(images, labels, MNIST_MEAN, MNIST_STD, **augmentation, device=device or "cpu")
+        device = (
+            torch.accelerator.current_accelerator(check_available=True) if device_resident else None
+        )
+        dataset = InMemoryImages(
+            images, labels, MNIST_MEAN, MNIST_STD, **augmentation, device=device or "cpu"
+        )
         super().__init__(dataset, batch_size, shuffle, validation_split, num_workers, **options)
 
     def read(self, folder: Path, training: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -56,7 +60,9 @@ class DigitsDataLoader(BaseDataLoader):
         """
         file = folder / "mnist5k.npz"
         if not file.exists():
-            raise DataError(f"{file} is missing: it came with the project; or set data_loader.args.data_dir")
+            raise DataError(
+                f"{file} is missing: it came with the project; or set data_loader.args.data_dir"
+            )
         with np.load(file, allow_pickle=False) as arrays:
             images, labels = arrays["images"], arrays["labels"]
         # The file is sorted by class, 500 of each: the first 400 are for training.
@@ -106,7 +112,9 @@ class InMemoryImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     def __getitems__(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Samples int64 [n] as a batch: images float [n, 1, height, width] and labels int64 [n]."""
         indices = indices.to(self.labels.device)
-        images = self.images.index_select(0, indices)  # copies rows: a third of the time of images[indices]
+        images = self.images.index_select(
+            0, indices
+        )  # copies rows: a third of the time of images[indices]
         if self.shift or self.rotate:
             images = self._augment(images)
         return images, self.labels.index_select(0, indices)
@@ -117,12 +125,17 @@ class InMemoryImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         amounts = uniform_rows(n, 3).to(images.device) * 2 - 1
         angle = amounts[:, 0] * math.radians(self.rotate)
         # Coordinates run from -1 to 1, so a pixel is 2 / size wide.
-        right, down = amounts[:, 1] * (2 * self.shift / width), amounts[:, 2] * (2 * self.shift / height)
+        right, down = (
+            amounts[:, 1] * (2 * self.shift / width),
+            amounts[:, 2] * (2 * self.shift / height),
+        )
         cos, sin = angle.cos(), angle.sin()
         turn = torch.stack([cos, -sin, right, sin, cos, down], dim=1).view(n, 2, 3)
         grid = F.affine_grid(turn, [n, 1, height, width], align_corners=False)
         # grid_sample fills with 0, so 0 is made the background for the moment.
-        return F.grid_sample(images - self.background, grid, align_corners=False).add_(self.background)
+        return F.grid_sample(images - self.background, grid, align_corners=False).add_(
+            self.background
+        )
 
     def evaluation_view(self) -> "InMemoryImages":
         """The same samples without augmentation, sharing the memory."""

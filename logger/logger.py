@@ -52,7 +52,9 @@ def setup_logging(save_dir: Path, log_config: str | Path = CONFIG) -> None:
         logging.config.dictConfig(_settings(log_config, Path(save_dir)))
     except ValueError as error:  # of a file that cannot be opened, or of a mistake in the settings
         setup_console()
-        logging.getLogger("logger").warning(f"no log files, training goes on: {error.__cause__ or error}")
+        logging.getLogger("logger").warning(
+            f"no log files, training goes on: {error.__cause__ or error}"
+        )
     # What the console has shown already goes to the files alone.
     for handler in _files():
         _warn_once(handler)
@@ -80,14 +82,20 @@ def _settings(log_config: str | Path, folder: Path | None) -> dict[str, Any]:
 
 def to_files(save_dir: Path, message: str) -> None:
     """Write a message to the log files in `save_dir` alone: the console shows it in its own way."""
-    if all(Path(handler.baseFilename).resolve().parent != save_dir.resolve() for handler in _files()):
+    if all(
+        Path(handler.baseFilename).resolve().parent != save_dir.resolve() for handler in _files()
+    ):
         setup_logging(save_dir)
     for handler in _files():
         handler.handle(logging.LogRecord("trainer", logging.ERROR, "", 0, message, None, None))
 
 
 def _files() -> list[logging.FileHandler]:
-    return [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]
+    return [
+        handler
+        for handler in logging.getLogger().handlers
+        if isinstance(handler, logging.FileHandler)
+    ]
 
 
 def _warn_once(handler: logging.FileHandler) -> None:

@@ -21,9 +21,16 @@ class Progress(tqdm):  # type: ignore[type-arg]
     every = 30.0
 
     def __init__(
-        self, label: str = "", step: int = 0, total: int = 0, samples: float = 0, hidden: bool | None = True
+        self,
+        label: str = "",
+        step: int = 0,
+        total: int = 0,
+        samples: float = 0,
+        hidden: bool | None = True,
     ) -> None:
-        super().__init__(desc=label, initial=step, total=total, unit="batch", leave=False, disable=hidden)
+        super().__init__(
+            desc=label, initial=step, total=total, unit="batch", leave=False, disable=hidden
+        )
         self._label = label
         self._begin = time.monotonic(), step, samples
         self._told = self._begin[0]

@@ -59,9 +59,13 @@ class TensorboardWriter:
             numbers = {"samples_per_second": numbers["samples/s"], **self._best}
             if self._hparams and valid:
                 tags = [*valid, *(f"best/{name}" for name in valid if self._best)]
-                self._write("file_writer", lambda writer: self._describe(writer, tags), mode="valid")
+                self._write(
+                    "file_writer", lambda writer: self._describe(writer, tags), mode="valid"
+                )
         for name, value in numbers.items():
-            tag, _, mode = name.rpartition("/") if name.endswith(("/train", "/valid")) else (name, "", "train")
+            tag, _, mode = (
+                name.rpartition("/") if name.endswith(("/train", "/valid")) else (name, "", "train")
+            )
             self._write("add_scalar", tag, value, step, mode=mode)
 
     def _describe(self, writer: Any, tags: list[str]) -> None:
@@ -92,7 +96,9 @@ class TensorboardWriter:
                 # Imported here: it costs a second, and not every run wants it.
                 from torch.utils.tensorboard import SummaryWriter
 
-                self._writers[mode] = SummaryWriter(f"{self.log_dir}/{mode}", purge_step=self.purge_step)
+                self._writers[mode] = SummaryWriter(
+                    f"{self.log_dir}/{mode}", purge_step=self.purge_step
+                )
             writer = self._writers[mode]
             if name == "file_writer":
                 args[0](writer.file_writer)
@@ -100,12 +106,16 @@ class TensorboardWriter:
                 getattr(writer, name)(*args, **kwargs)
         except Exception as error:
             self.enabled = False
-            self.logger.warning(f"TensorBoard is off from here on, training goes on: {type(error).__name__}: {error}")
+            self.logger.warning(
+                f"TensorBoard is off from here on, training goes on: {type(error).__name__}: {error}"
+            )
 
     def close(self) -> None:
         """Write what is pending."""
         for writer in self._writers.values():
-            with contextlib.suppress(Exception):  # a full disk must not stop a run that has been saved
+            with contextlib.suppress(
+                Exception
+            ):  # a full disk must not stop a run that has been saved
                 writer.close()
 
 
@@ -166,7 +176,9 @@ class EpochTable(Writer):
         monitored: the number that always has a place.
     """
 
-    def __init__(self, logger: logging.Logger, best_epoch: Callable[[], int], monitored: str = "") -> None:
+    def __init__(
+        self, logger: logging.Logger, best_epoch: Callable[[], int], monitored: str = ""
+    ) -> None:
         self.logger, self._best_epoch, self._monitored = logger, best_epoch, monitored
         self._seen: list[str] = []
         self._names: list[str] = []
@@ -178,17 +190,24 @@ class EpochTable(Writer):
                 self._seen, self._names = list(numbers), self._fitting(list(numbers))
                 left_out = [name for name in numbers if name not in self._names]
                 if left_out:
-                    self.logger.info(f"only in metrics.csv, for want of space: {', '.join(left_out)}")
+                    self.logger.info(
+                        f"only in metrics.csv, for want of space: {', '.join(left_out)}"
+                    )
                 self.logger.info(" ".join(f"{name:>{_width(name)}}" for name in self._names))
             cells = [f"{_shown(name, numbers[name]):>{_width(name)}}" for name in self._names]
-            self.logger.info(" ".join(cells) + (" *" if numbers["epoch"] == self._best_epoch() else ""))
+            self.logger.info(
+                " ".join(cells) + (" *" if numbers["epoch"] == self._best_epoch() else "")
+            )
 
     def _fitting(self, names: list[str]) -> list[str]:
         """The columns that fit beside each other; the last metrics go first, in training and in validation."""
         metrics = [name for name in names if name not in ("epoch", "lr", "seconds", "samples/s")]
         order = [each for name in metrics for each in (f"val_{name}", name) if each in metrics]
         spare = [name for name in dict.fromkeys(order) if name != self._monitored]
-        while sum(_width(name) + 1 for name in names) + 1 > shutil.get_terminal_size().columns and spare[1:]:
+        while (
+            sum(_width(name) + 1 for name in names) + 1 > shutil.get_terminal_size().columns
+            and spare[1:]
+        ):
             names.remove(spare.pop())
         return names
 
@@ -202,19 +221,32 @@ class MetricsFile(Writer):
     def log(self, numbers: Row, step: int) -> None:
         """Append the row of an epoch; a metric that came later gets a column."""
         if "epoch" in numbers:
-            self._rewrite([*(self._read() if self.path.is_file() else []), {k: repr(v) for k, v in numbers.items()}])
+            self._rewrite(
+                [
+                    *(self._read() if self.path.is_file() else []),
+                    {k: repr(v) for k, v in numbers.items()},
+                ]
+            )
 
     def cut(self, last_epoch: int) -> None:
         """Drop the rows after `last_epoch`, and what is none: the run goes on from there."""
         try:
-            rows = [row for row in self._read() if None not in (*row, *row.values()) and row["epoch"].isdigit()]
+            rows = [
+                row
+                for row in self._read()
+                if None not in (*row, *row.values()) and row["epoch"].isdigit()
+            ]
             if rows:
                 self._rewrite([row for row in rows if int(row["epoch"]) <= last_epoch])
         except (OSError, StorageError) as error:
-            logging.getLogger("logger").warning(f"{self.path.name} cannot be written, training goes on: {error}")
+            logging.getLogger("logger").warning(
+                f"{self.path.name} cannot be written, training goes on: {error}"
+            )
         except (ValueError, KeyError, csv.Error):
             self.path.replace(self.path.with_name(self.path.name + ".old"))
-            logging.getLogger("logger").warning(f"{self.path.name} is no table of epochs: renamed {self.path.name}.old")
+            logging.getLogger("logger").warning(
+                f"{self.path.name} is no table of epochs: renamed {self.path.name}.old"
+            )
 
     def _read(self) -> list[dict[str, Any]]:
         with open(self.path, newline="", encoding="utf-8") as file:
@@ -234,6 +266,13 @@ def _width(name: str) -> int:
 
 
 def _shown(name: str, value: float) -> str:
-    extreme = not isinstance(value, int) and value and math.isfinite(value) and not 1e-3 <= abs(value) < 1e5
-    kind = {"seconds": ".1f", "samples/s": ",.0f", "lr": ".3g"}.get(name, ".3g" if extreme else ".4f")
+    extreme = (
+        not isinstance(value, int)
+        and value
+        and math.isfinite(value)
+        and not 1e-3 <= abs(value) < 1e5
+    )
+    kind = {"seconds": ".1f", "samples/s": ",.0f", "lr": ".3g"}.get(
+        name, ".3g" if extreme else ".4f"
+    )
     return format(value, "," if isinstance(value, int) else kind)

@@ -18,10 +18,14 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-LAUNCHED = all(os.environ.get(name, "").isdecimal() for name in ("LOCAL_RANK", "RANK", "WORLD_SIZE"))
+LAUNCHED = all(
+    os.environ.get(name, "").isdecimal() for name in ("LOCAL_RANK", "RANK", "WORLD_SIZE")
+)
 #: The number of this process, how many there are, and its number among those of this machine.
 _ALONE = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
-RANK, SIZE, LOCAL_RANK = (int(os.environ[name]) if LAUNCHED else alone for name, alone in _ALONE.items())
+RANK, SIZE, LOCAL_RANK = (
+    int(os.environ[name]) if LAUNCHED else alone for name, alone in _ALONE.items()
+)
 #: What they share beside the group, to see who was first.
 _store: Any = None
 #: Machine and process id of each.
@@ -60,7 +64,10 @@ def join() -> Any:
         _members[:] = gathered((platform.node(), os.getpid()))
         restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
         if restarts and "TORCH_DISABLE_SHARE_RDZV_TCP_STORE" not in os.environ:
-            print("warning: restarts may fail: set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun", file=sys.stderr)
+            print(
+                "warning: restarts may fail: set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun",
+                file=sys.stderr,
+            )
     return dist
 
 
@@ -91,7 +98,9 @@ def set_timeout(seconds: float) -> None:
     """How long the processes wait for each other."""
     if SIZE > 1:
         dist = join()
-        set_it = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout  # an older name
+        set_it = (
+            getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
+        )  # an older name
         set_it(datetime.timedelta(seconds=seconds), dist.group.WORLD)
 
 
@@ -145,7 +154,11 @@ def _outcome(make: Callable[[], Any], wanted: bool) -> tuple[Any, Exception | No
 
 def _sendable(error: Exception | None) -> Exception | None:
     # Others than ours may not survive the way.
-    return error if error is None or hasattr(error, "exit_code") else RuntimeError(f"{type(error).__name__}: {error}")
+    return (
+        error
+        if error is None or hasattr(error, "exit_code")
+        else RuntimeError(f"{type(error).__name__}: {error}")
+    )
 
 
 def first_to_say(text: str) -> bool:
@@ -190,7 +203,12 @@ def spread(devices: str | None, n_gpu: int) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // count, 1)))
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")  # or restarts fail
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "120")  # time to save
-    flags = ["--standalone", f"--nproc_per_node={count}", f"--signals-to-handle={_SIGNALS}", f"--log-dir={os.devnull}"]
+    flags = [
+        "--standalone",
+        f"--nproc_per_node={count}",
+        f"--signals-to-handle={_SIGNALS}",
+        f"--log-dir={os.devnull}",
+    ]
     os.execv(sys.executable, [sys.executable, __file__, *flags, *sys.argv])
 
 
@@ -208,7 +226,10 @@ def _launch() -> int:
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode < 0:
-            print(f"error: process {rank} was killed by {signal.Signals(-failure.exitcode).name}", file=sys.stderr)
+            print(
+                f"error: process {rank} was killed by {signal.Signals(-failure.exitcode).name}",
+                file=sys.stderr,
+            )
         return max(failure.exitcode, 0) or (143 if failure.exitcode == -signal.SIGTERM else 1)
     except SignalException as error:
         return {signal.SIGINT: 130, signal.SIGHUP: 129}.get(error.sigval, 143)
@@ -217,5 +238,9 @@ def _launch() -> int:
 
 if __name__ == "__main__":
     sys.path.pop(0)  # this file's folder
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until torchrun handles it: an import may swallow the exception
-    os._exit(_launch())  # threads of torchrun that a second signal has left behind would be waited for
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # until torchrun handles it: an import may swallow the exception
+    os._exit(
+        _launch()
+    )  # threads of torchrun that a second signal has left behind would be waited for

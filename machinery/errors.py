@@ -18,7 +18,16 @@ from machinery import distributed
 
 _ROOT = Path(__file__).resolve().parent.parent
 #: Files and folders whose lines say nothing about a mistake in the user's code.
-_NOT_OWN = {"base", "machinery", "logger", "utils", "parse_config.py", "train.py", "test.py", "site-packages"}
+_NOT_OWN = {
+    "base",
+    "machinery",
+    "logger",
+    "utils",
+    "parse_config.py",
+    "train.py",
+    "test.py",
+    "site-packages",
+}
 #: The trainer's methods that call the user's model, loss and metrics.
 _OF_A_BATCH = ("_forward", "_record", "_update", "batch_size_of")
 
@@ -89,7 +98,9 @@ def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType 
 
 def printable(text: str) -> str:
     """A text without what would command a terminal."""
-    return "".join(char if unicodedata.category(char)[0] != "C" or char in "\n\t" else "?" for char in text)
+    return "".join(
+        char if unicodedata.category(char)[0] != "C" or char in "\n\t" else "?" for char in text
+    )
 
 
 def told(error: BaseException, anywhere: bool = True) -> str:
@@ -99,10 +110,16 @@ def told(error: BaseException, anywhere: bool = True) -> str:
         anywhere: where it has passed none, name the line that raised it.
     """
     frames = traceback.extract_tb(error.__traceback__)
-    at = [frame for frame in frames if _place(frame.filename) not in _NOT_OWN] or (frames if anywhere else [])
-    lines = [line[:300] for line in "".join(traceback.format_exception_only(error)).strip().splitlines()]
+    at = [frame for frame in frames if _place(frame.filename) not in _NOT_OWN] or (
+        frames if anywhere else []
+    )
+    lines = [
+        line[:300] for line in "".join(traceback.format_exception_only(error)).strip().splitlines()
+    ]
     # torch quotes the traceback of a worker, whose last line says what happened.
-    text = "\n  ".join(lines[:2] if "Traceback" not in "".join(lines[:2]) else [lines[0], lines[-1]])
+    text = "\n  ".join(
+        lines[:2] if "Traceback" not in "".join(lines[:2]) else [lines[0], lines[-1]]
+    )
     return text + (f"\n  at {at[-1].filename}:{at[-1].lineno}: {at[-1].line}" if at else "")
 
 
@@ -125,8 +142,16 @@ def described(value: Any, depth: int = 3) -> str:
     """Shape and type of a tensor, and of those in containers, the first of each; nothing of other values."""
     if isinstance(getattr(value, "shape", None), tuple) and hasattr(value, "dtype"):
         return f"{[*value.shape]} {str(value.dtype).removeprefix('torch.')}"
-    items = value.items() if isinstance(value, Mapping) else enumerate(value) if type(value) in (list, tuple) else ()
-    texts = [(key, described(item, depth - 1)) for key, item in itertools.islice(items, 5 * bool(depth))]
+    items = (
+        value.items()
+        if isinstance(value, Mapping)
+        else enumerate(value)
+        if type(value) in (list, tuple)
+        else ()
+    )
+    texts = [
+        (key, described(item, depth - 1)) for key, item in itertools.islice(items, 5 * bool(depth))
+    ]
     found = [f"{key}: {text}" if isinstance(key, str) else text for key, text in texts]
     return f"({', '.join(found)})" if any(found) else ""
 
@@ -136,13 +161,25 @@ def _tell(error: BaseException) -> int:
         traceback.print_exception(error)
     text = str(error)
     if not isinstance(error, UserError | Stopped):
-        shapes = {name: described(value) for name, value in _in_batch(error).items() if name != "self"}
-        shown = [f"{name} {shape}" for name, shape in shapes.items() if shape and (name != "batch" or len(shapes) < 3)]
-        named = any(word.startswith("--run_id") for word in sys.argv)  # whose folder is there already
+        shapes = {
+            name: described(value) for name, value in _in_batch(error).items() if name != "self"
+        }
+        shown = [
+            f"{name} {shape}"
+            for name, shape in shapes.items()
+            if shape and (name != "batch" or len(shapes) < 3)
+        ]
+        named = any(
+            word.startswith("--run_id") for word in sys.argv
+        )  # whose folder is there already
         more = "the run's info.log shows all of it" if named else "--traceback shows all of it"
         text = "\n  ".join([told(error), *[", ".join(shown)][: len(shown)], more])
     who = f"process {distributed.RANK}: " if distributed.RANK else ""
     with contextlib.suppress(OSError):  # a full disk, or a reader that has left
         if "Timed out" in text or distributed.first_to_say(text):  # or it might have to wait again
-            print(printable(text if isinstance(error, Stopped) else f"error: {who}{text}"), file=sys.stderr, flush=True)
+            print(
+                printable(text if isinstance(error, Stopped) else f"error: {who}{text}"),
+                file=sys.stderr,
+                flush=True,
+            )
     return getattr(error, "exit_code", 1)

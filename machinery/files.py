@@ -18,7 +18,9 @@ started: Path | None = None
 
 def shown(path: Path) -> str:
     """A path as a person types it: relative to the current folder where it is below."""
-    with contextlib.suppress(OSError, ValueError):  # the current folder is gone, or the path is not below
+    with contextlib.suppress(
+        OSError, ValueError
+    ):  # the current folder is gone, or the path is not below
         path = path.relative_to(Path.cwd())
     return f"./{path}" if str(path).startswith("-") else str(path)
 
@@ -26,7 +28,12 @@ def shown(path: Path) -> str:
 def shown_command(script: str, *words: Any) -> str:
     """A command of the project as a person types it in the current folder; of train.py, the script that was started."""
     path = started if script == "train.py" and started is not None else ROOT / script
-    return shlex.join(["python", *(shown(word) if isinstance(word, Path) else str(word) for word in (path, *words))])
+    return shlex.join(
+        [
+            "python",
+            *(shown(word) if isinstance(word, Path) else str(word) for word in (path, *words)),
+        ]
+    )
 
 
 def ensure_dir(dirname: str | Path) -> None:

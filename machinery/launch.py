@@ -15,12 +15,29 @@ from machinery import files
 from machinery.checkpoints import run_folder
 from machinery.checkpoints.run import Run
 from machinery.config.schema import Checked, check, known
-from machinery.config.source import Source, dotted, leaves, override, read_source, read_value, to_plain
+from machinery.config.source import (
+    Source,
+    dotted,
+    leaves,
+    override,
+    read_source,
+    read_value,
+    to_plain,
+)
 from machinery.errors import CheckpointError, ConfigError, NonFiniteError, StorageError
 from machinery.files import ROOT, read_json
 
 #: Keys of the trainer that say how long, and what is written: with others of these it is still the same run.
-ASIDE = ("epochs", "save_period", "keep_last", "save_step", "verbosity", "tensorboard", "log_step", "trackers")
+ASIDE = (
+    "epochs",
+    "save_period",
+    "keep_last",
+    "save_step",
+    "verbosity",
+    "tensorboard",
+    "log_step",
+    "trackers",
+)
 _logger = logging.getLogger("checkpoint")
 
 
@@ -59,7 +76,9 @@ class Launch:
         return {**vars(self), "_content": None}
 
 
-def add_options(parser: argparse.ArgumentParser, options: Iterable[Any], evaluating: bool) -> dict[str, Any]:
+def add_options(
+    parser: argparse.ArgumentParser, options: Iterable[Any], evaluating: bool
+) -> dict[str, Any]:
     """Add the custom options, and the common ones that the program has not declared itself.
 
     Returns:
@@ -67,19 +86,35 @@ def add_options(parser: argparse.ArgumentParser, options: Iterable[Any], evaluat
     """
     common: list[tuple[list[str], dict[str, Any]]] = [
         (["-c", "--config"], {"help": "config file"}),
-        (["-r", "--resume"], {"help": "checkpoint or run folder; with -c, to train: take only its weights"}),
+        (
+            ["-r", "--resume"],
+            {"help": "checkpoint or run folder; with -c, to train: take only its weights"},
+        ),
         (["-d", "--device"], {"help": "GPUs to use, as for CUDA_VISIBLE_DEVICES"}),
-        (["--set"], {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": "set any key of the config"}),
+        (
+            ["--set"],
+            {
+                "action": "append",
+                "default": [],
+                "metavar": "KEY=VALUE",
+                "help": "set any key of the config",
+            },
+        ),
         (["--run_id"], {"help": "name of the run's folder; by default the time"}),
         (["--traceback"], {"action": "store_true", "help": "show the traceback of an error"}),
-        (["--check"], {"action": "store_true", "help": "try everything on one batch, leave nothing behind"}),
+        (
+            ["--check"],
+            {"action": "store_true", "help": "try everything on one batch, leave nothing behind"},
+        ),
     ]
     if not evaluating and Path(sys.argv[0]).suffix == ".py":
         files.started = Path(sys.argv[0]).absolute()
     targets = {}
     for option in options:
         target = option.target if isinstance(option.target, str) else ";".join(option.target)
-        added = parser.add_argument(*option.flags, type=option.type, help=f"sets {target.replace(';', '.')}")
+        added = parser.add_argument(
+            *option.flags, type=option.type, help=f"sets {target.replace(';', '.')}"
+        )
         targets[added.dest] = option.target
     for flags, settings in common[: -1 if evaluating else None]:
         if not any(flag in parser._option_string_actions for flag in flags):
@@ -101,7 +136,11 @@ def read_command(
     """
     config = shlex.quote(files.shown(ROOT / "config.json"))
     if args.resume is None and (evaluating or args.config is None):
-        what = "what to evaluate: " if evaluating else f"what to train: -c {config}, or to continue a run: "
+        what = (
+            "what to evaluate: "
+            if evaluating
+            else f"what to train: -c {config}, or to continue a run: "
+        )
         raise ConfigError(f"say {what}-r CHECKPOINT")
 
     run_folder.check_run_id(args.run_id)
@@ -110,7 +149,9 @@ def read_command(
     if auto and args.config is None:
         raise ConfigError(f"-r auto needs the config of the run: -c {config} -r auto")
     if args.resume is not None and not auto:
-        launch.task = "evaluate" if evaluating else "continue" if args.config is None else "fine-tune"
+        launch.task = (
+            "evaluate" if evaluating else "continue" if args.config is None else "fine-tune"
+        )
         _read_start(launch, args.resume)
     checked = check(_source(launch, partial), modification)
     if auto and not launch.checking:
@@ -141,12 +182,18 @@ def _source(launch: Launch, partial: bool) -> Source:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise ConfigError(f"--set {text}: expected KEY=VALUE, such as --set trainer.epochs=3")
-        override(source, tuple(key.split(".")), read_value(value), f"command line (--set {key})", known)
+        override(
+            source, tuple(key.split(".")), read_value(value), f"command line (--set {key})", known
+        )
     for path, value in leaves(source.values) if launch.args.config is None else ():
-        typed = path[:1] == ("trainer",) or source.where(tuple(map(str, path))).startswith("command line")
+        typed = path[:1] == ("trainer",) or source.where(tuple(map(str, path))).startswith(
+            "command line"
+        )
         if not typed and path != ("$schema",) and isinstance(value, str) and _is_to_be_made(value):
             hint = f"if it is to be made, say so: --set {shlex.quote(f'{dotted(path)}={value}')}"
-            raise CheckpointError(f"{source.where(path)}: {dotted(path)}: {value} is outside the project; {hint}")
+            raise CheckpointError(
+                f"{source.where(path)}: {dotted(path)}: {value} is outside the project; {hint}"
+            )
     return source
 
 
@@ -166,13 +213,17 @@ def _read_start(launch: Launch, given: str) -> None:
     if not given.strip():
         raise ConfigError("-r is empty: an unset variable?")
     try:
-        path = Path(given).absolute()  # links are kept, but one to a run: the log folder stands beside them
+        path = Path(
+            given
+        ).absolute()  # links are kept, but one to a run: the log folder stands beside them
         path = path.parent / path.readlink() if path.is_symlink() else path
         folder = path if path.is_dir() else path.parent
     except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, a loop of links
         raise CheckpointError(f"{given} cannot be read: {error}") from None
     if launch.task == "continue" and launch.run_id is not None:
-        raise ConfigError("--run_id names a new run: a run that is continued with -r keeps its folder")
+        raise ConfigError(
+            "--run_id names a new run: a run that is continued with -r keeps its folder"
+        )
     if launch.task != "continue" and (path / run_folder.BEST).exists():
         path /= run_folder.BEST
     if path.is_dir():
@@ -186,7 +237,9 @@ def _read_start(launch: Launch, given: str) -> None:
             raise CheckpointError(f"{error}{hint}") from None
     is_run = (folder / "config.json").exists() and folder.parent.parent.name == "models"
     if launch.task == "continue" and not is_run:
-        why = "is not in a run folder (models/NAME/RUN with a config.json), so it cannot be continued"
+        why = (
+            "is not in a run folder (models/NAME/RUN with a config.json), so it cannot be continued"
+        )
         hint = f"move it to one, or start a new run with its weights: -c CONFIG -r {shlex.quote(given)}"
         raise CheckpointError(f"{launch.checkpoint} {why}: {hint}")
 
@@ -207,7 +260,9 @@ def _find_run(launch: Launch, checked: Checked) -> None:
         return
     passed_over = []
     # Run folders are named by the time, but one with a run_id of its own may be newer.
-    for folder in sorted((path.parent for path in models.glob("*/config.json")), key=_last_written, reverse=True):
+    for folder in sorted(
+        (path.parent for path in models.glob("*/config.json")), key=_last_written, reverse=True
+    ):
         reason = _obstacle(folder, checked)
         if not reason:
             try:
@@ -215,13 +270,21 @@ def _find_run(launch: Launch, checked: Checked) -> None:
                 if not launch._content or not launch._content["progress"]["finished"]:
                     return
                 reason = "finished"
-            except (ConfigError, CheckpointError, StorageError) as error:  # in use, or no whole checkpoint
+            except (
+                ConfigError,
+                CheckpointError,
+                StorageError,
+            ) as error:  # in use, or no whole checkpoint
                 reason = str(error).splitlines()[0]
             launch.task, launch.run, launch.checkpoint, launch._content = "train", None, None, None
         passed_over.append(f"{folder.name}: {reason}")
     if passed_over:
         more = ["…"] if passed_over[3:] else []
-        _logger.info("\n  ".join(["-r auto starts a new run; the others cannot go on:", *passed_over[:3], *more]))
+        _logger.info(
+            "\n  ".join(
+                ["-r auto starts a new run; the others cannot go on:", *passed_over[:3], *more]
+            )
+        )
 
 
 def _obstacle(folder: Path, checked: Checked) -> str:
@@ -232,13 +295,24 @@ def _obstacle(folder: Path, checked: Checked) -> str:
         ended = int(status.get("exit_code", 0))
     except Exception as error:  # whatever a foreign file holds
         return f"cannot be read: {type(error).__name__}: {error}"
-    old, new = (dict(leaves(json.loads(settings.model_dump_json()))) for settings in (before, checked.settings))
+    old, new = (
+        dict(leaves(json.loads(settings.model_dump_json())))
+        for settings in (before, checked.settings)
+    )
     fixed_length = (checked.values.get("lr_scheduler") or {}).get("type") == "OneCycleLR"
     aside = {("$schema",), *(("trainer", key) for key in ASIDE[fixed_length:])}
-    other = [path for path in {**old, **new} if path[:2] not in aside and old.get(path, "") != new.get(path, "")]
+    other = [
+        path
+        for path in {**old, **new}
+        if path[:2] not in aside and old.get(path, "") != new.get(path, "")
+    ]
     if other:
         return f"another config: {', '.join(map(dotted, other[:3]))}"
-    return f"ended with exit {ended}" if ended in (ConfigError.exit_code, NonFiniteError.exit_code) else ""
+    return (
+        f"ended with exit {ended}"
+        if ended in (ConfigError.exit_code, NonFiniteError.exit_code)
+        else ""
+    )
 
 
 def _go_on_in(launch: Launch, run: Run) -> None:
@@ -260,8 +334,13 @@ def _compare(launch: Launch, checked: Checked, renamed: bool) -> None:
     """Note what differs from the config of the checkpoint."""
     content = launch.content()
     before, now = dict(leaves(content["config"])), dict(leaves(checked.values))
-    pairs = [(path, before.get(path, "(default)"), now.get(path, "(default)")) for path in {**now, **before}]
+    pairs = [
+        (path, before.get(path, "(default)"), now.get(path, "(default)"))
+        for path in {**now, **before}
+    ]
     launch.changes += [(dotted(path), old, new) for path, old, new in pairs if old != new]
     kept = [change for change in launch.changes if change[0] in ("name", "trainer.save_dir")]
     if kept and not renamed:
-        raise ConfigError(f"{kept[0][0]}: a run that is continued with -r keeps its name and its folder")
+        raise ConfigError(
+            f"{kept[0][0]}: a run that is continued with -r keeps its name and its folder"
+        )

@@ -15,7 +15,11 @@ from typing import Any
 from machinery import distributed
 from machinery.errors import Stopped
 
-_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
+_SIGNALS = [
+    getattr(signal, name)
+    for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")
+    if hasattr(signal, name)
+]
 
 #: Seconds after which several processes ask each other for signals, if a step takes less.
 _ASKED_EVERY = 0.1
@@ -45,7 +49,9 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
-            kept = [n for n in _SIGNALS if n.name != "SIGHUP" or signal.getsignal(n) != signal.SIG_IGN]  # as by nohup
+            kept = [
+                n for n in _SIGNALS if n.name != "SIGHUP" or signal.getsignal(n) != signal.SIG_IGN
+            ]  # as by nohup
             self._before = {signum: signal.signal(signum, self._note) for signum in kept}
         return self
 
@@ -79,10 +85,16 @@ class StopRequest:
             return
         # Awaited at once: see the forks in `distributed.join`.
         pace = (time.monotonic() - self._since) / self._steps
-        *flags, paces = distributed.totals([*(float(self.noted == signum) for signum in _SIGNALS), pace])()
-        self.signum = next((signum for signum, count in zip(_SIGNALS, flags, strict=True) if count), None)
+        *flags, paces = distributed.totals(
+            [*(float(self.noted == signum) for signum in _SIGNALS), pace]
+        )()
+        self.signum = next(
+            (signum for signum, count in zip(_SIGNALS, flags, strict=True) if count), None
+        )
         # What is no step says nothing of the next, and steps that follow may be slow.
-        self._every = min(int(_ASKED_EVERY * distributed.SIZE / max(paces, 1e-9)), 10) if soon else 0
+        self._every = (
+            min(int(_ASKED_EVERY * distributed.SIZE / max(paces, 1e-9)), 10) if soon else 0
+        )
         self._steps, self._since = 0, time.monotonic()
 
     def until(self, batches: Iterator[Any], together: bool = True) -> Iterator[Any]:

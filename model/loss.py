@@ -12,7 +12,9 @@ def nll_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return F.nll_loss(output, target)
 
 
-def cross_entropy(output: torch.Tensor, target: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
+def cross_entropy(
+    output: torch.Tensor, target: torch.Tensor, label_smoothing: float = 0.0
+) -> torch.Tensor:
     """Cross-entropy of logits [n, classes] and classes int64 [n].
 
     Args:

@@ -20,7 +20,13 @@ from logger.progress import Progress
 from machinery import distributed
 from machinery.checkpoints.parts import networks
 from machinery.checks.layer_table import watch
-from machinery.checks.settings import check_loss, check_parts, check_processes, check_settings, warn_of_loss
+from machinery.checks.settings import (
+    check_loss,
+    check_parts,
+    check_processes,
+    check_settings,
+    warn_of_loss,
+)
 from machinery.errors import ConfigError
 from machinery.update.group import Group
 from machinery.update.metrics import MetricTracker
@@ -61,30 +67,50 @@ class Trainer(BaseTrainer):
     ) -> None:
         settings = config.settings.trainer
         names = [*self.loss_terms, *(metric.__name__ for metric in metric_ftns)]
-        self.len_epoch = len_epoch or settings.len_epoch or (0 if data_loader is None else len(data_loader))
+        self.len_epoch = (
+            len_epoch or settings.len_epoch or (0 if data_loader is None else len(data_loader))
+        )
         check_parts(type(self), Trainer, criterion, optimizer)
         if config.launch.task != "evaluate":  # before the run folder is made
             check_settings(config, names, valid_data_loader is not None, self.len_epoch)
-            check_processes(model, data_loader, metric_ftns, settings.sync_batchnorm and device.type != "cpu")
+            check_processes(
+                model, data_loader, metric_ftns, settings.sync_batchnorm and device.type != "cpu"
+            )
         super().__init__(model, criterion, metric_ftns, optimizer, config)
         self.device = device
-        self.data_loader, self.valid_data_loader, self.lr_scheduler = data_loader, valid_data_loader, lr_scheduler
+        self.data_loader, self.valid_data_loader, self.lr_scheduler = (
+            data_loader,
+            valid_data_loader,
+            lr_scheduler,
+        )
         if lr_scheduler is not None:
             # Their order is fixed below; torch's check cries wolf after a resume, and where fp16 skips the first step.
             optimizer._opt_called = True  # type: ignore[attr-defined]
-        self.interval = config.settings.lr_scheduler.interval if config.settings.lr_scheduler else "epoch"
-        self.accumulate, self.log_step, self.save_step = settings.accumulate, settings.log_step, settings.save_step
+        self.interval = (
+            config.settings.lr_scheduler.interval if config.settings.lr_scheduler else "epoch"
+        )
+        self.accumulate, self.log_step, self.save_step = (
+            settings.accumulate,
+            settings.log_step,
+            settings.save_step,
+        )
         self.runtime = Runtime(device, settings)
         self.model = self.runtime.prepare(model, config.launch.task != "evaluate")
         objects = (metric for metric in metric_ftns if hasattr(metric, "compute"))
-        self._objects = tuple(metric.to(device) if isinstance(metric, nn.Module) else metric for metric in objects)
+        self._objects = tuple(
+            metric.to(device) if isinstance(metric, nn.Module) else metric for metric in objects
+        )
         self._functions = tuple(metric for metric in metric_ftns if not hasattr(metric, "compute"))
         averaged = [*self.loss_terms, *(metric.__name__ for metric in self._functions)]
         self.train_metrics = MetricTracker(*averaged, objects=self._objects)
         self.valid_metrics = MetricTracker(*averaged, objects=self._objects)
         self._watch, self._progress, self._group = LossWatch(settings.on_nan), Progress(), Group()
-        self._new = config.launch.task != "continue" or config.launch.checking  # no batch has been seen yet
-        self._layers: Callable[[], str] | None = None  # gives their table, once they have seen a batch
+        self._new = (
+            config.launch.task != "continue" or config.launch.checking
+        )  # no batch has been seen yet
+        self._layers: Callable[[], str] | None = (
+            None  # gives their table, once they have seen a batch
+        )
 
     def _train_epoch(self, epoch: int) -> Log:
         """Train one epoch, validate, step an epoch scheduler; return the averages over all samples."""
@@ -97,7 +123,9 @@ class Trainer(BaseTrainer):
         self._samples += self.train_metrics.count(self.loss_terms[0])
         if self.valid_data_loader is not None:
             with evaluating(networks(self)):
-                log.update({f"val_{name}": value for name, value in self._valid_epoch(epoch).items()})
+                log.update(
+                    {f"val_{name}": value for name, value in self._valid_epoch(epoch).items()}
+                )
         log = distributed.from_main(lambda: log)
         self._schedule("epoch", log)
         return log
@@ -113,7 +141,11 @@ class Trainer(BaseTrainer):
         done = (epoch - 1) * self.len_epoch + self.step
         self.writer.set_step(done)
         # Several processes find out in the second update that a parameter is not used.
-        tried = self.accumulate * min(distributed.SIZE, 2) if self.config.launch.checking else self.len_epoch
+        tried = (
+            self.accumulate * min(distributed.SIZE, 2)
+            if self.config.launch.checking
+            else self.len_epoch
+        )
         last = done + min(tried, self.len_epoch - self.step)
         batches = self.stop.until(training_batches(self.data_loader, done, last, self.seed))
         label, hidden = f"epoch {epoch}/{self.epochs}", True if distributed.RANK else None
@@ -148,7 +180,14 @@ class Trainer(BaseTrainer):
             losses.append(loss.detach())
             if may_skip:
                 # Some terms may be parts of a weight, which the step will change.
-                seen.append(({k: v.clone() if hasattr(v, "clone") else v for k, v in terms.items()}, output, target, n))
+                seen.append(
+                    (
+                        {k: v.clone() if hasattr(v, "clone") else v for k, v in terms.items()},
+                        output,
+                        target,
+                        n,
+                    )
+                )
         if self._new and type(self)._forward is Trainer._forward:
             warn_of_loss(self.criterion, output, target)
         self._new = False
@@ -159,7 +198,9 @@ class Trainer(BaseTrainer):
                 self._record(self.train_metrics, *batch_seen)
         self._schedule("step", {})
 
-    def _compute(self, batch: Any, tracker: MetricTracker | None, n: float | None = None) -> tuple[Any, Any, Any]:
+    def _compute(
+        self, batch: Any, tracker: MetricTracker | None, n: float | None = None
+    ) -> tuple[Any, Any, Any]:
         """The loss terms (a dict), output and target of a batch, computed on the device and in the run's precision.
 
         Updates and evaluations go through here, also those of your own.
@@ -214,16 +255,22 @@ class Trainer(BaseTrainer):
         if self._watch.accepts(losses):
             self.runtime.apply(optimizer)
             return True
-        self.logger.warning(f"step {self.step} of epoch {self.epoch} skipped: the loss is not finite")
+        self.logger.warning(
+            f"step {self.step} of epoch {self.epoch} skipped: the loss is not finite"
+        )
         optimizer.zero_grad(set_to_none=True)
         return False
 
-    def _record(self, tracker: MetricTracker, terms: dict[str, Any], output: Any, target: Any, n: float) -> None:
+    def _record(
+        self, tracker: MetricTracker, terms: dict[str, Any], output: Any, target: Any, n: float
+    ) -> None:
         """Add a batch to the averages."""
         if n == 0:  # a stand-in
             return
         if terms.keys() != set(self.loss_terms):
-            raise ConfigError(f"loss_terms says {', '.join(self.loss_terms)}, but _forward returns {', '.join(terms)}")
+            raise ConfigError(
+                f"loss_terms says {', '.join(self.loss_terms)}, but _forward returns {', '.join(terms)}"
+            )
         with torch.no_grad():
             for name, value in terms.items():
                 tracker.update(name, value, n)
@@ -241,7 +288,11 @@ class Trainer(BaseTrainer):
             self._layers = None
         if self.step // self.log_step > before // self.log_step:
             self._log_window()
-        if self.save_step and self.step // self.save_step > before // self.save_step and self.step < self.len_epoch:
+        if (
+            self.save_step
+            and self.step // self.save_step > before // self.save_step
+            and self.step < self.len_epoch
+        ):
             self._save_step()
         self._stop_if_asked()
 
@@ -255,7 +306,9 @@ class Trainer(BaseTrainer):
                 window["grad_norm/train"] = float(self.runtime.grad_norm)
             self.writers.log(window, (self.epoch - 1) * self.len_epoch + self.step)
             loss = self.loss_terms[0]
-            self._progress.show(self.step, f"{loss} {window[f'{loss}/train']:.4g}", self.train_metrics.count(loss))
+            self._progress.show(
+                self.step, f"{loss} {window[f'{loss}/train']:.4g}", self.train_metrics.count(loss)
+            )
 
     def _save_step(self) -> None:
         self._watch.look(self.epoch, self.step, self.lr, self._checkpoints.skip_hint())
@@ -270,7 +323,9 @@ class Trainer(BaseTrainer):
         """Evaluate on the validation data."""
         self.writer.set_step(epoch * self.len_epoch, "valid")
         log = self.evaluate(self.valid_data_loader, self.valid_metrics)
-        self.writers.log({f"{name}/valid": value for name, value in log.items()}, epoch * self.len_epoch)
+        self.writers.log(
+            {f"{name}/valid": value for name, value in log.items()}, epoch * self.len_epoch
+        )
         return log
 
     def evaluate(self, loader: Iterable[Any], tracker: MetricTracker | None = None) -> Log:
@@ -294,5 +349,13 @@ class Trainer(BaseTrainer):
     def _schedule(self, interval: str, log: Log) -> None:
         """Step the scheduler if it steps at this interval; a plateau is judged by the monitored number."""
         if self.lr_scheduler is not None and interval == self.interval:
-            name = self.monitor.name if self.monitor.on else "val_loss" if "val_loss" in log else self.loss_terms[0]
-            self.lr_scheduler.step(*([log[name]] if isinstance(self.lr_scheduler, ReduceLROnPlateau) else []))
+            name = (
+                self.monitor.name
+                if self.monitor.on
+                else "val_loss"
+                if "val_loss" in log
+                else self.loss_terms[0]
+            )
+            self.lr_scheduler.step(
+                *([log[name]] if isinstance(self.lr_scheduler, ReduceLROnPlateau) else [])
+            )

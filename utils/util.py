@@ -3,7 +3,11 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from machinery.files import ensure_dir as ensure_dir, read_json as read_json, write_json as write_json
+from machinery.files import (
+    ensure_dir as ensure_dir,
+    read_json as read_json,
+    write_json as write_json,
+)
 from machinery.update.metrics import MetricTracker as MetricTracker
 from machinery.update.runtime import prepare_device as prepare_device
 

@@ -43,7 +43,9 @@ def describe(device: torch.device | None) -> dict[str, Any]:
 def crowded() -> str:
     """Advice for a machine whose load leaves fewer cores than this process has threads; empty if there are enough."""
     threads = torch.get_num_threads()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0  # of the last minute
     if threads == 1 or cores - load > threads - 0.5:
         return ""
@@ -57,7 +59,15 @@ def keep_changes(folder: Path) -> None:
     Raises:
         StorageError: it cannot be written.
     """
-    plain = ["--binary", "--no-ext-diff", "--no-textconv", "--no-color", "--src-prefix=a/", "--dst-prefix=b/", "-U3"]
+    plain = [
+        "--binary",
+        "--no-ext-diff",
+        "--no-textconv",
+        "--no-color",
+        "--src-prefix=a/",
+        "--dst-prefix=b/",
+        "-U3",
+    ]
     changes = _git("diff", "HEAD", "--no-relative", "-O/dev/null", *plain)
     if changes:
         with replacing(folder / f"changes-{hashlib.sha256(changes).hexdigest()[:12]}.diff") as file:
@@ -66,13 +76,19 @@ def keep_changes(folder: Path) -> None:
 
 def _git(*words: str) -> bytes:
     # A hook's variables may be of another repository.
-    options: Any = {"env": {k: v for k, v in os.environ.items() if k[:4] != "GIT_" or "CONFIG" in k}}
+    options: Any = {
+        "env": {k: v for k, v in os.environ.items() if k[:4] != "GIT_" or "CONFIG" in k}
+    }
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        return subprocess.run([*_GIT, *words], cwd=ROOT, capture_output=True, check=True, timeout=10, **options).stdout
+        return subprocess.run(
+            [*_GIT, *words], cwd=ROOT, capture_output=True, check=True, timeout=10, **options
+        ).stdout
     return b""
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """The fields that differ and can change the bits of a resumed run, as lines."""
-    changed = [field for field in now if field not in ASIDE and before.get(field, now[field]) != now[field]]
+    changed = [
+        field for field in now if field not in ASIDE and before.get(field, now[field]) != now[field]
+    ]
     return [f"{field} {before[field]} -> {now[field]}" for field in changed]

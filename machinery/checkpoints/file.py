@@ -82,7 +82,10 @@ def plain(value: Any, name: str = "state") -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, Mapping):
-        copied = {plain(key, f"{name} (a key)"): plain(item, f"{name}.{key}") for key, item in value.items()}
+        copied = {
+            plain(key, f"{name} (a key)"): plain(item, f"{name}.{key}")
+            for key, item in value.items()
+        }
         if hasattr(value, "_metadata"):  # the versions of a network's modules
             copied = OrderedDict(copied)
             vars(copied)["_metadata"] = plain(dict(value._metadata))
@@ -94,7 +97,9 @@ def plain(value: Any, name: str = "state") -> Any:
         if isinstance(value, kind):
             return kind(value)
     found = f"{type(value).__module__}.{type(value).__qualname__}"
-    raise CheckpointError(f"{name} is a {found}: a checkpoint holds tensors and plain data only (see state_dict)")
+    raise CheckpointError(
+        f"{name} is a {found}: a checkpoint holds tensors and plain data only (see state_dict)"
+    )
 
 
 class _HashingFile:
@@ -124,7 +129,9 @@ class _HashingFile:
 
     def finish(self) -> None:
         """Write the checksum as the comment of the zip, in place of the empty one that was held back."""
-        self.file.write(struct.pack("<H", _COMMENT_SIZE) + _COMMENT + self.sha256.hexdigest().encode())
+        self.file.write(
+            struct.pack("<H", _COMMENT_SIZE) + _COMMENT + self.sha256.hexdigest().encode()
+        )
 
 
 def save(state: Mapping[str, Any] | Content, path: Path) -> None:
@@ -172,7 +179,9 @@ def damage(path: Path) -> str | None:
             file.seek(size - _COMMENT_SIZE - 2)
             length, comment = struct.unpack("<H", file.read(2))[0], file.read()
             if length != _COMMENT_SIZE or not comment.startswith(_COMMENT):
-                return "truncated, or not written by this template: it does not end with its checksum"
+                return (
+                    "truncated, or not written by this template: it does not end with its checksum"
+                )
             file.seek(0)
             sha256, left = hashlib.sha256(), size - _COMMENT_SIZE - 2
             while left:
@@ -219,30 +228,46 @@ def load(path: Path, mmap: bool = False) -> Content:
         raise CheckpointError(f"{path} is {kind}: {_EXPECTED}")
     if not isinstance(state["format_version"], int) or state["format_version"] > FORMAT_VERSION:
         found = state["format_version"]
-        raise CheckpointError(f"{path} has format {found}, this code reads up to {FORMAT_VERSION}: use newer code")
+        raise CheckpointError(
+            f"{path} has format {found}, this code reads up to {FORMAT_VERSION}: use newer code"
+        )
     try:
         _CONTENT.validate_python(state, strict=True)
     except ValidationError as error:
         told = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:3]]
-        raise CheckpointError(f"{path} is no checkpoint of this template: {'; '.join(told)}") from None
+        raise CheckpointError(
+            f"{path} is no checkpoint of this template: {'; '.join(told)}"
+        ) from None
     return cast(Content, {"states": {}, "classes": {}, "environment": {}, **state})
 
 
 def _is_state_dict(state: Any) -> bool:
-    return isinstance(state, dict) and bool(state) and all(isinstance(v, torch.Tensor) for v in state.values())
+    return (
+        isinstance(state, dict)
+        and bool(state)
+        and all(isinstance(v, torch.Tensor) for v in state.values())
+    )
 
 
 def _check_kind(path: Path) -> None:
     """Refuse what is no file, or no zip file."""
     if not path.is_file():
-        raise CheckpointError(f"{path} is not a file: {_EXPECTED}" if path.exists() else f"{path} does not exist")
+        raise CheckpointError(
+            f"{path} is not a file: {_EXPECTED}" if path.exists() else f"{path} does not exist"
+        )
     try:
         with open(path, "rb") as file:
             start = file.read(64)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
     if not start.startswith(b"PK"):
-        kind = "empty" if not start else "a pickle of an old torch" if start[:1] == b"\x80" else "not a checkpoint"
+        kind = (
+            "empty"
+            if not start
+            else "a pickle of an old torch"
+            if start[:1] == b"\x80"
+            else "not a checkpoint"
+        )
         raise CheckpointError(f"{path} is {kind}: {_EXPECTED}")
 
 
@@ -254,7 +279,9 @@ def _check_entries(path: Path) -> None:
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
     names = [entry.filename for entry in entries]
-    if len(names) != len(set(names)) or any(".." in name.split("/") or name.startswith("/") for name in names):
+    if len(names) != len(set(names)) or any(
+        ".." in name.split("/") or name.startswith("/") for name in names
+    ):
         raise CheckpointError(f"refused: {path} has duplicate or outside names")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise CheckpointError(f"refused: {path} has compressed entries, which torch never writes")
@@ -267,10 +294,14 @@ def _check_globals(path: Path) -> None:
     try:
         found = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
     except Exception as error:  # the scan of a hostile pickle may fail in any way
-        raise CheckpointError(f"refused: {path} is no pickle of tensors and plain data ({error})") from None
+        raise CheckpointError(
+            f"refused: {path} is no pickle of tensors and plain data ({error})"
+        ) from None
     if any(name.startswith("parse_config.") for name in found):
         how = f"convert it:\n  {shown_command('tools/convert_checkpoint.py', path, 'NEW.pth')}"
-        raise CheckpointError(f"{path} was saved by the classic template, with a pickled ConfigParser; {how}")
+        raise CheckpointError(
+            f"{path} was saved by the classic template, with a pickled ConfigParser; {how}"
+        )
     if found:
         raise CheckpointError(f"refused: {path} contains globals [{', '.join(sorted(found))}]")
 

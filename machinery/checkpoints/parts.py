@@ -26,22 +26,42 @@ def held_by(trainer: Any) -> Held:
     for name, value in _objects(trainer):
         part = unwrap(value) if isinstance(value, nn.Module) else value
         stateful = hasattr(part, "state_dict") and hasattr(part, "load_state_dict")
-        stateful &= name not in ("data_loader", "valid_data_loader")  # which are read up to the place
-        if stateful and all(part is not other for other in (model, *parts.values(), *trainer.metric_ftns)):
+        stateful &= name not in (
+            "data_loader",
+            "valid_data_loader",
+        )  # which are read up to the place
+        if stateful and all(
+            part is not other for other in (model, *parts.values(), *trainer.metric_ftns)
+        ):
             parts[name] = part
-    for name, part in [pair for pair in parts.items() if isinstance(pair[1], LRScheduler)]:  # one may hold another
-        parts |= {f"{name}.{inner}": value for inner, value in vars(part).items() if isinstance(value, LRScheduler)}
+    for name, part in [
+        pair for pair in parts.items() if isinstance(pair[1], LRScheduler)
+    ]:  # one may hold another
+        parts |= {
+            f"{name}.{inner}": value
+            for inner, value in vars(part).items()
+            if isinstance(value, LRScheduler)
+        }
     loader = getattr(trainer, "data_loader", None)
-    fixed = {name: getattr(loader, name, None) for name in ("validation_split", "batch_size", "shuffle")}
+    fixed = {
+        name: getattr(loader, name, None) for name in ("validation_split", "batch_size", "shuffle")
+    }
     fixed |= {"seed": trainer.seed, "samples": getattr(loader, "n_samples", None)}
-    fixed |= {"accumulate": getattr(trainer, "accumulate", None), "batches": getattr(trainer, "len_epoch", None)}
+    fixed |= {
+        "accumulate": getattr(trainer, "accumulate", None),
+        "batches": getattr(trainer, "len_epoch", None),
+    }
     fixed["metrics"] = [metric.__name__ for metric in trainer.metric_ftns]
     return Held(model, parts, fixed)
 
 
 def state_of(part: Any) -> dict[str, Any]:
     """The state of a part, without the schedulers inside one, which are parts, too."""
-    return {name: value for name, value in part.state_dict().items() if not isinstance(value, LRScheduler)}
+    return {
+        name: value
+        for name, value in part.state_dict().items()
+        if not isinstance(value, LRScheduler)
+    }
 
 
 def networks(trainer: object) -> list[nn.Module]:
@@ -56,7 +76,10 @@ def _objects(trainer: object) -> list[tuple[str, Any]]:
     def visit(prefix: str, items: Iterable[tuple[Any, Any]]) -> None:
         for name, value in items:
             if isinstance(value, dict | list | tuple):
-                visit(f"{prefix}{name}.", value.items() if isinstance(value, dict) else enumerate(value))
+                visit(
+                    f"{prefix}{name}.",
+                    value.items() if isinstance(value, dict) else enumerate(value),
+                )
             else:
                 found.append((f"{prefix}{name}", value))
 

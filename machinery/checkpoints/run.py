@@ -73,8 +73,14 @@ class Run:
         """Say how the run is doing; a run that has not begun leaves its folder as it was."""
         # The main process writes, or the one that fails.
         if self.begun is not None and (distributed.RANK == 0 or state == "failed"):
-            now, seconds = time.strftime("%Y-%m-%dT%H:%M:%S%z"), round(time.monotonic() - self.begun, 3)
-            write_json({"state": state, **fields, "time": now, "seconds": seconds}, self.folder / "status.json")
+            now, seconds = (
+                time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                round(time.monotonic() - self.begun, 3),
+            )
+            write_json(
+                {"state": state, **fields, "time": now, "seconds": seconds},
+                self.folder / "status.json",
+            )
 
     def state(self) -> str:
         """What status.json says of the run."""

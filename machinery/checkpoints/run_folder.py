@@ -36,8 +36,12 @@ def check_run_id(run_id: str | None) -> None:
     Raises:
         ConfigError: with what it should be.
     """
-    if run_id is not None and not (run_id.isprintable() and re.fullmatch(r"(?!\.{1,2}$)[^/\\]{1,100}", run_id)):
-        raise ConfigError(f"--run_id {run_id!r}: expected the name of a folder, up to 100 letters without slashes")
+    if run_id is not None and not (
+        run_id.isprintable() and re.fullmatch(r"(?!\.{1,2}$)[^/\\]{1,100}", run_id)
+    ):
+        raise ConfigError(
+            f"--run_id {run_id!r}: expected the name of a folder, up to 100 letters without slashes"
+        )
 
 
 def create(parent: Path, run_id: str | None) -> Path:
@@ -57,7 +61,11 @@ def create(parent: Path, run_id: str | None) -> Path:
         except FileExistsError:
             if run_id is not None:
                 saved = any(checkpoints(folder)) or (folder / BEST).exists()
-                how = "continue it with -r auto, or choose" if saved else "it has saved nothing: choose"
+                how = (
+                    "continue it with -r auto, or choose"
+                    if saved
+                    else "it has saved nothing: choose"
+                )
                 raise ConfigError(f"the run {folder} exists: {how} another --run_id") from None
             number += 1
             folder = parent / f"{name}-{number}"
@@ -80,7 +88,11 @@ def check_possible(folder: Path) -> None:
 
 def checkpoint_name(epoch: int, step: int | None) -> str:
     """The file name of a checkpoint after `epoch`, or after `step` batches of it."""
-    return f"checkpoint-epoch{epoch}.pth" if step is None else f"checkpoint-epoch{epoch}-step{step}.pth"
+    return (
+        f"checkpoint-epoch{epoch}.pth"
+        if step is None
+        else f"checkpoint-epoch{epoch}-step{step}.pth"
+    )
 
 
 def checkpoints(folder: Path) -> list[Saved]:
@@ -119,7 +131,9 @@ def newest_whole(folder: Path) -> tuple[Path, Any, list[str]]:
             continue
         if problems:
             lost = candidates[0].epoch - saved.epoch
-            problems.append(f"falling back to {saved.path.name}: {lost} epoch{'s' * (lost != 1)} to do again")
+            problems.append(
+                f"falling back to {saved.path.name}: {lost} epoch{'s' * (lost != 1)} to do again"
+            )
         return saved.path, state, problems
     if problems:
         raise CheckpointError("no whole checkpoint:\n  " + "\n  ".join(problems))
@@ -150,7 +164,9 @@ def prune(folder: Path, keep_last: int | None) -> None:
     files beyond the newest two, and those that a later epoch file has outdone. The best is never counted.
     """
     files = checkpoints(folder)
-    epochs, steps = ([saved for saved in files if (saved.step is None) == whole] for whole in (True, False))
+    epochs, steps = (
+        [saved for saved in files if (saved.step is None) == whole] for whole in (True, False)
+    )
     outdone = [saved for saved in steps if epochs and saved.epoch <= epochs[-1].epoch]
     for saved in {*outdone, *steps[:-2], *epochs[: -(keep_last or len(epochs))]}:
         with contextlib.suppress(FileNotFoundError):
@@ -185,9 +201,13 @@ def own(folder: Path) -> int:
     except (BlockingIOError, PermissionError):
         owner = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
         os.close(descriptor)
-        raise ConfigError(f"{folder} is in use by {owner}: stop it first, or start another run") from None
+        raise ConfigError(
+            f"{folder} is in use by {owner}: stop it first, or start another run"
+        ) from None
     except OSError:
-        logging.getLogger("checkpoint").warning(f"{folder}: no file locks here: let no other process write to this run")
+        logging.getLogger("checkpoint").warning(
+            f"{folder}: no file locks here: let no other process write to this run"
+        )
     with contextlib.suppress(OSError):  # a full disk
         os.truncate(descriptor, 0)
         os.write(descriptor, f"pid {os.getpid()} on {socket.gethostname()}\n".encode())

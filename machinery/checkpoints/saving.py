@@ -25,7 +25,9 @@ from machinery.update.monitor import Monitor
 from machinery.update.networks import check_alike, share_buffers
 
 #: What gloo and NCCL say when a process does not answer.
-_LOST = r"Timed out waiting \d+ms|Application timeout|gloo.*?((?:Connection|Broken|Read) [a-z ]+)|NCCL"
+_LOST = (
+    r"Timed out waiting \d+ms|Application timeout|gloo.*?((?:Connection|Broken|Read) [a-z ]+)|NCCL"
+)
 
 
 class Checkpoints:
@@ -62,11 +64,16 @@ class Checkpoints:
             if improved:
                 checkpoint.copy(path, best) if due else checkpoint.save(content, best)
         except StorageError as error:
-            needed = sum(each.nbytes for each in tree_leaves(content) if isinstance(each, torch.Tensor)) / 1e6
+            needed = (
+                sum(each.nbytes for each in tree_leaves(content) if isinstance(each, torch.Tensor))
+                / 1e6
+            )
             space = ""
             with contextlib.suppress(OSError):
                 space = f", {shutil.disk_usage(folder).free / 1e6:.0f} MB free"
-            intact = f"{self.newest.name} is intact" if self.newest else "there is no earlier checkpoint"
+            intact = (
+                f"{self.newest.name} is intact" if self.newest else "there is no earlier checkpoint"
+            )
             raise StorageError(f"{error} (needs about {needed:.0f} MB{space}); {intact}") from error
         run_folder.prune(folder, self._keep_last)
 
@@ -82,11 +89,15 @@ class Checkpoints:
             self.run.status("finished", **place(), exit_code=0)
         except BaseException as error:
             error = self._advised(error)
-            late = distributed.SIZE > 1 and isinstance(error, LostError | Stopped) and self.run.begun
+            late = (
+                distributed.SIZE > 1 and isinstance(error, LostError | Stopped) and self.run.begun
+            )
             if late and self.run.state() == "failed":
                 raise SystemExit(1) from error  # another process has failed, and said why
             stopped = isinstance(error, Stopped | KeyboardInterrupt)
-            code = error.exit_code if isinstance(error, UserError | Stopped) else 130 if stopped else 1
+            code = (
+                error.exit_code if isinstance(error, UserError | Stopped) else 130 if stopped else 1
+            )
             who = f"process {distributed.RANK}: " if distributed.RANK else ""
             message = who + (str(error) or type(error).__name__)
             fields = {"exit_code": code, "message": message}
@@ -104,19 +115,33 @@ class Checkpoints:
 
     def _advised(self, error: BaseException) -> BaseException:
         """An error about the data or another process, with what can be done."""
-        if isinstance(error, SystemExit):  # of the project's own code: nobody is to believe that all is well
-            error = RuntimeError(f"sys.exit({error.code!r}) was called").with_traceback(error.__traceback__)
-        lost = re.search(_LOST, str(error)) if distributed.SIZE > 1 and isinstance(error, RuntimeError) else None
+        if isinstance(
+            error, SystemExit
+        ):  # of the project's own code: nobody is to believe that all is well
+            error = RuntimeError(f"sys.exit({error.code!r}) was called").with_traceback(
+                error.__traceback__
+            )
+        lost = (
+            re.search(_LOST, str(error))
+            if distributed.SIZE > 1 and isinstance(error, RuntimeError)
+            else None
+        )
         if lost:
             why = lost[0].replace("Application timeout", "Timed out")
-            error = LostError(f"another process is lost, or has kept this one waiting too long ({why})")
+            error = LostError(
+                f"another process is lost, or has kept this one waiting too long ({why})"
+            )
             if why.startswith("T"):  # it would keep the launcher waiting, too
                 distributed.end_others()
         if "Expected more than 1 value per channel" in str(error):
             hint = "a batch of one sample cannot pass BatchNorm: set data_loader.args.drop_last, or another batch_size"
             error = DataError(hint).with_traceback(error.__traceback__)
-            if self.newest is not None and "-step" in self.newest.name:  # where neither can be changed
-                return DataError("a batch of one sample cannot pass BatchNorm").with_traceback(error.__traceback__)
+            if (
+                self.newest is not None and "-step" in self.newest.name
+            ):  # where neither can be changed
+                return DataError("a batch of one sample cannot pass BatchNorm").with_traceback(
+                    error.__traceback__
+                )
         if isinstance(error, DataError):
             error.args = (f"{error}\n  {self.resume_hint()}",)
         return error
@@ -131,25 +156,38 @@ class Checkpoints:
         """The line that says how to go on after a loss that was not finite: as it was, it would come again."""
         return self.resume_hint("--set", "trainer.on_nan=skip")
 
-    def summary(self, monitor: Monitor, epochs: int, done: int, idle: bool, fixed_length: bool) -> list[str]:
+    def summary(
+        self, monitor: Monitor, epochs: int, done: int, idle: bool, fixed_length: bool
+    ) -> list[str]:
         """The last lines of a run: the best value, its file, and what to type next."""
         lines = []
         best = self.run.folder / run_folder.BEST
-        keys = " and ".join(["trainer.early_stop"] * monitor.exhausted + ["trainer.epochs"] * (done >= epochs))
+        keys = " and ".join(
+            ["trainer.early_stop"] * monitor.exhausted + ["trainer.epochs"] * (done >= epochs)
+        )
         open_ended = done < epochs or not fixed_length
         if idle:
-            what = f"; {'stopped early; ' * monitor.exhausted}raise {keys} to continue" if open_ended else ""
+            what = (
+                f"; {'stopped early; ' * monitor.exhausted}raise {keys} to continue"
+                if open_ended
+                else ""
+            )
             lines.append(f"nothing to do (epoch {done} of {epochs}){what}")
         has_best = monitor.best_epoch > 0 and _is_of(best, monitor.best_epoch)
         if has_best:
-            lines.append(f"best {monitor.name} {monitor.best:.4f} in epoch {monitor.best_epoch}: {shown(best)}")
+            lines.append(
+                f"best {monitor.name} {monitor.best:.4f} in epoch {monitor.best_epoch}: {shown(best)}"
+            )
         newest = best if has_best else self.newest
         if newest is not None:
             lines.append(f"test:     {shown_command('test.py', '-r', newest)}")
         if self.newest is not None and open_ended:
             more = ["--set", f"trainer.epochs={epochs if done < epochs else 2 * done}"]
             if monitor.exhausted:
-                more += ["--set", f"trainer.early_stop={2 * max(int(monitor.patience), monitor.bad_epochs)}"]
+                more += [
+                    "--set",
+                    f"trainer.early_stop={2 * max(int(monitor.patience), monitor.bad_epochs)}",
+                ]
             lines.append(f"continue: {shown_command('train.py', '-r', self.newest, *more)}")
         return lines
 
@@ -170,12 +208,16 @@ def content_of(trainer: Any, step: int | None, finished: bool) -> Content:
         "arch": type(held.model).__name__,
         "epoch": trainer.epoch,
         # A DataParallel that the user put on keeps its prefix: the test.py that goes with it puts one on, too.
-        "state_dict": (trainer.model if isinstance(trainer.model, nn.DataParallel) else held.model).state_dict(),
+        "state_dict": (
+            trainer.model if isinstance(trainer.model, nn.DataParallel) else held.model
+        ).state_dict(),
         "optimizer": trainer.optimizer.state_dict(),
         "monitor_best": trainer.monitor.best,
         "config": trainer.config.snapshot(),
         "progress": progress,
-        "states": {name: state_of(part) for name, part in held.parts.items() if name != "optimizer"},
+        "states": {
+            name: state_of(part) for name, part in held.parts.items() if name != "optimizer"
+        },
         "classes": {name: type(part).__name__ for name, part in held.parts.items()},
         "environment": trainer.config.run.environment,
     }
@@ -197,7 +239,9 @@ def take_over(run: Run, epoch: int, step: int | None, current: Path, best_epoch:
     # The run was continued from before its best, or a kill came between an epoch's file and the best.
     if best.exists():
         best.replace(best.with_name(best.name + ".old"))
-        logger.warning(f"{best.name} is not of epoch {best_epoch}, the best so far: renamed {best.name}.old")
+        logger.warning(
+            f"{best.name} is not of epoch {best_epoch}, the best so far: renamed {best.name}.old"
+        )
     source = folder / run_folder.checkpoint_name(best_epoch, None)
     if best_epoch and checkpoint.damage(source) is None:
         checkpoint.copy(source, best)

@@ -34,7 +34,9 @@ def check_parts(kind: type, template: type, criterion: Any, optimizer: Any) -> N
     names = ("_forward", "_compute", "_update", "_train_epoch")
     own = {name for name in names if getattr(kind, name) is not getattr(template, name)}
     if criterion is None and not own:
-        raise ConfigError("loss is missing: name one of model/loss.py, or give the trainer a _forward of its own")
+        raise ConfigError(
+            "loss is missing: name one of model/loss.py, or give the trainer a _forward of its own"
+        )
     if isinstance(optimizer, torch.optim.LBFGS) and not own & {"_update", "_train_epoch"}:
         what = "LBFGS computes its loss several times a step"
         raise ConfigError(f"{what}: set trainer.type=examples.lbfgs.trainer.LBFGSTrainer")
@@ -60,18 +62,28 @@ def check_settings(config: "ConfigParser", names: list[str], validated: bool, ba
     monitor = Monitor(settings.monitor, settings.early_stop)
     there = [*names, *(f"val_{name}" for name in names if validated)]
     if monitor.on and monitor.name not in there:
-        hint = " (there is no validation data)" if monitor.name.removeprefix("val_") in names else ""
-        problem("monitor", f"no metric is called {monitor.name!r}{hint}; there are: {', '.join(there)}")
+        hint = (
+            " (there is no validation data)" if monitor.name.removeprefix("val_") in names else ""
+        )
+        problem(
+            "monitor", f"no metric is called {monitor.name!r}{hint}; there are: {', '.join(there)}"
+        )
     if settings.early_stop and not monitor.on:
         name = there[-len(names) * validated]
-        problem("early_stop", f'there is nothing to judge by: set trainer.monitor, such as "min {name}"')
+        problem(
+            "early_stop", f'there is nothing to judge by: set trainer.monitor, such as "min {name}"'
+        )
     if batches and settings.accumulate > batches:
-        problem("accumulate", f"{settings.accumulate} batches are more than the {batches} of an epoch")
+        problem(
+            "accumulate", f"{settings.accumulate} batches are more than the {batches} of an epoch"
+        )
     if batches and settings.save_step and settings.save_step >= batches:
         problem("save_step", f"an epoch has {batches} batches, so this would never save")
     for name in names:
         if name in RESERVED or names.count(name) > 1 or (name[:4] == "val_" and name[4:] in names):
-            problems.append(f'metrics: the name {name!r} is taken: give the metric a "name" of its own')
+            problems.append(
+                f'metrics: the name {name!r} is taken: give the metric a "name" of its own'
+            )
     if problems:
         raise ConfigError("\n  ".join(dict.fromkeys(problems)))
 
@@ -84,11 +96,15 @@ def check_loss(loss: Any) -> torch.Tensor:
     """
     if not isinstance(loss, torch.Tensor) or loss.ndim or not loss.requires_grad:
         found = described(loss) if isinstance(loss, torch.Tensor) else f"a {type(loss).__name__}"
-        raise ConfigError(f"the loss is {found}: expected a tensor with a gradient and one value, the mean")
+        raise ConfigError(
+            f"the loss is {found}: expected a tensor with a gradient and one value, the mean"
+        )
     return loss
 
 
-def check_processes(model: torch.nn.Module, loader: Any, metrics: Sequence[Any], synced: bool) -> None:
+def check_processes(
+    model: torch.nn.Module, loader: Any, metrics: Sequence[Any], synced: bool
+) -> None:
     """Refuse metrics that several processes could not add up, and data that they could not train on as one does.
 
     Args:
@@ -98,19 +114,32 @@ def check_processes(model: torch.nn.Module, loader: Any, metrics: Sequence[Any],
         ConfigError: with what to change.
     """
     for metric in metrics if distributed.SIZE > 1 else ():
-        if hasattr(metric, "compute") and not (asks_others(metric) or hasattr(metric, "merge_state")):
+        if hasattr(metric, "compute") and not (
+            asks_others(metric) or hasattr(metric, "merge_state")
+        ):
             what = "merge_state(other), which adds what that of another process has counted"
-            raise ConfigError(f"metrics: on several processes {metric.__name__} needs a method {what}")
+            raise ConfigError(
+                f"metrics: on several processes {metric.__name__} needs a method {what}"
+            )
     processes, size = distributed.SIZE, getattr(loader, "batch_size", None)
     if processes == 1 or not isinstance(size, int):
         return
     if any(getattr(module, "sparse", False) is True for module in model.modules()):
-        raise ConfigError("sparse gradients: DistributedDataParallel averages the others wrongly beside them")
+        raise ConfigError(
+            "sparse gradients: DistributedDataParallel averages the others wrongly beside them"
+        )
     if size < processes:
-        raise ConfigError(f"data_loader.args.batch_size: {size} samples are too few for {processes} processes")
-    if not (hasattr(loader, "batches") or isinstance(getattr(loader, "sampler", None), DistributedSampler)):
+        raise ConfigError(
+            f"data_loader.args.batch_size: {size} samples are too few for {processes} processes"
+        )
+    if not (
+        hasattr(loader, "batches")
+        or isinstance(getattr(loader, "sampler", None), DistributedSampler)
+    ):
         what = f"{type(loader).__name__} gives each of the {processes} processes all of its batches"
-        logging.getLogger("trainer").warning(f"{what}: a loader on BaseDataLoader would share them out")
+        logging.getLogger("trainer").warning(
+            f"{what}: a loader on BaseDataLoader would share them out"
+        )
     last = 0 if loader.drop_last else getattr(loader, "n_samples", 0) % size
     norm = any(isinstance(module, torch.nn.BatchNorm1d) for module in model.modules())
     if norm and not synced and (last or size) < 2 * processes:
@@ -129,8 +158,13 @@ def warn_of_loss(criterion: Any, output: Any, target: Any) -> None:
     with contextlib.suppress(Exception), torch.no_grad():  # not every loss takes a part, or float64
         criterion = copy.deepcopy(criterion)  # which may count its calls
         criterion = criterion.double() if isinstance(criterion, torch.nn.Module) else criterion
-        data = [value.detach().double() if value.is_floating_point() else value for value in (output, target)]
-        if output.shape != target.shape and output.numel() == target.numel():  # so that a broadcast is seen
+        data = [
+            value.detach().double() if value.is_floating_point() else value
+            for value in (output, target)
+        ]
+        if (
+            output.shape != target.shape and output.numel() == target.numel()
+        ):  # so that a broadcast is seen
             data[0] = data[0] + data[1].reshape(output.shape)
         m = min(len(output) - len(output) % 2, 16)
         slices = [slice(m), slice(m), *(slice(start, start + 2) for start in range(0, m, 2))]
@@ -138,11 +172,15 @@ def warn_of_loss(criterion: Any, output: Any, target: Any) -> None:
         whole, again, *pairs = map(float, losses)
         mean = sum(pairs) / len(pairs)
         tolerance = 1e-9 if losses[0].dtype == torch.float64 else 1e-4
-        if whole == again and not math.isclose(whole, mean, rel_tol=tolerance, abs_tol=tolerance**1.5):
+        if whole == again and not math.isclose(
+            whole, mean, rel_tol=tolerance, abs_tol=tolerance**1.5
+        ):
             shapes = f"output {described(output)}, target {described(target)}"
             what = f"the loss of {m} samples is {whole:.8g}, but {mean:.8g} as the mean over pairs of them ({shapes})"
             hint = "A sum? Shapes that are broadcast? If it is meant, give the loss an attribute in_batch = True"
-            logging.getLogger("trainer").warning(f"{what}: averages depend on the batch size. {hint}")
+            logging.getLogger("trainer").warning(
+                f"{what}: averages depend on the batch size. {hint}"
+            )
 
 
 def check_overrides(kind: type, base: type) -> None:

@@ -48,7 +48,9 @@ class Given(NamedTuple):
     later: bool = False
 
 
-def bind(source: Source, component: Mapping[str, Any], path: KeyPath, modules: Modules, given: Given) -> Any:
+def bind(
+    source: Source, component: Mapping[str, Any], path: KeyPath, modules: Modules, given: Given
+) -> Any:
     """What a component names: a class, a function, or another object that is called; its arguments fit the signature.
 
     Raises:
@@ -67,7 +69,9 @@ def bind(source: Source, component: Mapping[str, Any], path: KeyPath, modules: M
     return target
 
 
-def _problems(source: Source, target: Any, args: Mapping[str, Any], path: KeyPath, given: Given) -> list[str]:
+def _problems(
+    source: Source, target: Any, args: Mapping[str, Any], path: KeyPath, given: Given
+) -> list[str]:
     """A line for each argument that is unknown, doubled, missing or of the wrong type."""
     try:
         parameters = list(inspect.signature(target).parameters.values())
@@ -76,7 +80,11 @@ def _problems(source: Source, target: Any, args: Mapping[str, Any], path: KeyPat
     name = getattr(target, "__name__", type(target).__name__)
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     by_program = {p.name for p in positional[: given.positional]} | set(given.names)
-    needed = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    needed = [
+        p
+        for p in parameters
+        if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    ]
     names, open_ended = accepted(target)
     problems = []
     for key, value in args.items():
@@ -91,7 +99,9 @@ def _problems(source: Source, target: Any, args: Mapping[str, Any], path: KeyPat
                 takes = ", ".join(n for n in names if n not in hidden) or "no arguments"
                 problems.append(f"{where}: {name} has no argument {key!r}{hint} (it takes {takes})")
         else:
-            problems += [f"{where}: {problem}" for problem in _type_problem(name, key, names[key], value)]
+            problems += [
+                f"{where}: {problem}" for problem in _type_problem(name, key, names[key], value)
+            ]
     for p in needed:
         if p.name not in (*args, *by_program) and (p.kind is p.KEYWORD_ONLY or not given.later):
             problems.append(f"{source.where(path)}: {dotted(path)}: {name} needs {p.name!r}")
@@ -123,15 +133,33 @@ def candidates(module: ModuleType, section: str, own: bool = False) -> dict[str,
 
     def fits(value: Any) -> bool:
         if inspect.isclass(value):
-            called = "__call__" in dir(value) and any("__call__" in vars(cls) for cls in value.__mro__)
-            right = called or hasattr(value, "compute") if required is None else issubclass(value, required)
+            called = "__call__" in dir(value) and any(
+                "__call__" in vars(cls) for cls in value.__mro__
+            )
+            right = (
+                called or hasattr(value, "compute")
+                if required is None
+                else issubclass(value, required)
+            )
             return right and value is not required and not inspect.isabstract(value)
         if inspect.isfunction(value):
             return functions and not section.startswith("trainer.")
-        return required is None and (callable(value) or hasattr(value, "compute")) and not inspect.isbuiltin(value)
+        return (
+            required is None
+            and (callable(value) or hasattr(value, "compute"))
+            and not inspect.isbuiltin(value)
+        )
 
-    named = {name: value for name, value in vars(module).items() if name[:1] != "_" and name != "main" and fits(value)}
-    return {name: v for name, v in named.items() if not own or getattr(v, "__module__", "") == module.__name__}
+    named = {
+        name: value
+        for name, value in vars(module).items()
+        if name[:1] != "_" and name != "main" and fits(value)
+    }
+    return {
+        name: v
+        for name, v in named.items()
+        if not own or getattr(v, "__module__", "") == module.__name__
+    }
 
 
 def find(modules: Modules, section: str, type_name: str, source: Source, path: KeyPath) -> Any:
@@ -143,19 +171,29 @@ def find(modules: Modules, section: str, type_name: str, source: Source, path: K
     package, _, type_name = type_name.rpartition(".")
     if package:
         modules = (_own_module(package, f"{source.where(path)}: {dotted(path)}"),)
-    found = {name: v for module in modules[::-1] for name, v in candidates(module, section, bool(package)).items()}
+    found = {
+        name: v
+        for module in modules[::-1]
+        for name, v in candidates(module, section, bool(package)).items()
+    }
     if type_name in found:
         return found[type_name]
     what = KINDS[section][0] if section in KINDS else {"metrics": "metric"}.get(section, section)
     packages = [module.__name__.split(".")[0] for module in modules]
     # Imported helpers are not for a list of what there is.
-    own = [name for name, value in found.items() if str(getattr(value, "__module__", "")).split(".")[0] in packages]
+    own = [
+        name
+        for name, value in found.items()
+        if str(getattr(value, "__module__", "")).split(".")[0] in packages
+    ]
     near = nearest(type_name, [*own, *found])
     hint = f": did you mean {near!r}?" if near else ""
     if any(inspect.isabstract(getattr(module, type_name, None)) for module in modules):
         hint = ": it lacks a method of its base, such as forward"
     names = ", ".join(sorted(own)) or "none"
-    there = " and ".join(module.__name__ for module in modules) + (" have" if modules[1:] else " has")
+    there = " and ".join(module.__name__ for module in modules) + (
+        " have" if modules[1:] else " has"
+    )
     here = f"{source.where(path)}: {dotted(path)}"
     raise ConfigError(f"{here}: {there} no {what} {type_name!r}{hint}\n  there are: {names}")
 
@@ -180,7 +218,9 @@ def accepted(target: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
     classes = target.__mro__ if inspect.isclass(target) else ()
     for maker in [vars(cls)["__init__"] for cls in classes if "__init__" in vars(cls)] or [target]:
         parameters, hints = list(inspect.signature(maker).parameters.values()), {}
-        with contextlib.suppress(Exception):  # annotations that cannot be evaluated here say nothing
+        with contextlib.suppress(
+            Exception
+        ):  # annotations that cannot be evaluated here say nothing
             # Some of torch's names are imported for type checkers alone.
             hints = get_type_hints(maker, localns={**vars(typing), **vars(collections.abc)})
         own = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]

@@ -8,7 +8,15 @@ from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from machinery.config.components import GIVEN, Given, Modules, bind, find, required_class, section_of
+from machinery.config.components import (
+    GIVEN,
+    Given,
+    Modules,
+    bind,
+    find,
+    required_class,
+    section_of,
+)
 from machinery.config.schema import Checked
 from machinery.config.source import KeyPath, dotted, matching
 from machinery.errors import ConfigError, DataError, UserError, told
@@ -50,12 +58,19 @@ class Factory:
         if name == "arch" and component.get("freeze"):
             named = dict(built.named_parameters())
             for pattern in component["freeze"]:
-                for parameter in matching(pattern, list(named), f"{self.where('arch', 'freeze')}: arch.freeze"):
+                for parameter in matching(
+                    pattern, list(named), f"{self.where('arch', 'freeze')}: arch.freeze"
+                ):
                     named[parameter].requires_grad_(False)
         return built
 
     def _build(
-        self, component: Component, path: KeyPath, modules: Modules, args: tuple[Any, ...], kwargs: Component
+        self,
+        component: Component,
+        path: KeyPath,
+        modules: Modules,
+        args: tuple[Any, ...],
+        kwargs: Component,
     ) -> Any:
         import torch
 
@@ -92,7 +107,9 @@ class Factory:
         problems = []
         for name, module in modules.items():
             if name in NEEDED and not self._values.get(name):
-                problems.append(f'{self.source.name}: {name} is missing; a config that has it may be its "base"')
+                problems.append(
+                    f'{self.source.name}: {name} is missing; a config that has it may be its "base"'
+                )
             try:
                 for path, component in self._components(name):
                     bind(self.source, component, path, _as_tuple(module), Given(GIVEN.get(name, 0)))
@@ -108,7 +125,11 @@ class Factory:
     def init_ftn(self, name: str, module: ModuleType | Modules, *args: Any, **kwargs: Any) -> Any:
         """The function that the component `name` names, with its arguments set; an instance if it is a class."""
         found = self._components(name)
-        return self._function(found[0][1], found[0][0], _as_tuple(module), args, kwargs) if found else None
+        return (
+            self._function(found[0][1], found[0][0], _as_tuple(module), args, kwargs)
+            if found
+            else None
+        )
 
     def init_ftns(self, name: str, module: ModuleType | Modules, *args: Any) -> list[Any]:
         """`init_ftn` for each component of a list, such as the metrics.
@@ -124,12 +145,19 @@ class Factory:
             function = self._function(component, path, _as_tuple(module), args, {})
             if function.__name__ in functions:
                 where = f"{self.where(*path)}: {dotted(path)}"
-                raise ConfigError(f"{where}: there are two {function.__name__!r}: give one a name of its own")
+                raise ConfigError(
+                    f"{where}: there are two {function.__name__!r}: give one a name of its own"
+                )
             functions[function.__name__] = function
         return list(functions.values())
 
     def _function(
-        self, component: Component, path: KeyPath, modules: Modules, args: tuple[Any, ...], kwargs: Component
+        self,
+        component: Component,
+        path: KeyPath,
+        modules: Modules,
+        args: tuple[Any, ...],
+        kwargs: Component,
     ) -> Any:
         """A loss or metric with its arguments set, under its name in the logs."""
         target: Any = bind(self.source, component, path, modules, Given(len(args), tuple(kwargs)))
@@ -155,10 +183,17 @@ class Factory:
         *above, key = place = tuple(name.split("."))
         value = (self._values[above[0]] if above else self._values).get(key) or []
         listed = isinstance(value, list)
-        items: Any = [((*place, i), item) for i, item in enumerate(value)] if listed else [(place, value)]
-        found: Any = [(path, item if isinstance(item, dict) else {"type": item}) for path, item in items]
+        items: Any = (
+            [((*place, i), item) for i, item in enumerate(value)] if listed else [(place, value)]
+        )
+        found: Any = [
+            (path, item if isinstance(item, dict) else {"type": item}) for path, item in items
+        ]
         for path, component in found:
-            if not (isinstance(component.get("type"), str) and isinstance(component.get("args", {}), dict)):
+            if not (
+                isinstance(component.get("type"), str)
+                and isinstance(component.get("args", {}), dict)
+            ):
                 where = f"{self.where(*path)}: {dotted(path)}"
                 raise ConfigError(f'{where} is no component {{"type": NAME, "args": {{…}}}}')
         return list(found)
@@ -174,7 +209,9 @@ def _as_tuple(module: ModuleType | Modules) -> Modules:
     return module if isinstance(module, tuple) else (module,)
 
 
-def construct(target: Callable[..., Any], given: tuple[Any, ...], kwargs: Mapping[str, Any], where: str) -> Any:
+def construct(
+    target: Callable[..., Any], given: tuple[Any, ...], kwargs: Mapping[str, Any], where: str
+) -> Any:
     """Call a constructor; what it raises becomes an error that names the component's place in the config.
 
     Raises:
@@ -185,12 +222,17 @@ def construct(target: Callable[..., Any], given: tuple[Any, ...], kwargs: Mappin
         return target(*given, **kwargs)
     except UserError as error:
         raise type(error)(f"{where}: {error}") from error
-    except (Exception, SystemExit) as error:  # any exception of a constructor comes from what the config gave it
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # any exception of a constructor comes from what the config gave it
         kind = DataError if isinstance(error, OSError) and "data_loader" in where else ConfigError
         raise kind(f"{where}: {told(error, anywhere=False)}") from error
 
 
-def init_optimizer(config: Factory, model: "torch.nn.Module", *own: ModuleType) -> "torch.optim.Optimizer":
+def init_optimizer(
+    config: Factory, model: "torch.nn.Module", *own: ModuleType
+) -> "torch.optim.Optimizer":
     """The optimizer of the config over the trainable parameters of `model`, which it is given with their names.
 
     Args:
@@ -201,16 +243,22 @@ def init_optimizer(config: Factory, model: "torch.nn.Module", *own: ModuleType) 
     """
     import torch
 
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    named = [
+        (name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad
+    ]
     where = f"{config.where('optimizer')}: optimizer"
     if not named:
         raise ConfigError(f"{where}: the model has no parameter to train (see arch.freeze)")
     if any(torch.nn.parameter.is_lazy(parameter) for _, parameter in named):
-        raise ConfigError(f"{where}: the model's lazy modules have no weights yet: give it a batch in its constructor")
+        raise ConfigError(
+            f"{where}: the model's lazy modules have no weights yet: give it a batch in its constructor"
+        )
     return config.init_obj("optimizer", (*own, torch.optim), named)
 
 
-def init_scheduler(config: Factory, optimizer: "torch.optim.Optimizer", batches: int, *own: ModuleType) -> Any:
+def init_scheduler(
+    config: Factory, optimizer: "torch.optim.Optimizer", batches: int, *own: ModuleType
+) -> Any:
     """The learning-rate scheduler of the config, or None.
 
     A OneCycleLR that says nothing of its length gets that of the run (`total_steps`).
@@ -233,17 +281,28 @@ def init_scheduler(config: Factory, optimizer: "torch.optim.Optimizer", batches:
     updates = -(-(settings.len_epoch or batches) // settings.accumulate)
     steps = (settings.epochs or 0) * (updates if component.interval == "step" else 1)
     where = f"{config.where('lr_scheduler')}: lr_scheduler"
-    one_cycle = find(modules, "lr_scheduler", kind, config.source, ("lr_scheduler",)) is schedulers.OneCycleLR
-    open_ended = one_cycle and not {"total_steps", "epochs", "steps_per_epoch"} & component.args.keys()
+    one_cycle = (
+        find(modules, "lr_scheduler", kind, config.source, ("lr_scheduler",))
+        is schedulers.OneCycleLR
+    )
+    open_ended = (
+        one_cycle and not {"total_steps", "epochs", "steps_per_epoch"} & component.args.keys()
+    )
     rate = config.where("optimizer", "args", "lr")
     if kind in ("OneCycleLR", "CyclicLR") and rate.startswith("command line ("):
-        raise ConfigError(f"{rate}: the learning rate follows {kind}: set lr_scheduler.args.max_lr of a new run")
-    scheduler = config.init_obj("lr_scheduler", modules, optimizer, **({"total_steps": steps} if open_ended else {}))
+        raise ConfigError(
+            f"{rate}: the learning rate follows {kind}: set lr_scheduler.args.max_lr of a new run"
+        )
+    scheduler = config.init_obj(
+        "lr_scheduler", modules, optimizer, **({"total_steps": steps} if open_ended else {})
+    )
     if isinstance(scheduler, schedulers.ReduceLROnPlateau):
         _check_plateau(config, scheduler.mode, where)
     rates = [float(group["lr"]) for group in optimizer.param_groups]
     if not all(0 <= rate < math.inf for rate in rates):
-        raise ConfigError(f"{where}: makes learning rates of {', '.join(f'{rate:.3g}' for rate in rates)}")
+        raise ConfigError(
+            f"{where}: makes learning rates of {', '.join(f'{rate:.3g}' for rate in rates)}"
+        )
     total = getattr(scheduler, "total_steps", steps)
     if total != steps:
         needed = f"but the run takes {steps} (one every {component.interval})"

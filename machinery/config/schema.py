@@ -10,7 +10,16 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError
 
 from machinery.config.settings import Section, TrainerSettings
-from machinery.config.source import LOADERS, KeyPath, Source, dotted, kind, nearest, override, to_plain
+from machinery.config.source import (
+    LOADERS,
+    KeyPath,
+    Source,
+    dotted,
+    kind,
+    nearest,
+    override,
+    to_plain,
+)
 from machinery.errors import ConfigError
 
 #: Without control characters.
@@ -49,7 +58,9 @@ class LRScheduler(Component):
     """Step it every "epoch" or every optimizer "step"."""
 
 
-_KIND = Discriminator(lambda value: "component" if isinstance(value, dict | NamedComponent) else "name")
+_KIND = Discriminator(
+    lambda value: "component" if isinstance(value, dict | NamedComponent) else "name"
+)
 Named = Annotated[Annotated[str, Tag("name")] | Annotated[NamedComponent, Tag("component")], _KIND]
 
 
@@ -83,7 +94,10 @@ class Config(Section):
 
 
 #: Sections whose keys are known; below `args` the signature decides.
-_SECTIONS: dict[str, type[BaseModel]] = {"arch": Arch, **dict.fromkeys((*LOADERS, "optimizer"), Component)}
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "arch": Arch,
+    **dict.fromkeys((*LOADERS, "optimizer"), Component),
+}
 _SECTIONS |= {"lr_scheduler": LRScheduler, "trainer": TrainerSettings, "loss": NamedComponent}
 
 
@@ -136,9 +150,15 @@ def check(source: Source, modification: Mapping[Any, Any] | None = None) -> Chec
 
 def own_keys(source: Source) -> Iterator[tuple[KeyPath, str | None, bool]]:
     """The keys that the schema doesn't know, each with the known one it is like, and whether that is there, too."""
-    sections: dict[KeyPath, type[BaseModel]] = {(): Config, **{(name,): model for name, model in _SECTIONS.items()}}
+    sections: dict[KeyPath, type[BaseModel]] = {
+        (): Config,
+        **{(name,): model for name, model in _SECTIONS.items()},
+    }
     metrics = source.values.get("metrics")
-    sections |= {("metrics", i): NamedComponent for i in range(len(metrics) if isinstance(metrics, list) else 0)}
+    sections |= {
+        ("metrics", i): NamedComponent
+        for i in range(len(metrics) if isinstance(metrics, list) else 0)
+    }
     for path, model in sections.items():
         values: Any = source.values
         for part in path:
@@ -147,7 +167,9 @@ def own_keys(source: Source) -> Iterator[tuple[KeyPath, str | None, bool]]:
             if key not in model.model_fields and (*path, key) not in _ACCEPTED:
                 near = nearest(key, model.model_fields)
                 beside = near in values
-                if not path and any(re.fullmatch(rf"{name}(_.+|\d+)|.+_{name}", key) for name in Config.model_fields):
+                if not path and any(
+                    re.fullmatch(rf"{name}(_.+|\d+)|.+_{name}", key) for name in Config.model_fields
+                ):
                     near = None  # optimizer_D, arch2 and my_loss are parts of the user's own
                 elif not path and key in TrainerSettings.model_fields:
                     near, beside = f"trainer.{key}", False
@@ -158,11 +180,17 @@ def own_keys(source: Source) -> Iterator[tuple[KeyPath, str | None, bool]]:
 
 def _worded(source: Source, error: dict[str, Any]) -> str:
     """One of pydantic's errors as: place: path: what is expected, what was found."""
-    path = tuple(part for part in error["loc"] if part not in ("name", "component") or error["loc"][0] == part)
+    path = tuple(
+        part
+        for part in error["loc"]
+        if part not in ("name", "component") or error["loc"][0] == part
+    )
     if error["type"] == "missing":
         return f'{source.where(path[:-1])}: {dotted(path)} is missing; a config that has it may be its "base"'
     wanted = str(error["msg"]).replace("Input should be", "expected").replace("'", '"')
-    field = (Config if len(path) == 1 else _SECTIONS.get(str(path[0]), Config)).model_fields.get(dotted(path[-1:]))
+    field = (Config if len(path) == 1 else _SECTIONS.get(str(path[0]), Config)).model_fields.get(
+        dotted(path[-1:])
+    )
     if error["type"] == "string_pattern_mismatch" and field is not None:
         wanted = f"expected {str(field.description).rstrip('.')}"
     elif error["type"].startswith("model_"):

@@ -12,7 +12,9 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 class Section(BaseModel):
     """A section of a config: strict types, and keys of the user's own beside the known ones."""
 
-    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        strict=True, extra="allow", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class TrainerSettings(Section):

@@ -54,19 +54,25 @@ def merge(below: Source, above: Source) -> None:
             here = (*path, key)
             old: Any = lower.get(key)
             both = isinstance(value, dict) and isinstance(old, dict)
-            if both and (here == ("trainer",) or value.get("type", old.get("type")) == old.get("type")):
+            if both and (
+                here == ("trainer",) or value.get("type", old.get("type")) == old.get("type")
+            ):
                 below.origins[here] = above.origins.get(here, above.name)
                 lay(old, value, here)
                 continue
             lower[key] = value
             for stale in [p for p in below.origins if p[: len(here)] == here]:
                 del below.origins[stale]
-            below.origins.update({p: origin for p, origin in above.origins.items() if p[: len(here)] == here})
+            below.origins.update(
+                {p: origin for p, origin in above.origins.items() if p[: len(here)] == here}
+            )
 
     lay(below.values, above.values, ())
 
 
-def override(source: Source, path: KeyPath, value: Any, origin: str, known: Callable[[KeyPath], list[str]]) -> None:
+def override(
+    source: Source, path: KeyPath, value: Any, origin: str, known: Callable[[KeyPath], list[str]]
+) -> None:
     """Set the value at `path`, which must be in the config or among the keys `known` in its section.
 
     Raises:
@@ -79,17 +85,26 @@ def override(source: Source, path: KeyPath, value: Any, origin: str, known: Call
             target = _item(target, key, here, origin)
         elif isinstance(target, dict) and isinstance(target.get(str(key)), dict | list):
             target = target[str(key)]
-        elif isinstance(target, dict) and key in known(path[:depth]) and target.get(str(key)) is None:
+        elif (
+            isinstance(target, dict) and key in known(path[:depth]) and target.get(str(key)) is None
+        ):
             target[str(key)] = target = {}
         else:
-            raise _no_place(origin, here, "is no section of the config", target if isinstance(target, dict) else ())
+            raise _no_place(
+                origin,
+                here,
+                "is no section of the config",
+                target if isinstance(target, dict) else (),
+            )
     if isinstance(target, list):
         _item(target, path[-1], path, origin)
         target[int(path[-1])] = value
     elif path[-1] in target or path[-1] in known(path[:-1]) or "args" in path[:-1]:
         target[str(path[-1])] = value
     else:
-        raise _no_place(origin, path, "is neither in the config nor a known key", [*target, *known(path[:-1])])
+        raise _no_place(
+            origin, path, "is neither in the config nor a known key", [*target, *known(path[:-1])]
+        )
     source.origins = {p: origin for p, origin in source.origins.items() if p[: len(path)] != path}
     source.origins[path] = origin
 
@@ -102,7 +117,9 @@ def _no_place(origin: str, path: KeyPath, what: str, names: Iterable[str]) -> Co
 
 def _item(items: list[Any], key: str | int, path: KeyPath, origin: str) -> Any:
     if not re.fullmatch(r"[0-9]{1,9}", str(key)) or int(key) >= len(items):
-        raise ConfigError(f"{origin}: {dotted(path)}: the list has {len(items)} items, counted from 0")
+        raise ConfigError(
+            f"{origin}: {dotted(path)}: the list has {len(items)} items, counted from 0"
+        )
     return items[int(key)]
 
 
@@ -160,7 +177,10 @@ def matching(pattern: str, names: list[str], where: str) -> list[str]:
 _TOKEN = re.compile(r'[ \t\n\r]*("(?:[^"\\]|\\.)*"|[{}\[\],:]|[^ \t\n\r{}\[\],:"]+)')
 #: What is wrong where the standard library stumbles, by what stands there.
 _HINTS = (
-    (r"//|/\*|#", 'JSON has no comments: delete it, or keep it under a key of your own ("comment": …)'),
+    (
+        r"//|/\*|#",
+        'JSON has no comments: delete it, or keep it under a key of your own ("comment": …)',
+    ),
     (r"True|False|None", "write true, false and null, not True, False and None"),
     (r"'", "strings and keys stand in double quotes"),
     (r",?\s*[}\]]", "a comma before the closing bracket: JSON has none there"),
@@ -197,7 +217,9 @@ class _Places:
                 key, here = json.loads(item[1]), self.place(item.start(1))
                 if (*path, key) in self.origins:
                     first = self.origins[(*path, key)]
-                    self.problems.append(f"{here}: the key {key!r} is there twice (first at {first})")
+                    self.problems.append(
+                        f"{here}: the key {key!r} is there twice (first at {first})"
+                    )
                 self.origins[(*path, key)] = here
                 next(self.tokens)  # the colon
                 item = next(self.tokens)
@@ -226,14 +248,19 @@ def parse_json(text: str, name: str) -> Source:
         values = json.loads(text)
         places = _Places(text, name)
     except json.JSONDecodeError as error:
-        hint = next((hint for pattern, hint in _HINTS if re.compile(pattern).match(text, error.pos)), error.msg)
+        hint = next(
+            (hint for pattern, hint in _HINTS if re.compile(pattern).match(text, error.pos)),
+            error.msg,
+        )
         raise ConfigError(f"{place(_starts(text), name, error.pos)}: {hint}") from None
     except RecursionError:
         raise ConfigError(f"{name}: nested too deeply") from None
     except ValueError as error:  # an integer of thousands of digits
         raise ConfigError(f"{name}: {error}") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{name}:1:1: a config is an object in braces {{ … }}, found {kind(values)}")
+        raise ConfigError(
+            f"{name}:1:1: a config is an object in braces {{ … }}, found {kind(values)}"
+        )
     if places.problems:
         raise ConfigError("\n  ".join(places.problems))
     return Source(values, places.origins, name)
@@ -253,7 +280,9 @@ def read_source(path: Path, chain: tuple[Path, ...] = ()) -> Source:
     if base is None:
         return source
     if not isinstance(base, str):
-        raise ConfigError(f"{source.where(('base',))}: base: expected the path of a config, found {kind(base)}")
+        raise ConfigError(
+            f"{source.where(('base',))}: base: expected the path of a config, found {kind(base)}"
+        )
     below = read_source(path.parent / base, (*chain, path.resolve()))
     merge(below, source)
     return Source(below.values, below.origins, str(path))

@@ -87,16 +87,23 @@ class PassOrder(Sampler[BatchIndex]):
 
     def _batches(self, epoch: int, numbers: range) -> Iterator[BatchIndex]:
         if self.batch_sampler is not None:
-            batches = [np.asarray(batch, dtype=np.int64) for batch in self._listed(self.batch_sampler, epoch)]
+            batches = [
+                np.asarray(batch, dtype=np.int64)
+                for batch in self._listed(self.batch_sampler, epoch)
+            ]
             self.sizes = [len(batch) for batch in batches]
             positions = [0, *itertools.accumulate(self.sizes)]
             yield from self._shares(epoch, ((k, positions[k], batches[k]) for k in numbers))
             return
         order = self._order(epoch).numpy()
         starts = ((k, k * self.batch_size) for k in numbers)
-        yield from self._shares(epoch, ((k, start, order[start : start + self.batch_size]) for k, start in starts))
+        yield from self._shares(
+            epoch, ((k, start, order[start : start + self.batch_size]) for k, start in starts)
+        )
 
-    def _shares(self, epoch: int, batches: Iterable[tuple[int, int, Indices]]) -> Iterator[BatchIndex]:
+    def _shares(
+        self, epoch: int, batches: Iterable[tuple[int, int, Indices]]
+    ) -> Iterator[BatchIndex]:
         """What this process takes of each batch."""
         rank, size = distributed.RANK, distributed.SIZE
         for k, start, indices in batches:
@@ -113,7 +120,11 @@ class PassOrder(Sampler[BatchIndex]):
             return indices[seeding.permutation(len(indices), *place)] if self.shuffle else indices
         if self.sampler is not None:
             return torch.as_tensor(self._listed(self.sampler, epoch), dtype=torch.int64)
-        return seeding.permutation(self.n_samples, *place) if self.shuffle else torch.arange(self.n_samples)
+        return (
+            seeding.permutation(self.n_samples, *place)
+            if self.shuffle
+            else torch.arange(self.n_samples)
+        )
 
     def _listed(self, sampler: Iterable[Any], epoch: int) -> list[Any]:
         """A user's own sampler, listed once for the pass, with its draws seeded by the place."""
@@ -131,7 +142,9 @@ class SeededFetcher(Dataset[Any]):
     says `draws_rows_only`, all it draws comes from `uniform_rows`, and the global generators need no seed for it.
     """
 
-    def __init__(self, dataset: Any, collate_fn: Callable[[list[Any]], Any], seed: int, name: str) -> None:
+    def __init__(
+        self, dataset: Any, collate_fn: Callable[[list[Any]], Any], seed: int, name: str
+    ) -> None:
         self.dataset, self.collate_fn, self.seed, self.name = dataset, collate_fn, seed, name
         inner = dataset
         self._subsets: list[np.ndarray[Any, Any]] = []
@@ -139,7 +152,9 @@ class SeededFetcher(Dataset[Any]):
             self._subsets.append(np.asarray(inner.indices, dtype=np.int64))
             inner = inner.dataset
         # torch's own classes have one, too, which takes a list and is only a short cut.
-        own = not str(getattr(type(inner), "__getitems__", Subset.__getitems__).__module__).startswith("torch.")
+        own = not str(
+            getattr(type(inner), "__getitems__", Subset.__getitems__).__module__
+        ).startswith("torch.")
         self._whole: Any = inner if own else None
         self._draws_freely = not getattr(inner, "draws_rows_only", False)
         #: Whether a batch holds each of its samples: made of single ones, or row by row.
@@ -163,7 +178,9 @@ class SeededFetcher(Dataset[Any]):
         for subset in self._subsets:
             indices = subset[indices]
         if self._draws_freely:
-            seeding.seed_everything(self.seed, self.name, "batch", index.epoch, index.batch, distributed.RANK)
+            seeding.seed_everything(
+                self.seed, self.name, "batch", index.epoch, index.batch, distributed.RANK
+            )
         with seeding.Rows(self.seed, self.name, index.epoch, index.position, index.stride):
             batch = self._whole.__getitems__(torch.as_tensor(indices))
         return self.collate_fn(batch) if isinstance(batch, list) else batch
@@ -178,21 +195,34 @@ class SeededFetcher(Dataset[Any]):
             except Exception as error:
                 error.add_note(f"in sample {i}")
                 raise
-        seeding.seed_everything(self.seed, self.name, "batch", index.epoch, index.batch, distributed.RANK)
+        seeding.seed_everything(
+            self.seed, self.name, "batch", index.epoch, index.batch, distributed.RANK
+        )
         return self.collate_fn(samples)
 
 
 def fingerprint(dataset: Any) -> str | None:
     """Tells whether data is the same, without reading it: a hash of its length, and of 16 places of what it holds."""
-    with contextlib.suppress(Exception):  # of whatever a dataset has as attributes; a stream has no length
+    with contextlib.suppress(
+        Exception
+    ):  # of whatever a dataset has as attributes; a stream has no length
         found: list[Any] = [type(dataset).__name__, len(dataset)]
         for each in [
-            part for value in vars(dataset).values() for part in (value if type(value) is tuple else (value,))
+            part
+            for value in vars(dataset).values()
+            for part in (value if type(value) is tuple else (value,))
         ]:
             if isinstance(each, Dataset):
                 found.append(fingerprint(each))
-            elif isinstance(each, torch.Tensor | np.ndarray | list) and getattr(each, "ndim", True) and len(each):
-                found += [len(each), *(_fixed(each[i]) for i in np.linspace(0, len(each) - 1, 16).astype(int))]
+            elif (
+                isinstance(each, torch.Tensor | np.ndarray | list)
+                and getattr(each, "ndim", True)
+                and len(each)
+            ):
+                found += [
+                    len(each),
+                    *(_fixed(each[i]) for i in np.linspace(0, len(each) - 1, 16).astype(int)),
+                ]
         return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
     return None
 
@@ -201,11 +231,19 @@ def _fixed(item: Any) -> str:
     """What stands for an item: of arrays the bytes; of texts the end, as folders may move; of objects the class."""
     if isinstance(item, torch.Tensor | np.ndarray | np.generic):
         return hashlib.sha256(torch.as_tensor(item).cpu().double().numpy().tobytes()).hexdigest()
-    return "/".join(str(item).split("/")[-2:]) if type(item) in (str, int, float, tuple) else type(item).__name__
+    return (
+        "/".join(str(item).split("/")[-2:])
+        if type(item) in (str, int, float, tuple)
+        else type(item).__name__
+    )
 
 
 def replayed(
-    loader: Iterable[Any], place: tuple[Any, ...], fetch: tuple[Any, ...], first: int, last: int | None
+    loader: Iterable[Any],
+    place: tuple[Any, ...],
+    fetch: tuple[Any, ...],
+    first: int,
+    last: int | None,
 ) -> Iterator[Any]:
     """Batches `first` up to `last` of a pass that can only be read from its beginning.
 
@@ -214,7 +252,9 @@ def replayed(
         fetch: of a batch, without its number: what data draws in this process is seeded from it.
     """
     seeding.seed_everything(*place)
-    if getattr(loader, "persistent_workers", False):  # their generators would go on from pass to pass
+    if getattr(
+        loader, "persistent_workers", False
+    ):  # their generators would go on from pass to pass
         loader._iterator = None  # type: ignore[attr-defined]
     for name in ("sampler", "batch_sampler"):
         if hasattr(getattr(loader, name, None), "set_epoch"):
@@ -235,7 +275,9 @@ def replayed(
         del batches  # see `handed_out`
 
 
-def handed_out(start: Callable[[], Iterator[Any]], seed: int, name: str, epoch: int, first: int) -> Iterator[Any]:
+def handed_out(
+    start: Callable[[], Iterator[Any]], seed: int, name: str, epoch: int, first: int
+) -> Iterator[Any]:
     """Pass the batches of a pass that `start` begins on from batch `first`, and seed what the step on each draws.
 
     Pass 0 is an evaluation, where the draws don't depend on the epoch. The seeding comes after any prefetching, and
@@ -244,7 +286,10 @@ def handed_out(start: Callable[[], Iterator[Any]], seed: int, name: str, epoch: 
     Raises:
         DataError: a batch could not be made.
     """
-    place, where = ("step", epoch) if epoch else ("eval",), f"the loader {name!r} could not make batch"
+    place, where = (
+        ("step", epoch) if epoch else ("eval",),
+        f"the loader {name!r} could not make batch",
+    )
     batches = None
     try:
         for k in itertools.count(first):
@@ -255,8 +300,12 @@ def handed_out(start: Callable[[], Iterator[Any]], seed: int, name: str, epoch: 
                 return
             except UserError:
                 raise
-            except Exception as error:  # of a sampler, of iterable data or of a loader that is not ours
-                raise DataError(f"{where} {k} of pass {epoch}: {_lost_worker(error) or told(error)}") from error
+            except (
+                Exception
+            ) as error:  # of a sampler, of iterable data or of a loader that is not ours
+                raise DataError(
+                    f"{where} {k} of pass {epoch}: {_lost_worker(error) or told(error)}"
+                ) from error
             if isinstance(batch, DataError):
                 raise DataError(f"{where} {k} of pass {epoch}: {batch}")
             seeding.seed_everything(seed, *place, k, distributed.RANK)

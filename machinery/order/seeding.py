@@ -15,7 +15,9 @@ import torch
 ROOT_SEED = 0
 #: The kind of GPU that this torch was built for; CUDA's module and XPU's keep generators in the same way.
 _KIND = torch.accelerator.current_accelerator()
-_GPU: Any = torch.get_device_module(_KIND) if _KIND is not None and _KIND.type in ("cuda", "xpu") else None
+_GPU: Any = (
+    torch.get_device_module(_KIND) if _KIND is not None and _KIND.type in ("cuda", "xpu") else None
+)
 
 
 def mix(*parts: int | str) -> int:

@@ -21,11 +21,15 @@ class Group:
         whole: the sizes of the whole batches, where they are known.
     """
 
-    def __init__(self, batches: Sequence[Any] = (), sizes: Sizes = (), whole: Sizes | None = None) -> None:
+    def __init__(
+        self, batches: Sequence[Any] = (), sizes: Sizes = (), whole: Sizes | None = None
+    ) -> None:
         self.batches, self.sizes = batches, sizes
         asks = distributed.SIZE > 1 and batches and whole is None
         #: The sizes of the whole batches.
-        self.whole: Callable[[], Sizes] = cache(distributed.totals(sizes)) if asks else lambda: whole or sizes
+        self.whole: Callable[[], Sizes] = (
+            cache(distributed.totals(sizes)) if asks else lambda: whole or sizes
+        )
 
     def share(self, k: int) -> float:
         """What batch k counts for in the update."""

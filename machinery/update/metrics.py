@@ -59,11 +59,15 @@ class MetricTracker:
             ConfigError: a tensor of another shape.
         """
         if self.writer is not None:
-            self.writer.add_scalar(key, float(value.detach().float().mean() if torch.is_tensor(value) else value))
+            self.writer.add_scalar(
+                key, float(value.detach().float().mean() if torch.is_tensor(value) else value)
+            )
         value = value if isinstance(value, torch.Tensor) else _number(key, value)
         size = [*value.shape] if isinstance(value, torch.Tensor) else []
         if size and (len(size) > 1 or n not in (None, *size)):
-            raise ConfigError(f"{key}: expected one value, or one for each of {n} samples, found a tensor {size}")
+            raise ConfigError(
+                f"{key}: expected one value, or one for each of {n} samples, found a tensor {size}"
+            )
         n = (*size, 1)[0] if n is None else n
         if not isinstance(value, torch.Tensor):
             self._sums[key] = self._sums.get(key, 0.0) + value * n
@@ -85,7 +89,9 @@ class MetricTracker:
         """The averages of all names that have had an update; one wait for the GPU."""
         sums, counts = self._read()
         averages = {key: sums[key] / counts[key] for key in sums if counts[key]}
-        return averages | {name: _number(name, _of_all(metric).compute()) for name, metric in self.objects.items()}
+        return averages | {
+            name: _number(name, _of_all(metric).compute()) for name, metric in self.objects.items()
+        }
 
     def since_last(self) -> dict[str, float]:
         """The averages over what was added since the last call; one wait for the GPU."""
@@ -108,7 +114,9 @@ class MetricTracker:
         sums = dict(self._sums)
         on_device = [key for key, value in sums.items() if isinstance(value, torch.Tensor)]
         if on_device:
-            sums.update(zip(on_device, torch.stack([sums[key] for key in on_device]).tolist(), strict=True))
+            sums.update(
+                zip(on_device, torch.stack([sums[key] for key in on_device]).tolist(), strict=True)
+            )
         return sums
 
     def count(self, key: str) -> float:
@@ -137,14 +145,19 @@ class MetricTracker:
         same = len(parts) == distributed.SIZE
         parts = [parts[distributed.RANK]] if same else parts if distributed.RANK == 0 else []
         sums, counts = _added([(part["sums"], part["counts"]) for part in parts])
-        self._sums, self._counts = dict.fromkeys(self._keys, 0.0) | sums, dict.fromkeys(self._keys, 0) | counts
+        self._sums, self._counts = (
+            dict.fromkeys(self._keys, 0.0) | sums,
+            dict.fromkeys(self._keys, 0) | counts,
+        )
         self._seen = dict(state["seen"])
         for i, part in enumerate(parts):
             for name, counted in part.get("objects", {}).items():
                 if name in self.objects and counted is not None:
                     metric = copy.deepcopy(self._fresh[name]) if i else self.objects[name]
                     metric.load_state_dict(copy.deepcopy(counted))
-                    if i and not isinstance(metric, MetricTracker):  # the first of which has those of all
+                    if i and not isinstance(
+                        metric, MetricTracker
+                    ):  # the first of which has those of all
                         self.objects[name].merge_state(metric)
 
 
@@ -194,7 +207,9 @@ def _counted(metric: Any) -> Any:
     if hasattr(metric, "persistent"):  # or torchmetrics leaves it out
         metric.persistent(True)
     inherited = getattr(type(metric), "state_dict", nn.Module.state_dict) is nn.Module.state_dict
-    wrapper = isinstance(metric, nn.Module) and [*metric.children()]  # whose own counts are in no state
+    wrapper = isinstance(metric, nn.Module) and [
+        *metric.children()
+    ]  # whose own counts are in no state
     with contextlib.suppress(CheckpointError):
         return None if inherited or wrapper else plain(metric.state_dict())
     return None

@@ -36,7 +36,9 @@ class Monitor:
         if not self.on:
             return False
         if self.name not in log:
-            logging.getLogger("trainer").warning(f"epoch {epoch} has no {self.name}, and counts as no improvement")
+            logging.getLogger("trainer").warning(
+                f"epoch {epoch} has no {self.name}, and counts as no improvement"
+            )
         value = float(log.get(self.name, math.nan))
         better = value < self.best if self.mode == "min" else value > self.best
         if better and math.isfinite(value):
@@ -52,7 +54,9 @@ class Monitor:
 
     def state_dict(self) -> dict[str, Any]:
         """Best value, its epoch, and the epochs since."""
-        return {"setting": f"{self.mode} {self.name}"} | {name: getattr(self, name) for name in _STATE}
+        return {"setting": f"{self.mode} {self.name}"} | {
+            name: getattr(self, name) for name in _STATE
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on judging, unless it is another number that is watched now."""
@@ -80,7 +84,9 @@ class LossWatch:
     def accepts(self, losses: list[torch.Tensor]) -> bool:
         """Note the losses of an update; False if it is to be skipped, which waits for the GPU to know."""
         if self.policy == "skip":
-            self.skipped = not all(distributed.gathered(bool(torch.isfinite(torch.stack(losses)).all())))
+            self.skipped = not all(
+                distributed.gathered(bool(torch.isfinite(torch.stack(losses)).all()))
+            )
             return not self.skipped
         if self.policy == "stop":
             self._losses += losses
@@ -107,13 +113,21 @@ class LossWatch:
         bad = next((i for i, value in enumerate(values) if not math.isfinite(value)), math.inf)
         # Of several processes, the one that met it first says where; from there on it is everywhere.
         last = values[int(bad) - 1] if 0 < bad < math.inf else before
-        found = (bad, math.nan if bad == math.inf else values[int(bad)], None if last is None else float(last))
+        found = (
+            bad,
+            math.nan if bad == math.inf else values[int(bad)],
+            None if last is None else float(last),
+        )
         bad, value, last = min(distributed.gathered(found), key=lambda each: each[0])
         if bad == math.inf:  # finite values whose sum overflows
             return
         # An update with several optimizers has more losses than batches.
-        where = f"step {step - batches + int(bad) + 1}" if batches == len(values) else f"by step {step}"
-        where += f" (lr {float(lr):.3g}, last finite loss {'none' if last is None else f'{last:.4g}'})"
+        where = (
+            f"step {step - batches + int(bad) + 1}" if batches == len(values) else f"by step {step}"
+        )
+        where += (
+            f" (lr {float(lr):.3g}, last finite loss {'none' if last is None else f'{last:.4g}'})"
+        )
         raise NonFiniteError(f"the loss became {value} in epoch {epoch}, {where}\n  {hint}")
 
 
@@ -130,4 +144,6 @@ def check_finite(model: nn.Module, epoch: int, lr: float, hint: str) -> None:
     bad = [name for name, parameter in named.items() if not bool(torch.isfinite(parameter).all())]
     if bad:
         names = ", ".join(bad[:3]) + (", …" if bad[3:] else "")
-        raise NonFiniteError(f"weights became NaN or infinite by epoch {epoch} (lr {float(lr):.3g}): {names}\n  {hint}")
+        raise NonFiniteError(
+            f"weights became NaN or infinite by epoch {epoch} (lr {float(lr):.3g}): {names}\n  {hint}"
+        )

@@ -33,11 +33,27 @@ def connect(trainer: Any) -> None:
     if distributed.SIZE == 1:
         return
     nets, parts = networks(trainer), held_by(trainer).parts.values()
-    groups = [group["params"] for p in parts if isinstance(p, torch.optim.Optimizer) for group in p.param_groups]
-    parameters = {id(each): each for some in (*(network.parameters() for network in nets), *groups) for each in some}
+    groups = [
+        group["params"]
+        for p in parts
+        if isinstance(p, torch.optim.Optimizer)
+        for group in p.param_groups
+    ]
+    parameters = {
+        id(each): each
+        for some in (*(network.parameters() for network in nets), *groups)
+        for each in some
+    }
     distributed.broadcast(parameters.values())
     share_buffers(nets)
-    known = {id(p) for n in nets for m in n.modules() if isinstance(m, _DDP) for p in m.parameters() if p.requires_grad}
+    known = {
+        id(p)
+        for n in nets
+        for m in n.modules()
+        if isinstance(m, _DDP)
+        for p in m.parameters()
+        if p.requires_grad
+    }
     own = not hasattr(trainer, "runtime")  # which has weighted the loss
 
     def average(gradient: torch.Tensor) -> torch.Tensor:
@@ -59,9 +75,18 @@ def check_alike(parts: list[nn.Module]) -> None:
     """
     if distributed.SIZE > 1:
         # Squares, because there are losses that keep plain sums.
-        sums = [float(p.detach().abs().cpu().double().square().sum()) for part in parts for p in part.parameters()]
-        if not all(np.allclose(sums, each, 1e-6, 1e-6, equal_nan=True) for each in distributed.gathered(sums)):
-            raise UserError("the processes have come to other weights: call self.model(…), not what is inside of it")
+        sums = [
+            float(p.detach().abs().cpu().double().square().sum())
+            for part in parts
+            for p in part.parameters()
+        ]
+        if not all(
+            np.allclose(sums, each, 1e-6, 1e-6, equal_nan=True)
+            for each in distributed.gathered(sums)
+        ):
+            raise UserError(
+                "the processes have come to other weights: call self.model(…), not what is inside of it"
+            )
 
 
 def share_buffers(parts: list[nn.Module]) -> None:
@@ -98,7 +123,10 @@ def evaluating(parts: list[nn.Module]) -> Iterator[None]:
 def keep_buffers(parts: list[nn.Module]) -> Callable[[], None]:
     """What puts the buffers of networks back as they are now."""
     modules = [module for network in parts for module in network.modules()]
-    before = [(module, {n: b.clone() for n, b in module.named_buffers(recurse=False)}) for module in modules]
+    before = [
+        (module, {n: b.clone() for n, b in module.named_buffers(recurse=False)})
+        for module in modules
+    ]
 
     def put_back() -> None:
         for module, buffers in before:

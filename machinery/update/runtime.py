@@ -30,11 +30,15 @@ def prepare_device(n_gpu: int) -> tuple[torch.device, list[int]]:
     if distributed.SIZE > 1 and n_gpu > 0 and available:
         here = distributed.LOCAL_RANK
         if here >= available:
-            raise ConfigError(f"there is no GPU for process {here} of this machine, which has {available}")
+            raise ConfigError(
+                f"there is no GPU for process {here} of this machine, which has {available}"
+            )
         return torch.device(torch.accelerator.current_accelerator().type, here), [here]  # type: ignore[union-attr]
     if n_gpu > available:
         where = "what there is" if available else "the CPU"
-        logging.getLogger("device").warning(f"n_gpu is {n_gpu}, but {available} can be used: training on {where}")
+        logging.getLogger("device").warning(
+            f"n_gpu is {n_gpu}, but {available} can be used: training on {where}"
+        )
     n_gpu = min(n_gpu, available)
     kind = torch.accelerator.current_accelerator() if n_gpu > 0 else None
     return torch.device("cpu") if kind is None else torch.device(kind.type, 0), list(range(n_gpu))
@@ -43,7 +47,9 @@ def prepare_device(n_gpu: int) -> tuple[torch.device, list[int]]:
 def unwrap(model: nn.Module) -> nn.Module:
     """The module inside DataParallel, DistributedDataParallel and `torch.compile`, whose names a checkpoint keeps."""
     inner: Any = model
-    while isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel) or hasattr(inner, "_orig_mod"):
+    while isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel) or hasattr(
+        inner, "_orig_mod"
+    ):
         inner = inner._orig_mod if hasattr(inner, "_orig_mod") else inner.module
     return cast(nn.Module, inner)
 
@@ -69,7 +75,13 @@ def first_tensor(batch: Any) -> torch.Tensor | None:
     """The first tensor of a batch, in the order of its containers."""
     if isinstance(batch, torch.Tensor):
         return batch
-    values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
+    values = (
+        batch.values()
+        if isinstance(batch, Mapping)
+        else batch
+        if isinstance(batch, list | tuple)
+        else ()
+    )
     return next((tensor for tensor in map(first_tensor, values) if tensor is not None), None)
 
 
@@ -101,7 +113,11 @@ class Runtime:
         """The model as it is run: in the memory format, in parallel, and compiled, as the config asks for."""
         if self._settings.channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if training and distributed.SIZE > 1 and any(parameter.requires_grad for parameter in model.parameters()):
+        if (
+            training
+            and distributed.SIZE > 1
+            and any(parameter.requires_grad for parameter in model.parameters())
+        ):
             model = self._parallel(model)
         return cast(nn.Module, torch.compile(model)) if self._settings.compile else model
 
@@ -112,7 +128,11 @@ class Runtime:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
         # Buffers are made the same where it matters: before evaluations and in checkpoints.
-        options = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
+        options = {
+            "forward_sync_buffers"
+            if "forward_sync_buffers" in known
+            else "broadcast_buffers": False
+        }
         options["find_unused_parameters"] = self._settings.find_unused_parameters
         devices = None if self.device.type == "cpu" else [self.device]
         self._ddp = nn.parallel.DistributedDataParallel(model, devices, **options)  # type: ignore[arg-type]
