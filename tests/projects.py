@@ -11,7 +11,7 @@ from pathlib import Path
 import forked
 
 ROOT = Path(__file__).resolve().parent.parent
-SHARED = ("base", "config", "logger", "utils", "parse_config.py")
+SHARED = ("base", "logger", "machinery", "utils", "parse_config.py")
 OWN = ("train.py", "test.py", "config.json", "data", "data_loader", "model", "trainer")
 
 
