@@ -1,28 +1,22 @@
-"""ConfigParser: from the command line and a JSON file to a checked config, and from names in it to objects.
+"""ConfigParser: from the command line and a JSON file to a checked config, and to its objects.
 
 Importing this module imports no torch, so that mistakes in a config are told at once.
 """
 
 import argparse
-import atexit
 import logging
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from logger.logger import setup_console
-from machinery import distributed
-from machinery.checkpoints import run_folder
+from machinery import distributed, launch as launching, torchrun
 from machinery.checkpoints.run import Run
+from machinery.config.checking import Checked, check
 from machinery.config.factory import Factory
-from machinery.config.schema import Checked, check, own_keys
-from machinery.config.source import Source, dotted, leaves, read_source, to_plain
-from machinery.errors import catch_user_errors
-from machinery.files import ROOT, ensure_dir
-from machinery.launch import Launch, add_options, read_command
+from machinery.config.source import Source
+from machinery.launch import Launch
+from machinery.telling import catch_user_errors
 
 
 class CustomArgs(NamedTuple):
@@ -42,8 +36,8 @@ class CustomArgs(NamedTuple):
 class ConfigParser(Factory):
     """A checked config, the objects that it names, and the folders of its run.
 
-    `config["trainer"]["epochs"]` gives the values that the user wrote; `config.settings` the same typed, with defaults.
-    Nothing is written before `save_dir` or `log_dir` is first used.
+    `config["trainer"]["epochs"]` gives the values that the user wrote; `config.settings` the same
+    typed, with defaults. Nothing is written before `save_dir` or `log_dir` is first used.
 
     Args:
         config: the values of a config, or the path of one.
@@ -65,23 +59,16 @@ class ConfigParser(Factory):
         launch: Launch | None = None,
     ) -> None:
         setup_console()
-        if isinstance(config, str | Path):
-            config = read_source(Path(config))
-        if not isinstance(config, Checked):
-            config = check(
-                config if isinstance(config, Source) else Source(to_plain(config)), modification
-            )
-        super().__init__(config)
+        checked = _checked(config, modification)
+        super().__init__(checked)
         distributed.set_timeout(self.settings.trainer.timeout)
-        logger = self.get_logger("config", self.settings.trainer.verbosity)
-        for path, near, _ in own_keys(config.source):
-            level, hint = (logging.WARNING, f", beside {near}") if near else (logging.DEBUG, "")
-            logger.log(level, f"{dotted(path)} is a key of your own{hint}")
-        task: Any = "train" if resume is None else "continue"
+        checked.tell_own_keys(self.get_logger("config", self.settings.trainer.verbosity))
+        if launch is None:
+            launch = Launch(run_id=run_id)
+            if resume is not None:
+                launch = Launch("continue", checkpoint=Path(resume), run_id=run_id)
         #: What is to be done, and the parsed command line.
-        self.launch = launch or Launch(
-            task, checkpoint=None if resume is None else Path(resume), run_id=run_id
-        )
+        self.launch = launch
         self._run: Run | None = None
 
     @classmethod
@@ -98,33 +85,24 @@ class ConfigParser(Factory):
             args: a parser; the common options are added where it lacks them.
             options: `CustomArgs`, or the like.
             evaluating: a run folder stands for its best checkpoint, and nothing is written.
-            partial: a config beside `-r` gives only what differs from the checkpoint's, as in the classic template.
+            partial: a config beside `-r` gives only what differs from the checkpoint's, as in the
+                classic template.
         """
-
         catch_user_errors()
-        targets = add_options(args, options, evaluating)
-        parsed = args.parse_args()
-        if parsed.resume is not None and parsed.config == args.get_default("config"):
-            parsed.config = None  # nobody has typed it
-        if parsed.device is not None:
-            for variable in (
-                "CUDA_VISIBLE_DEVICES",
-                "ZE_AFFINITY_MASK",
-            ):  # NVIDIA's and AMD's, Intel's
-                os.environ[variable] = parsed.device
+        command = launching.parse(args, options, evaluating)
         setup_console()
-        typed = {targets[name]: getattr(parsed, name) for name in targets}
         checked, launch = distributed.from_main(
-            lambda: read_command(parsed, typed, evaluating, partial)
+            lambda: launching.read_command(command, evaluating, partial)
         )
-        if not distributed.LAUNCHED:
-            distributed.spread(parsed.device, checked.settings.n_gpu)
+        if not distributed.launched():
+            torchrun.spread(command.args.device, checked.settings.n_gpu)
         return cls(checked, launch=launch)
 
     def get_logger(self, name: str, verbosity: int = 2) -> logging.Logger:
         """A logger at the level of a verbosity: 0 warnings, 1 information, 2 details."""
+        levels = [logging.WARNING, logging.INFO, logging.DEBUG]
         logger = logging.getLogger(name)
-        logger.setLevel({0: logging.WARNING, 1: logging.INFO, 2: logging.DEBUG}[verbosity])
+        logger.setLevel(levels[verbosity])
         return logger
 
     @property
@@ -134,7 +112,7 @@ class ConfigParser(Factory):
 
     def snapshot(self) -> Any:
         """The config as it was when the process started, in plain containers."""
-        return to_plain(self.source.values)
+        return self.source.snapshot()
 
     @property
     def resume(self) -> Path | None:
@@ -153,40 +131,29 @@ class ConfigParser(Factory):
 
     @property
     def run(self) -> Run:
-        """The run: that of the checkpoint where one goes on or is evaluated, else a new one, made at the first use."""
+        """The run: that of the checkpoint where one goes on or is evaluated, else a new one.
+
+        It is opened at the first use.
+        """
         if self._run is None:
-            launch = self.launch
-            if launch.task == "evaluate":
-                assert launch.checkpoint is not None
-                self._run = Run(launch.checkpoint.parent, owned=False)
-            else:
-                self._run = launch.run or distributed.from_main(
-                    lambda: Run(self._folder(), stays=not launch.checking)
-                )
-                ensure_dir(self._run.log_dir)
+            self._run = launching.open_run(self.launch, self.settings.runs_folder)
         return self._run
 
-    def _folder(self) -> Path:
-        launch, name = self.launch, self.settings.name
-        models = ROOT / self.settings.trainer.save_dir / "models" / name
-        if launch.checking:
-            run_folder.check_possible(models)
-            scratch = tempfile.mkdtemp()
-            atexit.register(shutil.rmtree, scratch, ignore_errors=True)
-            return run_folder.create(Path(scratch) / "models" / name, "check")
-        if launch.task == "continue" and launch.checkpoint is not None:
-            return launch.checkpoint.parent
-        return run_folder.create(models, launch.run_id)
-
     def flat(self) -> dict[str, bool | str | int | float]:
-        """What the user has set, by dotted path, for TensorBoard's hyper-parameters page."""
-        values = {
-            dotted(path): value
-            for path, value in leaves(self.source.values)
-            if path != ("$schema",)
-        }
-        return {
-            name: value
-            for name, value in values.items()
-            if isinstance(value, bool | str | int | float)
-        }
+        """What the user has set, by dotted key path, for TensorBoard's hyper-parameters page."""
+        shown = {}
+        for key, value in self.source.flat().items():
+            if isinstance(value, bool | str | int | float) and key != "$schema":
+                shown[key] = value
+        return shown
+
+
+def _checked(config: Any, modification: Mapping[Any, Any] | None) -> Checked:
+    """A config in any of its forms, checked."""
+    if isinstance(config, Checked):
+        return config
+    if isinstance(config, str | Path):
+        config = Source.read(Path(config))
+    elif not isinstance(config, Source):
+        config = Source.of(config)
+    return check(config, modification)

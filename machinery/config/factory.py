@@ -1,202 +1,40 @@
 """From the names in a config to objects."""
 
 import copy
+import fnmatch
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from machinery.config.components import (
-    GIVEN,
-    Given,
-    Modules,
-    bind,
-    find,
-    required_class,
-    section_of,
-)
-from machinery.config.schema import Checked
-from machinery.config.source import KeyPath, dotted, matching
-from machinery.errors import ConfigError, DataError, UserError, told
+from machinery.config.arguments import Given
+from machinery.config.checking import Checked
+from machinery.config.components import Component, Modules, bind, find, kind_of
+from machinery.config.values import KeyPath, dotted
+from machinery.errors import ConfigError, DataError, UserError
+from machinery.telling import told
 
-if TYPE_CHECKING:
-    import torch
-
-Component = dict[str, Any]
 #: Sections that train.py cannot do without.
 NEEDED = ("arch", "data_loader", "optimizer")
 
 
 class Factory:
-    """Builds the components of a checked config; what it imports to do so, such as torch, waits until then.
+    """Builds the components of a checked config.
 
-    A name is looked up in a module, or in several: the first that has it gives it.
+    What it imports to do so, such as torch, waits until then. A name is looked up in a module, or
+    in several: the first that has it gives it.
 
     Args:
         checked: the config.
     """
 
     def __init__(self, checked: Checked) -> None:
-        self.source, self.settings, self._values = checked
-
-    def init_obj(self, name: str, module: ModuleType | Modules, *args: Any, **kwargs: Any) -> Any:
-        """Build the component `name` of the config with the class or function that its type names in `module`.
-
-        `config.init_obj("optimizer", torch.optim, parameters)` is `torch.optim.Adam(parameters, lr=0.001)` where the
-        config says {"type": "Adam", "args": {"lr": 0.001}}. A component that is null or missing gives None.
-
-        Raises:
-            ConfigError: the type or an argument does not exist, or the constructor raises.
-        """
-        found = self._components(name)
-        if not found:
-            return None
-        ((path, component),) = found
-        built = self._build(component, path, _as_tuple(module), args, kwargs)
-        if name == "arch" and component.get("freeze"):
-            named = dict(built.named_parameters())
-            for pattern in component["freeze"]:
-                for parameter in matching(
-                    pattern, list(named), f"{self.where('arch', 'freeze')}: arch.freeze"
-                ):
-                    named[parameter].requires_grad_(False)
-        return built
-
-    def _build(
-        self,
-        component: Component,
-        path: KeyPath,
-        modules: Modules,
-        args: tuple[Any, ...],
-        kwargs: Component,
-    ) -> Any:
-        import torch
-
-        from machinery import distributed
-        from machinery.order import seeding
-
-        target = bind(self.source, component, path, modules, Given(len(args), tuple(kwargs)))
-        # Randomness in a constructor depends on the component alone, not on what was built before.
-        seeding.ROOT_SEED = self.settings.seed
-        if self.settings.trainer.threads is not None:
-            torch.set_num_threads(self.settings.trainer.threads)
-        seeding.seed_everything(self.settings.seed, "init", *([] if path == ("arch",) else path))
-        where = self._place(component, path)
-        arguments = {**component.get("args", {}), **kwargs}
-        built = distributed.in_turn(lambda: construct(target, args, arguments, where))
-        kind = required_class(section_of(path))
-        if kind is not None and not isinstance(built, kind):
-            raise ConfigError(f"{where}: made a {type(built).__name__}, not a {kind.__name__}")
-        return built
-
-    def _place(self, component: Component, path: KeyPath) -> str:
-        """Where a component stands."""
-        return f"{self.where(*path)}: {dotted(path)} ({component['type']})"
-
-    def check(self, **modules: ModuleType | Modules) -> None:
-        """Check the names and arguments of all components at once, before any of them is built.
-
-        Args:
-            modules: for each section of the config (`arch=model.model`, …), where its names are looked up.
-
-        Raises:
-            ConfigError: with all problems.
-        """
-        problems = []
-        for name, module in modules.items():
-            if name in NEEDED and not self._values.get(name):
-                problems.append(
-                    f'{self.source.name}: {name} is missing; a config that has it may be its "base"'
-                )
-            try:
-                for path, component in self._components(name):
-                    bind(self.source, component, path, _as_tuple(module), Given(GIVEN.get(name, 0)))
-            except ConfigError as error:
-                problems.append(str(error))
-        if problems:
-            raise ConfigError("\n  ".join(problems))
-
-    def where(self, *path: str | int) -> str:
-        """The place in the config of the value at a path, such as "config.json:12:5"."""
-        return self.source.where(path)
-
-    def init_ftn(self, name: str, module: ModuleType | Modules, *args: Any, **kwargs: Any) -> Any:
-        """The function that the component `name` names, with its arguments set; an instance if it is a class."""
-        found = self._components(name)
-        return (
-            self._function(found[0][1], found[0][0], _as_tuple(module), args, kwargs)
-            if found
-            else None
-        )
-
-    def init_ftns(self, name: str, module: ModuleType | Modules, *args: Any) -> list[Any]:
-        """`init_ftn` for each component of a list, such as the metrics.
-
-        Args:
-            name: of the list; that of one in a section is "trainer.trackers".
-
-        Raises:
-            ConfigError: two have the same name.
-        """
-        functions: dict[str, Any] = {}
-        for path, component in self._components(name):
-            function = self._function(component, path, _as_tuple(module), args, {})
-            if function.__name__ in functions:
-                where = f"{self.where(*path)}: {dotted(path)}"
-                raise ConfigError(
-                    f"{where}: there are two {function.__name__!r}: give one a name of its own"
-                )
-            functions[function.__name__] = function
-        return list(functions.values())
-
-    def _function(
-        self,
-        component: Component,
-        path: KeyPath,
-        modules: Modules,
-        args: tuple[Any, ...],
-        kwargs: Component,
-    ) -> Any:
-        """A loss or metric with its arguments set, under its name in the logs."""
-        target: Any = bind(self.source, component, path, modules, Given(len(args), tuple(kwargs)))
-        given = {**component.get("args", {}), **kwargs}
-        name = component.get("name") or component["type"].rpartition(".")[2]
-        if inspect.isclass(target):
-            result = construct(target, args, given, self._place(component, path))
-        elif args or given:
-            result = partial(target, *args, **given)
-        elif getattr(target, "__name__", None) == name:
-            return target
-        else:  # an object, or a function under another name: a copy, which gets the name
-            result = partial(target) if inspect.isfunction(target) else copy.copy(target)
-        result.__name__ = name
-        return result
-
-    def _components(self, name: str) -> list[tuple[KeyPath, Component]]:
-        """The components of a section with their paths: one, those of a list, or none; a name is one without arguments.
-
-        Raises:
-            ConfigError: something in it is no component.
-        """
-        *above, key = place = tuple(name.split("."))
-        value = (self._values[above[0]] if above else self._values).get(key) or []
-        listed = isinstance(value, list)
-        items: Any = (
-            [((*place, i), item) for i, item in enumerate(value)] if listed else [(place, value)]
-        )
-        found: Any = [
-            (path, item if isinstance(item, dict) else {"type": item}) for path, item in items
-        ]
-        for path, component in found:
-            if not (
-                isinstance(component.get("type"), str)
-                and isinstance(component.get("args", {}), dict)
-            ):
-                where = f"{self.where(*path)}: {dotted(path)}"
-                raise ConfigError(f'{where} is no component {{"type": NAME, "args": {{…}}}}')
-        return list(found)
+        #: The config, checked: its source, its settings and its values.
+        self.checked = checked
+        self.source = checked.source
+        self.settings = checked.settings
+        self._values = checked.values
 
     def __getitem__(self, name: str) -> Any:
         return self._values[name]
@@ -204,15 +42,217 @@ class Factory:
     def __contains__(self, name: str) -> bool:
         return name in self._values
 
+    def where(self, *path: str | int) -> str:
+        """The origin of the value at a key path, such as "config.json:12:5"."""
+        return self.source.where(path)
 
-def _as_tuple(module: ModuleType | Modules) -> Modules:
-    return module if isinstance(module, tuple) else (module,)
+    def check(
+        self, required: Mapping[str, type] | None = None, **modules: ModuleType | Modules
+    ) -> None:
+        """Check the names and arguments of all components at once, before any of them is built.
+
+        Args:
+            required: the program's own classes that the components of some sections must be of.
+            modules: for each section of the config (`arch=model.model`, …), where its names are
+                looked up.
+
+        Raises:
+            ConfigError: with all problems.
+        """
+        bases = dict(required or {})
+        problems = []
+        for name, module in modules.items():
+            if name in NEEDED and not self._values.get(name):
+                what = 'is missing; a config that has it may be its "base"'
+                problems.append(f"{self.source.name}: {name} {what}")
+            try:
+                self._check_section(name, _as_tuple(module), bases.get(name))
+            except ConfigError as error:
+                problems.append(str(error))
+        if problems:
+            raise ConfigError("\n  ".join(problems))
+
+    def _check_section(self, name: str, modules: Modules, required: type | None) -> None:
+        """Check the components of a section."""
+        for component in self._components(name):
+            given = Given(kind_of(component.path).given)
+            bind(self.source, component, modules, given, required)
+
+    def trainer_class(self, module: ModuleType, required: type) -> Any:
+        """The class that `trainer.type` names.
+
+        Args:
+            module: where it is looked up.
+            required: what it must be a subclass of.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        path = ("trainer", "type")
+        return find((module,), self.settings.trainer.type, self.source, path, required)
+
+    def init_obj(self, name: str, module: ModuleType | Modules, *args: Any, **kwargs: Any) -> Any:
+        """Build the component `name` of the config with what its type names in `module`.
+
+        `config.init_obj("optimizer", torch.optim, parameters)` is
+        `torch.optim.Adam(parameters, lr=0.001)` where the config says
+        {"type": "Adam", "args": {"lr": 0.001}}. A component that is null or missing gives None.
+
+        Raises:
+            ConfigError: the type or an argument does not exist, or the constructor raises.
+        """
+        found = self._components(name)
+        if not found:
+            return None
+        (component,) = found
+        built = self._build(component, _as_tuple(module), args, kwargs)
+        if name == "arch" and component.values.get("freeze"):
+            self._freeze(built, component.values["freeze"])
+        return built
+
+    def _build(
+        self,
+        component: Component,
+        modules: Modules,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> Any:
+        import torch
+
+        from machinery import distributed
+        from machinery.order import seeding
+
+        path, seed = component.path, self.settings.seed
+        given = Given(len(args), tuple(kwargs))
+        target = bind(self.source, component, modules, given)
+        seeding.set_root_seed(seed)
+        if self.settings.trainer.threads is not None:
+            torch.set_num_threads(self.settings.trainer.threads)
+        # Randomness in a constructor depends on the component alone, not on what was built before.
+        draw: KeyPath = ("init",)
+        if path != ("arch",):
+            draw = ("init", *path)
+        seeding.seed_everything(seed, *draw)
+        where = self._named(component)
+        arguments = {**component.args, **kwargs}
+        built = distributed.in_turn(partial(construct, target, args, arguments, where))
+        base = kind_of(path).base()
+        if base is not None and not isinstance(built, base):
+            raise ConfigError(f"{where}: made a {type(built).__name__}, not a {base.__name__}")
+        return built
+
+    def _freeze(self, model: Any, patterns: list[str]) -> None:
+        """Let the parameters that match one of the patterns stay as they are."""
+        parameters = dict(model.named_parameters())
+        where = f"{self.where('arch', 'freeze')}: arch.freeze"
+        for pattern in patterns:
+            for name in _matching(pattern, list(parameters), where):
+                parameters[name].requires_grad_(False)
+
+    def init_ftn(self, name: str, module: ModuleType | Modules, *args: Any, **kwargs: Any) -> Any:
+        """The function that the component `name` names, with its arguments set.
+
+        Of a class it is an instance.
+        """
+        found = self._components(name)
+        if not found:
+            return None
+        return self._function(found[0], _as_tuple(module), args, kwargs)
+
+    def init_ftns(
+        self,
+        name: str,
+        module: ModuleType | Modules,
+        *args: Any,
+        required: type | None = None,
+    ) -> list[Any]:
+        """`init_ftn` for each component of a list, such as the metrics.
+
+        Args:
+            name: of the list; that of one in a section is "trainer.trackers".
+            module: where their names are looked up.
+            args: what the program gives each.
+            required: the program's own class that they must be of.
+
+        Raises:
+            ConfigError: two have the same name.
+        """
+        functions: dict[str, Any] = {}
+        for component in self._components(name):
+            function = self._function(component, _as_tuple(module), args, {}, required)
+            if function.__name__ in functions:
+                where = f"{self.where(*component.path)}: {dotted(component.path)}"
+                what = f"there are two {function.__name__!r}: give one a name of its own"
+                raise ConfigError(f"{where}: {what}")
+            functions[function.__name__] = function
+        return list(functions.values())
+
+    def _function(
+        self,
+        component: Component,
+        modules: Modules,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        required: type | None = None,
+    ) -> Any:
+        """A loss or metric with its arguments set, under its name in the logs."""
+        given = Given(len(args), tuple(kwargs))
+        target: Any = bind(self.source, component, modules, given, required)
+        arguments = {**component.args, **kwargs}
+        name = component.values.get("name") or component.type.rpartition(".")[2]
+        if inspect.isclass(target):
+            result = construct(target, args, arguments, self._named(component))
+        elif args or arguments:
+            result = partial(target, *args, **arguments)
+        elif getattr(target, "__name__", None) == name:
+            return target
+        elif inspect.isfunction(target):  # one under another name
+            result = partial(target)
+        else:  # an object: a copy, which gets the name
+            result = copy.copy(target)
+        result.__name__ = name
+        return result
+
+    def _components(self, name: str) -> list[Component]:
+        """The components of a section: one, those of a list, or none.
+
+        Raises:
+            ConfigError: something in it is no component.
+        """
+        path: KeyPath = tuple(name.split("."))
+        values: Any = self._values
+        for section in path[:-1]:
+            values = values[section]
+        value = values.get(path[-1])
+        if not value:
+            return []
+        if isinstance(value, list):
+            return [self._component((*path, i), item) for i, item in enumerate(value)]
+        return [self._component(path, value)]
+
+    def _component(self, path: KeyPath, value: Any) -> Component:
+        """The component at `path`; a name is one without arguments."""
+        values = value
+        if not isinstance(value, dict):
+            values = {"type": value}
+        if isinstance(values.get("type"), str) and isinstance(values.get("args", {}), dict):
+            return Component(path, values)
+        where = f"{self.where(*path)}: {dotted(path)}"
+        raise ConfigError(f'{where} is no component {{"type": NAME, "args": {{…}}}}')
+
+    def _named(self, component: Component) -> str:
+        """The origin of a component, its key path and its type."""
+        return f"{self.where(*component.path)}: {dotted(component.path)} ({component.type})"
 
 
 def construct(
     target: Callable[..., Any], given: tuple[Any, ...], kwargs: Mapping[str, Any], where: str
 ) -> Any:
-    """Call a constructor; what it raises becomes an error that names the component's place in the config.
+    """Call a constructor; what it raises becomes an error that names the component in the config.
+
+    Args:
+        target, given, kwargs: what is called, with which arguments.
+        where: what the message begins with.
 
     Raises:
         ConfigError: with the message, and the line of the project's own code that raised it.
@@ -222,99 +262,30 @@ def construct(
         return target(*given, **kwargs)
     except UserError as error:
         raise type(error)(f"{where}: {error}") from error
-    except (
-        Exception,
-        SystemExit,
-    ) as error:  # any exception of a constructor comes from what the config gave it
-        kind = DataError if isinstance(error, OSError) and "data_loader" in where else ConfigError
-        raise kind(f"{where}: {told(error, anywhere=False)}") from error
+    # Any exception of a constructor comes from what the config gave it.
+    except (Exception, SystemExit) as error:
+        message = f"{where}: {told(error, anywhere=False)}"
+        if isinstance(error, OSError) and "data_loader" in where:
+            raise DataError(message) from error
+        raise ConfigError(message) from error
 
 
-def init_optimizer(
-    config: Factory, model: "torch.nn.Module", *own: ModuleType
-) -> "torch.optim.Optimizer":
-    """The optimizer of the config over the trainable parameters of `model`, which it is given with their names.
-
-    Args:
-        own: modules of the project's that have optimizers, too; they come before torch's.
-
-    Raises:
-        ConfigError: there is nothing to train, or the optimizer cannot train this model.
-    """
-    import torch
-
-    named = [
-        (name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad
-    ]
-    where = f"{config.where('optimizer')}: optimizer"
-    if not named:
-        raise ConfigError(f"{where}: the model has no parameter to train (see arch.freeze)")
-    if any(torch.nn.parameter.is_lazy(parameter) for _, parameter in named):
-        raise ConfigError(
-            f"{where}: the model's lazy modules have no weights yet: give it a batch in its constructor"
-        )
-    return config.init_obj("optimizer", (*own, torch.optim), named)
+def _as_tuple(module: ModuleType | Modules) -> Modules:
+    if isinstance(module, tuple):
+        return module
+    return (module,)
 
 
-def init_scheduler(
-    config: Factory, optimizer: "torch.optim.Optimizer", batches: int, *own: ModuleType
-) -> Any:
-    """The learning-rate scheduler of the config, or None.
-
-    A OneCycleLR that says nothing of its length gets that of the run (`total_steps`).
-
-    Args:
-        batches: in one pass over the training data.
-        own: modules of the project's that have schedulers, too; they come before torch's.
+def _matching(pattern: str, names: list[str], where: str) -> list[str]:
+    """The names of parameters that a pattern matches.
 
     Raises:
-        ConfigError: its length or its mode contradicts the run's.
+        ConfigError: none, with those there are.
     """
-    import torch
-
-    schedulers = torch.optim.lr_scheduler
-    modules = (*own, schedulers)
-    component, settings = config.settings.lr_scheduler, config.settings.trainer
-    if component is None or component.type is None:
-        return None
-    kind = component.type
-    updates = -(-(settings.len_epoch or batches) // settings.accumulate)
-    steps = (settings.epochs or 0) * (updates if component.interval == "step" else 1)
-    where = f"{config.where('lr_scheduler')}: lr_scheduler"
-    one_cycle = (
-        find(modules, "lr_scheduler", kind, config.source, ("lr_scheduler",))
-        is schedulers.OneCycleLR
-    )
-    open_ended = (
-        one_cycle and not {"total_steps", "epochs", "steps_per_epoch"} & component.args.keys()
-    )
-    rate = config.where("optimizer", "args", "lr")
-    if kind in ("OneCycleLR", "CyclicLR") and rate.startswith("command line ("):
-        raise ConfigError(
-            f"{rate}: the learning rate follows {kind}: set lr_scheduler.args.max_lr of a new run"
-        )
-    scheduler = config.init_obj(
-        "lr_scheduler", modules, optimizer, **({"total_steps": steps} if open_ended else {})
-    )
-    if isinstance(scheduler, schedulers.ReduceLROnPlateau):
-        _check_plateau(config, scheduler.mode, where)
-    rates = [float(group["lr"]) for group in optimizer.param_groups]
-    if not all(0 <= rate < math.inf for rate in rates):
-        raise ConfigError(
-            f"{where}: makes learning rates of {', '.join(f'{rate:.3g}' for rate in rates)}"
-        )
-    total = getattr(scheduler, "total_steps", steps)
-    if total != steps:
-        needed = f"but the run takes {steps} (one every {component.interval})"
-        hint = 'leave total_steps, epochs and steps_per_epoch out, or set "interval"'
-        raise ConfigError(f"{where}: {kind} is made for {total} steps, {needed}: {hint}")
-    return scheduler
-
-
-def _check_plateau(config: Factory, mode: str, where: str) -> None:
-    monitor = config.settings.trainer.monitor
-    if config["lr_scheduler"].get("interval", "epoch") != "epoch":
-        raise ConfigError(f'{where}: ReduceLROnPlateau judges epochs: "interval": "epoch"')
-    if monitor != "off" and not monitor.startswith(f"{mode} "):
-        wanted = f'watches trainer.monitor "{monitor}": set its "mode" to "{monitor.split()[0]}"'
-        raise ConfigError(f'{where}: ReduceLROnPlateau with mode "{mode}" {wanted}')
+    found = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+    if not found:
+        there = ", ".join(names[:20])
+        if len(names) > 20:
+            there += ", …"
+        raise ConfigError(f"{where}: {pattern!r} matches no parameter; there are: {there}")
+    return found

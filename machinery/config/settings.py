@@ -1,7 +1,7 @@
-"""The settings of a trainer: the keys of the section `trainer`, with types, bounds, defaults and a sentence each.
+"""The settings of a trainer: the keys of the section `trainer`.
 
-The table in docs/config.md and `config.schema.json` come from here and from `machinery/config/schema.py`; the sentences are the
-strings below the fields.
+The table in docs/config.md and `config.schema.json` come from here and from schema.py; the
+sentences are the strings below the fields, or descriptions where they are long.
 """
 
 from typing import Any, Literal
@@ -40,8 +40,11 @@ class TrainerSettings(Section):
     """Stop after so many epochs in a row without improvement; null or 0: never."""
     tensorboard: bool = Field(True, validation_alias=AliasChoices("tensorboard", "tensorboardX"))
     """Write TensorBoard logs."""
-    trackers: list[str | dict[str, Any]] = Field([])
-    """Where numbers go besides: "examples.trackers.MLflow", "examples.trackers.WandB", or components with args."""
+    trackers: list[str | dict[str, Any]] = Field(
+        [],
+        description='Where numbers go besides: "examples.trackers.MLflow", '
+        '"examples.trackers.WandB", or components with args.',
+    )
     log_step: int = Field(50, ge=1)
     """Read and log the training numbers every so many batches."""
     len_epoch: int | None = Field(None, ge=1)

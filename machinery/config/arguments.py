@@ -1,0 +1,193 @@
+"""Compares what a config gives a class or function with its signature, before anything is built."""
+
+import collections.abc
+import inspect
+import json
+import re
+import typing
+from collections.abc import Callable, Mapping
+from inspect import Parameter
+from typing import Any, NamedTuple, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from machinery.config.source import Source
+from machinery.config.values import KeyPath, dotted, in_words, nearest
+
+_BY_POSITION = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+_BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+
+
+class Given(NamedTuple):
+    """What the program gives a component: so many arguments by position, and these by name."""
+
+    positional: int = 0
+    names: tuple[str, ...] = ()
+    #: More may come with a call.
+    later: bool = False
+
+
+class Accepted(NamedTuple):
+    """The arguments that a class or function takes."""
+
+    #: The annotation of each, by its name.
+    types: dict[str, Any]
+    #: Whether it takes any others, too.
+    open_ended: bool
+
+
+def accepted(target: Callable[..., Any]) -> Accepted:
+    """The arguments that a class or function takes, by name.
+
+    A class that passes `**options` on to its base takes the base's as well.
+    """
+    types: dict[str, Any] = {}
+    for maker in _makers(target):
+        parameters = inspect.signature(maker).parameters.values()
+        annotations = _annotations(maker)
+        open_ended = False
+        for parameter in parameters:
+            if parameter.kind is Parameter.VAR_KEYWORD:
+                open_ended = True
+            if parameter.kind not in _BY_NAME:
+                continue
+            is_instance = parameter.name == "self" and maker is not target
+            if not is_instance:
+                types.setdefault(parameter.name, annotations.get(parameter.name, Any))
+        if not open_ended:
+            return Accepted(types, False)
+    return Accepted(types, True)
+
+
+def _makers(target: Callable[..., Any]) -> list[Callable[..., Any]]:
+    """What takes the arguments: the constructors of a class and of its bases, or the function."""
+    if not inspect.isclass(target):
+        return [target]
+    makers = []
+    for each in target.__mro__:
+        if "__init__" in vars(each):
+            makers.append(vars(each)["__init__"])
+    return makers
+
+
+def _annotations(maker: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations that a function has, by argument."""
+    try:
+        # Some of torch's names are imported for type checkers alone.
+        return get_type_hints(maker, localns={**vars(typing), **vars(collections.abc)})
+    except Exception:  # annotations that cannot be evaluated here say nothing
+        return {}
+
+
+def argument_problems(
+    source: Source, target: Any, args: Mapping[str, Any], path: KeyPath, given: Given
+) -> list[str]:
+    """A line for each argument that is unknown, doubled, missing or of the wrong type.
+
+    Args:
+        source: of the config.
+        target: what is called.
+        args, path: what the config gives it, and where.
+        given: what the program gives it.
+    """
+    try:
+        parameters = list(inspect.signature(target).parameters.values())
+    except (TypeError, ValueError):  # a builtin without a signature says no itself
+        return []
+    call = _Call(target, parameters, given)
+    problems = []
+    for key, value in args.items():
+        problem = call.problem(key, value)
+        if problem is not None:
+            here = (*path, key)
+            problems.append(f"{source.where(here)}: {dotted(here)}: {problem}")
+    for name in call.required():
+        if name not in args:
+            problems.append(f"{source.where(path)}: {dotted(path)}: {call.name} needs {name!r}")
+    return problems
+
+
+class _Call:
+    """A call that a config prepares.
+
+    Args:
+        target, parameters: what is called, and those of its signature.
+        given: what the program gives it.
+    """
+
+    def __init__(self, target: Any, parameters: list[Parameter], given: Given) -> None:
+        self.name = getattr(target, "__name__", type(target).__name__)
+        self._accepted = accepted(target)
+        self._later = given.later
+        positional = [p.name for p in parameters if p.kind in _BY_POSITION]
+        self._by_program = {*positional[: given.positional], *given.names}
+        #: Those that have a name and no default.
+        self._needed: list[Parameter] = []
+        for parameter in parameters:
+            if parameter.kind in _BY_NAME and parameter.default is Parameter.empty:
+                self._needed.append(parameter)
+
+    def problem(self, key: str, value: Any) -> str | None:
+        """What is wrong with an argument that the config gives."""
+        if key in self._by_program:
+            return f"the program gives {self.name} its {key}: leave it out"
+        types = self._accepted.types
+        if key in types:
+            return type_problem(self.name, key, types[key], value)
+        near = nearest(key, types)
+        if near is not None:
+            return self._unknown(key, f": did you mean {near!r}?")
+        if not self._accepted.open_ended:
+            return self._unknown(key, "")
+        return None
+
+    def _unknown(self, key: str, hint: str) -> str:
+        """That there is no such argument, and which the config may give."""
+        hidden = set(self._by_program)
+        if self._later:
+            hidden.update(parameter.name for parameter in self._needed)
+        takes = [name for name in self._accepted.types if name not in hidden]
+        shown = ", ".join(takes) or "no arguments"
+        return f"{self.name} has no argument {key!r}{hint} (it takes {shown})"
+
+    def required(self) -> list[str]:
+        """The arguments that the config must give."""
+        names = []
+        for parameter in self._needed:
+            comes_later = self._later and parameter.kind is not Parameter.KEYWORD_ONLY
+            if parameter.name not in self._by_program and not comes_later:
+                names.append(parameter.name)
+        return names
+
+
+def type_problem(name: str, key: str, annotation: Any, value: Any) -> str | None:
+    """What is wrong with the type of an argument, by its annotation; lists serve as tuples.
+
+    Args:
+        name: of what takes it.
+        key, annotation: its name, and its type.
+        value: what it gets.
+    """
+    try:
+        adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+    except Exception:  # an annotation that pydantic does not know
+        return None
+    try:
+        adapter.validate_json(json.dumps(value), strict=True)
+    except ValidationError:
+        wanted = _as_written(annotation)
+        hint = ""
+        if "Callable" in wanted:
+            hint = ": a function cannot come from a config"
+        return f"{name} takes {key} as {wanted}, found {in_words(value)}{hint}"
+    except ValueError:  # a value that JSON cannot hold, from a program
+        return None
+    return None
+
+
+def _as_written(annotation: Any) -> str:
+    """A type as a person writes it."""
+    name = str(annotation)
+    if inspect.isclass(annotation):
+        name = annotation.__name__
+    return re.sub(r"\b(typing|collections\.abc|torch)\.", "", name)

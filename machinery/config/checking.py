@@ -1,0 +1,166 @@
+"""Checks the types, the bounds and the names of a config's keys against the schema."""
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ValidationError
+
+from machinery.config.changes import override
+from machinery.config.schema import SECTIONS, Config, NamedComponent
+from machinery.config.settings import TrainerSettings
+from machinery.config.source import Source
+from machinery.config.values import KeyPath, dotted, in_words, nearest, to_plain
+from machinery.errors import ConfigError
+
+#: Keys that are known by another name, or to others.
+_ACCEPTED = (("$schema",), ("trainer", "tensorboardX"))
+#: What pydantic puts into the key path of a value that may be a name or a component.
+_TAGS = ("name", "component")
+
+
+class OwnKey(NamedTuple):
+    """A key that the schema doesn't know."""
+
+    path: KeyPath
+    #: The known key that it is like.
+    near: str | None
+    #: Whether that one is there, too; then this is hardly a slip.
+    beside: bool = False
+
+
+class Checked(NamedTuple):
+    """A checked config."""
+
+    #: The values as they were given, which know their origins.
+    source: Source
+    #: The same, typed and with the defaults filled in.
+    settings: Config
+    #: The same as they were given, for whoever reads and changes them.
+    values: dict[str, Any]
+    own_keys: tuple[OwnKey, ...]
+
+    def tell_own_keys(self, logger: logging.Logger) -> None:
+        """Name the keys of the user's own; it may not be meant that nobody else reads them."""
+        for key in self.own_keys:
+            what = f"{dotted(key.path)} is a key of your own"
+            if key.near is None:
+                logger.debug(what)
+            else:
+                logger.warning(f"{what}, beside {key.near}")
+
+
+def check(source: Source, modification: Mapping[Any, Any] | None = None) -> Checked:
+    """Set the keys of `modification`, and check types, bounds and unknown keys.
+
+    Args:
+        source: of the values, which are changed.
+        modification: values by key path, as "optimizer;args;lr" or as a tuple; None values are
+            skipped.
+
+    Raises:
+        ConfigError: with a line for each problem.
+    """
+    if modification is not None:
+        _modify(source, modification)
+    own_keys = tuple(_own_keys(source))
+    problems = []
+    for key in own_keys:
+        if key.near is not None and not key.beside:
+            where = f"{source.where(key.path)}: {dotted(key.path)}"
+            problems.append(f"{where} is unknown: did you mean {key.near!r}?")
+    try:
+        settings = Config.model_validate(source.values)
+    except ValidationError as error:
+        problems += [_worded(source, dict(item)) for item in error.errors()]
+    if problems:
+        raise ConfigError("\n  ".join(dict.fromkeys(problems)))
+    return Checked(source, settings, to_plain(source.values), own_keys)
+
+
+def _modify(source: Source, modification: Mapping[Any, Any]) -> None:
+    """Set keys by their paths, which are texts or tuples."""
+    for target, value in modification.items():
+        if value is None:
+            continue
+        path = target
+        if isinstance(target, str):
+            path = target.split(";")
+        override(source, tuple(path), value, f"command line ({dotted(tuple(path))})")
+
+
+def _own_keys(source: Source) -> Iterator[OwnKey]:
+    """The keys that the schema doesn't know."""
+    for path, values, model in _sections(source):
+        if not isinstance(values, dict):
+            continue
+        for key in values:
+            if key not in model.model_fields and (*path, key) not in _ACCEPTED:
+                yield _own_key((*path, key), values, model)
+
+
+def _sections(source: Source) -> Iterator[tuple[KeyPath, Any, type[BaseModel]]]:
+    """The sections whose keys are known, with their values and their models."""
+    yield (), source.values, Config
+    for name, model in SECTIONS.items():
+        yield (name,), source.values.get(name), model
+    metrics = source.values.get("metrics")
+    if isinstance(metrics, list):
+        for i, metric in enumerate(metrics):
+            yield ("metrics", i), metric, NamedComponent
+
+
+def _own_key(path: KeyPath, values: dict[str, Any], model: type[BaseModel]) -> OwnKey:
+    """What a key that the schema doesn't know is like.
+
+    Args:
+        path: to it.
+        values, model: of the section that it is in.
+    """
+    *above, key = path
+    if not above and _is_one_more(str(key)):
+        return OwnKey(path, None)
+    if not above and key in TrainerSettings.model_fields:
+        return OwnKey(path, f"trainer.{key}")
+    if path == ("trainer", "seed"):
+        return OwnKey(path, "seed")
+    near = nearest(str(key), model.model_fields)
+    return OwnKey(path, near, beside=near in values)
+
+
+def _is_one_more(key: str) -> bool:
+    """Whether a key is one more of a known section: optimizer_D, arch2, my_loss."""
+    for name in Config.model_fields:
+        if re.fullmatch(rf"{name}(_.+|\d+)|.+_{name}", key):
+            return True
+    return False
+
+
+def _worded(source: Source, error: dict[str, Any]) -> str:
+    """One of pydantic's errors as: origin: key path: what is expected, what was found."""
+    first, *below = error["loc"]
+    path = (first, *(key for key in below if key not in _TAGS))
+    if error["type"] == "missing":
+        what = 'is missing; a config that has it may be its "base"'
+        return f"{source.where(path[:-1])}: {dotted(path)} {what}"
+    where = f"{source.where(path)}: {dotted(path)}"
+    return f"{where}: {_expected(path, error)}, found {in_words(error['input'])}"
+
+
+def _expected(path: KeyPath, error: dict[str, Any]) -> str:
+    """What one of pydantic's errors asks for."""
+    if error["type"].startswith("model_"):
+        return "expected an object in braces"
+    if error["type"] == "string_pattern_mismatch":
+        field = _model_above(path).model_fields.get(dotted(path[-1:]))
+        if field is not None:
+            return f"expected {str(field.description).rstrip('.')}"
+    return str(error["msg"]).replace("Input should be", "expected").replace("'", '"')
+
+
+def _model_above(path: KeyPath) -> type[BaseModel]:
+    """The model of the section that has the key at `path`."""
+    if len(path) == 1:
+        return Config
+    return SECTIONS.get(str(path[0]), Config)

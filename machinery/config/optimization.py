@@ -1,0 +1,137 @@
+"""Builds the optimizer of a config, and its learning-rate scheduler for the length of the run."""
+
+import math
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from machinery.config.components import Modules, find
+from machinery.config.factory import Factory
+from machinery.config.schema import LRScheduler
+from machinery.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+#: Arguments of OneCycleLR that say how long it is.
+_LENGTHS = ("total_steps", "epochs", "steps_per_epoch")
+
+
+def init_optimizer(
+    config: Factory, model: "torch.nn.Module", *own: ModuleType
+) -> "torch.optim.Optimizer":
+    """The optimizer of the config over the trainable parameters of `model`.
+
+    It is given them with their names.
+
+    Args:
+        config: the config.
+        model: to train.
+        own: modules of the project's that have optimizers, too; they come before torch's.
+
+    Raises:
+        ConfigError: there is nothing to train, or the optimizer cannot train this model.
+    """
+    import torch
+
+    where = f"{config.where('optimizer')}: optimizer"
+    named = []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if torch.nn.parameter.is_lazy(parameter):
+            what = "the model's lazy modules have no weights yet"
+            raise ConfigError(f"{where}: {what}: give it a batch in its constructor")
+        named.append((name, parameter))
+    if not named:
+        raise ConfigError(f"{where}: the model has no parameter to train (see arch.freeze)")
+    return config.init_obj("optimizer", (*own, torch.optim), named)
+
+
+def init_scheduler(
+    config: Factory, optimizer: "torch.optim.Optimizer", batches: int, *own: ModuleType
+) -> Any:
+    """The learning-rate scheduler of the config, or None.
+
+    A OneCycleLR that says nothing of its length gets that of the run (`total_steps`).
+
+    Args:
+        config: the config.
+        optimizer: whose rates it changes.
+        batches: in one pass over the training data.
+        own: modules of the project's that have schedulers, too; they come before torch's.
+
+    Raises:
+        ConfigError: its length or its mode contradicts the run's.
+    """
+    from torch.optim import lr_scheduler as schedulers
+
+    component = config.settings.lr_scheduler
+    if component is None or component.type is None:
+        return None
+    modules = (*own, schedulers)
+    steps = _steps(config, component, batches)
+    given = {}
+    if _has_open_length(config, component, component.type, modules):
+        given["total_steps"] = steps
+    _refuse_typed_rate(config, component.type)
+    scheduler = config.init_obj("lr_scheduler", modules, optimizer, **given)
+    where = f"{config.where('lr_scheduler')}: lr_scheduler"
+    if isinstance(scheduler, schedulers.ReduceLROnPlateau):
+        _check_plateau(config, component, scheduler.mode, where)
+    _check_rates(optimizer, where)
+    if hasattr(scheduler, "total_steps") and scheduler.total_steps != steps:
+        made = f"{component.type} is made for {scheduler.total_steps} steps"
+        needed = f"but the run takes {steps} (one every {component.interval})"
+        hint = 'leave total_steps, epochs and steps_per_epoch out, or set "interval"'
+        raise ConfigError(f"{where}: {made}, {needed}: {hint}")
+    return scheduler
+
+
+def _steps(config: Factory, component: LRScheduler, batches: int) -> int:
+    """How often the run steps its scheduler."""
+    trainer = config.settings.trainer
+    if trainer.epochs is None:
+        return 0
+    if component.interval == "epoch":
+        return trainer.epochs
+    if trainer.len_epoch is not None:
+        batches = trainer.len_epoch
+    return trainer.epochs * math.ceil(batches / trainer.accumulate)
+
+
+def _has_open_length(
+    config: Factory, component: LRScheduler, type_name: str, modules: Modules
+) -> bool:
+    """Whether the scheduler is torch's OneCycleLR, and the config does not say how long it is."""
+    from torch.optim.lr_scheduler import OneCycleLR
+
+    if find(modules, type_name, config.source, ("lr_scheduler",)) is not OneCycleLR:
+        return False
+    return component.args.keys().isdisjoint(_LENGTHS)
+
+
+def _refuse_typed_rate(config: Factory, type_name: str) -> None:
+    """Refuse a learning rate from the command line that the scheduler would overwrite."""
+    rate = config.where("optimizer", "args", "lr")
+    if type_name in ("OneCycleLR", "CyclicLR") and rate.startswith("command line ("):
+        what = f"the learning rate follows {type_name}: set lr_scheduler.args.max_lr of a new run"
+        raise ConfigError(f"{rate}: {what}")
+
+
+def _check_plateau(config: Factory, component: LRScheduler, mode: str, where: str) -> None:
+    """Refuse a ReduceLROnPlateau that does not judge what the trainer monitors, once an epoch."""
+    monitor = config.settings.trainer.monitor
+    if component.interval != "epoch":
+        raise ConfigError(f'{where}: ReduceLROnPlateau judges epochs: "interval": "epoch"')
+    if monitor != "off" and not monitor.startswith(f"{mode} "):
+        wanted = f'watches trainer.monitor "{monitor}": set its "mode" to "{monitor.split()[0]}"'
+        raise ConfigError(f'{where}: ReduceLROnPlateau with mode "{mode}" {wanted}')
+
+
+def _check_rates(optimizer: "torch.optim.Optimizer", where: str) -> None:
+    """Refuse learning rates that are none."""
+    rates = [float(group["lr"]) for group in optimizer.param_groups]
+    for rate in rates:
+        if not 0 <= rate < math.inf:
+            shown = ", ".join(f"{each:.3g}" for each in rates)
+            raise ConfigError(f"{where}: makes learning rates of {shown}")

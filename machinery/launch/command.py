@@ -1,0 +1,150 @@
+"""From a command line to what is to be done, and with which config."""
+
+import argparse
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Literal
+
+from machinery.checkpoints import run_folder
+from machinery.checkpoints.run import Run
+from machinery.config.changes import set_option
+from machinery.config.checking import Checked, check
+from machinery.config.source import Source
+from machinery.errors import CheckpointError, ConfigError
+from machinery.files import ROOT, shown
+from machinery.launch.auto import find_run
+from machinery.launch.changes import differences
+from machinery.launch.launch import Launch
+from machinery.launch.options import Command
+from machinery.launch.start import read_start
+
+
+def read_command(command: Command, evaluating: bool, partial: bool) -> tuple[Checked, Launch]:
+    """The config that a parsed command line means, and what is to be done with it.
+
+    Args:
+        command: the command line.
+        evaluating, partial: as in `ConfigParser.from_args`.
+
+    Raises:
+        ConfigError: the command line or the config is wrong, or another process owns the run.
+        CheckpointError: the checkpoint cannot be read.
+    """
+    args = command.args
+    auto = args.resume == "auto" and not evaluating
+    _refuse_too_little(args, evaluating, auto)
+    run_folder.check_run_id(args.run_id)
+    launch = Launch(run_id=args.run_id, args=args, script=_script(evaluating))
+    if "check" in args:  # there is no such option where one evaluates
+        launch.checking = args.check
+    if args.resume is not None and not auto:
+        launch.task = _task(args, evaluating)
+        read_start(launch, args.resume)
+    checked = check(_read_source(launch, partial), command.modification)
+    if auto and not launch.checking:
+        find_run(launch, checked)
+    if launch.continues:
+        _continue(launch, checked, moved=auto)
+    return checked, launch
+
+
+def read_run(path: str | Path) -> tuple[Checked, Launch]:
+    """The config of a checkpoint, or of a run folder's best, which is to be evaluated."""
+    launch = Launch("evaluate", args=argparse.Namespace(config=None, set=[]))
+    read_start(launch, str(path))
+    return check(_read_source(launch, partial=False)), launch
+
+
+def _refuse_too_little(args: argparse.Namespace, evaluating: bool, auto: bool) -> None:
+    """Refuse a command line that does not say what to work on."""
+    config = shlex.quote(shown(ROOT / "config.json"))
+    if auto and args.config is None:
+        raise ConfigError(f"-r auto needs the config of the run: -c {config} -r auto")
+    if args.resume is not None:
+        return
+    if evaluating:
+        raise ConfigError("say what to evaluate: -r CHECKPOINT")
+    if args.config is None:
+        raise ConfigError(f"say what to train: -c {config}, or to continue a run: -r CHECKPOINT")
+
+
+def _script(evaluating: bool) -> Path:
+    """The training script: the one that was started, unless that is none, or evaluates."""
+    started = Path(sys.argv[0])
+    if evaluating or started.suffix != ".py":
+        return ROOT / "train.py"
+    return started.absolute()
+
+
+def _task(
+    args: argparse.Namespace, evaluating: bool
+) -> Literal["continue", "fine-tune", "evaluate"]:
+    """What is to be done with the checkpoint that a command line names."""
+    if evaluating:
+        return "evaluate"
+    if args.config is None:
+        return "continue"
+    return "fine-tune"
+
+
+def _read_source(launch: Launch, partial: bool) -> Source:
+    """The values of the file, or of the checkpoint, with what `--set` changes."""
+    args = launch.args
+    if args.config is None:
+        source = _saved_source(launch)
+    elif partial and launch.fine_tunes:
+        source = _saved_source(launch)
+        source.values.update(Source.read(Path(args.config)).values)
+    else:
+        source = Source.read(Path(args.config))
+    for text in args.set:
+        set_option(source, text)
+    if args.config is None:
+        _refuse_paths_to_be_made(source)
+    return source
+
+
+def _saved_source(launch: Launch) -> Source:
+    """The values of the checkpoint."""
+    return Source.of(launch.content()["config"], name=str(launch.checkpoint))
+
+
+def _refuse_paths_to_be_made(source: Source) -> None:
+    """Let a checkpoint, which may come from anybody, name no new path outside the project."""
+    for entry in source.entries():
+        if entry.key == "$schema" or entry.key.startswith("trainer."):
+            continue
+        if not isinstance(entry.value, str) or entry.origin.startswith("command line"):
+            continue
+        if _is_to_be_made(entry.value):
+            option = shlex.quote(f"{entry.key}={entry.value}")
+            hint = f"if it is to be made, say so: --set {option}"
+            what = f"{entry.key}: {entry.value} is outside the project"
+            raise CheckpointError(f"{entry.origin}: {what}; {hint}")
+
+
+def _is_to_be_made(value: str) -> bool:
+    """Whether a text is a path that leads out of the project, where nothing is."""
+    try:
+        path = Path(os.path.realpath(ROOT / Path(value).expanduser()))
+        return not path.is_relative_to(ROOT) and not os.access(path, os.F_OK)
+    except (ValueError, RuntimeError):  # no path at all
+        return os.sep in value
+
+
+def _continue(launch: Launch, checked: Checked, moved: bool) -> None:
+    """Note what differs from the config of the checkpoint, and take its folder.
+
+    Args:
+        moved: the run was found where the config says; its own may say another name or folder.
+    """
+    assert launch.checkpoint is not None
+    launch.changes += differences(_saved_source(launch), checked.source)
+    for change in launch.changes:
+        if change.key in ("name", "trainer.save_dir") and not moved:
+            what = "a run that is continued with -r keeps its name and its folder"
+            raise ConfigError(f"{change.key}: {what}")
+    if launch.run is None and not launch.checking:
+        launch.run = Run(launch.checkpoint.parent)  # nothing stands in the way any more

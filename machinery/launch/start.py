@@ -1,0 +1,86 @@
+"""The checkpoint that a process starts from."""
+
+import logging
+import shlex
+from pathlib import Path
+
+from machinery.checkpoints import run_folder
+from machinery.errors import CheckpointError, ConfigError
+from machinery.launch.launch import Launch
+
+
+def read_start(launch: Launch, given: str) -> None:
+    """Start from what `-r` names.
+
+    That is a checkpoint file, or a run folder: of this the newest whole one if it is continued,
+    else its best.
+
+    Raises:
+        ConfigError: the command line contradicts itself.
+        CheckpointError: there is none, or it cannot be read or continued.
+    """
+    if not given.strip():
+        raise ConfigError("-r is empty: an unset variable?")
+    path, folder = _located(given)
+    if launch.continues and launch.run_id is not None:
+        raise ConfigError(
+            "--run_id names a new run: a run that is continued with -r keeps its folder"
+        )
+    if not launch.continues and (path / run_folder.BEST).exists():
+        path = path / run_folder.BEST
+    if path.is_dir():
+        start_from_newest(launch, path)
+    else:
+        _start_from_file(launch, path, folder)
+    if launch.continues:
+        _check_is_run(launch, folder, given)
+
+
+def start_from_newest(launch: Launch, folder: Path) -> None:
+    """Start from the newest whole checkpoint of a run folder.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path, content, warnings = run_folder.newest_whole(folder)
+    launch.start_from(path, content)
+    if warnings:
+        logging.getLogger("checkpoint").warning("\n  ".join(warnings))
+
+
+def _located(given: str) -> tuple[Path, Path]:
+    """The path that is meant, and the folder that it is, or is in."""
+    try:
+        path = Path(given).absolute()
+        # Links are kept, but one to a run: the log folder stands beside what it leads to.
+        if path.is_symlink():
+            path = path.parent / path.readlink()
+        if path.is_dir():
+            return path, path
+        return path, path.parent
+    except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, a loop of links
+        raise CheckpointError(f"{given} cannot be read: {error}") from None
+
+
+def _start_from_file(launch: Launch, path: Path, folder: Path) -> None:
+    """Start from a file, or name the whole checkpoints beside it."""
+    from machinery.checkpoints import file as checkpoint
+
+    try:
+        launch.start_from(path, checkpoint.load(path))
+    except CheckpointError as error:
+        hint = ""
+        if folder.is_dir():
+            whole = run_folder.whole_beside(path)
+            if whole:
+                hint = f"\n  whole checkpoints beside it: {', '.join(whole)}"
+        raise CheckpointError(f"{error}{hint}") from None
+
+
+def _check_is_run(launch: Launch, folder: Path, given: str) -> None:
+    """Refuse to continue what is in no folder of a run."""
+    if (folder / "config.json").exists() and folder.parent.parent.name == "models":
+        return
+    why = "is not in a run folder (models/NAME/RUN with a config.json), so it cannot be continued"
+    hint = f"move it to one, or start a new run with its weights: -c CONFIG -r {shlex.quote(given)}"
+    raise CheckpointError(f"{launch.checkpoint} {why}: {hint}")
