@@ -6,11 +6,11 @@ import logging.handlers
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from machinery import distributed
-from machinery.errors import printable
 from machinery.files import ROOT, read_json
+from machinery.telling import printable
 
 CONFIG = ROOT / "logger" / "logger_config.json"
 #: Records of before there was a folder; they go to info.log first.
@@ -18,10 +18,11 @@ _held = logging.handlers.MemoryHandler(capacity=1_000_000, flushLevel=logging.CR
 
 
 class ConsoleHandler(logging.Handler):
-    """Prints records to standard output; a progress bar on the terminal moves down instead of breaking."""
+    """Prints records to standard output; a progress bar on the terminal moves down before."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if getattr(record, "aside", False):  # for the files alone
+        """Print a record, unless it is for the files alone (`extra={"aside": True}`)."""
+        if vars(record).get("aside"):
             return
         try:
             text = printable(self.format(record))
@@ -30,16 +31,18 @@ class ConsoleHandler(logging.Handler):
             else:
                 print(text, flush=True)
         except OSError:  # the terminal or the pipe is gone: training goes on without it
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+            sys.stdout = _nowhere()
         except Exception:
             self.handleError(record)
 
 
 def setup_console() -> None:
     """Send records to the console, and hold them for the run's info.log."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # a daemon's
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    # A daemon has neither.
+    if sys.stdout is None:
+        sys.stdout = _nowhere()
+    if sys.stderr is None:
+        sys.stderr = _nowhere()
     root = logging.getLogger()
     if _held not in root.handlers:
         logging.config.dictConfig(_settings(CONFIG, None))
@@ -47,63 +50,92 @@ def setup_console() -> None:
 
 
 def setup_logging(save_dir: Path, log_config: str | Path = CONFIG) -> None:
-    """Configure logging as `logger_config.json` says, with the files of its handlers in `save_dir`."""
+    """Configure logging as `logger_config.json` says, with its log files in `save_dir`."""
     try:
         logging.config.dictConfig(_settings(log_config, Path(save_dir)))
     except ValueError as error:  # of a file that cannot be opened, or of a mistake in the settings
         setup_console()
-        logging.getLogger("logger").warning(
-            f"no log files, training goes on: {error.__cause__ or error}"
-        )
+        reason = error.__cause__ or error
+        logging.getLogger("logger").warning(f"no log files, training goes on: {reason}")
     # What the console has shown already goes to the files alone.
-    for handler in _files():
-        _warn_once(handler)
+    for handler in _file_handlers():
+        _let_warn_once(handler)
         for record in _held.buffer:
             if record.levelno >= handler.level:
                 handler.handle(record)
     _held.buffer.clear()
 
 
+def to_files(save_dir: Path, message: str) -> None:
+    """Write a message to the log files in `save_dir` alone: the console shows it in its own way."""
+    if not _writes_to(save_dir):
+        setup_logging(save_dir)
+    record = logging.LogRecord("trainer", logging.ERROR, "", 0, message, None, None)
+    for handler in _file_handlers():
+        handler.handle(record)
+
+
+def _writes_to(folder: Path) -> bool:
+    """Whether logging has been set up with a file in that folder."""
+    for handler in _file_handlers():
+        if Path(handler.baseFilename).resolve().parent == folder.resolve():
+            return True
+    return False
+
+
 def _settings(log_config: str | Path, folder: Path | None) -> dict[str, Any]:
-    """The settings with the files in `folder`, or without files; only the main of several processes has a console."""
+    """The settings of a log config, as `logging.config` takes them.
+
+    Args:
+        folder: where the files go; None: there are none yet.
+    """
     settings: dict[str, Any] = read_json(log_config)
-    kept = {}
+    handlers = {}
     for name, handler in settings["handlers"].items():
-        if "filename" in handler and folder is not None:
-            kept[name] = {**handler, "filename": str(folder / handler["filename"])}
-            if distributed.RANK:  # what is rotated by several would be lost
-                own = {key: kept[name][key] for key in ("filename", "formatter") if key in handler}
-                kept[name] = {"class": "logging.FileHandler", "level": "WARNING", **own}
-        elif "filename" not in handler and not distributed.RANK:
-            kept[name] = handler
-    settings["handlers"], settings["root"]["handlers"] = kept, [*kept]
+        if "filename" in handler:
+            if folder is not None:
+                handlers[name] = _file_settings(handler, folder)
+        elif distributed.is_main():  # of several processes, only the main one has a console
+            handlers[name] = handler
+    settings["handlers"] = handlers
+    settings["root"]["handlers"] = list(handlers)
     return settings
 
 
-def to_files(save_dir: Path, message: str) -> None:
-    """Write a message to the log files in `save_dir` alone: the console shows it in its own way."""
-    if all(
-        Path(handler.baseFilename).resolve().parent != save_dir.resolve() for handler in _files()
-    ):
-        setup_logging(save_dir)
-    for handler in _files():
-        handler.handle(logging.LogRecord("trainer", logging.ERROR, "", 0, message, None, None))
+def _file_settings(handler: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The settings of a handler that writes to a file, which is in `folder`."""
+    filename = str(folder / handler["filename"])
+    if distributed.is_main():
+        return {**handler, "filename": filename}
+    # What is rotated by several would be lost: the others add to the file what is wrong with them.
+    plain = {"class": "logging.FileHandler", "level": "WARNING", "filename": filename}
+    if "formatter" in handler:
+        plain["formatter"] = handler["formatter"]
+    return plain
 
 
-def _files() -> list[logging.FileHandler]:
-    return [
-        handler
-        for handler in logging.getLogger().handlers
-        if isinstance(handler, logging.FileHandler)
-    ]
+def _file_handlers() -> list[logging.FileHandler]:
+    handlers = logging.getLogger().handlers
+    return [handler for handler in handlers if isinstance(handler, logging.FileHandler)]
 
 
-def _warn_once(handler: logging.FileHandler) -> None:
+def _let_warn_once(handler: logging.FileHandler) -> None:
     """Let a log file that cannot be written say so once, on the console; training goes on."""
+    name = Path(handler.baseFilename).name
+    warned = False
 
     def warn(_record: logging.LogRecord) -> None:
-        setattr(handler, "handleError", lambda _record: None)  # noqa: B010
-        name, error = Path(handler.baseFilename).name, sys.exc_info()[1]
+        nonlocal warned
+        if warned:  # also while the warning itself comes back here
+            return
+        warned = True
+        error = sys.exc_info()[1]
         logging.getLogger("logger").warning(f"{name} cannot be written, training goes on: {error}")
 
-    setattr(handler, "handleError", warn)  # noqa: B010
+    # It is no subclass's: logger_config.json says which classes the handlers have.
+    handler.handleError = warn  # type: ignore[assignment,method-assign]
+
+
+def _nowhere() -> TextIO:
+    """A stream that swallows what is written to it, for as long as the process lives."""
+    return open(os.devnull, "w")

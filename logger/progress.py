@@ -1,9 +1,14 @@
-"""How far an epoch has come: a bar on a terminal, a line now and then in info.log and where there is no terminal."""
+"""How far an epoch has come: a bar on a terminal, and now and then a line, also in info.log."""
 
 import logging
+import threading
 import time
 
 from tqdm import tqdm
+
+# tqdm's own lock is shared with forked processes: one that is killed while it holds it would leave
+# it locked for ever. Nobody else writes to this terminal.
+tqdm.set_lock(threading.RLock())
 
 
 class Progress(tqdm):  # type: ignore[type-arg]
@@ -32,18 +37,26 @@ class Progress(tqdm):  # type: ignore[type-arg]
             desc=label, initial=step, total=total, unit="batch", leave=False, disable=hidden
         )
         self._label = label
-        self._begin = time.monotonic(), step, samples
-        self._told = self._begin[0]
+        self._batches = total
+        self._first_step = step
+        self._samples_before = samples
+        self._began = time.monotonic()
+        self._last_line = self._began
 
     def show(self, step: int, loss: str, samples: float) -> None:
         """Show the loss, and how many samples the `step` batches done held."""
         self.set_postfix_str(loss, refresh=False)
         now = time.monotonic()
-        if now - self._told >= self.every and step > self._begin[1]:
-            (began, first, before), total = self._begin, int(self.total or 0)
-            left = self.format_interval((now - began) / (step - first) * (total - step))
-            rate = (samples - before) / (now - began)
-            line = f"{self._label}: step {step:,} of {total:,}, {loss}, {rate:,.0f} samples/s, {left} left"
-            # Beside a bar it goes to the files alone.
-            logging.getLogger("trainer").info(line, extra={"aside": not self.disable})
-            self._told = now
+        if now - self._last_line < self.every or step <= self._first_step:
+            return
+        self._last_line = now
+        seconds = now - self._began
+        seconds_a_batch = seconds / (step - self._first_step)
+        left = self.format_interval(seconds_a_batch * (self._batches - step))
+        rate = (samples - self._samples_before) / seconds
+        where = f"{self._label}: step {step:,} of {self._batches:,}"
+        # Beside a bar it goes to the files alone.
+        logging.getLogger("trainer").info(
+            f"{where}, {loss}, {rate:,.0f} samples/s, {left} left",
+            extra={"aside": not self.disable},
+        )

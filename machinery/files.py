@@ -1,10 +1,10 @@
 """Reading and writing small files, with the standard library alone."""
 
-import contextlib
 import json
 import os
 import shlex
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,28 +12,29 @@ from machinery.errors import StorageError
 
 #: The project's root folder: where `train.py` stands, whatever the current folder is.
 ROOT = Path(__file__).resolve().parent.parent
-#: The training script whose command line has been read, if one has.
-started: Path | None = None
 
 
 def shown(path: Path) -> str:
     """A path as a person types it: relative to the current folder where it is below."""
-    with contextlib.suppress(
-        OSError, ValueError
-    ):  # the current folder is gone, or the path is not below
-        path = path.relative_to(Path.cwd())
-    return f"./{path}" if str(path).startswith("-") else str(path)
+    text = str(path)
+    try:
+        text = str(path.relative_to(Path.cwd()))
+    except (OSError, ValueError):  # the current folder is gone, or the path is not below
+        pass
+    if text.startswith("-"):  # which would be an option
+        return f"./{text}"
+    return text
 
 
-def shown_command(script: str, *words: Any) -> str:
-    """A command of the project as a person types it in the current folder; of train.py, the script that was started."""
-    path = started if script == "train.py" and started is not None else ROOT / script
-    return shlex.join(
-        [
-            "python",
-            *(shown(word) if isinstance(word, Path) else str(word) for word in (path, *words)),
-        ]
-    )
+def shown_command(script: Path, *words: Any) -> str:
+    """The command that starts a script, as a person types it in the current folder."""
+    typed = ["python"]
+    for word in (script, *words):
+        if isinstance(word, Path):
+            typed.append(shown(word))
+        else:
+            typed.append(str(word))
+    return shlex.join(typed)
 
 
 def ensure_dir(dirname: str | Path) -> None:
@@ -74,9 +75,11 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-@contextlib.contextmanager
+@contextmanager
 def replacing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a temporary file beside `path` for writing; on success it is on disk and has taken the place of `path`.
+    """Open a temporary file beside `path` for writing, which takes its place on success.
+
+    It is on disk then.
 
     Raises:
         StorageError: the file could not be written; what stood at `path` is as it was.
@@ -86,7 +89,7 @@ def replacing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         ensure_dir(path.parent)
-        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
+        with _opened(temporary, mode) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -95,5 +98,14 @@ def replacing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     except OSError as error:
         raise StorageError(f"could not write {path}: {error.strerror or error}") from error
     finally:
-        with contextlib.suppress(OSError):
+        try:
             temporary.unlink()
+        except OSError:  # as a rule it has been renamed
+            pass
+
+
+def _opened(path: Path, mode: str) -> IO[Any]:
+    """A file opened in a binary mode, or in a text mode for UTF-8."""
+    if "b" in mode:
+        return open(path, mode)
+    return open(path, mode, encoding="utf-8")

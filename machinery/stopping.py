@@ -15,53 +15,70 @@ from typing import Any
 from machinery import distributed
 from machinery.errors import Stopped
 
-_SIGNALS = [
-    getattr(signal, name)
-    for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")
-    if hasattr(signal, name)
-]
+_NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")
+#: Those of them that the system has.
+_SIGNALS = [signal.Signals[name] for name in _NAMES if name in signal.Signals.__members__]
+#: The exit codes of a run that has been stopped by other signals than SIGTERM.
+_EXIT_CODES = {"SIGINT": 130, "SIGHUP": 129}
 
 #: Seconds after which several processes ask each other for signals, if a step takes less.
 _ASKED_EVERY = 0.1
+#: Steps that go by until they ask each other, at most.
+_MOST_STEPS = 10
 
 
 class _Left(BaseException):
     """Leaves the fetch of a batch that nobody wants any more."""
 
 
-class StopRequest:
-    """Notes SIGTERM, SIGINT (Ctrl-C), SIGUSR1 and SIGHUP while it is entered; the loops ask for `signum` between steps.
+def _nothing_to_say() -> str:
+    return ""
 
-    A second Ctrl-C ends the process at once. What one of several processes has noted counts once all of them know.
+
+class StopRequest:
+    """Notes SIGTERM, SIGINT (Ctrl-C), SIGUSR1 and SIGHUP while it is entered.
+
+    The loops ask for `signum` between steps. A second Ctrl-C ends the process at once. What one of
+    several processes has noted counts once all of them know.
 
     Args:
         describe: says where the run is when a signal ends it at once.
     """
 
-    def __init__(self, describe: Callable[[], str] = lambda: "") -> None:
-        #: What this process has noted, and what all have agreed on.
+    def __init__(self, describe: Callable[[], str] = _nothing_to_say) -> None:
+        #: What this process has noted.
         self.noted: int | None = None
+        #: What all processes have agreed on.
         self.signum: int | None = None
-        self._describe, self._polled, self._fetching = describe, True, False
+        self._describe = describe
+        self._polled = True
+        self._fetching = False
         self._before: dict[int, Any] = {}
-        # Steps since the processes agreed, how many go by until they do again, and when it was.
-        self._steps, self._every, self._since = 0, 0, time.monotonic()
+        #: Steps since the processes agreed, and when that was.
+        self._steps = 0
+        self._since = time.monotonic()
+        #: How many steps go by until they agree again.
+        self._every = 0
 
     def __enter__(self) -> "StopRequest":
+        """Note signals from here on; in the main thread, the only one that may."""
         if threading.current_thread() is threading.main_thread():
-            kept = [
-                n for n in _SIGNALS if n.name != "SIGHUP" or signal.getsignal(n) != signal.SIG_IGN
-            ]  # as by nohup
-            self._before = {signum: signal.signal(signum, self._note) for signum in kept}
+            for signum in _SIGNALS:
+                ignored = signal.getsignal(signum) == signal.SIG_IGN
+                if ignored and signum.name == "SIGHUP":  # as by nohup
+                    continue
+                self._before[signum] = signal.signal(signum, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Leave the signals to those who had them before."""
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
+        self._before = {}
 
     @contextmanager
     def unpolled(self) -> Iterator[None]:
-        """Code that may not ask for `signum`: until it calls `polled`, a signal raises `Stopped` at once."""
+        """Code that may not ask for `signum`: a signal raises `Stopped` until it calls `polled`."""
         self._polled = False
         try:
             if self.signum is not None:
@@ -81,69 +98,102 @@ class StopRequest:
             soon: called after each step; ask the others only now and then.
         """
         self._steps += 1
-        if distributed.SIZE == 1 or (soon and self._steps < self._every):
+        if distributed.alone() or (soon and self._steps < self._every):
             return
-        # Awaited at once: see the forks in `distributed.join`.
         pace = (time.monotonic() - self._since) / self._steps
-        *flags, paces = distributed.totals(
-            [*(float(self.noted == signum) for signum in _SIGNALS), pace]
-        )()
-        self.signum = next(
-            (signum for signum, count in zip(_SIGNALS, flags, strict=True) if count), None
-        )
+        noted = [float(self.noted == signum) for signum in _SIGNALS]
+        # Awaited at once: a fork must not come between, see `distributed.join`.
+        *counts, paces = distributed.totals([*noted, pace])()
+        self.signum = _first_noted(counts)
         # What is no step says nothing of the next, and steps that follow may be slow.
-        self._every = (
-            min(int(_ASKED_EVERY * distributed.SIZE / max(paces, 1e-9)), 10) if soon else 0
-        )
-        self._steps, self._since = 0, time.monotonic()
+        self._every = 0
+        if soon:
+            steps = int(_ASKED_EVERY * distributed.size() / max(paces, 1e-9))
+            self._every = min(steps, _MOST_STEPS)
+        self._steps = 0
+        self._since = time.monotonic()
 
     def until(self, batches: Iterator[Any], together: bool = True) -> Iterator[Any]:
-        """The batches until a signal comes; one that is being fetched then is left, however long it would take.
+        """The batches until a signal comes; the fetch of one is left then, however long it took.
 
         Args:
             together: several processes take them in step, so that none of them may leave alone.
         """
-        if together and distributed.SIZE > 1:
+        if together and not distributed.alone():
             yield from batches
             return
         while True:
             try:
-                try:
-                    self._fetching = True
-                    batch = None if self.noted else next(batches)
-                finally:
-                    self._fetching = False
+                batch = self._fetch(batches)
             except (StopIteration, _Left):
                 return
-            if self.noted:
+            if self.noted is not None:
                 return
             yield batch
 
+    def _fetch(self, batches: Iterator[Any]) -> Any:
+        """The next batch.
+
+        Raises:
+            StopIteration: there is none.
+            _Left: a signal has come.
+        """
+        self._fetching = True
+        try:
+            if self.noted is not None:  # it came before this began
+                raise _Left
+            return next(batches)
+        finally:
+            self._fetching = False
+
     def _note(self, signum: int, _frame: FrameType | None) -> None:
-        if self.noted is not None and signum == signal.SIGINT:
+        """Handle a signal."""
+        is_first = self.noted is None
+        if signum == signal.SIGINT and not is_first:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             end_workers()
             raise KeyboardInterrupt
-        first, self.noted = self.noted is None, signum
-        if distributed.SIZE == 1:
+        self.noted = signum
+        if distributed.alone():
             self.signum = signum
-        if first and not self._polled:
+        if is_first and not self._polled:
             raise self.leave(self._describe())
-        if first and self._fetching:
+        if is_first and self._fetching:
             end_workers()
             raise _Left
 
     def leave(self, message: str) -> Stopped:
         """End the workers; the exception that ends the run, with the exit code for the signal."""
         end_workers()
-        number = self.signum or self.noted or signal.SIGTERM
-        name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        return Stopped(f"stopped by {name}{message}", {"Ctrl-C": 130, "SIGHUP": 129}.get(name, 143))
+        name = signal.Signals(self._asked()).name
+        code = _EXIT_CODES.get(name, 143)
+        if name == "SIGINT":
+            name = "Ctrl-C"
+        return Stopped(f"stopped by {name}{message}", code)
+
+    def _asked(self) -> int:
+        """The signal that is to be obeyed."""
+        if self.signum is not None:
+            return self.signum
+        if self.noted is not None:
+            return self.noted
+        return signal.SIGTERM
+
+
+def _first_noted(counts: list[float]) -> int | None:
+    """The first of the signals that any process has noted."""
+    for signum, count in zip(_SIGNALS, counts, strict=True):
+        if count:
+            return signum
+    return None
 
 
 @contextmanager
 def shielded() -> Iterator[None]:
-    """Where workers are started: all their threads have SIGTERM blocked then, also those that torch starts at once."""
+    """Where workers are started: all their threads have SIGTERM blocked then.
+
+    Also those that torch starts at once.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -155,10 +205,11 @@ def shielded() -> Iterator[None]:
 
 
 def start_worker(init: Callable[[int], None] | None, worker: int) -> None:
-    """Make a DataLoader worker outlive a stop until its parent has saved, and never outlive its parent.
+    """Make a DataLoader worker outlive a stop until its parent has saved, and never its parent.
 
-    A terminal's Ctrl-C and a scheduler's SIGTERM reach the whole process group: a worker that died of them would take
-    the batch in hand with it, and torch would end the parent. So only the parent can end a worker.
+    A terminal's Ctrl-C and a scheduler's SIGTERM reach the whole process group: a worker that died
+    of them would take the batch in hand with it, and torch would end the parent. So only the parent
+    can end a worker.
 
     Args:
         init: the loader's own `worker_init_fn`, called afterwards.
@@ -184,7 +235,7 @@ def _end_with_parent(parent: int) -> None:
 
 
 def end_workers() -> None:
-    """End the DataLoader workers now, with what they have in hand: torch would wait 5 s for each that is busy."""
+    """End the DataLoader workers now: torch would wait 5 s for each that is busy."""
     for process in multiprocessing.active_children():
         if process.daemon:
             process.terminate()

@@ -1,4 +1,5 @@
-"""What code of your own imports: the classic helpers, and names of the machinery that the docs teach."""
+"""What code of your own imports: the classic helpers, and names of the machinery that the docs
+teach."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,9 @@ from machinery.errors import (
     DataError as DataError,
     Stopped as Stopped,
     StorageError as StorageError,
-    catch_user_errors as catch_user_errors,
 )
 from machinery.files import ROOT as ROOT, replacing as replacing
+from machinery.telling import catch_user_errors as catch_user_errors
 
 if TYPE_CHECKING:
     from machinery.order import seeding as seeding

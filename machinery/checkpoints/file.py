@@ -1,8 +1,9 @@
-"""Checkpoint files: plain data in torch's zip format, whole or not there, and checked before a byte is trusted.
+"""Checkpoint files: plain data in torch's zip format, whole or not there, checked before trusted.
 
-A file is written to a temporary name, flushed to disk, read back, and only then renamed. The SHA-256 of its content
-stands in the zip's archive comment, because neither `torch.load` nor `zipfile` notices every flipped bit. Loading
-never runs code: `weights_only=True` always, stored entries only, and whatever else a pickle asks for is refused.
+A file is written to a temporary name, flushed to disk, read back, and only then renamed. The
+SHA-256 of its content stands in the zip's archive comment, because neither `torch.load` nor
+`zipfile` notices every flipped bit. Loading never runs code: `weights_only=True` always, stored
+entries only, and whatever else a pickle asks for is refused.
 """
 
 import hashlib
@@ -10,28 +11,33 @@ import os
 import shutil
 import struct
 import zipfile
-from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Annotated, Any, NotRequired, cast
 
-import numpy as np
 import torch
 from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
 
+from machinery.checkpoints import untrusted
 from machinery.errors import CheckpointError, StorageError
-from machinery.files import replacing, shown_command
+from machinery.files import replacing
+from machinery.plain_data import plain
 
 FORMAT_VERSION = 1
 _COMMENT = b"sha256:"
 _MISMATCH = "its content does not match its checksum"
 _COMMENT_SIZE = len(_COMMENT) + 64
-_EXPECTED = "expected a checkpoint that this template has saved"
+#: The bytes of a zip file without entries.
+_EMPTY_ZIP = 22
 
 
 class Progress(TypedDict):
-    """How far a run has come; beside it stands what must be the same for it to go on (`fixed` of `machinery.checkpoints.parts.Held`)."""
+    """How far a run has come.
+
+    Beside it stands what must be the same for it to go on (`fixed` of
+    `machinery.checkpoints.parts.Held`).
+    """
 
     #: Batches done in an unfinished epoch; None after a finished one.
     step: Annotated[int, Field(ge=1)] | None
@@ -63,52 +69,19 @@ class Content(TypedDict):
 _CONTENT = TypeAdapter(Content)
 
 
-def plain(value: Any, name: str = "state") -> Any:
-    """Copy nested containers as what a checkpoint may hold: tensors, numbers, strings, None, lists, tuples, dicts.
-
-    NumPy's numbers and arrays and paths are converted.
-
-    Raises:
-        CheckpointError: a value of any other type, named by its place.
-    """
-    if isinstance(value, torch.Tensor):
-        return value.detach().as_subclass(torch.Tensor)  # the loader knows no other class
-    if value is None or type(value) in (bool, int, float, str, bytes):
-        return value
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray) and value.dtype != object:
-        return torch.from_numpy(value.copy())
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if isinstance(value, Mapping):
-        copied = {
-            plain(key, f"{name} (a key)"): plain(item, f"{name}.{key}")
-            for key, item in value.items()
-        }
-        if hasattr(value, "_metadata"):  # the versions of a network's modules
-            copied = OrderedDict(copied)
-            vars(copied)["_metadata"] = plain(dict(value._metadata))
-        return copied
-    if isinstance(value, list | tuple):
-        items = [plain(item, f"{name}[{i}]") for i, item in enumerate(value)]
-        return tuple(items) if isinstance(value, tuple) else items
-    for kind in (int, float, str):  # enums and other subclasses of plain types
-        if isinstance(value, kind):
-            return kind(value)
-    found = f"{type(value).__module__}.{type(value).__qualname__}"
-    raise CheckpointError(
-        f"{name} is a {found}: a checkpoint holds tensors and plain data only (see state_dict)"
-    )
-
-
 class _HashingFile:
-    """A file that hashes what is written to it, all but the last two bytes: the length of the zip's comment."""
+    """A file that hashes what is written to it.
+
+    All but the last two bytes, which are the length of the zip's comment, and held back.
+    """
 
     def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.sha256, self.tail = file, hashlib.sha256(), b""
+        self.file = file
+        self.sha256 = hashlib.sha256()
+        self.tail = b""
 
     def write(self, data: Any) -> int:
+        """Write what was held back and the data, but for the last two bytes."""
         view = memoryview(data).cast("B")
         if len(view) < 2:
             joined = self.tail + bytes(view)
@@ -125,10 +98,11 @@ class _HashingFile:
         self.file.write(data)
 
     def flush(self) -> None:
+        """As any file has it."""
         self.file.flush()
 
     def finish(self) -> None:
-        """Write the checksum as the comment of the zip, in place of the empty one that was held back."""
+        """Write the checksum as the zip's comment, in place of the empty one that was held back."""
         self.file.write(
             struct.pack("<H", _COMMENT_SIZE) + _COMMENT + self.sha256.hexdigest().encode()
         )
@@ -173,26 +147,43 @@ def damage(path: Path) -> str | None:
     """What is wrong with the bytes of a checkpoint file, or None: about 0.1 s for 100 MB."""
     try:
         size = path.stat().st_size
-        if size <= _COMMENT_SIZE + 22:
-            return "empty" if size == 0 else "too short"
+        if size == 0:
+            return "empty"
+        if size <= _COMMENT_SIZE + _EMPTY_ZIP:
+            return "too short"
         with open(path, "rb") as file:
-            file.seek(size - _COMMENT_SIZE - 2)
-            length, comment = struct.unpack("<H", file.read(2))[0], file.read()
-            if length != _COMMENT_SIZE or not comment.startswith(_COMMENT):
+            expected = _checksum(file, size)
+            if expected is None:
                 return (
                     "truncated, or not written by this template: it does not end with its checksum"
                 )
-            file.seek(0)
-            sha256, left = hashlib.sha256(), size - _COMMENT_SIZE - 2
-            while left:
-                block = file.read(min(left, 1 << 20))
-                sha256.update(block)
-                left -= len(block)
-            if sha256.hexdigest().encode() != comment[len(_COMMENT) :]:
+            if _hashed(file, size) != expected:
                 return f"{_MISMATCH}{_damaged_record(path)}"
     except OSError as error:
         return error.strerror or str(error)
     return None
+
+
+def _checksum(file: IO[bytes], size: int) -> bytes | None:
+    """The checksum that a file ends with; None if it has none."""
+    file.seek(size - _COMMENT_SIZE - 2)
+    length = struct.unpack("<H", file.read(2))[0]
+    comment = file.read()
+    if length != _COMMENT_SIZE or not comment.startswith(_COMMENT):
+        return None
+    return comment[len(_COMMENT) :]
+
+
+def _hashed(file: IO[bytes], size: int) -> bytes:
+    """The checksum that a file should have: of all before its comment."""
+    file.seek(0)
+    sha256 = hashlib.sha256()
+    left = size - _COMMENT_SIZE - 2
+    while left:
+        block = file.read(min(left, 1 << 20))
+        sha256.update(block)
+        left -= len(block)
+    return sha256.hexdigest().encode()
 
 
 def _damaged_record(path: Path) -> str:
@@ -202,11 +193,13 @@ def _damaged_record(path: Path) -> str:
             record = archive.testzip()
     except Exception as error:  # a damaged file may fail in any way, and only its name is wanted
         return f" ({type(error).__name__}: {error})"
-    return f" (record {record})" if record else ""
+    if record is None:
+        return ""
+    return f" (record {record})"
 
 
 def load(path: Path, mmap: bool = False) -> Content:
-    """Read a checkpoint on the CPU, after checking that it is one, that it is whole, and that it holds no code.
+    """Read a checkpoint on the CPU, once it is known to be one, to be whole, and to hold no code.
 
     Args:
         mmap: leave the tensors in the file until they are used.
@@ -214,99 +207,53 @@ def load(path: Path, mmap: bool = False) -> Content:
     Raises:
         CheckpointError: with the reason, in one line.
     """
-    _check_kind(path)
+    untrusted.check_kind(path)
     problem = damage(path)
-    # A file that carries our checksum is damaged before it is anything else; another may be foreign or hostile.
+    # A file that carries our checksum is damaged before it is anything else; another may be foreign
+    # or hostile.
     if problem is None or not problem.startswith(_MISMATCH):
-        _check_entries(path)
-        _check_globals(path)
-    if problem:
+        untrusted.check_entries(path)
+        untrusted.check_globals(path)
+    if problem is not None:
         raise CheckpointError(f"{path} is damaged: {problem}")
     state = _unpickle(path, mmap)
+    _check_content(path, state)
+    return cast(Content, {"states": {}, "classes": {}, "environment": {}, **state})
+
+
+def _check_content(path: Path, state: Any) -> None:
+    """Refuse what is not a `Content` that this code reads."""
     if not isinstance(state, dict) or "format_version" not in state:
-        kind = "a bare state_dict" if _is_state_dict(state) else f"a {type(state).__name__}"
-        raise CheckpointError(f"{path} is {kind}: {_EXPECTED}")
-    if not isinstance(state["format_version"], int) or state["format_version"] > FORMAT_VERSION:
-        found = state["format_version"]
+        kind = f"a {type(state).__name__}"
+        if _is_state_dict(state):
+            kind = "a bare state_dict"
+        raise CheckpointError(f"{path} is {kind}: {untrusted.EXPECTED}")
+    version = state["format_version"]
+    if not isinstance(version, int) or version > FORMAT_VERSION:
         raise CheckpointError(
-            f"{path} has format {found}, this code reads up to {FORMAT_VERSION}: use newer code"
+            f"{path} has format {version}, this code reads up to {FORMAT_VERSION}: use newer code"
         )
     try:
         _CONTENT.validate_python(state, strict=True)
     except ValidationError as error:
-        told = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:3]]
+        problems = []
+        for item in error.errors()[:3]:
+            key_path = ".".join([str(key) for key in item["loc"]])
+            problems.append(f"{key_path}: {item['msg']}")
         raise CheckpointError(
-            f"{path} is no checkpoint of this template: {'; '.join(told)}"
+            f"{path} is no checkpoint of this template: {'; '.join(problems)}"
         ) from None
-    return cast(Content, {"states": {}, "classes": {}, "environment": {}, **state})
 
 
 def _is_state_dict(state: Any) -> bool:
-    return (
-        isinstance(state, dict)
-        and bool(state)
-        and all(isinstance(v, torch.Tensor) for v in state.values())
-    )
-
-
-def _check_kind(path: Path) -> None:
-    """Refuse what is no file, or no zip file."""
-    if not path.is_file():
-        raise CheckpointError(
-            f"{path} is not a file: {_EXPECTED}" if path.exists() else f"{path} does not exist"
-        )
-    try:
-        with open(path, "rb") as file:
-            start = file.read(64)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
-    if not start.startswith(b"PK"):
-        kind = (
-            "empty"
-            if not start
-            else "a pickle of an old torch"
-            if start[:1] == b"\x80"
-            else "not a checkpoint"
-        )
-        raise CheckpointError(f"{path} is {kind}: {_EXPECTED}")
-
-
-def _check_entries(path: Path) -> None:
-    """Refuse a zip of anything but stored entries with plain names."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from None
-    names = [entry.filename for entry in entries]
-    if len(names) != len(set(names)) or any(
-        ".." in name.split("/") or name.startswith("/") for name in names
-    ):
-        raise CheckpointError(f"refused: {path} has duplicate or outside names")
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise CheckpointError(f"refused: {path} has compressed entries, which torch never writes")
-    if sum(name.endswith("/data.pkl") for name in names) != 1:
-        raise CheckpointError(f"{path} is a zip file of something else: {_EXPECTED}")
-
-
-def _check_globals(path: Path) -> None:
-    """Name what a pickle asks for beyond tensors and plain data; finding out runs nothing."""
-    try:
-        found = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
-    except Exception as error:  # the scan of a hostile pickle may fail in any way
-        raise CheckpointError(
-            f"refused: {path} is no pickle of tensors and plain data ({error})"
-        ) from None
-    if any(name.startswith("parse_config.") for name in found):
-        how = f"convert it:\n  {shown_command('tools/convert_checkpoint.py', path, 'NEW.pth')}"
-        raise CheckpointError(
-            f"{path} was saved by the classic template, with a pickled ConfigParser; {how}"
-        )
-    if found:
-        raise CheckpointError(f"refused: {path} contains globals [{', '.join(sorted(found))}]")
+    """Whether it is what `module.state_dict()` gives."""
+    if not isinstance(state, dict) or not state:
+        return False
+    return all(isinstance(value, torch.Tensor) for value in state.values())
 
 
 def _unpickle(path: Path, mmap: bool) -> Any:
+    """What the file holds: tensors and plain data, whatever it asks for."""
     try:
         # Explicit: the environment variable TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD turns the default off.
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)

@@ -1,12 +1,16 @@
-"""What a trainer holds: the parts that a checkpoint saves, and the networks, wherever among its attributes they are."""
+"""What a trainer holds among its attributes: networks, and all that a checkpoint saves."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from machinery.update.runtime import unwrap
+
+#: Attributes that have a state and are no parts: loaders are read up to the place.
+_LOADERS = ("data_loader", "valid_data_loader")
 
 
 class Held(NamedTuple):
@@ -15,73 +19,97 @@ class Held(NamedTuple):
     model: nn.Module
     #: The other objects that have a state, by name, the optimizer among them.
     parts: dict[str, Any]
-    #: What must be the same for a run to go on exactly: the seed, the data, and inside an epoch the batches.
+    #: What must be the same for a run to go on exactly: the seed, the data, and inside an epoch
+    #: the batches.
     fixed: dict[str, Any]
 
+    @property
+    def optimizers(self) -> list[Optimizer]:
+        """The optimizers among the parts."""
+        return [part for part in self.parts.values() if isinstance(part, Optimizer)]
 
-def held_by(trainer: Any) -> Held:
-    """What a trainer holds, of the template or of the user's own."""
-    model = unwrap(trainer.model)
+
+def held(
+    attributes: Mapping[str, Any],
+    model: nn.Module,
+    metrics: Sequence[Any],
+    fixed: dict[str, Any],
+) -> Held:
+    """What is held in the attributes of a trainer.
+
+    Args:
+        attributes: their values by name; those in lists, tuples and dicts are found, too.
+        model: whose weights are the checkpoint's `state_dict`.
+        metrics: which are counted afresh in each epoch.
+        fixed: as in `Held`.
+    """
+    bare = unwrap(model)
     parts: dict[str, Any] = {}
-    for name, value in _objects(trainer):
+    known = {id(bare)} | {id(metric) for metric in metrics}
+    for name, value in _objects(attributes):
         part = unwrap(value) if isinstance(value, nn.Module) else value
-        stateful = hasattr(part, "state_dict") and hasattr(part, "load_state_dict")
-        stateful &= name not in (
-            "data_loader",
-            "valid_data_loader",
-        )  # which are read up to the place
-        if stateful and all(
-            part is not other for other in (model, *parts.values(), *trainer.metric_ftns)
-        ):
-            parts[name] = part
-    for name, part in [
-        pair for pair in parts.items() if isinstance(pair[1], LRScheduler)
-    ]:  # one may hold another
-        parts |= {
-            f"{name}.{inner}": value
-            for inner, value in vars(part).items()
-            if isinstance(value, LRScheduler)
-        }
-    loader = getattr(trainer, "data_loader", None)
-    fixed = {
-        name: getattr(loader, name, None) for name in ("validation_split", "batch_size", "shuffle")
+        if id(part) in known or name in _LOADERS or not _has_state(part):
+            continue
+        known.add(id(part))
+        parts[name] = part
+    for name, part in list(parts.items()):
+        if isinstance(part, LRScheduler):  # one may hold another
+            for inner, value in vars(part).items():
+                if isinstance(value, LRScheduler):
+                    parts[f"{name}.{inner}"] = value
+    return Held(bare, parts, fixed)
+
+
+def fixed_facts(
+    loader: Any, seed: int, accumulate: int, batches: int, metrics: Sequence[Any]
+) -> dict[str, Any]:
+    """What must be the same for a run to go on exactly, as in `Held`.
+
+    Args:
+        loader: of the training data.
+        seed: of the run.
+        accumulate, batches: batches in an update, and in an epoch.
+        metrics: which have names.
+    """
+    return {
+        "validation_split": getattr(loader, "validation_split", None),
+        "batch_size": getattr(loader, "batch_size", None),
+        "shuffle": getattr(loader, "shuffle", None),
+        "seed": seed,
+        "samples": getattr(loader, "n_samples", None),
+        "accumulate": accumulate,
+        "batches": batches,
+        "metrics": [metric.__name__ for metric in metrics],
     }
-    fixed |= {"seed": trainer.seed, "samples": getattr(loader, "n_samples", None)}
-    fixed |= {
-        "accumulate": getattr(trainer, "accumulate", None),
-        "batches": getattr(trainer, "len_epoch", None),
-    }
-    fixed["metrics"] = [metric.__name__ for metric in trainer.metric_ftns]
-    return Held(model, parts, fixed)
+
+
+def _has_state(value: Any) -> bool:
+    return hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
 
 
 def state_of(part: Any) -> dict[str, Any]:
     """The state of a part, without the schedulers inside one, which are parts, too."""
-    return {
-        name: value
-        for name, value in part.state_dict().items()
-        if not isinstance(value, LRScheduler)
-    }
+    state = part.state_dict()
+    return {name: value for name, value in state.items() if not isinstance(value, LRScheduler)}
 
 
-def networks(trainer: object) -> list[nn.Module]:
+def networks_in(attributes: Mapping[str, Any]) -> list[nn.Module]:
     """The networks of a trainer, its loss if it is one, and its metrics that are."""
-    return [value for _, value in _objects(trainer) if isinstance(value, nn.Module)]
+    return [value for _, value in _objects(attributes) if isinstance(value, nn.Module)]
 
 
-def _objects(trainer: object) -> list[tuple[str, Any]]:
+def _objects(attributes: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """The attributes with their names, and what is in lists, tuples and dicts among them."""
     found: list[tuple[str, Any]] = []
 
     def visit(prefix: str, items: Iterable[tuple[Any, Any]]) -> None:
         for name, value in items:
-            if isinstance(value, dict | list | tuple):
-                visit(
-                    f"{prefix}{name}.",
-                    value.items() if isinstance(value, dict) else enumerate(value),
-                )
+            if isinstance(value, dict):
+                visit(f"{prefix}{name}.", value.items())
+            elif isinstance(value, list | tuple):
+                visit(f"{prefix}{name}.", enumerate(value))
             else:
                 found.append((f"{prefix}{name}", value))
 
-    visit("", vars(trainer).items())
+    visit("", attributes.items())
     return found

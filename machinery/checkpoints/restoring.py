@@ -1,328 +1,338 @@
-"""How a checkpoint goes back into what a trainer holds: all of it or, where something does not fit, nothing."""
+"""What a trainer starts from, and how a checkpoint goes back into it: all of it, or nothing.
+
+There are four ways to start; which one it is, `start_of` decides once.
+"""
 
 import fnmatch
 import json
 import logging
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
 
-import torch
 from torch import nn
 
 from machinery.checkpoints import environment
+from machinery.checkpoints.changes import apply_changes, changes
 from machinery.checkpoints.file import Content
+from machinery.checkpoints.fitting import (
+    differing_weights,
+    mismatches,
+    part_problems,
+    weights_problems,
+)
 from machinery.checkpoints.parts import Held
-from machinery.errors import CheckpointError, ConfigError
-
-if TYPE_CHECKING:
-    from parse_config import ConfigParser
+from machinery.config.checking import Checked
+from machinery.errors import CheckpointError, ConfigError, UserError
 
 State = dict[str, Any]
-#: Schedulers that multiply the optimizer's own rate (NoneType: there is none), so that it may change under way. With
-#: others it is the schedule's.
-_STEPPED = (
-    "NoneType",
-    "StepLR",
-    "MultiStepLR",
-    "ExponentialLR",
-    "ReduceLROnPlateau",
-    "LinearLR",
-    "ConstantLR",
-)
-SCALES_RATE = (*_STEPPED, "PolynomialLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts")
-NEW_RUN = "start a new run with -c and -r"
 _logger = logging.getLogger("checkpoint")
+#: What may be another between two epochs.
+_FREE_BETWEEN_EPOCHS = ("batch_size", "accumulate", "batches", "shuffle", "metrics")
 
 
-def check_weights(config: "ConfigParser", model: nn.Module, state: Content) -> None:
-    """Refuse weights that don't fit the model, before anything is loaded.
+class Position(NamedTuple):
+    """How far a run that goes on had come."""
 
-    Raises:
-        CheckpointError: with the names that are missing, unexpected or of another shape.
-    """
-    if not state["state_dict"].keys() & model.state_dict().keys():  # those of a DataParallel
-        state["state_dict"] = {
-            name.removeprefix("module."): value for name, value in state["state_dict"].items()
-        }
-    advice = ""
-    if config.launch.task == "fine-tune":
-        for pattern in _skipped(config):
-            if not fnmatch.filter([*model.state_dict(), *state["state_dict"]], pattern):
-                raise ConfigError(
-                    f"{config.where('arch', 'skip')}: arch.skip: {pattern!r} matches no weight"
-                )
-        kept, saved = (
-            _without_skipped(config, model.state_dict()),
-            _without_skipped(config, state["state_dict"]),
-        )
-        problems = mismatches(kept, saved)
-        shapes = [
-            {name: getattr(value, "shape", None) for name, value in weights.items()}
-            for weights in (kept, saved)
-        ]
-        names = [
-            name for name in {**kept, **saved} if shapes[0].get(name, 0) != shapes[1].get(name, 0)
-        ]
-        patterns = {name.rpartition(".")[0] + ".*" if "." in name else name for name in names}
-        skip = sorted(patterns.union(_skipped(config)))
-        advice = f'\n  to leave them out: "arch": {{"skip": {skip}}}'.replace("'", '"')
-    else:
-        problems = _weights_problems(model, state["state_dict"], config.launch.task == "continue")
-        if state["arch"] != type(model).__name__:
-            problems.insert(0, f"arch {state['arch']} -> {type(model).__name__}")
-    if problems:
-        raise CheckpointError(
-            "\n  ".join([f"{config.resume} does not fit the model:", *problems]) + advice
-        )
+    epoch: int
+    #: Batches done in an unfinished epoch; None after a finished one.
+    step: int | None
+    #: The learning rate of the last update.
+    lr: float
+    #: Whether the run was at its end.
+    finished: bool
 
 
-def _weights_problems(
-    network: nn.Module, saved: Mapping[str, Any], ordered: bool = True
-) -> list[str]:
-    """How saved weights differ from a network's; in another order, an optimizer's state would go to the wrong ones."""
-    now = network.state_dict()
-    moved = [name for name, other in zip(now, saved, strict=False) if name != other and ordered]
-    return mismatches(now, saved) or [f"in another order: {', '.join(moved[:10])}"][: len(moved)]
+class Start(ABC):
+    """What a trainer starts from."""
+
+    @abstractmethod
+    def check_model(self, model: nn.Module) -> None:
+        """Refuse weights that don't fit the model, before anything is loaded.
+
+        Raises:
+            CheckpointError: with the names that are missing, unexpected or of another shape.
+        """
+
+    @abstractmethod
+    def restore(self, held: Held, made_of: State) -> Position | None:
+        """Load what was saved; where the run stands, if it goes on.
+
+        Args:
+            made_of: the environment of this process.
+
+        Raises:
+            CheckpointError: something does not fit; nothing has been loaded then.
+        """
 
 
-def _alike(a: Any, b: torch.Tensor) -> bool:
-    kinds = [
-        (each.shape, each.is_complex(), each.layout)
-        for each in (a, b)
-        if isinstance(each, torch.Tensor)
-    ]
-    return kinds[1:] == kinds[:1]
-
-
-def mismatches(current: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
-    """Names that are missing, unexpected or of another shape, as lines for an error message; at most 10 of each."""
-    tensors = {
-        name: value
-        for name, value in current.items()
-        if name in saved and isinstance(value, torch.Tensor)
-    }
-    other = {
-        name: list(value.shape) for name, value in tensors.items() if not _alike(saved[name], value)
-    }
-    shapes = [
-        f"{name} {list(getattr(saved[name], 'shape', ()))} -> {shape}"
-        for name, shape in other.items()
-    ]
-    missing, unexpected = (
-        [name for name in a if name not in b] for a, b in ((current, saved), (saved, current))
-    )
-    kinds = {"missing": missing, "unexpected": unexpected, "wrong shape": shapes}
-    return [
-        f"{kind}: {', '.join(names[:10])}{', …' if names[10:] else ''}"
-        for kind, names in kinds.items()
-        if names
-    ]
-
-
-def _skipped(config: "ConfigParser") -> list[str]:
-    return config.settings.arch.skip if config.settings.arch else []
-
-
-def _without_skipped(config: "ConfigParser", weights: Mapping[str, Any]) -> State:
-    skipped = {name for pattern in _skipped(config) for name in fnmatch.filter(weights, pattern)}
-    return {name: value for name, value in weights.items() if name not in skipped}
-
-
-def load(config: "ConfigParser", held: Held, state: Content, now: State) -> None:
-    """Load the model and the other parts; in evaluation the networks only, for fine-tuning the model alone.
+def start_of(
+    task: Literal["train", "continue", "fine-tune", "evaluate"],
+    path: Path | None,
+    content: Content | None,
+    config: Checked,
+    changed: Sequence[tuple[str, Any, Any]],
+) -> Start:
+    """What a trainer starts from.
 
     Args:
-        now: the environment of this process.
-
-    Raises:
-        CheckpointError: a part does not fit, or the run cannot be continued like this; nothing has been loaded then.
+        path, content: the checkpoint, if there is one.
+        config: as it is now.
+        changed: what differs from the config of the checkpoint: dotted key, old and new value.
     """
-    if config.launch.task == "fine-tune":
-        held.model.load_state_dict(_without_skipped(config, state["state_dict"]), strict=False)
-        _logger.info(f"weights from {config.resume}")
-        return
-    parts = _fitting_parts(config, held, state)
-    training = config.launch.task != "evaluate"
-    if training:
-        _compare(config, held, state, now)
-        changes = _changes(config, held.parts, state)
-    held.model.load_state_dict(state["state_dict"])
-    for part, part_state in parts:
-        part.load_state_dict(part_state)
-    if training:
-        _set(held.parts, changes)
-        for path, *change in config.launch.changes:
-            _logger.info(
-                f"{path} {' -> '.join(v if isinstance(v, str) else json.dumps(v) for v in change)}"
-            )
+    if path is None or content is None:
+        return Afresh()
+    if task == "fine-tune":
+        return FineTuned(path, content, config)
+    if task == "continue":
+        return Continued(path, content, config, changed)
+    return Evaluated(path, content)
 
 
-def _fitting_parts(config: "ConfigParser", held: Held, state: Content) -> list[tuple[Any, Any]]:
-    """The trainer's parts and their saved states, after checking that each fits."""
-    states = {**state["states"], "optimizer": state["optimizer"]}
-    parts, resume = held.parts, config.resume
-    if config.launch.task == "evaluate":  # optimizers and progress don't matter then
-        parts = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
-        fresh = [
-            name for name, part in parts.items() if name not in states and [*part.parameters()]
-        ]
-        if fresh:
-            raise CheckpointError(
-                f"{resume} holds no weights of {', '.join(fresh)}: it was trained without"
-            )
-    elif state.get("converted"):
-        fresh = [name for name in parts if name not in states]
-        _logger.warning(
-            f"{resume} was converted from the classic template: these start afresh: {', '.join(fresh)}"
-        )
-    else:
-        saved = {name: None for name in states if name in parts or name != "optimizer"}
-        problems = mismatches(dict.fromkeys(parts), saved)
+class Afresh(Start):
+    """From nothing."""
+
+    def check_model(self, model: nn.Module) -> None:
+        """Nothing can be wrong."""
+
+    def restore(self, held: Held, made_of: State) -> Position | None:
+        """Nothing is loaded."""
+        return None
+
+
+class _FromFile(Start):
+    """From a checkpoint file.
+
+    Args:
+        path, content: of the file.
+    """
+
+    def __init__(self, path: Path, content: Content) -> None:
+        self.path = path
+        self.content = content
+
+    def restore(self, held: Held, made_of: State) -> Position | None:
+        """Load what was saved; where the run stands, if it goes on."""
+        try:
+            return self._restore(held, made_of)
+        except UserError:
+            raise
+        except Exception as error:  # of a state that its owner cannot take
+            first_line = str(error).partition("\n")[0]
+            reason = f"{type(error).__name__}: {first_line}"
+            raise CheckpointError(f"{self.path} cannot be restored: {reason}") from error
+
+    @abstractmethod
+    def _restore(self, held: Held, made_of: State) -> Position | None:
+        """Load what was saved."""
+
+    def _strip_prefix(self, model: nn.Module) -> None:
+        """Take the "module." off the names of weights that a DataParallel has put on."""
+        weights = self.content["state_dict"]
+        if not weights.keys() & model.state_dict().keys():
+            stripped = {name.removeprefix("module."): value for name, value in weights.items()}
+            self.content["state_dict"] = stripped
+
+    def _refuse(self, problems: list[str], advice: str = "") -> None:
         if problems:
-            raise CheckpointError(
-                f"{resume} holds other parts than this trainer:\n  " + "\n  ".join(problems)
-            )
-    parts = {name: part for name, part in parts.items() if name in states}
-    problems = [
-        line
-        for name, part in parts.items()
-        for line in _part_problems(name, part, state, states[name])
-    ]
-    if problems:
-        raise CheckpointError(f"{resume} does not fit:\n  " + "\n  ".join(problems))
-    return [(part, states[name]) for name, part in parts.items()]
+            lines = [f"{self.path} does not fit the model:", *problems]
+            raise CheckpointError("\n  ".join(lines) + advice)
 
 
-def _part_problems(name: str, part: Any, state: Content, saved: State) -> list[str]:
-    saved_class = state["classes"].get(name)
-    if saved_class != type(part).__name__:
-        return [f"{name}: {saved_class} -> {type(part).__name__}"]
-    if isinstance(part, nn.Module):
-        return [f"{name}: {line}" for line in _weights_problems(part, saved)]
-    if isinstance(part, torch.optim.Optimizer):
-        groups = (part.param_groups, saved["param_groups"])
-        by_name = all("param_names" in group for each in groups for group in each)
-        now, before = (
-            [g["param_names"] if by_name else len(g["params"]) for g in each] for each in groups
+class FineTuned(_FromFile):
+    """A new run that begins with the weights of a checkpoint, but for those in `arch.skip`."""
+
+    def __init__(self, path: Path, content: Content, config: Checked) -> None:
+        super().__init__(path, content)
+        self._where = config.source.where(("arch", "skip"))
+        self._skip: list[str] = []
+        if config.settings.arch is not None:
+            self._skip = config.settings.arch.skip
+
+    def check_model(self, model: nn.Module) -> None:
+        """Refuse weights that don't fit and are not skipped, with the patterns that would help."""
+        self._strip_prefix(model)
+        weights = model.state_dict()
+        saved = self.content["state_dict"]
+        for pattern in self._skip:
+            if not fnmatch.filter([*weights, *saved], pattern):
+                raise ConfigError(f"{self._where}: arch.skip: {pattern!r} matches no weight")
+        now = self._without_skipped(weights)
+        before = self._without_skipped(saved)
+        problems = mismatches(now, before)
+        patterns = set(self._skip)
+        for name in differing_weights(now, before):
+            module, dot, _ = name.rpartition(".")
+            patterns.add(f"{module}.*" if dot else name)
+        skip = json.dumps(sorted(patterns), ensure_ascii=False)
+        self._refuse(problems, f'\n  to leave them out: "arch": {{"skip": {skip}}}')
+
+    def _restore(self, held: Held, made_of: State) -> Position | None:
+        """Load the weights of the model, and nothing else."""
+        weights = self._without_skipped(self.content["state_dict"])
+        held.model.load_state_dict(weights, strict=False)
+        _logger.info(f"weights from {self.path}")
+        return None
+
+    def _without_skipped(self, weights: Mapping[str, Any]) -> State:
+        skipped: set[str] = set()
+        for pattern in self._skip:
+            skipped.update(fnmatch.filter(weights, pattern))
+        return {name: value for name, value in weights.items() if name not in skipped}
+
+
+class _WithParts(_FromFile):
+    """From a checkpoint whose other parts count, too."""
+
+    #: Whether weights have to be in the same order, for the sake of an optimizer's state.
+    ordered: bool
+
+    def check_model(self, model: nn.Module) -> None:
+        """Refuse weights of another network."""
+        self._strip_prefix(model)
+        problems = weights_problems(model, self.content["state_dict"], self.ordered)
+        arch = type(model).__name__
+        if self.content["arch"] != arch:
+            problems.insert(0, f"arch {self.content['arch']} -> {arch}")
+        self._refuse(problems)
+
+    def _states(self) -> dict[str, State]:
+        """The saved states of all parts, by name."""
+        return {**self.content["states"], "optimizer": self.content["optimizer"]}
+
+    def _check_parts(self, parts: Mapping[str, Any]) -> None:
+        """Refuse states that parts cannot take."""
+        problems = []
+        states = self._states()
+        for name, part in parts.items():
+            saved_class = self.content["classes"].get(name)
+            problems += part_problems(name, part, saved_class, states[name])
+        if problems:
+            raise CheckpointError("\n  ".join([f"{self.path} does not fit:", *problems]))
+
+    def _load(self, held: Held, parts: Mapping[str, Any]) -> None:
+        states = self._states()
+        held.model.load_state_dict(self.content["state_dict"])
+        for name, part in parts.items():
+            part.load_state_dict(states[name])
+
+
+class Evaluated(_WithParts):
+    """The networks of a checkpoint; optimizers and progress don't matter."""
+
+    ordered = False
+
+    def _restore(self, held: Held, made_of: State) -> Position | None:
+        """Load all networks."""
+        states = self._states()
+        parts = {}
+        fresh = []
+        for name, part in held.parts.items():
+            if not isinstance(part, nn.Module):
+                continue
+            if name in states:
+                parts[name] = part
+            elif list(part.parameters()):
+                fresh.append(name)
+        if fresh:
+            without = f"no weights of {', '.join(fresh)}: it was trained without"
+            raise CheckpointError(f"{self.path} holds {without}")
+        self._check_parts(parts)
+        self._load(held, parts)
+        return None
+
+
+class Continued(_WithParts):
+    """A run that goes on where its checkpoint was saved."""
+
+    ordered = True
+
+    def __init__(
+        self,
+        path: Path,
+        content: Content,
+        config: Checked,
+        changed: Sequence[tuple[str, Any, Any]],
+    ) -> None:
+        super().__init__(path, content)
+        self._config = config
+        self._changed = changed
+
+    def _restore(self, held: Held, made_of: State) -> Position | None:
+        """Load everything; where the run stands."""
+        content = self.content
+        parts = self._known_parts(held)
+        self._check_parts(parts)
+        self._check_fixed(held.fixed)
+        for line in environment.differences(content["environment"], made_of):
+            bits = " in the last bits"
+            if line.startswith("data "):
+                bits = ""
+            _logger.warning(f"the continued run may differ{bits}: {line}")
+        optimizer = held.parts["optimizer"]
+        scheduler = held.parts.get("lr_scheduler")
+        now = self._config.values
+        before = content["config"]
+        if content.get("converted"):
+            before = now
+        found = changes(optimizer, scheduler, content["optimizer"], before, now)
+        self._load(held, parts)
+        apply_changes(found, optimizer, scheduler)
+        for key, old, new in self._changed:
+            _logger.info(f"{key} {_shown(old)} -> {_shown(new)}")
+        progress = content["progress"]
+        return Position(
+            epoch=content["epoch"],
+            step=progress["step"],
+            lr=progress["lr"],
+            finished=progress["finished"],
         )
-        return [f"{name}: parameters in its groups {before} -> {now}"] if now != before else []
-    if hasattr(part, "total_steps") and part.total_steps != saved.get("total_steps"):
-        change = f"made for {saved.get('total_steps')} steps cannot become one of {part.total_steps} under way"
-        raise ConfigError(f"{name}: a {saved_class} {change}: keep the epochs, or {NEW_RUN}")
-    return []
+
+    def _known_parts(self, held: Held) -> dict[str, Any]:
+        """The parts that have a saved state: all of them, but for a converted checkpoint."""
+        states = self._states()
+        if self.content.get("converted"):
+            fresh = ", ".join(name for name in held.parts if name not in states)
+            what = f"{self.path} was converted from the classic template"
+            _logger.warning(f"{what}: these start afresh: {fresh}")
+            return {name: part for name, part in held.parts.items() if name in states}
+        if "optimizer" not in held.parts:  # of an own class that has no state
+            del states["optimizer"]
+        problems = mismatches(dict.fromkeys(held.parts), dict.fromkeys(states))
+        if problems:
+            lines = [f"{self.path} holds other parts than this trainer:", *problems]
+            raise CheckpointError("\n  ".join(lines))
+        return held.parts
+
+    def _check_fixed(self, fixed: State) -> None:
+        """Refuse what would silently train on other data."""
+        saved = cast(State, self.content["progress"])
+        between_epochs = saved["step"] is None
+        other = []
+        for name, value in fixed.items():
+            if between_epochs and name in _FREE_BETWEEN_EPOCHS:
+                continue
+            if name in saved and saved[name] != value:
+                other.append(f"{name} {saved[name]} -> {value}")
+        if between_epochs:
+            self._warn_of_batches(saved.get("batches"), fixed["batches"])
+        if other:
+            raise CheckpointError(f"{self.path} cannot be continued with {'; '.join(other)}")
+
+    def _warn_of_batches(self, before: int | None, now: int) -> None:
+        """Epochs of another length begin at another batch of the data."""
+        if not before or not now or before == now:
+            return
+        if self._config.settings.trainer.len_epoch is None:
+            return
+        epoch = self.content["epoch"]
+        begins = f"epoch {epoch + 1} begins at batch {epoch * now} of the data"
+        _logger.warning(f"{before} -> {now} batches in an epoch: {begins}, not at {epoch * before}")
 
 
-def _changes(config: "ConfigParser", parts: State, state: Content) -> list[State]:
-    """What the config says otherwise than the checkpoint's did, also by leaving a key out.
-
-    Args:
-        parts: as the config makes them, with the values that count from now on.
-
-    Returns:
-        values for each group of the optimizer, to be set once its state is loaded.
-
-    Raises:
-        ConfigError: naming a key that cannot be changed under way.
-    """
-    scheduler, now = parts.get("lr_scheduler"), config.config
-    before = now if state.get("converted") else state["config"]
-    for key, value in _fixed(now).items():
-        if _fixed(before)[key] != value:
-            raise ConfigError(f"{key} cannot be changed under way: {NEW_RUN}")
-    kind, changed = type(scheduler).__name__, []
-    arguments = _changed_arguments("optimizer", before, now)
-    for groups in zip(
-        parts["optimizer"].param_groups, state["optimizer"]["param_groups"], strict=True
-    ):
-        new, old = ({**group, "lr": group.get("initial_lr", group.get("lr"))} for group in groups)
-        differing = [key for key in arguments if new.get(key, key) != old.get(key)]
-        for key in differing:
-            scaled = kind in SCALES_RATE and not getattr(scheduler, "eta_min", 0)
-            if key in ("lr", "momentum", "betas") and not scaled:
-                raise ConfigError(
-                    f"the {key} follows {kind}: a running schedule cannot take another; {NEW_RUN}"
-                )
-            # Flags, and momentum where there was none, want a state that is not there.
-            unused = (
-                key == "initial_accumulator_value" or type(parts["optimizer"]) is torch.optim.Rprop
-            )
-            if (
-                key not in new
-                or isinstance(new[key], bool)
-                or unused
-                or (key in ("lr", "momentum") and not old[key])
-            ):
-                raise ConfigError(
-                    f"optimizer.args.{key} of a running optimizer cannot be changed: {NEW_RUN}"
-                )
-        changed.append(
-            {key: (old[key], new[key]) if key == "lr" else new[key] for key in differing}
-        )
-    for key in _changed_arguments("lr_scheduler", before, now):
-        raise ConfigError(
-            f"lr_scheduler.args.{key} of a running {kind} cannot be changed: {NEW_RUN}"
-        )
-    return changed
-
-
-def _set(parts: State, changed: list[State]) -> None:
-    """Set in groups and scheduler what `_changes` has found: loading their states has undone it."""
-    scheduler: Any = parts.get("lr_scheduler")
-    for group, new in zip(parts["optimizer"].param_groups, changed, strict=True):
-        before, rate = new.pop("lr", (1.0, 1.0))
-        group.update(new)
-        for key in (
-            {"lr", "initial_lr"} & group.keys() if rate != before else ()
-        ):  # the schedule stays where it is
-            group[key] = rate if group[key] == before else group[key] * rate / before
-    if hasattr(scheduler, "base_lrs"):
-        scheduler.base_lrs = [group["initial_lr"] for group in parts["optimizer"].param_groups]
-
-
-def _changed_arguments(section: str, *configs: Mapping[str, Any]) -> list[str]:
-    """The arguments of a component that two configs give other values, or only one of them gives."""
-    before, now = ((config.get(section) or {}).get("args", {}) for config in configs)
-    return [key for key in {**before, **now} if before.get(key) != now.get(key)]
-
-
-def _fixed(config: Mapping[str, Any]) -> State:
-    """What says which parameters are trained, and how a schedule goes."""
-    arch, optimizer, scheduler = (
-        config.get(name) or {} for name in ("arch", "optimizer", "lr_scheduler")
-    )
-    schedule = {
-        "lr_scheduler.interval": scheduler.get("interval", "epoch"),
-        "lr_scheduler.type": scheduler.get("type"),
-    }
-    return {
-        "arch.freeze": arch.get("freeze") or [],
-        "optimizer.type": optimizer.get("type"),
-        **schedule,
-    }
-
-
-def _compare(config: "ConfigParser", held: Held, state: Content, now: State) -> None:
-    """Refuse what would silently train on other data, warn of what may change bits."""
-    saved, fixed = cast(State, state["progress"]), held.fixed
-    other = [
-        f"{name} {saved[name]} -> {fixed[name]}"
-        for name in fixed
-        if name in saved and saved[name] != fixed[name]
-    ]
-    if saved["step"] is None:  # between epochs these may change
-        free = ("batch_size", "accumulate", "batches", "shuffle", "metrics")
-        other = [line for line in other if line.split()[0] not in free]
-        before, after = saved.get("batches"), fixed["batches"]
-        if before and after and before != after and config.settings.trainer.len_epoch:
-            place = (
-                f"epoch {state['epoch'] + 1} begins at batch {state['epoch'] * after} of the data"
-            )
-            _logger.warning(
-                f"{before} -> {after} batches in an epoch: {place}, not at {state['epoch'] * before}"
-            )
-    if other:
-        raise CheckpointError(f"{config.resume} cannot be continued with {'; '.join(other)}")
-    for line in environment.differences(state["environment"], now):
-        _logger.warning(
-            f"the continued run may differ{' in the last bits' * (line[:5] != 'data ')}: {line}"
-        )
+def _shown(value: Any) -> str:
+    """A value of a config as people write it."""
+    if isinstance(value, str):
+        return value
+    return json.dumps(value)

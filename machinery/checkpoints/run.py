@@ -1,6 +1,5 @@
 """A run: its folder, who owns it, and what the folder says of it."""
 
-import contextlib
 import logging
 import time
 from collections.abc import Mapping
@@ -28,65 +27,80 @@ class Run:
     _lock = -1
 
     def __init__(self, folder: Path, owned: bool = True, stays: bool = True) -> None:
-        self.folder, self.stays = folder, stays
+        self.folder = folder
+        self.stays = stays
         self.log_dir = folder.parent.parent.parent / "log" / folder.parent.name / folder.name
         #: What the run is made of: code, versions, machine and command line.
         self.environment: dict[str, Any] = {}
-        self._lock = run_folder.own(folder) if owned else -1
-        #: When this process began to train; None before.
-        self.begun: float | None = None
+        if owned:
+            self._lock = run_folder.own(folder)
+        self._begun: float | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_lock": -1}
 
+    @property
+    def begun(self) -> bool:
+        """Whether this process has begun to train."""
+        return self._begun is not None
+
+    def made_of(self, environment: dict[str, Any]) -> None:
+        """Note what the run is made of."""
+        self.environment = environment
+
     def sweep(self) -> None:
         """Remove the temporary files that a killed process left."""
         for path in (*self.folder.glob("*.tmp"), *self.log_dir.glob("*.tmp")):
-            with contextlib.suppress(OSError):
+            try:
                 path.unlink()
+            except OSError:
+                continue  # gone already, or not ours to remove
 
     def begin(self, config: Mapping[str, Any]) -> None:
         """Describe the run in its folder, now that nothing stands in its way."""
-        self.begun = time.monotonic()
+        self.start_clock()
         self._describe(config)
         self.status("running")
 
+    def start_clock(self) -> None:
+        """From here on this process trains."""
+        if self._begun is None:
+            self._begun = time.monotonic()
+
     def remake(self, config: Mapping[str, Any]) -> None:
         """Make the folder again if somebody has removed it."""
-        if not self.folder.exists():
-            logging.getLogger("checkpoint").warning(f"{self.folder} is gone: making it again")
-            self.close()
-            ensure_dir(self.folder)
-            self._lock = run_folder.own(self.folder)
-            self._describe(config)
+        if self.folder.exists():
+            return
+        logging.getLogger("checkpoint").warning(f"{self.folder} is gone: making it again")
+        self.close()
+        ensure_dir(self.folder)
+        self._lock = run_folder.own(self.folder)
+        self._describe(config)
 
     def _describe(self, config: Mapping[str, Any]) -> None:
         """The config as it is now, and an entry for each process that has worked on the run."""
-        file, entries = self.folder / "environment.json", []
-        with contextlib.suppress(OSError, ValueError):
-            before = read_json(file)
-            entries = before if isinstance(before, list) else [before]
+        file = self.folder / "environment.json"
+        entries = _entries(file)
         write_json(config, self.folder / "config.json")
         write_json([*entries, self.environment], file)
 
     def status(self, state: str, **fields: Any) -> None:
         """Say how the run is doing; a run that has not begun leaves its folder as it was."""
-        # The main process writes, or the one that fails.
-        if self.begun is not None and (distributed.RANK == 0 or state == "failed"):
-            now, seconds = (
-                time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-                round(time.monotonic() - self.begun, 3),
-            )
-            write_json(
-                {"state": state, **fields, "time": now, "seconds": seconds},
-                self.folder / "status.json",
-            )
+        if self._begun is None:
+            return
+        if not distributed.is_main() and state != "failed":
+            return  # the main process writes, or the one that fails
+        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        seconds = round(time.monotonic() - self._begun, 3)
+        content = {"state": state, **fields, "time": now, "seconds": seconds}
+        write_json(content, self.folder / "status.json")
 
     def state(self) -> str:
         """What status.json says of the run."""
-        with contextlib.suppress(OSError, ValueError, AttributeError):
+        try:
             return str(read_json(self.folder / "status.json").get("state"))
-        return "unknown"
+        except (OSError, ValueError, AttributeError):  # there is none, or it is spoilt
+            return "unknown"
 
     def close(self) -> None:
         """Let go of the folder."""
@@ -94,3 +108,14 @@ class Run:
         self._lock = -1
 
     __del__ = close
+
+
+def _entries(file: Path) -> list[Any]:
+    """What environment.json holds so far."""
+    try:
+        before = read_json(file)
+    except (OSError, ValueError):  # there is none, or it is spoilt
+        return []
+    if isinstance(before, list):
+        return before
+    return [before]

@@ -1,7 +1,7 @@
-"""The checkpoints of a run folder: their names, their order, the newest whole one, and which may go."""
+"""The checkpoints of a run folder: their names, their order, the newest whole one, which may go."""
 
-import contextlib
 import logging
+import operator
 import os
 import re
 import socket
@@ -18,16 +18,28 @@ _NAME = re.compile(r"checkpoint-epoch(\d+)(?:-step(\d+))?\.pth")
 
 
 class Saved(NamedTuple):
-    """A checkpoint file: `step` counts the batches done in an unfinished epoch, and is None after a finished one."""
+    """A checkpoint file, and how far the run had come."""
 
     epoch: int
+    #: Batches done in an unfinished epoch; None after a finished one.
     step: int | None
     path: Path
 
     @property
     def order(self) -> tuple[int, float]:
-        """Sorts files by how far the run had come: a step of epoch N stands before the end of epoch N."""
-        return self.epoch, float("inf") if self.step is None else self.step
+        """Sorts files by time: a step of epoch N stands before the end of epoch N."""
+        if self.step is None:
+            return self.epoch, float("inf")
+        return self.epoch, self.step
+
+
+class Newest(NamedTuple):
+    """The newest checkpoint of a run folder that is whole."""
+
+    path: Path
+    content: Any
+    #: One for each newer file that had to be passed over, and what that costs.
+    warnings: list[str]
 
 
 def check_run_id(run_id: str | None) -> None:
@@ -36,41 +48,56 @@ def check_run_id(run_id: str | None) -> None:
     Raises:
         ConfigError: with what it should be.
     """
-    if run_id is not None and not (
-        run_id.isprintable() and re.fullmatch(r"(?!\.{1,2}$)[^/\\]{1,100}", run_id)
-    ):
+    if run_id is None:
+        return
+    if not run_id.isprintable() or not re.fullmatch(r"(?!\.{1,2}$)[^/\\]{1,100}", run_id):
         raise ConfigError(
             f"--run_id {run_id!r}: expected the name of a folder, up to 100 letters without slashes"
         )
 
 
 def create(parent: Path, run_id: str | None) -> Path:
-    """Make the folder of a new run: `run_id`, or the time with -2, -3, … where two start in one second.
+    """Make the folder of a new run.
+
+    Args:
+        run_id: its name; None stands for the time, with -2, -3, … where two start in one second.
 
     Raises:
         ConfigError: the run_id is taken.
+        StorageError: it cannot be made.
     """
     check_run_id(run_id)
     ensure_dir(parent)
-    name = run_id or datetime.now().strftime("%Y%m%d_%H%M%S")
-    folder, number = parent / name, 1
-    while True:
-        try:
-            folder.mkdir()
-            return folder
-        except FileExistsError:
-            if run_id is not None:
-                saved = any(checkpoints(folder)) or (folder / BEST).exists()
-                how = (
-                    "continue it with -r auto, or choose"
-                    if saved
-                    else "it has saved nothing: choose"
-                )
-                raise ConfigError(f"the run {folder} exists: {how} another --run_id") from None
-            number += 1
-            folder = parent / f"{name}-{number}"
-        except OSError as error:
-            raise StorageError(f"{folder} cannot be made: {error.strerror}") from error
+    if run_id is not None:
+        folder = parent / run_id
+        if not _make(folder):
+            raise ConfigError(_taken(folder))
+        return folder
+    name = datetime.now().strftime("%Y%m%d_%H%M%S")
+    folder = parent / name
+    number = 1
+    while not _make(folder):
+        number += 1
+        folder = parent / f"{name}-{number}"
+    return folder
+
+
+def _make(folder: Path) -> bool:
+    """Make a folder; False if something is there already."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be made: {error.strerror}") from error
+    return True
+
+
+def _taken(folder: Path) -> str:
+    """What to do about a run_id whose folder is there."""
+    if any(checkpoints(folder)) or (folder / BEST).exists():
+        return f"the run {folder} exists: continue it with -r auto, or choose another --run_id"
+    return f"the run {folder} exists: it has saved nothing: choose another --run_id"
 
 
 def check_possible(folder: Path) -> None:
@@ -88,89 +115,129 @@ def check_possible(folder: Path) -> None:
 
 def checkpoint_name(epoch: int, step: int | None) -> str:
     """The file name of a checkpoint after `epoch`, or after `step` batches of it."""
-    return (
-        f"checkpoint-epoch{epoch}.pth"
-        if step is None
-        else f"checkpoint-epoch{epoch}-step{step}.pth"
-    )
+    if step is None:
+        return f"checkpoint-epoch{epoch}.pth"
+    return f"checkpoint-epoch{epoch}-step{step}.pth"
 
 
 def checkpoints(folder: Path) -> list[Saved]:
     """The checkpoints in a run folder, oldest first, without `model_best.pth`."""
     found = []
     for path in folder.glob("checkpoint-epoch*.pth"):
-        if match := _NAME.fullmatch(path.name):
-            found.append(Saved(int(match[1]), int(match[2]) if match[2] else None, path))
-    return sorted(found, key=lambda saved: saved.order)
+        match = _NAME.fullmatch(path.name)
+        if match is None:
+            continue
+        step = None
+        if match[2] is not None:
+            step = int(match[2])
+        found.append(Saved(int(match[1]), step, path))
+    return sorted(found, key=operator.attrgetter("order"))
 
 
-def newest_whole(folder: Path) -> tuple[Path, Any, list[str]]:
+def newest_whole(folder: Path) -> Newest:
     """Load the newest checkpoint of a run folder that is whole; the best may be it.
-
-    Returns:
-        its path, its content, and a warning for each newer file that had to be passed over.
 
     Raises:
         CheckpointError: there is none, with the reason for each file.
     """
-    from machinery.checkpoints import file as checkpoint
-
-    files, best = checkpoints(folder), folder / BEST
-    with contextlib.suppress(CheckpointError):
-        if best.exists():
-            files.append(Saved(checkpoint.load(best, mmap=True)["epoch"], None, best))
-    candidates = sorted(files, key=lambda saved: (saved.order, saved.path != best), reverse=True)
-    problems: list[str] = []
+    candidates = _newest_first(folder)
+    problems = []
     for saved in candidates:
         try:
-            state = checkpoint.load(saved.path)
-            if state["epoch"] != saved.epoch:
-                raise CheckpointError(f"{saved.path} is of epoch {state['epoch']}")
+            content = _load(saved)
         except CheckpointError as error:
             problems.append(str(error))
             continue
         if problems:
             lost = candidates[0].epoch - saved.epoch
-            problems.append(
-                f"falling back to {saved.path.name}: {lost} epoch{'s' * (lost != 1)} to do again"
-            )
-        return saved.path, state, problems
+            epochs = "1 epoch" if lost == 1 else f"{lost} epochs"
+            problems.append(f"falling back to {saved.path.name}: {epochs} to do again")
+        return Newest(saved.path, content, problems)
     if problems:
         raise CheckpointError("no whole checkpoint:\n  " + "\n  ".join(problems))
-    runs = sorted({path.parent.name for path in folder.glob("*/checkpoint-epoch*.pth")})
-    hint = f"; its runs: {', '.join(runs[-5:])}" if runs else ""
-    raise CheckpointError(f"{folder} holds no checkpoint-epoch*.pth{hint}")
+    raise CheckpointError(f"{folder} holds no checkpoint-epoch*.pth{_runs_hint(folder)}")
+
+
+def _newest_first(folder: Path) -> list[Saved]:
+    """The checkpoints of a folder with the best, which stands behind that of its own epoch."""
+    from machinery.checkpoints import file as checkpoint
+
+    files = checkpoints(folder)
+    files.reverse()
+    best = folder / BEST
+    if not best.exists():
+        return files
+    try:
+        epoch = checkpoint.load(best, mmap=True)["epoch"]
+    except CheckpointError:  # then nobody knows when it was
+        return files
+    of_best = Saved(epoch, None, best)
+    newer = [saved for saved in files if saved.order >= of_best.order]
+    return [*newer, of_best, *files[len(newer) :]]
+
+
+def _load(saved: Saved) -> Any:
+    """The content of a checkpoint, which is of the epoch that its name says."""
+    from machinery.checkpoints import file as checkpoint
+
+    content = checkpoint.load(saved.path)
+    if content["epoch"] != saved.epoch:
+        raise CheckpointError(f"{saved.path} is of epoch {content['epoch']}")
+    return content
+
+
+def _runs_hint(folder: Path) -> str:
+    """The runs in a folder that is none itself."""
+    runs = {path.parent.name for path in folder.glob("*/checkpoint-epoch*.pth")}
+    if not runs:
+        return ""
+    return f"; its runs: {', '.join(sorted(runs)[-5:])}"
 
 
 def whole_beside(path: Path) -> list[str]:
-    """The names of the whole checkpoints in the folder of `path`, newest first, for an error message."""
+    """The names of the whole checkpoints beside a file, newest first, for an error message."""
     from machinery.checkpoints import file as checkpoint
 
-    files = [*(saved.path for saved in reversed(checkpoints(path.parent))), path.parent / BEST]
-    return [file.name for file in files if file != path and checkpoint.damage(file) is None]
+    files = [saved.path for saved in checkpoints(path.parent)]
+    files.reverse()
+    names = []
+    for file in (*files, path.parent / BEST):
+        if file != path and checkpoint.damage(file) is None:
+            names.append(file.name)
+    return names
 
 
 def set_aside_later(folder: Path, epoch: int, step: int | None) -> list[str]:
-    """Rename the checkpoints of later than this place to `*.pth.old`; the run is about to take another way."""
+    """Rename the checkpoints of later than this moment to `*.pth.old`; return their names.
+
+    The run is about to take another way.
+    """
     here = Saved(epoch, step, folder).order
-    later = [saved.path for saved in checkpoints(folder) if saved.order > here]
-    for path in later:
-        path.replace(path.with_name(path.name + ".old"))
-    return [path.name for path in later]
+    names = []
+    for saved in checkpoints(folder):
+        if saved.order > here:
+            saved.path.replace(saved.path.with_name(saved.path.name + ".old"))
+            names.append(saved.path.name)
+    return names
 
 
 def prune(folder: Path, keep_last: int | None) -> None:
-    """Remove what nobody needs to go on, once a newer file is whole: epoch files beyond the newest `keep_last`, step
-    files beyond the newest two, and those that a later epoch file has outdone. The best is never counted.
+    """Remove what nobody needs to go on, once a newer file is whole. The best is never counted.
+
+    That is epoch files beyond the newest `keep_last` (None keeps all), step files beyond the newest
+    two, and those that a later epoch file has outdone.
     """
     files = checkpoints(folder)
-    epochs, steps = (
-        [saved for saved in files if (saved.step is None) == whole] for whole in (True, False)
-    )
-    outdone = [saved for saved in steps if epochs and saved.epoch <= epochs[-1].epoch]
-    for saved in {*outdone, *steps[:-2], *epochs[: -(keep_last or len(epochs))]}:
-        with contextlib.suppress(FileNotFoundError):
-            saved.path.unlink()
+    epochs = [saved for saved in files if saved.step is None]
+    steps = [saved for saved in files if saved.step is not None]
+    unneeded = steps[:-2]
+    if keep_last:
+        unneeded += epochs[:-keep_last]
+    for saved in steps[-2:]:
+        if epochs and saved.epoch <= epochs[-1].epoch:
+            unneeded.append(saved)
+    for saved in unneeded:
+        saved.path.unlink(missing_ok=True)
 
 
 #: The folders that this process owns: the system's locks keep only other processes out.
@@ -178,7 +245,10 @@ _owned: set[Path] = set()
 
 
 def own(folder: Path) -> int:
-    """Lock a run folder for this process, until it ends or disowns it; -1 where the system has no locks.
+    """Lock a run folder for this process, until it ends or disowns it.
+
+    Returns:
+        the descriptor of the lock, for `disown`; -1 where the system has no locks.
 
     Raises:
         ConfigError: it is owned already.
@@ -190,13 +260,10 @@ def own(folder: Path) -> int:
         return -1
     if folder.resolve() in _owned:
         raise ConfigError(f"{folder} is in use by this process: finish its run first")
+    descriptor = _open_lock(folder)
     try:
-        # A link that somebody has put there is not followed: the file would be emptied.
-        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    except OSError as error:
-        raise StorageError(f"{folder} cannot be written: {error.strerror}") from error
-    try:
-        # A record lock: unlike flock's, forked workers do not inherit it and hold it when this process is killed.
+        # A record lock: unlike flock's, forked workers do not inherit it and hold it when this
+        # process is killed.
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         owner = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
@@ -208,11 +275,21 @@ def own(folder: Path) -> int:
         logging.getLogger("checkpoint").warning(
             f"{folder}: no file locks here: let no other process write to this run"
         )
-    with contextlib.suppress(OSError):  # a full disk
+    try:
         os.truncate(descriptor, 0)
         os.write(descriptor, f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
+    except OSError:  # a full disk
+        pass
     _owned.add(folder.resolve())
     return descriptor
+
+
+def _open_lock(folder: Path) -> int:
+    try:
+        # A link that somebody has put there is not followed: the file would be emptied.
+        return os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be written: {error.strerror}") from error
 
 
 def disown(folder: Path, descriptor: int) -> None:

@@ -1,34 +1,56 @@
-"""A network as a table of its layers: what each returns for a batch, and how many parameters it has."""
+"""A network as a table of its layers: what each returns for a batch, and its parameters."""
 
-import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
-from machinery.errors import described
+from machinery.telling import described
 from machinery.update.runtime import unwrap
 
 
+class Layer(NamedTuple):
+    """A module of a network."""
+
+    #: As in `model.named_modules()`; "" for the network itself.
+    name: str
+    module: nn.Module
+    #: How many modules it is in.
+    depth: int
+
+
+class Row(NamedTuple):
+    """A line of the table."""
+
+    layer: str
+    kind: str
+    output: str
+    parameters: str
+
+
+_HEADER = Row("layer", "type", "output", "parameters")
+
+
 def watch(model: nn.Module) -> Callable[[], str]:
-    """Note the shapes of what the layers of a network return; the function that is returned ends it, with the table."""
+    """Note what the layers of a network return for a batch.
+
+    Returns:
+        a function that ends it, and gives the table.
+    """
     shapes: dict[str, str] = {}
 
     def note(name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
-        with contextlib.suppress(Exception):  # of a tensor without a shape
+        try:
             shapes[name] = described(output).replace(" float32", "")
+        except Exception:
+            pass  # of a tensor without a shape
 
-    # A compiled network would be compiled once more without the hooks; a scripted one takes none.
-    modules = {} if hasattr(model, "_orig_mod") else dict(unwrap(model).named_modules())
-    plain = {
-        name: module
-        for name, module in modules.items()
-        if not isinstance(module, torch.jit.ScriptModule)
-    }
-    handles = [module.register_forward_hook(partial(note, name)) for name, module in plain.items()]
+    handles = []
+    for layer in _layers_to_watch(model):
+        handles.append(layer.module.register_forward_hook(partial(note, layer.name)))
 
     def told() -> str:
         for handle in handles:
@@ -38,39 +60,97 @@ def watch(model: nn.Module) -> Callable[[], str]:
     return told
 
 
-def layer_table(model: nn.Module, shapes: dict[str, str], lines: int = 40) -> str:
+def layer_table(model: nn.Module, shapes: Mapping[str, str], lines: int = 40) -> str:
     """The table; layers in layers are folded where there would be more than so many lines.
 
     Args:
         shapes: what layers return, by their names in `model.named_modules()`, "" for the whole.
     """
-    layers = [
-        (name, module, name.count(".") + 1 if name else 0) for name, module in model.named_modules()
-    ]
-    room = lines - 3
-    depth = max(
-        (depth for depth in range(1, 100) if sum(deep <= depth for *_, deep in layers) <= room),
-        default=1,
+    space = lines - 3  # the header, how many are left out, how many are frozen
+    layers = _layers_of(model)
+    depth = _depth_that_fits(layers, space)
+    unfolded = [layer for layer in layers if layer.depth <= depth]
+    folds = len(unfolded) < len(layers)
+    rows = [_HEADER]
+    for layer in unfolded[:space]:
+        mark = ""
+        if folds and layer.depth == depth and any(layer.module.children()):
+            mark = " …"
+        rows.append(_row(layer, mark, shapes.get(layer.name, "")))
+    text = _aligned(rows)
+    if len(unfolded) > space:
+        text.append(f"… {len(unfolded) - space} layers more")
+    frozen = _count(each for each in model.parameters() if not each.requires_grad)
+    if frozen:
+        text.append(f"{frozen:,} of the parameters are frozen")
+    return "\n".join(text)
+
+
+def _layers_to_watch(model: nn.Module) -> list[Layer]:
+    """The layers that take a hook.
+
+    A scripted layer takes none, and with hooks a compiled network would be compiled once more.
+    """
+    inner = unwrap(model)
+    parallel = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
+    compiled = inner is not model and not parallel
+    if compiled:
+        return []
+    layers = _layers_of(inner)
+    return [layer for layer in layers if not isinstance(layer.module, torch.jit.ScriptModule)]
+
+
+def _layers_of(model: nn.Module) -> list[Layer]:
+    """All modules of a network, itself first, each before those inside it."""
+    layers = []
+    for name, module in model.named_modules():
+        depth = 0
+        if name:
+            depth = name.count(".") + 1
+        layers.append(Layer(name, module, depth))
+    return layers
+
+
+def _depth_that_fits(layers: Sequence[Layer], space: int) -> int:
+    """How deep the table can go with so many lines; at least to the network's own layers."""
+    deepest = max(layer.depth for layer in layers)
+    for depth in range(deepest, 1, -1):
+        if sum(layer.depth <= depth for layer in layers) <= space:
+            return depth
+    return 1
+
+
+def _row(layer: Layer, mark: str, output: str) -> Row:
+    label = layer.name.rpartition(".")[2]
+    if not label:
+        label = "model"
+    return Row(
+        layer="  " * layer.depth + label[:25],
+        kind=type(layer.module).__name__[:25] + mark,
+        output=output[:30],
+        parameters=f"{_count(layer.module.parameters()):,}",
     )
-    shown = [layer for layer in layers if layer[2] <= depth]
-    rows = [("layer", "type", "output", "parameters")]
-    for name, module, deep in shown[:room]:
-        kind = type(module).__name__[:25] + (
-            " …" if deep == depth and any(module.children()) else ""
+
+
+def _count(parameters: Iterable[nn.Parameter]) -> int:
+    """How many numbers they are, without those of a lazy layer that the batch has not reached."""
+    count = 0
+    for parameter in parameters:
+        if not isinstance(parameter, UninitializedParameter):
+            count += parameter.numel()
+    return count
+
+
+def _aligned(rows: Sequence[Row]) -> list[str]:
+    """The lines of the table; its columns are as wide as their widest cells."""
+    layer = max(len(row.layer) for row in rows)
+    kind = max(len(row.kind) for row in rows)
+    output = max(len(row.output) for row in rows)
+    parameters = max(len(row.parameters) for row in rows)
+    lines = []
+    for row in rows:
+        lines.append(
+            f"{row.layer:<{layer}}  {row.kind:<{kind}}  {row.output:<{output}}  "
+            f"{row.parameters:>{parameters}}"
         )
-        # Without those of a lazy layer that the batch has not reached.
-        count = sum(
-            each.numel()
-            for each in module.parameters()
-            if not isinstance(each, UninitializedParameter)
-        )
-        label = "  " * deep + (name.rpartition(".")[2] or "model")[:25]
-        rows.append((label, kind, shapes.get(name, "")[:30], f"{count:,}"))
-    a, b, c, d = (max(map(len, column)) for column in zip(*rows, strict=True))
-    text = [
-        f"{layer:<{a}}  {kind:<{b}}  {shape:<{c}}  {count:>{d}}"
-        for layer, kind, shape, count in rows
-    ]
-    text += [f"… {len(shown) - room} layers more"] if shown[room:] else []
-    frozen = sum(each.numel() for each in model.parameters() if not each.requires_grad)
-    return "\n".join([*text, f"{frozen:,} of the parameters are frozen"] if frozen else text)
+    return lines

@@ -1,37 +1,55 @@
 """Randomness as a function of the seed and a place: nothing random depends on what ran before.
 
-Every draw is seeded from a hash of where it happens (see docs/exactness.md), so a checkpoint holds no
-generator states, and a resumed run draws what the unbroken one drew.
+Every draw is seeded from a hash of where it happens (see docs/exactness.md), so a checkpoint holds
+no generator states, and a resumed run draws what the unbroken one drew.
 """
 
 import hashlib
 import random
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 import torch
 
-#: The seed of the run, which loaders made from now on take as their own; a config sets it before it builds anything.
-ROOT_SEED = 0
-#: The kind of GPU that this torch was built for; CUDA's module and XPU's keep generators in the same way.
+_root_seed = ContextVar("root_seed", default=0)
+#: The kind of GPU that this torch was built for.
 _KIND = torch.accelerator.current_accelerator()
-_GPU: Any = (
-    torch.get_device_module(_KIND) if _KIND is not None and _KIND.type in ("cuda", "xpu") else None
-)
 
 
-def mix(*parts: int | str) -> int:
-    """Hash `parts` to an integer of 63 bits, the same in every process and on every machine."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+def _gpu_module() -> Any:
+    """torch.cuda or torch.xpu, which keep their generators in the same way; None for others."""
+    if _KIND is None or _KIND.type not in ("cuda", "xpu"):
+        return None
+    return torch.get_device_module(_KIND)
+
+
+_GPU = _gpu_module()
+
+
+def set_root_seed(seed: int) -> None:
+    """Set the seed of the run, which loaders made from now on take as their own."""
+    _root_seed.set(seed)
+
+
+def root_seed() -> int:
+    """The seed of the run; 0 before a config has set it."""
+    return _root_seed.get()
+
+
+def mix(*place: int | str) -> int:
+    """Hash a place to an integer of 63 bits, the same in every process and on every machine."""
+    digest = hashlib.blake2b(repr(place).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
-def seed_everything(*parts: int | str) -> None:
-    """Seed torch (CPU and the current GPU), `random` and `numpy.random` from `parts`: about 15 µs.
+def seed_everything(*place: int | str) -> None:
+    """Seed torch (CPU and the current GPU), `random` and `numpy.random` from a place: about 15 µs.
 
-    The generator objects are used because `torch.manual_seed` takes 225 µs as long as CUDA is not initialised.
+    The generator objects are used because `torch.manual_seed` takes 225 µs as long as CUDA is not
+    initialised.
     """
-    value = mix(*parts)
+    value = mix(*place)
     torch.default_generator.manual_seed(value)
     if _GPU is not None and _GPU.is_initialized():
         _GPU.default_generators[_GPU.current_device()].manual_seed(value)
@@ -42,7 +60,7 @@ def seed_everything(*parts: int | str) -> None:
 
 
 class Rows:
-    """The batch that is being fetched, for as long as it is entered: whole-batch data draws its augmentation for it.
+    """Within it, `uniform_rows` draws for the samples of one batch, a row for each.
 
     Args:
         seed, name: of the loader.
@@ -51,36 +69,46 @@ class Rows:
     """
 
     def __init__(self, seed: int, name: str, epoch: int, position: int, stride: int = 1) -> None:
-        self.parts, self.position, self.stride = (seed, name, "rows", epoch), position, stride
+        self.seed = seed
+        self.name = name
+        self.epoch = epoch
+        self.position = position
+        self.stride = stride
         #: How often it has been drawn for.
         self.calls = 0
 
     def __enter__(self) -> None:
-        global _rows
-        self._before, _rows = _rows, self
+        self._before = _rows.set(self)
 
     def __exit__(self, *_: object) -> None:
-        global _rows
-        _rows = self._before
+        _rows.reset(self._before)
+
+    def base(self) -> int:
+        """What this call's numbers are counted from."""
+        if self.calls == 0:
+            return mix(self.seed, self.name, "rows", self.epoch)
+        return mix(self.seed, self.name, "rows", self.epoch, self.calls)
 
 
-_rows: Rows | None = None
+_rows: ContextVar[Rows | None] = ContextVar("rows", default=None)
 
 
 def uniform_rows(count: int, columns: int) -> torch.Tensor:
     """Random numbers for augmenting a whole batch: row i depends only on the place of sample i.
 
-    Inside a loader the row of a sample is the same however the samples are cut into batches, workers or processes;
-    elsewhere the rows come from torch's generator. Each call for a batch gives other numbers.
+    Inside a loader the row of a sample is the same however the samples are cut into batches,
+    workers or processes; elsewhere the rows come from torch's generator. Each call for a batch
+    gives other numbers.
 
     Returns:
         float32 [count, columns] in [0, 1), on the CPU.
     """
-    if _rows is None:
+    current = _rows.get()
+    if current is None:
         return torch.rand(count, columns)
-    base = mix(*_rows.parts, *([_rows.calls] if _rows.calls else []))
-    _rows.calls += 1
-    places = _rows.position + _rows.stride * torch.arange(count)
+    base = current.base()
+    current.calls += 1
+    places = current.position + current.stride * torch.arange(count)
     counters = columns * places.view(count, 1) + torch.arange(columns)
     return (_splitmix(counters + base) >> 40 & 0xFFFFFF).float() / (1 << 24)
 
@@ -93,6 +121,6 @@ def _splitmix(x: torch.Tensor) -> torch.Tensor:
     return x ^ (x >> 31 & 0x1FFFFFFFF)
 
 
-def permutation(n: int, *parts: int | str) -> torch.Tensor:
-    """The random order of n things that `parts` stand for: int64 [n]."""
-    return torch.randperm(n, generator=torch.Generator().manual_seed(mix(*parts)))
+def permutation(n: int, *place: int | str) -> torch.Tensor:
+    """The random order of n things that belongs to a place: int64 [n]."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(mix(*place)))

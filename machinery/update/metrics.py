@@ -1,25 +1,26 @@
 """Exact averages over samples, summed where the values are."""
 
-import contextlib
 import copy
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
 from machinery import distributed
-from machinery.checkpoints.file import plain
-from machinery.errors import CheckpointError, ConfigError, described, told
+from machinery.errors import ConfigError
+from machinery.telling import described, told
+from machinery.update import metric_objects
+from machinery.update.metric_objects import asks_others as asks_others
 
 
-class MetricTracker:
+class MetricTracker(metric_objects.OfAllProcesses):
     """Sums of values and of the samples behind them, one pair for each name.
 
-    Values that are tensors are summed on their device in float64 (float32 where the device has none), so an update
-    never waits for the GPU; only `avg` and `result` read them. Where several processes train, `result` and `since_last`
-    are of all of them, and all have to call it; `avg` is of this one.
+    Values that are tensors are summed on their device in float64 (float32 where the device has
+    none), so an update never waits for the GPU; only `avg` and `result` read them. Where several
+    processes train, `result` and `since_last` are of all of them, and all have to call it; `avg` is
+    of this one.
 
     Args:
         keys: the names, in the order in which `result` gives them; others may be added by updates.
@@ -28,21 +29,24 @@ class MetricTracker:
     """
 
     def __init__(self, *keys: str, writer: Any = None, objects: Sequence[Any] = ()) -> None:
-        self.writer, self._keys = writer, keys
+        self.writer = writer
+        self._keys = keys
         self._fresh = {metric.__name__: metric for metric in objects}
         try:
             self.objects: dict[str, Any] = copy.deepcopy(self._fresh)
         except Exception as error:
-            raise ConfigError(
-                f"metrics: training and validation need copies of {', '.join(self._fresh)}: {told(error)}"
-            ) from error
+            names = ", ".join(self._fresh)
+            what = f"training and validation need copies of {names}"
+            raise ConfigError(f"metrics: {what}: {told(error)}") from error
         self.reset()
 
     def reset(self) -> None:
         """Forget all values."""
         self._sums: dict[str, Any] = dict.fromkeys(self._keys, 0.0)
         self._counts: dict[str, float] = dict.fromkeys(self._keys, 0)
+        # The sums and counts that `since_last` has given.
         self._seen: dict[str, tuple[float, float]] = {}
+        # The counts of all processes, as of the last reading.
         self._total: dict[str, float] = {}
         for metric in self.objects.values():
             metric.reset()
@@ -53,163 +57,196 @@ class MetricTracker:
             metric.update(output, target)
 
     def update(self, key: str, value: Any, n: float | None = None) -> None:
-        """Add the mean `value` of `n` samples (by default one), or a tensor [n] with one value for each sample.
+        """Add the mean `value` of `n` samples (by default one), or a value for each sample, [n].
 
         Raises:
             ConfigError: a tensor of another shape.
         """
         if self.writer is not None:
-            self.writer.add_scalar(
-                key, float(value.detach().float().mean() if torch.is_tensor(value) else value)
-            )
-        value = value if isinstance(value, torch.Tensor) else _number(key, value)
-        size = [*value.shape] if isinstance(value, torch.Tensor) else []
-        if size and (len(size) > 1 or n not in (None, *size)):
-            raise ConfigError(
-                f"{key}: expected one value, or one for each of {n} samples, found a tensor {size}"
-            )
-        n = (*size, 1)[0] if n is None else n
+            self.writer.add_scalar(key, _mean(value))
+        if isinstance(value, torch.Tensor) and value.requires_grad:
+            value = value.detach()
         if not isinstance(value, torch.Tensor):
-            self._sums[key] = self._sums.get(key, 0.0) + value * n
+            n = 1 if n is None else n
+            self._sums[key] = self._sums.get(key, 0.0) + number(key, value) * n
+        elif value.ndim == 0:
+            n = 1 if n is None else n
+            self._sum_on_device(key, value).add_(value, alpha=n)
         else:
-            total = self._sums.get(key)
-            if not isinstance(total, torch.Tensor):
-                total = self._sums[key] = _exact(value.device) + (total or 0.0)
-            if size:
-                total += value.detach().sum(dtype=total.dtype)
-            else:
-                total.add_(value.detach(), alpha=n)
+            if value.ndim > 1 or n not in (None, len(value)):
+                raise _no_values(key, value, n)
+            n = len(value)
+            total = self._sum_on_device(key, value)
+            total += value.sum(dtype=total.dtype)
         self._counts[key] = self._counts.get(key, 0) + n
 
+    def _sum_on_device(self, key: str, value: torch.Tensor) -> torch.Tensor:
+        """The sum of a name as a tensor, which goes on from a number where there is one."""
+        total = self._sums.get(key, 0.0)
+        if not isinstance(total, torch.Tensor):
+            total = _exact_zero(value.device) + total
+            self._sums[key] = total
+        return total
+
     def avg(self, key: str) -> float:
-        """The average of one name over its samples (waits for the GPU); NaN before the first update."""
-        return float(self._sums[key]) / self._counts[key] if self._counts[key] else math.nan
+        """The average of one name over its samples (waits for the GPU); NaN if it has none."""
+        if not self._counts[key]:
+            return math.nan
+        return float(self._sums[key]) / self._counts[key]
 
     def result(self) -> dict[str, float]:
         """The averages of all names that have had an update; one wait for the GPU."""
-        sums, counts = self._read()
-        averages = {key: sums[key] / counts[key] for key in sums if counts[key]}
-        return averages | {
-            name: _number(name, _of_all(metric).compute()) for name, metric in self.objects.items()
-        }
+        everywhere = self._read()
+        averages = {}
+        for key, total in everywhere.sums.items():
+            if everywhere.counts[key]:
+                averages[key] = total / everywhere.counts[key]
+        for name, metric in self.objects.items():
+            averages[name] = number(name, metric_objects.of_all(metric).compute())
+        return averages
 
     def since_last(self) -> dict[str, float]:
         """The averages over what was added since the last call; one wait for the GPU."""
-        sums, counts = self._read()
-        before, self._seen = self._seen, {key: (sums[key], counts[key]) for key in sums}
+        everywhere = self._read()
         averages = {}
-        for key in sums:
-            old_sum, old_count = before.get(key, (0.0, 0))
-            if counts[key] > old_count:
-                averages[key] = (sums[key] - old_sum) / (counts[key] - old_count)
+        for key, total in everywhere.sums.items():
+            count = everywhere.counts[key]
+            old_total, old_count = self._seen.get(key, (0.0, 0))
+            if count > old_count:
+                averages[key] = (total - old_total) / (count - old_count)
+            self._seen[key] = (total, count)
         return averages
 
-    def _read(self) -> tuple[dict[str, float], dict[str, float]]:
+    def _read(self) -> "_Totals":
         """Sums and counts of all processes."""
-        sums, self._total = _added(distributed.gathered((self._own(), self._counts)))
-        return sums, self._total
+        everywhere = _added(distributed.gathered(_Totals(self._own_sums(), self._counts)))
+        self._total = everywhere.counts
+        return everywhere
 
-    def _own(self) -> dict[str, float]:
+    def _own_sums(self) -> dict[str, float]:
         """The sums of this process; one wait for the GPU."""
         sums = dict(self._sums)
-        on_device = [key for key, value in sums.items() if isinstance(value, torch.Tensor)]
+        on_device = [key for key, total in sums.items() if isinstance(total, torch.Tensor)]
         if on_device:
-            sums.update(
-                zip(on_device, torch.stack([sums[key] for key in on_device]).tolist(), strict=True)
-            )
+            values = torch.stack([sums[key] for key in on_device]).tolist()
+            sums.update(zip(on_device, values, strict=True))
         return sums
 
     def count(self, key: str) -> float:
-        """How many samples the average of `key` is over; of several processes, as of the last `result`."""
-        return (self._counts if distributed.SIZE == 1 else self._total).get(key, 0)
+        """How many samples an average is over; of all processes, as of the last reading."""
+        if distributed.alone():
+            return self._counts.get(key, 0)
+        return self._total.get(key, 0)
 
     def state_dict(self) -> dict[str, Any]:
         """Sums and counts, for a checkpoint inside an epoch; of several processes those of each."""
-        own: dict[str, Any] = {"sums": self._own(), "counts": dict(self._counts)}
+        own: dict[str, Any] = {"sums": self._own_sums(), "counts": dict(self._counts)}
         if self.objects:
-            own["objects"] = {name: _counted(metric) for name, metric in self.objects.items()}
-        counted = own if distributed.SIZE == 1 else {"parts": distributed.gathered(own)}
-        return {**counted, "seen": dict(self._seen)}
+            own["objects"] = {
+                name: metric_objects.counted(metric) for name, metric in self.objects.items()
+            }
+        if distributed.alone():
+            return {**own, "seen": dict(self._seen)}
+        return {"parts": distributed.gathered(own), "seen": dict(self._seen)}
 
     def unsaved(self) -> list[str]:
         """The objects whose counts no checkpoint holds."""
-        return [name for name, metric in self.objects.items() if _counted(metric) is None]
+        return [n for n, metric in self.objects.items() if metric_objects.counted(metric) is None]
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from sums and counts; tensors move to the device of the next value.
 
-        Each process goes on from its own, or the main one from all, where there is another number of them now.
+        Each process goes on from its own, or the main one from all, where there is another number
+        of them now.
         """
-        parts = state.get("parts") or [state]
-        _, self._total = _added([(part["sums"], part["counts"]) for part in parts])
-        same = len(parts) == distributed.SIZE
-        parts = [parts[distributed.RANK]] if same else parts if distributed.RANK == 0 else []
-        sums, counts = _added([(part["sums"], part["counts"]) for part in parts])
-        self._sums, self._counts = (
-            dict.fromkeys(self._keys, 0.0) | sums,
-            dict.fromkeys(self._keys, 0) | counts,
-        )
+        saved = state.get("parts", [state])
+        all_counted = [_Totals(each["sums"], each["counts"]) for each in saved]
+        self._total = _added(all_counted).counts
         self._seen = dict(state["seen"])
-        for i, part in enumerate(parts):
-            for name, counted in part.get("objects", {}).items():
-                if name in self.objects and counted is not None:
-                    metric = copy.deepcopy(self._fresh[name]) if i else self.objects[name]
-                    metric.load_state_dict(copy.deepcopy(counted))
-                    if i and not isinstance(
-                        metric, MetricTracker
-                    ):  # the first of which has those of all
-                        self.objects[name].merge_state(metric)
+        if len(saved) == distributed.size():
+            mine = slice(distributed.rank(), distributed.rank() + 1)
+        elif distributed.is_main():
+            mine = slice(None)
+        else:
+            mine = slice(0)
+        own = _added(all_counted[mine])
+        self._sums = {**dict.fromkeys(self._keys, 0.0), **own.sums}
+        self._counts = {**dict.fromkeys(self._keys, 0), **own.counts}
+        objects = [each.get("objects", {}) for each in saved[mine]]
+        for name, metric in self.objects.items():
+            states = [each[name] for each in objects if each.get(name) is not None]
+            metric_objects.restore(metric, self._fresh[name], states)
 
 
-def _added(parts: Sequence[tuple[Mapping[str, float], Mapping[str, float]]]) -> Any:
+class _Totals(NamedTuple):
+    """What a process has counted: sums and counts by name."""
+
+    sums: Mapping[str, float]
+    counts: dict[str, float]
+
+
+def _added(processes: Iterable[_Totals]) -> _Totals:
     """The sums and the counts of several processes, each added up by name."""
-    added: tuple[dict[str, float], dict[str, float]] = ({}, {})
-    for part in parts:
-        for total, numbers in zip(added, part, strict=True):
-            for key, value in numbers.items():
-                total[key] = total[key] + value if key in total else value
-    return added
+    sums: dict[str, float] = {}
+    counts: dict[str, float] = {}
+    for each in processes:
+        _add(sums, each.sums)
+        _add(counts, each.counts)
+    return _Totals(sums, counts)
 
 
-def asks_others(metric: Any) -> bool:
-    """Whether a metric object computes by itself what all processes have counted, as torchmetrics' and ours do."""
-    return isinstance(metric, MetricTracker) or hasattr(metric, "sync_context")
+def _add(totals: dict[str, float], numbers: Mapping[str, float]) -> None:
+    for key, value in numbers.items():
+        if key in totals:
+            totals[key] += value
+        else:
+            totals[key] = value
 
 
-def _of_all(metric: Any) -> Any:
-    """A metric object with what those of all processes have counted."""
-    if distributed.SIZE == 1 or asks_others(metric):
-        return metric
-    first, *others = distributed.gathered(metric)
-    for other in others:
-        first.merge_state(other)
-    return first
+def _mean(value: Any) -> float:
+    """A value, or the mean of several, as a number."""
+    if isinstance(value, torch.Tensor):
+        return float(value.detach().float().mean())
+    return float(value)
 
 
-def _exact(device: torch.device) -> torch.Tensor:
-    """A zero of float64, or of float32 on a device that has no float64 (Apple's, some of Intel's)."""
+def _no_values(key: str, values: torch.Tensor, n: float | None) -> ConfigError:
+    """The error for a tensor that is no list of one value for each of `n` samples."""
+    expected = f"expected one value, or one for each of {n} samples"
+    return ConfigError(f"{key}: {expected}, found a tensor {list(values.shape)}")
+
+
+def _exact_zero(device: torch.device) -> torch.Tensor:
+    """A zero of float64; of float32 where a device has no other (Apple's, some of Intel's)."""
     try:
         return torch.zeros((), dtype=torch.float64, device=device) + 0.0
     except (TypeError, RuntimeError):
         return torch.zeros((), dtype=torch.float32, device=device)
 
 
-def _number(name: str, value: Any) -> float:
+def by_kind(metrics: Sequence[Any], device: torch.device) -> tuple[list[Any], list[Any]]:
+    """Metrics that are functions, and those that are objects; networks among these on the
+    device."""
+    functions = []
+    objects = []
+    for metric in metrics:
+        if not hasattr(metric, "compute"):
+            functions.append(metric)
+            continue
+        objects.append(metric)
+        if isinstance(metric, torch.nn.Module):
+            metric.to(device)
+    return functions, objects
+
+
+def number(name: str, value: Any) -> float:
+    """A value as a number.
+
+    Raises:
+        ConfigError: it is none, with what it is.
+    """
     try:
         return float(value)
     except (TypeError, ValueError, RuntimeError):
         found = described(value) or f"a {type(value).__name__}"
         raise ConfigError(f"{name}: expected a number, found {found}") from None
-
-
-def _counted(metric: Any) -> Any:
-    """What a metric object has counted, by a `state_dict` of its own class; None where a checkpoint would lose some."""
-    if hasattr(metric, "persistent"):  # or torchmetrics leaves it out
-        metric.persistent(True)
-    inherited = getattr(type(metric), "state_dict", nn.Module.state_dict) is nn.Module.state_dict
-    wrapper = isinstance(metric, nn.Module) and [
-        *metric.children()
-    ]  # whose own counts are in no state
-    with contextlib.suppress(CheckpointError):
-        return None if inherited or wrapper else plain(metric.state_dict())
-    return None

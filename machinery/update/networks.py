@@ -1,103 +1,52 @@
-"""The networks of a trainer: their device, their modes, and how several processes keep them the same."""
+"""The networks of a trainer: their device, their modes, their buffers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 
-from base.base_data_loader import BaseDataLoader
 from machinery import distributed
-from machinery.checkpoints.parts import held_by, networks
-from machinery.errors import UserError
-
-_DDP = nn.parallel.DistributedDataParallel
 
 
-def bring(parts: list[nn.Module], device: torch.device) -> None:
-    """Bring networks that are on the CPU to the device; one that is elsewhere has been put there."""
-    for network in parts:
+def device_of(network: nn.Module) -> torch.device:
+    """Where the parameters of a network are."""
+    for parameter in network.parameters():
+        return parameter.device
+    return torch.device("cpu")
+
+
+def bring(networks: Sequence[nn.Module], device: torch.device) -> None:
+    """Bring networks from the CPU to the device; one that is elsewhere has been put there."""
+    if device.type == "cpu":
+        return
+    for network in networks:
         tensors = [*network.parameters(), *network.buffers()]
-        if device.type != "cpu" and all(tensor.device.type == "cpu" for tensor in tensors):
+        if all(tensor.device.type == "cpu" for tensor in tensors):
             network.to(device)
 
 
-def connect(trainer: Any) -> None:
-    """Let several processes begin with the same weights, and average the gradients of all that a trainer optimizes.
-
-    What is in a DistributedDataParallel is its business; every other parameter averages its gradient as it comes, so
-    that loops and updates of the user's own may clip, accumulate and step as on one process.
-    """
-    if distributed.SIZE == 1:
+def share_buffers(networks: Sequence[nn.Module]) -> None:
+    """Give all processes the main one's buffers, such as the running means of BatchNorm."""
+    if distributed.alone():
         return
-    nets, parts = networks(trainer), held_by(trainer).parts.values()
-    groups = [
-        group["params"]
-        for p in parts
-        if isinstance(p, torch.optim.Optimizer)
-        for group in p.param_groups
-    ]
-    parameters = {
-        id(each): each
-        for some in (*(network.parameters() for network in nets), *groups)
-        for each in some
-    }
-    distributed.broadcast(parameters.values())
-    share_buffers(nets)
-    known = {
-        id(p)
-        for n in nets
-        for m in n.modules()
-        if isinstance(m, _DDP)
-        for p in m.parameters()
-        if p.requires_grad
-    }
-    own = not hasattr(trainer, "runtime")  # which has weighted the loss
-
-    def average(gradient: torch.Tensor) -> torch.Tensor:
-        assert not gradient.requires_grad, "several processes cannot average gradients of gradients"
-        return distributed.average(gradient * BaseDataLoader.weight if own else gradient)
-
-    for key, each in parameters.items():
-        if key not in known and (each.is_floating_point() or each.is_complex()):
-            trained = each.requires_grad  # or will be, later
-            each.requires_grad_(True).register_hook(average)
-            each.requires_grad_(trained)
+    for network in networks:
+        distributed.broadcast(network.buffers())
 
 
-def check_alike(parts: list[nn.Module]) -> None:
-    """Make sure that several processes have the same weights.
-
-    Raises:
-        UserError: they have drifted apart.
-    """
-    if distributed.SIZE > 1:
-        # Squares, because there are losses that keep plain sums.
-        sums = [
-            float(p.detach().abs().cpu().double().square().sum())
-            for part in parts
-            for p in part.parameters()
-        ]
-        if not all(
-            np.allclose(sums, each, 1e-6, 1e-6, equal_nan=True)
-            for each in distributed.gathered(sums)
-        ):
-            raise UserError(
-                "the processes have come to other weights: call self.model(…), not what is inside of it"
-            )
+def _modules(networks: Sequence[nn.Module]) -> list[nn.Module]:
+    """The networks and all that is in them."""
+    modules: list[nn.Module] = []
+    for network in networks:
+        modules += network.modules()
+    return modules
 
 
-def share_buffers(parts: list[nn.Module]) -> None:
-    """Give the networks of all processes the main one's buffers, such as the running means of BatchNorm."""
-    distributed.broadcast(tensor for network in parts for tensor in network.buffers())
-
-
-def to_training(parts: list[nn.Module]) -> None:
-    """Put networks in training mode by their own `train()`; what has been switched off stays off."""
-    off = [module for network in parts for module in network.modules() if not module.training]
-    for network in parts:
+def to_training(networks: Sequence[nn.Module]) -> None:
+    """Put networks in training mode by their own `train()`; what was switched off stays off."""
+    off = [module for module in _modules(networks) if not module.training]
+    for network in networks:
         if network.training:
             network.train()
     for module in off:
@@ -105,31 +54,42 @@ def to_training(parts: list[nn.Module]) -> None:
 
 
 @contextmanager
-def evaluating(parts: list[nn.Module]) -> Iterator[None]:
-    """Put networks in evaluation mode; afterwards each of their modules is in the mode that it was in."""
-    modes = [(module, module.training) for network in parts for module in network.modules()]
-    training = [network for network in parts if network.training]
+def evaluating(networks: Sequence[nn.Module]) -> Iterator[None]:
+    """Put networks in evaluation mode; afterwards each module is in the mode that it was in."""
+    modules = _modules(networks)
+    modes = [module.training for module in modules]
+    training = [network for network in networks if network.training]
     try:
-        for network in parts:
+        for network in networks:
             network.eval()
         yield
     finally:
         for network in training:
             network.train()  # which may do more than set flags
-        for module, mode in modes:
+        for module, mode in zip(modules, modes, strict=True):
             module.training = mode
 
 
-def keep_buffers(parts: list[nn.Module]) -> Callable[[], None]:
-    """What puts the buffers of networks back as they are now."""
-    modules = [module for network in parts for module in network.modules()]
-    before = [
-        (module, {n: b.clone() for n, b in module.named_buffers(recurse=False)})
-        for module in modules
-    ]
+class _Kept(NamedTuple):
+    """A buffer, where it stands, and its value."""
+
+    module: nn.Module
+    name: str
+    buffer: torch.Tensor
+    value: torch.Tensor
+
+
+def keep_buffers(networks: Sequence[nn.Module]) -> Callable[[], None]:
+    """What puts the buffers of networks back as they are now, as often as it is called."""
+    kept: list[_Kept] = []
+    for module in _modules(networks):
+        for name, buffer in module.named_buffers(recurse=False):
+            kept.append(_Kept(module, name, buffer, buffer.clone()))
 
     def put_back() -> None:
-        for module, buffers in before:
-            module._buffers.update(buffers)
+        with torch.no_grad():
+            for each in kept:
+                each.buffer.copy_(each.value)
+                setattr(each.module, each.name, each.buffer)  # another may stand there
 
     return put_back

@@ -1,18 +1,21 @@
-"""Where and how numbers are computed: device, precision and the optimizer step. What is off costs nothing."""
+"""Where and how numbers are computed; what is off costs nothing."""
 
 import contextlib
 import inspect
 import logging
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from machinery import distributed
 from machinery.config.settings import TrainerSettings
 from machinery.errors import ConfigError
+from machinery.order.outstanding import OUTSTANDING
 
 Context = contextlib.AbstractContextManager[Any]
 
@@ -23,70 +26,77 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 def prepare_device(n_gpu: int) -> tuple[torch.device, list[int]]:
     """The device to train on and the indices of the GPUs, as many as asked for and as there are.
 
-    A GPU is whatever `torch.accelerator` finds: CUDA, ROCm, XPU, MPS. One warning where there are fewer than `n_gpu`,
-    as the classic template had it.
+    A GPU is whatever `torch.accelerator` finds: CUDA, ROCm, XPU, MPS. One warning where there are
+    fewer than `n_gpu`, as the classic template had it.
     """
+    accelerator = torch.accelerator.current_accelerator()
     available = torch.accelerator.device_count()
-    if distributed.SIZE > 1 and n_gpu > 0 and available:
-        here = distributed.LOCAL_RANK
+    if accelerator is None or available == 0 or n_gpu == 0:
+        if n_gpu > 0:
+            _warn_of_few(n_gpu, 0, "the CPU")
+        return torch.device("cpu"), []
+    if not distributed.alone():
+        here = distributed.local_rank()
         if here >= available:
-            raise ConfigError(
-                f"there is no GPU for process {here} of this machine, which has {available}"
-            )
-        return torch.device(torch.accelerator.current_accelerator().type, here), [here]  # type: ignore[union-attr]
+            there = f"of this machine, which has {available}"
+            raise ConfigError(f"there is no GPU for process {here} {there}")
+        return torch.device(accelerator.type, here), [here]
     if n_gpu > available:
-        where = "what there is" if available else "the CPU"
-        logging.getLogger("device").warning(
-            f"n_gpu is {n_gpu}, but {available} can be used: training on {where}"
-        )
-    n_gpu = min(n_gpu, available)
-    kind = torch.accelerator.current_accelerator() if n_gpu > 0 else None
-    return torch.device("cpu") if kind is None else torch.device(kind.type, 0), list(range(n_gpu))
+        _warn_of_few(n_gpu, available, "what there is")
+    return torch.device(accelerator.type, 0), list(range(min(n_gpu, available)))
+
+
+def _warn_of_few(wanted: int, available: int, where: str) -> None:
+    what = f"n_gpu is {wanted}, but {available} can be used: training on {where}"
+    logging.getLogger("device").warning(what)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside DataParallel, DistributedDataParallel and `torch.compile`, whose names a checkpoint keeps."""
+    """The module inside DataParallel, DistributedDataParallel and `torch.compile`."""
     inner: Any = model
-    while isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel) or hasattr(
-        inner, "_orig_mod"
-    ):
-        inner = inner._orig_mod if hasattr(inner, "_orig_mod") else inner.module
-    return cast(nn.Module, inner)
+    while True:
+        if isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = inner.module
+        elif is_compiled(inner):
+            inner = inner._orig_mod  # torch has no public name for what it has compiled
+        else:
+            return cast(nn.Module, inner)
+
+
+def learning_rate(optimizer: Optimizer) -> float:
+    """The rate of an optimizer's first group; NaN where it has none."""
+    return float(optimizer.param_groups[0].get("lr", math.nan))
+
+
+def is_compiled(model: object) -> bool:
+    """Whether `torch.compile` has made a model."""
+    return hasattr(model, "_orig_mod")
 
 
 def to_device(batch: Any, device: torch.device, channels_last: bool = False) -> Any:
-    """Move the tensors of a batch, through tuples, lists and dicts; copies from pinned memory do not wait."""
+    """Move the tensors of a batch, through tuples, lists and dicts.
+
+    Copies from pinned memory do not wait.
+    """
     if isinstance(batch, torch.Tensor):
-        images = channels_last and batch.ndim == 4
-        layout = torch.channels_last if images else torch.preserve_format
+        layout = torch.preserve_format
+        if channels_last and batch.ndim == 4:
+            layout = torch.channels_last
         return batch.to(device, non_blocking=True, memory_format=layout)
     if hasattr(batch, "to"):  # a batch of a class of its own, such as a tokenizer's
         return batch.to(device)
     if isinstance(batch, Mapping):
         return {key: to_device(value, device, channels_last) for key, value in batch.items()}
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(to_device(value, device, channels_last) for value in batch))
     if isinstance(batch, list | tuple):
-        return type(batch)(to_device(value, device, channels_last) for value in batch)
+        moved = [to_device(value, device, channels_last) for value in batch]
+        if hasattr(batch, "_fields"):  # a named tuple
+            return type(batch)(*moved)
+        return type(batch)(moved)
     return batch
 
 
-def first_tensor(batch: Any) -> torch.Tensor | None:
-    """The first tensor of a batch, in the order of its containers."""
-    if isinstance(batch, torch.Tensor):
-        return batch
-    values = (
-        batch.values()
-        if isinstance(batch, Mapping)
-        else batch
-        if isinstance(batch, list | tuple)
-        else ()
-    )
-    return next((tensor for tensor in map(first_tensor, values) if tensor is not None), None)
-
-
 class Runtime:
-    """How a trainer computes: device, precision, clipping and the other switches of `trainer` in the config.
+    """How a trainer computes: device, precision, clipping and the other switches of `trainer`.
 
     Args:
         device: where the model is.
@@ -94,14 +104,20 @@ class Runtime:
     """
 
     def __init__(self, device: torch.device, settings: TrainerSettings) -> None:
-        self.device, self._settings = device, settings
+        self.device = device
+        self._settings = settings
         #: The 2-norm of the gradients before they were last clipped.
         self.grad_norm: torch.Tensor | None = None
-        #: What the next loss counts for, where several processes have parts of a batch.
-        self.weight: float | None = None
-        self._ddp: nn.parallel.DistributedDataParallel | None = None
+        self._attended: list[Optimizer] = []
+        self._warned = False
+        self._alone = distributed.alone()
+        #: The context in which gradients stay in this process, where they are averaged as they
+        #: come.
+        self.no_sync: Callable[[], Context] | None = None
         self._stays = device.type == "cpu" and not settings.channels_last
-        self._dtype, self._scaled = _DTYPES.get(settings.precision), settings.precision == "fp16"
+        self._dtype = _DTYPES.get(settings.precision)
+        # Whether gradients are scaled, as fp16 needs it.
+        self._scaled = settings.precision == "fp16"
         self._scaler = torch.amp.grad_scaler.GradScaler(device.type, enabled=self._scaled)
         if settings.deterministic:
             # cuBLAS reads it when it starts.
@@ -110,37 +126,32 @@ class Runtime:
             torch.backends.cudnn.benchmark = False
 
     def prepare(self, model: nn.Module, training: bool) -> nn.Module:
-        """The model as it is run: in the memory format, in parallel, and compiled, as the config asks for."""
+        """The model as it is run: its memory format, in parallel, and compiled, as configured."""
         if self._settings.channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if (
-            training
-            and distributed.SIZE > 1
-            and any(parameter.requires_grad for parameter in model.parameters())
-        ):
+        if training and not distributed.alone():
             model = self._parallel(model)
-        return cast(nn.Module, torch.compile(model)) if self._settings.compile else model
+        if self._settings.compile:
+            model = cast(nn.Module, torch.compile(model))
+        return model
 
     def _parallel(self, model: nn.Module) -> nn.Module:
         """The model that averages its gradients over the processes while it computes them."""
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            return model
         distributed.join()
         if self._settings.sync_batchnorm and self.device.type != "cpu":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
-        # Buffers are made the same where it matters: before evaluations and in checkpoints.
-        options = {
-            "forward_sync_buffers"
-            if "forward_sync_buffers" in known
-            else "broadcast_buffers": False
+        options: dict[str, Any] = {
+            "find_unused_parameters": self._settings.find_unused_parameters,
+            # Buffers are made the same where it matters: before evaluations and in checkpoints.
+            _sync_buffers_option(): False,
         }
-        options["find_unused_parameters"] = self._settings.find_unused_parameters
-        devices = None if self.device.type == "cpu" else [self.device]
-        self._ddp = nn.parallel.DistributedDataParallel(model, devices, **options)  # type: ignore[arg-type]
-        return self._ddp
-
-    def unsynced(self, more: bool) -> Context:
-        """The context for a batch after which `more` batches come before the update: gradients stay here until then."""
-        return self._ddp.no_sync() if more and self._ddp is not None else _NOTHING
+        if self.device.type != "cpu":
+            options["device_ids"] = [self.device]
+        parallel = nn.parallel.DistributedDataParallel(model, **options)
+        self.no_sync = parallel.no_sync
+        return parallel
 
     def move(self, batch: Any) -> Any:
         """The batch on the device, with its images channels last if the model's are."""
@@ -156,25 +167,92 @@ class Runtime:
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradients of `loss`."""
-        loss = loss if self.weight is None else loss * self.weight
-        (self._scaler.scale(loss) if self._scaled else loss).backward()
-
-    def apply(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clip the gradients, let the optimizer apply them, clear them."""
-        self.clip(optimizer)
         if self._scaled:
-            self._scaler.step(optimizer)
-            self._scaler.update()
-        else:
-            optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+            loss = self._scaler.scale(loss)
+        if self._alone:
+            loss.backward()
+            return
+        with OUTSTANDING.weighted():
+            loss.backward()
 
-    def clip(self, optimizer: torch.optim.Optimizer) -> None:
+    def attend(self, optimizers: Sequence[Optimizer]) -> None:
+        """Clear the gradients of these after each step: no checkpoint could hold what is left."""
+        self._attended = list(optimizers)
+
+    def _warn_of_unsaved(self, optimizer: Optimizer) -> None:
+        """Tell of an optimizer that no checkpoint holds; once."""
+        if not self._warned:
+            what = f"a {type(optimizer).__name__} steps that is no attribute of the trainer"
+            logging.getLogger("trainer").warning(f"{what}: no checkpoint holds its state")
+            self._warned = True
+
+    def step(self, optimizers: Sequence[Optimizer]) -> None:
+        """Clip the gradients, and let optimizers apply them."""
+        for optimizer in optimizers:
+            self._clip(optimizer)
+        for optimizer in optimizers:
+            if self._scaled:
+                self._scaler.step(optimizer)
+            else:
+                optimizer.step()
+        if self._scaled:
+            self._scaler.update()
+
+    def step_again(
+        self,
+        optimizers: Sequence[Optimizer],
+        again: Callable[[], None],
+        mean: Callable[[], torch.Tensor],
+    ) -> list[torch.Tensor]:
+        """Let optimizers apply the gradients that compute their loss several times a step.
+
+        Args:
+            again: adds the gradients once more.
+            mean: gives the loss of the last time.
+
+        Returns:
+            the losses of all times.
+
+        Raises:
+            ConfigError: with fp16, whose scaling allows for one computation a step.
+        """
+        if self._scaled:
+            what = "fp16 scales gradients once a step, and this computes them several times"
+            raise ConfigError(f"trainer.precision: {what}: use bf16 or fp32")
+
+        seen: list[torch.Tensor] = []
+
+        def computed_again() -> torch.Tensor:
+            self.clear(optimizers)
+            again()
+            for optimizer in optimizers:
+                self._clip(optimizer)
+            seen.append(mean())
+            return seen[-1]
+
+        for optimizer in optimizers:
+            optimizer.step(computed_again)  # type: ignore[arg-type]
+        return seen
+
+    def clear(self, optimizers: Sequence[Optimizer]) -> None:
+        """Clear the gradients of these optimizers, and of all that are attended to."""
+        for optimizer in self._attended:
+            optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            if optimizer not in self._attended:
+                optimizer.zero_grad(set_to_none=True)
+                self._warn_of_unsaved(optimizer)
+
+    def _clip(self, optimizer: Optimizer) -> None:
         """Scale the gradients down, if the config asks for it."""
-        if self._settings.clip_grad_norm is not None:
-            self._scaler.unscale_(optimizer)
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            self.grad_norm = nn.utils.clip_grad_norm_(parameters, self._settings.clip_grad_norm)
+        if self._settings.clip_grad_norm is None:
+            return
+        self._scaler.unscale_(optimizer)
+        parameters = []
+        for group in optimizer.param_groups:
+            parameters += group["params"]
+        limit = self._settings.clip_grad_norm
+        self.grad_norm = nn.utils.clip_grad_norm_(parameters, limit)
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the fp16 loss scale; empty otherwise."""
@@ -184,3 +262,11 @@ class Runtime:
         """Go on with a saved loss scale."""
         if state:
             self._scaler.load_state_dict(state)
+
+
+def _sync_buffers_option() -> str:
+    """What this torch calls the switch for sending buffers before each forward pass."""
+    known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+    if "forward_sync_buffers" in known:
+        return "forward_sync_buffers"
+    return "broadcast_buffers"

@@ -1,0 +1,208 @@
+"""How a run ends, or an evaluation: what is left beside the checkpoints, and what to do next."""
+
+import logging
+import re
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from machinery import distributed
+from machinery.checkpoints import run_folder
+from machinery.checkpoints.parts import Held
+from machinery.checkpoints.run import Run
+from machinery.checkpoints.saving import Checkpoints, is_of_epoch
+from machinery.errors import DataError, LostError, Stopped, StorageError, UserError
+from machinery.files import ROOT, read_json, shown, shown_command, write_json
+from machinery.telling import in_place_of
+from machinery.update.watching import Monitor
+
+#: What gloo and NCCL say when a process does not answer.
+_LOST = (
+    r"Timed out waiting \d+ms|Application timeout|gloo.*?((?:Connection|Broken|Read) [a-z ]+)|NCCL"
+)
+
+
+@contextmanager
+def owned(
+    checkpoints: Checkpoints,
+    position: Callable[[], dict[str, Any]],
+    to_log: Callable[[Path, str], None],
+) -> Iterator[None]:
+    """Own the run folder for the time of the training, and leave its outcome in status.json.
+
+    Args:
+        checkpoints: of the run.
+        position: says where the run is.
+        to_log: writes a message to the log files in a folder.
+    """
+    run = checkpoints.run
+    try:
+        yield
+        run.status("finished", **position(), exit_code=0)
+    except BaseException as error:
+        told = worded(error, checkpoints)
+        if isinstance(told, LostError):
+            _end_silent_processes(told)
+        if _another_has_failed(told, run):
+            raise SystemExit(1) from told
+        _leave_outcome(told, run, position(), to_log)
+        raise told from told.__cause__
+    finally:
+        run.close()
+
+
+def _end_silent_processes(error: LostError) -> None:
+    """Kill the other processes if one does not answer: it would keep the launcher waiting."""
+    if error.silent:
+        distributed.end_others()
+
+
+def _another_has_failed(error: BaseException, run: Run) -> bool:
+    """Whether this process ends only because another one has failed, and said why."""
+    if distributed.alone() or not run.begun:
+        return False
+    return isinstance(error, LostError | Stopped) and run.state() == "failed"
+
+
+def _leave_outcome(
+    error: BaseException,
+    run: Run,
+    position: dict[str, Any],
+    to_log: Callable[[Path, str], None],
+) -> None:
+    """Say in status.json and in the log how the run has ended."""
+    stopped = isinstance(error, Stopped | KeyboardInterrupt)
+    if isinstance(error, UserError | Stopped):
+        code = error.exit_code
+    elif stopped:
+        code = 130
+    else:
+        code = 1
+    who = "" if distributed.is_main() else f"process {distributed.rank()}: "
+    message = who + (str(error) or type(error).__name__)
+    fields: dict[str, Any] = {"exit_code": code, "message": message}
+    if code == 1 and not isinstance(error, UserError):  # a bug: with its traceback
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        fields["at"] = f"{frame.filename}:{frame.lineno}"
+        message = who + "".join(traceback.format_exception(error))
+    if run.begun or not (run.folder / "config.json").exists():
+        to_log(run.log_dir, message)
+    state = "stopped" if stopped else "failed"
+    try:
+        run.status(state, **position, **fields)
+    except (UserError, OSError):  # a full disk, perhaps the very reason
+        return
+
+
+def worded(error: BaseException, checkpoints: Checkpoints) -> BaseException:
+    """An error about the data or another process in plain words, with what can be done."""
+    if isinstance(error, SystemExit):  # of the project's own code: not to be taken for success
+        return in_place_of(error, RuntimeError(f"sys.exit({error.code!r}) was called"))
+    if isinstance(error, RuntimeError) and not distributed.alone():
+        lost = re.search(_LOST, str(error))
+        if lost:
+            return _lost(lost[0])
+    if "Expected more than 1 value per channel" in str(error):
+        return DataError(_too_few(checkpoints)).with_traceback(error.__traceback__)
+    if isinstance(error, DataError):
+        error.args = (f"{error}\n  {checkpoints.resume_hint()}",)
+    return error
+
+
+def _lost(why: str) -> LostError:
+    why = why.replace("Application timeout", "Timed out")
+    what = "another process is lost, or has kept this one waiting too long"
+    return LostError(f"{what} ({why})", silent=why.startswith("T"))
+
+
+def _too_few(checkpoints: Checkpoints) -> str:
+    """What BatchNorm says of a batch of one sample, with what can be done."""
+    newest = checkpoints.newest
+    if newest is not None and "-step" in newest.name:  # where nothing of the batches can change
+        return "a batch of one sample cannot pass BatchNorm"
+    return (
+        "a batch of one sample cannot pass BatchNorm: set data_loader.args.drop_last, "
+        f"or another batch_size\n  {checkpoints.resume_hint()}"
+    )
+
+
+def summary(
+    checkpoints: Checkpoints, monitor: Monitor, held: Held, epochs: int, done: int, idle: bool
+) -> list[str]:
+    """The best value, its file, and the commands that test and continue.
+
+    Args:
+        epochs, done: how many the run has, and how many are done.
+        idle: there was nothing left to train.
+    """
+    lines = []
+    # A scheduler made for so many steps cannot be stretched.
+    fixed = any(hasattr(part, "total_steps") for part in held.parts.values())
+    open_ended = done < epochs or not fixed
+    if idle:
+        lines.append(f"nothing to do (epoch {done} of {epochs})")
+        if open_ended:
+            lines[0] += f"; {_what_to_raise(monitor, epochs, done)} to continue"
+    newest = checkpoints.newest
+    best = checkpoints.run.folder / run_folder.BEST
+    if monitor.best_epoch > 0 and is_of_epoch(best, monitor.best_epoch):
+        value = f"{monitor.name} {monitor.best:.4f}"
+        lines.append(f"best {value} in epoch {monitor.best_epoch}: {shown(best)}")
+        newest = best
+    if newest is not None:
+        lines.append(f"test:     {shown_command(ROOT / 'test.py', '-r', newest)}")
+    if checkpoints.newest is not None and open_ended:
+        options = _longer(monitor, epochs, done)
+        command = shown_command(checkpoints.script, "-r", checkpoints.newest, *options)
+        lines.append(f"continue: {command}")
+    return lines
+
+
+def _what_to_raise(monitor: Monitor, epochs: int, done: int) -> str:
+    """Which keys keep the run from going on."""
+    if not monitor.exhausted:
+        return "raise trainer.epochs"
+    if done < epochs:
+        return "stopped early; raise trainer.early_stop"
+    return "stopped early; raise trainer.early_stop and trainer.epochs"
+
+
+def _longer(monitor: Monitor, epochs: int, done: int) -> list[str]:
+    """The options that make a run longer."""
+    wanted = 2 * done
+    if done < epochs:
+        wanted = epochs
+    options = ["--set", f"trainer.epochs={wanted}"]
+    if monitor.exhausted:
+        patience = 2 * max(int(monitor.patience), monitor.bad_epochs)
+        options += ["--set", f"trainer.early_stop={patience}"]
+    return options
+
+
+def keep_result(file: Path, entry: dict[str, Any], logger: logging.Logger) -> None:
+    """Note a result beside the checkpoint, in place of an earlier one of the same data."""
+    if not distributed.is_main():
+        return
+    results = []
+    for old in _results(file):
+        if old["checkpoint"] != entry["checkpoint"] or old["split"] != entry["split"]:
+            results.append(old)
+    results.append(entry)
+    try:
+        write_json({"results": results}, file)
+    except StorageError as error:
+        logger.warning(f"{error}; the numbers above are all there is")
+
+
+def _results(file: Path) -> list[dict[str, Any]]:
+    """The results that a file holds; none of one that is not there, or is spoilt."""
+    try:
+        results = list(read_json(file)["results"])
+        for result in results:
+            if not isinstance(result, dict) or not {"checkpoint", "split"} <= result.keys():
+                return []
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
+    return results

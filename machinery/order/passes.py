@@ -1,0 +1,222 @@
+"""Passes over data from any place on, with the DataLoaders and workers that they need."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset, default_collate
+
+from machinery.errors import DataError
+from machinery.order import seeding
+from machinery.order.batches import PassOrder, SeededFetcher, Share, Split, handed_out as handed_out
+from machinery.stopping import shielded, start_worker
+
+#: Options of torch's DataLoader that are about workers, and an obstacle where there are none.
+_OF_WORKERS = ("prefetch_factor", "persistent_workers", "multiprocessing_context", "timeout")
+
+
+def make_passes(
+    loader: Any, sampler: Any, batch_sampler: Any, options: dict[str, Any]
+) -> "OrderedPasses | StreamPasses":
+    """What makes the batches of a loader: of data that can be read anywhere, or of a stream.
+
+    Args:
+        loader: has the dataset, the seed and the name, and says how batches are cut.
+        sampler, batch_sampler: of the user's own, or of a split.
+        options: of torch's DataLoader, with num_workers and pin_memory.
+    """
+    dataset = loader.dataset
+    seed = loader.seed
+    name = loader.name
+    if isinstance(dataset, IterableDataset):
+        for key in ("batch_size", "collate_fn", "drop_last"):
+            options[key] = getattr(loader, key)
+        return StreamPasses(dataset, seed, name, options)
+    order = PassOrder(
+        len(dataset),
+        loader.batch_size,
+        loader.shuffle,
+        seed,
+        name,
+        sampler,
+        batch_sampler,
+        loader.drop_last,
+    )
+    return OrderedPasses(order, SeededFetcher(dataset, loader.collate_fn, seed, name), options)
+
+
+class OrderedPasses:
+    """Passes over map-style data, which begin at any batch.
+
+    Args:
+        order: which samples make up which batch.
+        fetcher: makes the batches.
+        options: of torch's DataLoader, with num_workers and pin_memory.
+    """
+
+    def __init__(self, order: PassOrder, fetcher: SeededFetcher, options: dict[str, Any]) -> None:
+        self.order = order
+        self.fetcher = fetcher
+        self._in_workers = options["num_workers"] > 0 or options["pin_memory"]
+        options = _worker_options(options)
+        options.setdefault("generator", torch.Generator())
+        # batch_size None: an index is a whole batch, with its place, which even a prefetching
+        # worker then knows.
+        self.inner = _Inner(
+            fetcher, batch_size=None, sampler=order, collate_fn=_unchanged, **options
+        )
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    @property
+    def n_samples(self) -> int:
+        """Samples in a pass."""
+        return self.order.in_pass()
+
+    def batches(self, epoch: int, first: int, last: int | None) -> Iterator[Any]:
+        """Batches `first` up to `last` (all) of a pass; pass 0 is an evaluation."""
+        if last is None:
+            last = self.order.n_batches(training=epoch > 0)
+        self.order.take(epoch, first, last)
+        if self._in_workers:
+            return iter(self.inner)
+        return map(self.fetcher.__getitem__, self.order)
+
+    def share(self, k: int, epoch: int) -> Share:
+        """What this process has of batch k of a pass."""
+        return self.order.share(k, epoch)._replace(exact=self._keeps_sizes())
+
+    def _keeps_sizes(self) -> bool:
+        """Whether a batch holds as many samples as the order says.
+
+        Nobody of the user's own has a hand in it then: no sampler, no collate function, no dataset
+        that returns finished batches as it likes.
+        """
+        sampler = self.order.sampler
+        if sampler is not None and type(sampler) is not Split:
+            return False
+        if self.order.batch_sampler is not None:
+            return False
+        return self.fetcher.collate_fn is default_collate and self.fetcher.keeps_all
+
+
+class StreamPasses:
+    """Passes over iterable data, which keep its own order, and are read and dropped up to a batch.
+
+    Args:
+        dataset: iterable data.
+        seed, name: of the loader.
+        options: of torch's DataLoader, with batch_size, collate_fn, drop_last and num_workers.
+    """
+
+    def __init__(self, dataset: Any, seed: int, name: str, options: dict[str, Any]) -> None:
+        self._seed = seed
+        self._name = name
+        self._drop_last = options["drop_last"]
+        options = _worker_options(options)
+        options["persistent_workers"] = False  # their generators would go on from pass to pass
+        self.inner = _Inner(dataset, **options)
+
+    #: Samples in a pass, which nobody has counted.
+    n_samples = 0
+
+    def __len__(self) -> int:
+        dataset = self.inner.dataset
+        if not hasattr(dataset, "__len__"):
+            kind = type(dataset).__name__
+            raise DataError(f"{kind} has no length: give it a __len__, the samples of a pass")
+        # Each worker makes batches of its own share, which may leave one more unfinished.
+        workers = max(self.inner.num_workers, 1)
+        each, rest = divmod(len(dataset), workers)
+        return rest * self._batches_of(each + 1) + (workers - rest) * self._batches_of(each)
+
+    def _batches_of(self, samples: int) -> int:
+        """How many batches a worker makes of its share."""
+        size = self.inner.batch_size
+        assert size is not None
+        if self._drop_last:
+            return samples // size
+        return -(-samples // size)
+
+    def batches(self, epoch: int, first: int, last: int | None) -> Iterator[Any]:
+        """Batches `first` up to `last` (all) of a pass; pass 0 is an evaluation."""
+        place = (self._seed, self._name, "pass", epoch)
+        drop_last = self._drop_last and epoch > 0  # an evaluation drops nothing
+        # torch refuses to have it changed; nothing has read it before a pass begins.
+        object.__setattr__(self.inner, "drop_last", drop_last)
+        return replayed(self.inner, place, place, first, last)
+
+    def share(self, k: int, epoch: int) -> Share | None:
+        """Nobody knows: what each process reads is the dataset's business."""
+        return None
+
+
+class _Inner(DataLoader[Any]):
+    """The DataLoader that works; it starts its workers so that they outlive a stop."""
+
+    def __iter__(self) -> Any:
+        with shielded():
+            return super().__iter__()
+
+
+def _worker_options(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a DataLoader whose workers outlive a stop; without workers none about them."""
+    options = dict(options)
+    if options["num_workers"] > 0:
+        options["worker_init_fn"] = partial(start_worker, options.get("worker_init_fn"))
+        return options
+    for name in _OF_WORKERS:
+        options.pop(name, None)
+    return options
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+def replayed(
+    loader: Iterable[Any],
+    place: tuple[Any, ...],
+    fetch: tuple[Any, ...],
+    first: int,
+    last: int | None,
+) -> Iterator[Any]:
+    """Batches `first` up to `last` of a pass that can only be read from its beginning.
+
+    Args:
+        place: of the pass, which generators and torch's workers are seeded from.
+        fetch: of a batch, without its number: what data draws here is seeded from it.
+    """
+    _begin_pass(loader, place)
+    batches = iter(loader)
+    try:
+        for k in itertools.count():
+            if k == last:
+                return
+            seeding.seed_everything(*fetch, k)
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            if k >= first:
+                yield batch
+    finally:
+        del batches  # see `handed_out`
+
+
+def _begin_pass(loader: Any, place: tuple[Any, ...]) -> None:
+    """Seed all that a pass over a loader draws from; the epoch comes last in its place."""
+    seeding.seed_everything(*place)
+    if getattr(loader, "persistent_workers", False):
+        # Their generators would go on from pass to pass; torch has no public way to end workers.
+        loader._iterator = None
+    for name in ("sampler", "batch_sampler"):
+        sampler: Any = getattr(loader, name, None)
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(place[-1])
+    generator = getattr(loader, "generator", None)
+    if generator is not None:  # a DataLoader's own
+        generator.manual_seed(seeding.mix(*place))

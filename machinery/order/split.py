@@ -1,0 +1,102 @@
+"""The validation split, and the options of a loader that make no sense."""
+
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DistributedSampler, IterableDataset, Subset
+
+from machinery.errors import ConfigError, DataError
+from machinery.order.batches import Split
+
+
+def split_samples(n: int, split: float) -> tuple[Split, Split]:
+    """The samples to train on and those to validate on: the classic template's, whatever the seed.
+
+    Args:
+        n: how many samples there are.
+        split: share (0 ≤ x < 1) or number of samples to validate on.
+
+    Raises:
+        ConfigError: the split leaves no samples on one side.
+    """
+    n_valid = split if isinstance(split, int) else int(n * split)
+    if split < 0 or not 0 < n_valid < n:
+        left = "leaves 0 samples"
+        if n_valid:
+            left = f"leaves {max(n - n_valid, 0)} for training"
+        hint = "give a share or number that leaves both some"
+        raise ConfigError(f"validation_split {split} of {n} {left}: {hint}")
+    order = np.arange(n)
+    np.random.RandomState(0).shuffle(order)
+    # Arrays, not lists of a million Python integers.
+    return Split(order[n_valid:]), Split(order[:n_valid])  # type: ignore[arg-type]
+
+
+def samples_of(sampler: Any) -> list[int]:
+    """The samples that a validation sampler stands for."""
+    indices = getattr(sampler, "indices", None)
+    if indices is None:
+        indices = sampler
+    return [int(i) for i in indices]
+
+
+def evaluation_view(dataset: Any) -> Any:
+    """The dataset as evaluation reads it: its `evaluation_view()`, or itself."""
+    if type(dataset) is Subset:
+        return Subset(evaluation_view(dataset.dataset), dataset.indices)
+    if hasattr(dataset, "evaluation_view"):
+        return dataset.evaluation_view()
+    return dataset
+
+
+def check_options(
+    batch_size: Any, shuffle: bool, split: float, num_workers: int, options: dict[str, Any]
+) -> None:
+    """Refuse options of a loader that are wrong, or that contradict each other.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    sampler = options.get("sampler")
+    batch_sampler = options.get("batch_sampler")
+    if isinstance(sampler, DistributedSampler):
+        cuts = "the loader cuts each batch for the processes itself"
+        raise ConfigError(f"leave the DistributedSampler out: {cuts}")
+    if num_workers > 1000:
+        raise ConfigError(f"num_workers: {num_workers} processes are too many")
+    if batch_sampler is None:
+        if type(batch_size) is not int or batch_size < 1:
+            raise ConfigError(
+                f"batch_size: expected an integer of at least 1, found {batch_size!r}"
+            )
+    elif shuffle or options.get("drop_last"):
+        raise ConfigError(
+            "shuffle and drop_last have no effect beside a batch_sampler: set them to false"
+        )
+    if split and (sampler is not None or batch_sampler is not None):
+        raise ConfigError(
+            "validation_split has no effect beside a sampler of your own: set it to 0"
+        )
+
+
+def count_samples(dataset: Any, name: str) -> int:
+    """How many samples a dataset has; 0 for iterable data, which cannot be counted.
+
+    Raises:
+        DataError: none.
+    """
+    if isinstance(dataset, IterableDataset):
+        return 0
+    n = len(dataset)
+    if n == 0:
+        kind = type(dataset).__name__
+        raise DataError(f"the dataset of the loader {name!r} is empty: {kind} has no samples")
+    return n
+
+
+def samples_in(loader: Any) -> int:
+    """Samples in a pass over any loader; 0 if nobody knows."""
+    counted = getattr(loader, "n_samples", 0)
+    if counted:
+        return counted
+    return len(getattr(loader, "dataset", ()))

@@ -1,0 +1,229 @@
+"""How errors are told: in a few plain lines, with what helps to find the mistake, and an exit code.
+
+A mistake in the user's code for a batch (a loss, a metric, a network) is none of the template's
+errors, yet needs no traceback either: the line that raised it and the shapes of the variables say
+more. So the trainer's loops note these shapes on what they pass on (`note_batch`).
+"""
+
+import itertools
+import sys
+import traceback
+import unicodedata
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from machinery import distributed
+from machinery.errors import Stopped, UserError
+from machinery.files import ROOT
+
+#: What of the project says nothing about a mistake in the user's code; `trainer` is theirs.
+_OURS = {"base", "machinery", "logger", "utils", "parse_config.py", "train.py", "test.py"}
+#: Set on an exception of the user's code for a batch: the shapes of the variables of the method
+#: that says what a batch means, by name.
+_BATCH_VARIABLES = "batch_variables"
+_LONGEST_LINE = 300
+#: How many items of a container are described.
+_ITEMS = 5
+
+
+def note_batch(error: BaseException, owner: object) -> None:
+    """Note the variables of the trainer's method that an exception of the user's code has left.
+
+    It is the innermost of these methods that has some with a shape, such as `_forward`. What a line
+    of the template's own files has raised is a bug of the template, and keeps its traceback.
+
+    Args:
+        error: raised while the trainer computed with a batch; it is to be raised again as it is.
+        owner: of the methods, a trainer.
+    """
+    if isinstance(error, UserError):
+        return
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    facts = vars(error)  # also of a class whose attributes cannot be set
+    if _BATCH_VARIABLES in facts or _is_ours(frames[-1].f_code.co_filename):
+        return
+    facts[_BATCH_VARIABLES] = {}
+    for frame in reversed(frames):
+        if frame.f_locals.get("self") is owner and not facts[_BATCH_VARIABLES]:
+            facts[_BATCH_VARIABLES] = _variables(frame)
+
+
+def _variables(frame: FrameType) -> dict[str, str]:
+    """The variables of a method that are tensors, or hold some, described."""
+    values = {name: value for name, value in frame.f_locals.items() if name != "self"}
+    if len(values) > 2:
+        values.pop("batch", None)  # what it holds has names of its own by then
+    shapes = {}
+    for name, value in values.items():
+        try:
+            text = described(value)
+        except Exception:  # an object of the user's that cannot be asked, such as a lazy parameter
+            continue
+        if text:
+            shapes[name] = text
+    return shapes
+
+
+def in_place_of(error: BaseException, other: Exception) -> Exception:
+    """Another exception that is to be told in place of one: as raised there, by the same batch."""
+    if _BATCH_VARIABLES in vars(error):
+        vars(other)[_BATCH_VARIABLES] = vars(error)[_BATCH_VARIABLES]
+    return other.with_traceback(error.__traceback__)
+
+
+def catch_user_errors() -> None:
+    """Let the program end at an error that a user can cause with its message and exit code.
+
+    There is no traceback then.
+    """
+    sys.excepthook = end_command
+
+
+def end_command(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Tell the exception that ends this process, and exit with its code; a `sys.excepthook`."""
+    if not isinstance(error, Stopped):
+        distributed.abandon()
+    if isinstance(error, KeyboardInterrupt):
+        raise SystemExit(130)
+    if isinstance(error, Stopped):
+        _tell(error, str(error), "")
+        raise SystemExit(error.exit_code)
+    if isinstance(error, UserError):
+        _tell(error, str(error), _prefix())
+        raise SystemExit(error.exit_code)
+    if _BATCH_VARIABLES in vars(error):
+        _tell(error, _told_with_variables(error), _prefix())
+        raise SystemExit(1)
+    if distributed.first_to_say(repr(error)):
+        sys.__excepthook__(kind, error, trace)
+
+
+def _prefix() -> str:
+    """What the message of an error begins with."""
+    if distributed.is_main():
+        return "error: "
+    return f"error: process {distributed.rank()}: "
+
+
+def _tell(error: BaseException, text: str, prefix: str) -> None:
+    """Print the message of an error, unless another process has; before it, what was asked for."""
+    if "--traceback" in sys.argv:
+        traceback.print_exception(error)
+    try:
+        # After a timeout, asking who was first might have to wait again.
+        if "Timed out" in text or distributed.first_to_say(text):
+            print(printable(prefix + text), file=sys.stderr, flush=True)
+    except OSError:  # a full disk, or a reader that has left
+        pass
+
+
+def _told_with_variables(error: BaseException) -> str:
+    """A mistake in the user's code for a batch: what, where, with which shapes."""
+    lines = [told(error)]
+    variables = vars(error)[_BATCH_VARIABLES]
+    if variables:
+        lines.append(", ".join(f"{name} {shape}" for name, shape in variables.items()))
+    # With a --run_id, the folder of the run is there already.
+    if any(word.startswith("--run_id") for word in sys.argv):
+        lines.append("the run's info.log shows all of it")
+    else:
+        lines.append("--traceback shows all of it")
+    return "\n  ".join(lines)
+
+
+def told(error: BaseException, anywhere: bool = True) -> str:
+    """An exception with its message, and the last line of the user's own code that it has passed.
+
+    Args:
+        anywhere: where it has passed none, name the line that raised it.
+    """
+    lines = _message(error)
+    frame = _frame_to_name(error, anywhere)
+    if frame is not None:
+        lines.append(f"at {frame.filename}:{frame.lineno}: {frame.line}")
+    return "\n  ".join(lines)
+
+
+def _message(error: BaseException) -> list[str]:
+    """One or two lines that say what an exception is."""
+    text = "".join(traceback.format_exception_only(error)).strip()
+    lines = [line[:_LONGEST_LINE] for line in text.splitlines()]
+    # torch quotes the traceback of a worker in its message, and its last line says what happened.
+    if "Traceback" in "".join(lines[:2]):
+        return [lines[0], lines[-1]]
+    return lines[:2]
+
+
+def _frame_to_name(error: BaseException, anywhere: bool) -> traceback.FrameSummary | None:
+    """The last line of the user's that an exception has passed, else that which raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if _is_users(frame.filename)]
+    if own:
+        return own[-1]
+    if anywhere and frames:
+        return frames[-1]
+    return None
+
+
+def _is_users(file: str) -> bool:
+    """Whether a source file is the user's own, and may hold their mistake."""
+    top = _top(file)
+    return top is not None and top not in _OURS
+
+
+def _is_ours(file: str) -> bool:
+    """Whether a source file is one of the template's that nobody has to edit."""
+    return _top(file) in _OURS
+
+
+def _top(file: str) -> str | None:
+    """The project's file or folder that a source file is in; None if it is not the project's."""
+    path = Path(file)
+    if not path.is_relative_to(ROOT):
+        return None
+    parts = path.relative_to(ROOT).parts
+    if "site-packages" in parts:  # an environment within the project's folder
+        return None
+    return parts[0]
+
+
+def described(value: Any, depth: int = 3) -> str:
+    """Shape and type of a tensor, and of those in containers, the first few; else nothing."""
+    if hasattr(value, "shape") and hasattr(value, "dtype") and isinstance(value.shape, tuple):
+        return f"{[*value.shape]} {str(value.dtype).removeprefix('torch.')}"
+    if depth == 0:
+        return ""
+    texts = []
+    for key, item in itertools.islice(_items(value), _ITEMS):
+        text = described(item, depth - 1)
+        if isinstance(key, str):
+            text = f"{key}: {text}"
+        texts.append(text)
+    if any(texts):
+        return f"({', '.join(texts)})"
+    return ""
+
+
+def _items(value: Any) -> Iterable[tuple[Any, Any]]:
+    """What a container holds, by key or number."""
+    if isinstance(value, Mapping):
+        return value.items()
+    if type(value) in (list, tuple):
+        return enumerate(value)
+    return ()
+
+
+def printable(text: str) -> str:
+    """A text without what would command a terminal."""
+    return "".join(_harmless(char) for char in text)
+
+
+def _harmless(char: str) -> str:
+    is_control = unicodedata.category(char).startswith("C")
+    if is_control and char not in "\n\t":
+        return "?"
+    return char
