@@ -14,7 +14,8 @@ class BaseModel(nn.Module, ABC):
         """Compute the output of a batch."""
 
     def __str__(self) -> str:
-        trainable = sum(
-            parameter.numel() for parameter in self.parameters() if parameter.requires_grad
-        )
+        trainable = 0
+        for parameter in self.parameters():
+            if parameter.requires_grad:
+                trainable += parameter.numel()
         return f"{super().__str__()}\nTrainable parameters: {trainable:,}"

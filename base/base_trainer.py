@@ -1,36 +1,37 @@
-"""The epochs of a run: train, judge, report, save; resume where it stopped. What an epoch is, a subclass says."""
+"""The epochs of a run: train, judge, report, save; resume where it stopped.
+
+What an epoch is, a subclass says.
+"""
 
 import contextlib
-import dataclasses
-import logging
 import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from base.base_data_loader import BaseDataLoader
-from logger.logger import setup_logging
+from logger.logger import setup_logging, to_files
 from logger.visualization import EpochTable, MetricsFile, TensorboardWriter, Writers
 from machinery import distributed
-from machinery.checkpoints import environment, file as checkpoint, restoring
-from machinery.checkpoints.parts import held_by, networks
-from machinery.checkpoints.saving import Checkpoints, content_of, take_over
-from machinery.checks.settings import check_overrides, numbers_of
-from machinery.errors import CheckpointError, ConfigError, NonFiniteError, UserError
-from machinery.order import seeding
-from machinery.order.batches import fingerprint
+from machinery.checkpoints import environment, outcome, parts, saving
+from machinery.checkpoints.restoring import Position
+from machinery.checkpoints.saving import Checkpoints
+from machinery.checks.epoch_log import numbers_of
+from machinery.checks.methods import check_overrides
+from machinery.errors import CheckpointError, ConfigError
+from machinery.order import seeding, split
+from machinery.order.outstanding import OUTSTANDING, first_tensor
 from machinery.stopping import StopRequest
-from machinery.update.monitor import Monitor, check_finite
-from machinery.update.networks import bring, connect
-from machinery.update.runtime import first_tensor, unwrap
-
-if TYPE_CHECKING:
-    from parse_config import ConfigParser
+from machinery.update import networks, together
+from machinery.update.runtime import learning_rate, unwrap
+from machinery.update.watching import Monitor, check_finite
+from parse_config import ConfigParser
 
 Log = dict[str, float]
 
@@ -38,8 +39,9 @@ Log = dict[str, float]
 class BaseTrainer(ABC):
     """Runs the epochs; a subclass defines `_train_epoch`.
 
-    Whatever attribute of the trainer has `state_dict` and `load_state_dict` (networks, optimizers, schedulers, also in
-    lists and dicts) is saved in the checkpoints and restored when `train` starts.
+    Whatever attribute of the trainer has `state_dict` and `load_state_dict` (networks, optimizers,
+    schedulers, also in lists and dicts) is saved in the checkpoints and restored when `train`
+    starts.
 
     Args:
         model: the network; its weights are the checkpoint's `state_dict`.
@@ -53,95 +55,129 @@ class BaseTrainer(ABC):
         ConfigError: another process owns the run folder.
     """
 
+    # What a subclass may have; these are for one that has not.
+    data_loader: Any = None
+    valid_data_loader: Any = None
+    lr_scheduler: Any = None
+    #: Batches in an epoch; 0: nobody knows.
+    len_epoch: int = 0
+    #: Batches in an update.
+    accumulate: int = 1
+    # Whether its losses are weighted by what their batches count for, on several processes.
+    _weighs_losses: bool = False
+
     def __init__(
         self,
         model: nn.Module,
         criterion: Callable[..., Any],
         metric_ftns: Sequence[Any],
-        optimizer: torch.optim.Optimizer,
-        config: "ConfigParser",
+        optimizer: Optimizer,
+        config: ConfigParser,
     ) -> None:
         check_overrides(type(self), BaseTrainer)
-        saved, evaluating = config.launch.content(), config.launch.task == "evaluate"
-        if not (config.settings.trainer.epochs or evaluating):
+        settings = config.settings.trainer
+        if settings.epochs is None and config.launch.trains:
             raise ConfigError(f"{config.where('trainer')}: trainer.epochs is missing")
-        if saved is not None:  # before the run folder is made
-            restoring.check_weights(config, unwrap(model), saved)
+        start = config.launch.start(config.checked)
+        start.check_model(unwrap(model))  # before the run folder is made
         self.config = config
-        self.settings = settings = config.settings.trainer
-        self.logger: logging.Logger = config.get_logger("trainer", settings.verbosity)
+        self.settings = settings
+        self.logger = config.get_logger("trainer", settings.verbosity)
         config.get_logger("checkpoint", settings.verbosity)
-        self.model, self.criterion = model, criterion
-        self.metric_ftns, self.optimizer = metric_ftns, optimizer
-        self.device = next(
-            (parameter.device for parameter in model.parameters()), torch.device("cpu")
-        )
-        self.epochs, self.seed = settings.epochs or 0, config.settings.seed
+        self.model = model
+        self.criterion = criterion
+        self.metric_ftns = metric_ftns
+        self.optimizer = optimizer
+        self.device = networks.device_of(model)
+        self.epochs = settings.epochs or 0
+        self.seed = config.settings.seed
         self.monitor = Monitor(settings.monitor, settings.early_stop)
         #: The first epoch, that in hand, and how many of its batches are done.
-        self.start_epoch, self.epoch, self.step = 1, 1, 0
-        #: Whether the run had come to its end.
-        self._ended = False
-        self._samples = (
-            0.0  # that the last epoch has trained on, in this process; 0 if nobody counts
-        )
+        self.start_epoch = 1
+        self.epoch = 1
+        self.step = 0
         #: The learning rate of the last update.
         self.lr = math.nan
-        newest = config.resume if config.launch.task == "continue" else None
-        self._checkpoints = Checkpoints(config.run, settings.keep_last, newest)
-        self.stop = StopRequest(
-            lambda: f" in epoch {self.epoch}, to be done again\n{self._checkpoints.resume_hint()}"
-        )
+        # Samples that the last epoch has trained on, in this process; 0 if nobody counts.
+        self._samples = 0.0
+        # Whether the run had come to its end.
+        self._ended = False
+        launch = config.launch
+        self._checkpoints = Checkpoints(config.run, settings.keep_last, launch.script)
+        if launch.continues:
+            self._checkpoints.newest = launch.checkpoint
         self.checkpoint_dir = config.run.folder
-        self._metrics = MetricsFile(config.run.log_dir / "metrics.csv")
-        enabled, best = (
-            settings.tensorboard and not (evaluating or distributed.RANK),
-            lambda: self.monitor.best_epoch,
-        )
-        self.writer = TensorboardWriter(
-            config.run.log_dir, self.logger, enabled, config.flat(), best
-        )
-        #: Where the numbers go; a tracker of your own is added in train.py.
-        table = EpochTable(self.logger, best, self.monitor.name)
-        self.writers = Writers(*([] if distributed.RANK else [table, self._metrics, self.writer]))
+        self.stop = StopRequest(self._dropped)
+        self._make_writers()
+
+    def _make_writers(self) -> None:
+        """Where the numbers go; a tracker of your own is added in train.py."""
+        log_dir = self.config.run.log_dir
+        enabled = self.settings.tensorboard and self.config.launch.trains
+        told = (self.config.flat(), self._best_epoch)
+        self.writer = TensorboardWriter(log_dir, self.logger, enabled, *told)
+        self._metrics = MetricsFile(log_dir / "metrics.csv")
+        table = EpochTable(self.logger, self._best_epoch, self.monitor.name)
+        self.writers = Writers(table, self._metrics, self.writer)
 
     @abstractmethod
     def _train_epoch(self, epoch: int) -> Log:
-        """Train one epoch, validate, step an epoch scheduler; return the log: one number for each name."""
+        """Train one epoch, validate, step an epoch scheduler; return the log: numbers by name."""
 
     def batch_size_of(self, batch: Any) -> int:
         """How many samples (or tokens, or whatever the mean loss is over) a batch holds."""
         tensor = first_tensor(batch)
         if tensor is None:
-            raise ConfigError(
-                "a batch holds no tensor: let the trainer's batch_size_of(batch) say how large it is"
-            )
+            hint = "let the trainer's batch_size_of(batch) say how large it is"
+            raise ConfigError(f"a batch holds no tensor: {hint}")
         return tensor.shape[0]
 
+    def _networks(self) -> list[nn.Module]:
+        """The networks among the attributes, the loss and the metrics if they are some."""
+        return parts.networks_in(vars(self))
+
+    def _held(self) -> parts.Held:
+        """What the checkpoints hold of this trainer."""
+        fixed = parts.fixed_facts(
+            self.data_loader, self.seed, self.accumulate, self.len_epoch, self.metric_ftns
+        )
+        return parts.held(vars(self), self.model, self.metric_ftns, fixed)
+
     def train(self) -> None:
-        """Run the epochs from where the run stands to the last, or until nothing improves any more."""
-        with self.stop, self._checkpoints.owned(self._place), contextlib.closing(self.writers):
+        """Run the epochs from where the run stands to the last, or until nothing improves."""
+        owned = outcome.owned(self._checkpoints, self._position, to_files)
+        with self.stop, owned, contextlib.closing(self.writers):
             epochs = self._start()
-            connect(self)
+            self._connect()
             for epoch in epochs:
                 started = time.perf_counter()
                 log = self._run_epoch(epoch)
-                self._check_monitored(epoch, log)
+                if self.settings.on_nan == "stop":
+                    hint = self._checkpoints.skip_hint()
+                    self.monitor.check_finite(epoch, log, self.lr, hint)
                 improved = self.monitor.update(epoch, log)
                 self._report(epoch, log, time.perf_counter() - started)
                 finished = epoch == self.epochs or self.monitor.exhausted
                 self._save_epoch(epoch, improved, finished)
                 if self.monitor.exhausted:
-                    self.logger.info(
-                        f"early stop: {self.monitor.bad_epochs} epochs without improvement"
-                    )
+                    without = f"{self.monitor.bad_epochs} epochs without improvement"
+                    self.logger.info(f"early stop: {without}")
                 if finished:
                     break
             self._finish(idle=not epochs)
 
-    #: By their classic names: the best value so far, and whether the lowest ("min") or the highest ("max") is it.
-    mnt_best = property(lambda self: self.monitor.best)
-    mnt_mode = property(lambda self: self.monitor.mode)
+    @property
+    def mnt_best(self) -> float:
+        """The best value so far, by its classic name."""
+        return self.monitor.best
+
+    @property
+    def mnt_mode(self) -> str:
+        """Whether the lowest ("min") or the highest ("max") is the best, by its classic name."""
+        return self.monitor.mode
+
+    def _best_epoch(self) -> int:
+        return self.monitor.best_epoch
 
     def _save_checkpoint(self, epoch: int, save_best: bool = False) -> None:
         """Save now, as after an epoch; nothing else calls it."""
@@ -150,53 +186,97 @@ class BaseTrainer(ABC):
 
     def _resume_checkpoint(self, resume_path: str | Path) -> None:
         """Go on from a checkpoint of this run; nothing else calls it."""
-        launch = self.config.launch
-        self.config.launch = dataclasses.replace(
-            launch, task="continue", checkpoint=Path(resume_path), _content=None
-        )
+        self.config.launch = self.config.launch.continued(Path(resume_path))
         self.restore()
 
     def restore(self) -> None:
-        """Load the checkpoint that the config names, if any, and bring all networks to the device, as `train` does."""
+        """Load the checkpoint that the config names, if any; bring all networks to the device."""
         device = torch.device(self.device)  # a trainer of the user's own may have its name
-        bring(networks(self), device)
+        networks.bring(self._networks(), device)
         launch, run = self.config.launch, self.config.run
-        data = fingerprint(getattr(getattr(self, "data_loader", None), "dataset", None))
-        run.environment = run.environment or {**environment.describe(device), "data": data}
-        saved = launch.content()
-        if saved is None:
-            return
-        try:
-            restoring.load(self.config, held_by(self), saved, run.environment)
-        except UserError:
-            raise
-        except Exception as error:  # of a state that its owner cannot take
-            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            raise CheckpointError(f"{launch.checkpoint} cannot be restored: {reason}") from error
-        if launch.task == "continue":
+        if not run.environment:
+            dataset = getattr(self.data_loader, "dataset", None)
+            run.made_of(environment.describe(device, dataset))
+        start = launch.start(self.config.checked)
+        position = start.restore(self._held(), run.environment)
+        if position is not None:
             self.logger.info(f"resuming from {launch.checkpoint}")
-            step, batches = saved["progress"]["step"], getattr(self, "len_epoch", 0)
-            if step and batches and step > batches:
-                raise CheckpointError(
-                    f"{launch.checkpoint} is {step} batches into an epoch of {batches}"
-                )
-            self.start_epoch, self.step, self.lr = (
-                saved["epoch"] + (step is None),
-                step or 0,
-                saved["progress"]["lr"],
-            )
-            self._ended = saved["progress"]["finished"]
+            self._go_on_from(position)
         launch.release()
+
+    def _go_on_from(self, position: Position) -> None:
+        """Stand where a checkpoint was saved."""
+        step = position.step
+        if step and self.len_epoch and step > self.len_epoch:
+            where = f"{step} batches into an epoch of {self.len_epoch}"
+            raise CheckpointError(f"{self.config.launch.checkpoint} is {where}")
+        self.lr = position.lr
+        self._ended = position.finished
+        self.epoch = position.epoch
+        self.start_epoch = position.epoch
+        if step is None:
+            self.start_epoch += 1
+        else:
+            self.step = step
+
+    def _start(self) -> range:
+        """Restore a checkpoint, if the run has one; the epochs to train, perhaps none."""
+        run = self.config.run
+        self.restore()
+        if self.config.launch.checking:
+            self.epochs = min(self.epochs, self.start_epoch)
+        epochs = range(self.start_epoch, self.epochs + 1)
+        if self.monitor.exhausted:  # the patience was at its end: nothing is left to do
+            epochs = range(0)
+        if epochs or distributed.from_main(self._end_was_lost):
+            setup_logging(run.log_dir)
+            distributed.from_main(self._begin)
+            run.start_clock()
+        told = f"run folder: {self.checkpoint_dir}"
+        if not distributed.alone():
+            told += f", {distributed.size()} processes"
+        self.logger.info(told)
+        return epochs
+
+    def _end_was_lost(self) -> bool:
+        """Whether a kill came between the last file and the end of the run."""
+        return self._ended and self.config.run.state() != "finished"
+
+    def _begin(self) -> None:
+        """Make the run's files those of a run that stands here; what trains nothing leaves them."""
+        run, launch = self.config.run, self.config.launch
+        run.sweep()
+        if launch.continues and launch.checkpoint is not None:
+            best = self.monitor.best_epoch
+            saving.take_over(run, self.epoch, self.step, launch.checkpoint, best)
+        run.begin(self.config.snapshot())
+        environment.keep_changes(run.folder)
+        advice = environment.crowded()
+        if advice and torch.device(self.device).type == "cpu":
+            self.logger.info(advice)
+        if not self.model.training:
+            hint = "model.train() would change that"
+            self.logger.warning(f"the model is in evaluation mode, and trains in it: {hint}")
+        self.writer.continue_from((self.start_epoch - 1) * self.len_epoch + self.step + 1)
+        self._metrics.cut(self.start_epoch - 1)
+
+    def _connect(self) -> None:
+        """Let several processes have the same weights."""
+        weigh = None
+        if not self._weighs_losses:
+            weigh = OUTSTANDING.learnt
+        together.connect(self._networks(), self._held().optimizers, weigh)
 
     def _run_epoch(self, epoch: int) -> Log:
         """One epoch, from the randomness that belongs to its start."""
         self.epoch = epoch
-        seeding.seed_everything(self.seed, "epoch", epoch, distributed.RANK)
+        seeding.seed_everything(self.seed, "epoch", epoch, distributed.rank())
         for loader in vars(self).values():
             if isinstance(loader, BaseDataLoader):
                 loader.epoch = epoch  # for a loop of the user's own
         self.stop.agree()
-        self._stop_if_asked()
+        if self.stop.signum is not None:
+            self._leave()
         # Such a loop doesn't ask whether to stop, so there a signal ends the epoch at once.
         with self.stop.unpolled():
             log = self._train_epoch(epoch)
@@ -204,147 +284,101 @@ class BaseTrainer(ABC):
         self.step = 0
         return distributed.from_main(lambda: numbers_of(log, self.logger))
 
-    def _check_monitored(self, epoch: int, log: Log) -> None:
-        """Stop the run, and save nothing of this epoch, if the number that judges it is not finite."""
-        value = log.get(self.monitor.name, 0.0)
-        if self.monitor.on and self.settings.on_nan == "stop" and not math.isfinite(value):
-            hint = self._checkpoints.skip_hint()
-            raise NonFiniteError(
-                f"{self.monitor.name} became {value} in epoch {epoch} (lr {self.lr:.3g})\n  {hint}"
-            )
+    def _dropped(self) -> str:
+        """What is lost when a signal ends an epoch at once."""
+        hint = self._checkpoints.resume_hint()
+        return f" in epoch {self.epoch}, to be done again\n{hint}"
 
-    def _start(self) -> range:
-        """Restore a checkpoint, if the run has one; the epochs to train, of which there may be none."""
-        run, launch = self.config.run, self.config.launch
-        self.restore()
-        self.epoch = max(self.start_epoch - (self.step == 0), 1)
-        if launch.checking:
-            self.epochs = min(self.epochs, self.start_epoch)
-        # A run whose patience was at its end has nothing left to do.
-        epochs = range(self.start_epoch, 0 if self.monitor.exhausted else self.epochs + 1)
-        # A kill may have come between the last file and the end.
-        if epochs or distributed.from_main(lambda: self._ended and run.state() != "finished"):
-            setup_logging(run.log_dir)
-            distributed.from_main(self._begin)
-            run.begun = run.begun or time.monotonic()
-        several = f", {distributed.SIZE} processes" * (distributed.SIZE > 1)
-        self.logger.info(f"run folder: {self.checkpoint_dir}{several}")
-        return epochs
-
-    def _begin(self) -> None:
-        """Make the run's files those of a run that stands here; what trains nothing leaves them as they are."""
-        run, launch = self.config.run, self.config.launch
-        run.sweep()
-        if launch.task == "continue" and launch.checkpoint is not None:
-            take_over(
-                run, self.epoch, self.step or None, launch.checkpoint, self.monitor.best_epoch
-            )
-        run.begin(self.config.snapshot())
-        environment.keep_changes(run.folder)
-        if torch.device(self.device).type == "cpu" and environment.crowded():
-            self.logger.info(environment.crowded())
-        if not self.model.training:
-            self.logger.warning(
-                "the model is in evaluation mode, and trains in it: model.train() would change that"
-            )
-        self.writer.purge_step = (
-            (self.start_epoch - 1) * getattr(self, "len_epoch", 0) + self.step + 1
-        )
-        if self._metrics.path.is_file():
-            self._metrics.cut(self.start_epoch - 1)
-
-    def _place(self) -> dict[str, Any]:
-        best = {self.monitor.name: self.monitor.best, "epoch": self.monitor.best_epoch}
-        return {
-            "epoch": self.epoch,
-            "step": self.step,
-            **({"best": best} if self.monitor.best_epoch else {}),
-        }
+    def _position(self) -> dict[str, Any]:
+        """Where the run stands, for status.json."""
+        position: dict[str, Any] = {"epoch": self.epoch, "step": self.step}
+        if self.monitor.best_epoch:
+            best = {self.monitor.name: self.monitor.best, "epoch": self.monitor.best_epoch}
+            position["best"] = best
+        return position
 
     def _report(self, epoch: int, log: Log, seconds: float) -> None:
         """The numbers of an epoch, for the table and all other writers."""
-        lr = (
-            self.lr
-            if not math.isnan(self.lr)
-            else float(self.optimizer.param_groups[0].get("lr", math.nan))
-        )
-        loader = getattr(self, "data_loader", None)
-        samples = (
-            self._samples
-            or getattr(loader, "n_samples", None)
-            or len(getattr(loader, "dataset", ()))
-        )
-        row = {
-            "epoch": epoch,
-            **log,
-            "lr": lr,
-            "seconds": round(seconds, 3),
-            "samples/s": samples / max(seconds, 1e-9),
-        }
-        self.writers.log(row, epoch * getattr(self, "len_epoch", 1))
-        if self.writer.enabled:
-            self.writer.set_step(epoch * getattr(self, "len_epoch", 1))
-            self._histograms()
-
-    def _histograms(self) -> None:
-        """The weights' histograms; constant, empty, huge or non-finite tensors have none."""
-        for name, parameter in unwrap(self.model).named_parameters():
-            if (
-                1 < parameter.numel() <= 10_000_000
-                and -math.inf < parameter.min() < parameter.max() < math.inf
-            ):
-                self.writer.add_histogram(f"weights/{name}", parameter.float(), bins=64)
+        lr = self.lr
+        if math.isnan(lr):
+            lr = learning_rate(self.optimizer)
+        samples = self._samples or split.samples_in(self.data_loader)
+        speed = samples / max(seconds, 1e-9)
+        row = {"epoch": epoch, **log, "lr": lr, "seconds": round(seconds, 3), "samples/s": speed}
+        step = epoch * max(self.len_epoch, 1)
+        self.writers.log(row, step)
+        self.writer.set_step(step)
+        self.writer.add_weights(unwrap(self.model))
 
     def _save(
         self, step: int | None, due: bool = True, improved: bool = False, finished: bool = False
     ) -> None:
-        if due or improved:
-            if self.settings.on_nan == "stop":
-                check_finite(unwrap(self.model), self.epoch, self.lr, self._checkpoints.skip_hint())
-            self._checkpoints.save(content_of(self, step, finished), due, improved)
+        """Write the checkpoint of this moment if it is `due`, and the best if it `improved`.
+
+        Args:
+            step: batches done in an unfinished epoch; None after a finished one.
+            finished: the run is at its end.
+        """
+        if not (due or improved):
+            return
+        if self.settings.on_nan == "stop":
+            hint = self._checkpoints.skip_hint()
+            check_finite(unwrap(self.model), self.epoch, self.lr, hint)
+        together.agree(self._networks())
+        position = Position(self.epoch, step, self.lr, finished)
+        content = saving.content_of(
+            self.model,
+            self._held(),
+            position,
+            self.monitor.best,
+            self.config.snapshot(),
+            self.config.run.environment,
+        )
+        self._checkpoints.save(content, due, improved)
 
     def _save_epoch(self, epoch: int, improved: bool, finished: bool) -> None:
-        """Save a finished epoch as the period asks, always the best, the last and the one before a stop."""
-        value = self.monitor
-        if value.on and not value.best_epoch and finished:
-            self.logger.warning(f"{value.name} was never finite: there is no model_best.pth")
-        due = epoch % self.settings.save_period == 0 or finished or self.stop.signum is not None
+        """Save a finished epoch as the period asks, always the best, the last and before a stop."""
+        monitor = self.monitor
+        if finished and monitor.on and not monitor.best_epoch:
+            self.logger.warning(f"{monitor.name} was never finite: there is no model_best.pth")
+        asked = self.stop.signum is not None
+        due = epoch % self.settings.save_period == 0 or finished or asked
         self._save(None, due, improved, finished)
-        if self.stop.signum is not None and not finished:
-            if not due:  # asked for while the best was being written
-                self._save(None)
-            raise self.stop.leave(f" after epoch {epoch}\n{self._checkpoints.resume_hint()}")
+        if self.stop.signum is None or finished:
+            return
+        if not due:  # asked for while the best was being written
+            self._save(None)
+        raise self.stop.leave(f" after epoch {epoch}\n{self._checkpoints.resume_hint()}")
 
     def _save_step(self) -> None:
         """Save inside the epoch in hand, after `self.step` of its batches."""
         self._save(self.step)
 
-    def _stop_if_asked(self) -> None:
-        """Save and leave, if a signal has asked for it."""
-        if self.stop.signum is not None:
-            place = f" in epoch {self.epoch}, step {self.step}"
-            if self.step:
-                self._save_step()
-            elif self.epoch > 1:  # nothing of this epoch is done yet
-                self.epoch -= 1
-                self._save(None)
-            raise self.stop.leave(f"{place}\n{self._checkpoints.resume_hint()}")
+    def _leave(self) -> None:
+        """Save and leave: a signal has asked for it."""
+        where = f" in epoch {self.epoch}, step {self.step}"
+        if self.step:
+            self._save_step()
+        elif self.epoch > 1:  # nothing of this epoch is done yet
+            self.epoch -= 1
+            self._save(None)
+        raise self.stop.leave(f"{where}\n{self._checkpoints.resume_hint()}")
 
     def _finish(self, idle: bool) -> None:
         """Say what came out and what to do with it."""
         if self.config.launch.checking:
-            if (
-                newest := self._checkpoints.newest
-            ) is not None and not idle:  # read it back as a continued run would
-                restoring.load(
-                    self.config, held_by(self), checkpoint.load(newest), self.config.run.environment
-                )
-            done = "the run is at its end" if idle else "trained, validated, saved and read back"
-            self.logger.info(f"check passed: {done}; nothing of it is kept")
+            self._finish_check(idle)
             return
-        # A scheduler made for so many steps cannot be stretched.
-        fixed_length = any(hasattr(part, "total_steps") for part in held_by(self).parts.values())
-        for line in self._checkpoints.summary(
-            self.monitor, self.epochs, self.epoch, idle, fixed_length
-        ):
+        held = (self._checkpoints, self.monitor, self._held())
+        for line in outcome.summary(*held, self.epochs, self.epoch, idle):
             self.logger.info(line)
+
+    def _finish_check(self, idle: bool) -> None:
+        """Read back what was saved, as a continued run would."""
+        done = "the run is at its end"
+        newest = self._checkpoints.newest
+        if newest is not None and not idle:
+            start = self.config.launch.continued(newest).start(self.config.checked)
+            start.restore(self._held(), self.config.run.environment)
+            done = "trained, validated, saved and read back"
+        self.logger.info(f"check passed: {done}; nothing of it is kept")

@@ -18,6 +18,7 @@ def cross_entropy(
     """Cross-entropy of logits [n, classes] and classes int64 [n].
 
     Args:
-        label_smoothing: share of the target that is spread over all classes (Szegedy et al. 2016, arXiv:1512.00567).
+        label_smoothing: share of the target that is spread over all classes (Szegedy et al. 2016,
+            arXiv:1512.00567).
     """
     return F.cross_entropy(output, target, label_smoothing=label_smoothing)

@@ -1,7 +1,8 @@
 """The metrics: add yours here and name it in `metrics` of the config.
 
-A metric takes the network's output and the target and returns one value for each sample [n] (averages are then exact
-over samples, whatever the batches are), or the mean over the batch, or it is an object with update, compute and reset.
+A metric takes the network's output and the target and returns one value for each sample [n]
+(averages are then exact over samples, whatever the batches are), or the mean over the batch, or it
+is an object with update, compute and reset.
 """
 
 import torch
@@ -13,5 +14,5 @@ def accuracy(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def top_k_acc(output: torch.Tensor, target: torch.Tensor, k: int = 3) -> torch.Tensor:
-    """1 where the class int64 [n] is among the `k` highest of the scores [n, classes], else 0; float [n]."""
+    """1 where the class int64 [n] is among the `k` highest scores [n, classes]; float [n]."""
     return (output.topk(k, dim=1).indices == target[:, None]).any(dim=1).float()

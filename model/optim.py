@@ -1,4 +1,5 @@
-"""Optimizers and learning-rate schedulers of your own: add them here, and name them in the config like those of torch.
+"""Optimizers and schedulers of your own: add them here, name them like those of torch.
 
-A class like those of torch.optim, or a function that makes one, takes the parameters first; a scheduler the optimizer.
+A class like those of torch.optim, or a function that makes one, takes the parameters first; a
+scheduler the optimizer.
 """

@@ -1,0 +1,28 @@
+"""Learning-rate schedulers: how they are readied, and by what a plateau is judged."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+
+def expect_steps(optimizer: Optimizer) -> None:
+    """Tell torch that the order of optimizer and scheduler is fixed in the trainer.
+
+    Its check cries wolf after a resume, and where fp16 skips the first step; it has no public
+    switch.
+    """
+    optimizer._opt_called = True  # type: ignore[attr-defined]
+
+
+def step_scheduler(scheduler: Any, log: Mapping[str, float], judged_by: str) -> None:
+    """Step a scheduler; a plateau looks at a number of the log.
+
+    Args:
+        judged_by: its name.
+    """
+    if isinstance(scheduler, ReduceLROnPlateau):
+        scheduler.step(log[judged_by])
+    else:
+        scheduler.step()

@@ -1,0 +1,117 @@
+"""How several processes keep the same weights: the same at the start, and averaged gradients."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from machinery import distributed
+from machinery.errors import UserError
+from machinery.update.networks import share_buffers
+
+Weigh = Callable[[], float]
+
+
+def connect(
+    networks: Sequence[nn.Module], optimizers: Iterable[torch.optim.Optimizer], weigh: Weigh | None
+) -> None:
+    """Let several processes begin with the same weights, and average all gradients.
+
+    What is in a DistributedDataParallel averages by itself; every other parameter averages its
+    gradient as it comes, so that loops and updates of the user's own may clip, accumulate and step
+    as on one process.
+
+    Args:
+        networks, optimizers: of the trainer.
+        weigh: says what the gradients of a backward pass count for, in a loop that weighs no loss.
+    """
+    if distributed.alone():
+        return
+    parameters = _all_parameters(networks, optimizers)
+    distributed.broadcast(parameters)
+    share_buffers(networks)
+    parallel = {id(parameter) for parameter in _in_parallel(networks)}
+    for parameter in parameters:
+        if not (parameter.is_floating_point() or parameter.is_complex()):
+            continue
+        averages = id(parameter) not in parallel
+        if averages or weigh is not None:
+            _hook(parameter, _shared_gradient(averages, weigh))
+
+
+def _shared_gradient(averages: bool, weigh: Weigh | None) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What becomes of a gradient of this process."""
+
+    def shared(gradient: torch.Tensor) -> torch.Tensor:
+        if weigh is not None:
+            gradient = gradient * weigh()
+        if not averages:
+            return gradient
+        assert not gradient.requires_grad, "processes cannot average gradients of gradients"
+        return distributed.average(gradient)
+
+    return shared
+
+
+def _hook(parameter: torch.Tensor, shared: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Add a hook, also to a parameter that is not trained: it may be, later."""
+    trained = parameter.requires_grad
+    parameter.requires_grad_(True).register_hook(shared)
+    parameter.requires_grad_(trained)
+
+
+def _all_parameters(
+    networks: Sequence[nn.Module], optimizers: Iterable[torch.optim.Optimizer]
+) -> list[torch.Tensor]:
+    """The parameters of networks and optimizers, each once."""
+    found: dict[int, torch.Tensor] = {}
+    for network in networks:
+        for parameter in network.parameters():
+            found.setdefault(id(parameter), parameter)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                found.setdefault(id(parameter), parameter)
+    return list(found.values())
+
+
+def _in_parallel(networks: Sequence[nn.Module]) -> Iterator[torch.Tensor]:
+    """The trained parameters in DistributedDataParallels, wherever in a network these are."""
+    for network in networks:
+        for module in network.modules():
+            if isinstance(module, nn.parallel.DistributedDataParallel):
+                for parameter in module.parameters():
+                    if parameter.requires_grad:
+                        yield parameter
+
+
+def agree(networks: Sequence[nn.Module]) -> None:
+    """Make sure that several processes have the same weights, and give all the main one's buffers.
+
+    Raises:
+        UserError: they have drifted apart.
+    """
+    check_alike(networks)
+    share_buffers(networks)
+
+
+def check_alike(networks: Sequence[nn.Module]) -> None:
+    """Make sure that several processes have the same weights.
+
+    Raises:
+        UserError: they have drifted apart.
+    """
+    if distributed.alone():
+        return
+    sums = []
+    for network in networks:
+        for parameter in network.parameters():
+            # Squares, because there are losses that keep plain sums.
+            sums.append(float(parameter.detach().abs().cpu().double().square().sum()))
+    for others in distributed.gathered(sums):
+        if not np.allclose(sums, others, 1e-6, 1e-6, equal_nan=True):
+            raise UserError(
+                "the processes have come to other weights: "
+                "call self.model(…), not what is inside of it"
+            )

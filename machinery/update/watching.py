@@ -1,0 +1,215 @@
+"""What a run watches: the number that judges epochs, and whether losses and weights are finite."""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from machinery import distributed
+from machinery.errors import NonFiniteError
+
+
+class Monitor:
+    """Watches one number of the log.
+
+    Args:
+        setting: "min NAME", "max NAME" or "off".
+        early_stop: stop after this many epochs in a row without improvement; None or 0 never stops.
+    """
+
+    def __init__(self, setting: str, early_stop: int | None) -> None:
+        self.mode, _, self.name = setting.partition(" ")
+        #: Whether there is anything to watch.
+        self.on = self.mode != "off"
+        self.patience: float = early_stop or math.inf
+        self.best = math.inf if self.mode == "min" else -math.inf
+        self.best_epoch = 0
+        self.bad_epochs = 0
+
+    def update(self, epoch: int, log: Mapping[str, float]) -> bool:
+        """Judge an epoch; only a strictly better, finite value is an improvement."""
+        if not self.on:
+            return False
+        value = math.nan
+        if self.name in log:
+            value = float(log[self.name])
+        else:
+            what = f"epoch {epoch} has no {self.name}, and counts as no improvement"
+            logging.getLogger("trainer").warning(what)
+        if not self._is_better(value):
+            self.bad_epochs += 1
+            return False
+        self.best = value
+        self.best_epoch = epoch
+        self.bad_epochs = 0
+        return True
+
+    def check_finite(self, epoch: int, log: Mapping[str, float], lr: float, hint: str) -> None:
+        """Refuse an epoch whose number that judges it is not finite.
+
+        Raises:
+            NonFiniteError: with the number.
+        """
+        value = log.get(self.name, 0.0)
+        if self.on and not math.isfinite(value):
+            what = f"{self.name} became {value} in epoch {epoch} (lr {lr:.3g})"
+            raise NonFiniteError(f"{what}\n  {hint}")
+
+    def _is_better(self, value: float) -> bool:
+        if not math.isfinite(value):
+            return False
+        if self.mode == "min":
+            return value < self.best
+        return value > self.best
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the patience is at its end."""
+        return self.bad_epochs >= self.patience
+
+    def state_dict(self) -> dict[str, Any]:
+        """Best value, its epoch, and the epochs since."""
+        return {
+            "setting": f"{self.mode} {self.name}",
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "bad_epochs": self.bad_epochs,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on judging, unless it is another number that is watched now."""
+        if state["setting"] != f"{self.mode} {self.name}":
+            return
+        self.best = state["best"]
+        self.best_epoch = state["best_epoch"]
+        self.bad_epochs = state["bad_epochs"]
+
+
+class _Bad(NamedTuple):
+    """A loss that is not finite, as one process has seen it."""
+
+    #: Which of the losses since the last look; infinity: none was bad.
+    at: float
+    value: float
+    #: The one before it.
+    last_finite: float | None
+
+
+class LossWatch:
+    """Keeps the losses on the device until they are looked at.
+
+    Args:
+        policy: what to do about a loss that is not finite: "stop" the run, "skip" the update, or
+            "ignore" it.
+    """
+
+    def __init__(self, policy: str) -> None:
+        #: Whether an update may have to leave no trace.
+        self.may_skip = policy == "skip"
+        self._stops = policy == "stop"
+        self._losses: list[torch.Tensor] = []
+        self._last: torch.Tensor | None = None
+        self._looked = 0
+
+    def start(self, step: int) -> None:
+        """Begin an epoch, of which `step` batches are done."""
+        self._looked = step
+
+    def accepts(self, losses: Sequence[torch.Tensor]) -> bool:
+        """Note the losses of an update; False if it is to be skipped: waits for the GPU to know."""
+        if self.may_skip:
+            finite = bool(torch.isfinite(torch.stack(list(losses))).all())
+            return all(distributed.gathered(finite))
+        if self._stops:
+            self._losses += losses
+        return True
+
+    def accept_within(self, losses: Sequence[torch.Tensor]) -> None:
+        """Look at the losses that a step has computed on its way, which cannot be skipped.
+
+        Raises:
+            NonFiniteError: one was not finite: the weights are spoilt.
+        """
+        if not (self._stops or self.may_skip):
+            return
+        finite = bool(torch.isfinite(torch.stack(list(losses))).all())
+        if not all(distributed.gathered(finite)):
+            what = "the loss became NaN or infinite within a step that computes it several times"
+            raise NonFiniteError(f"{what}, which cannot be taken back: try a smaller lr")
+
+    def look(self, epoch: int, step: int, lr: float, hint: str) -> None:
+        """Look at the losses since the last look; one wait for the GPU.
+
+        Args:
+            epoch, step: where the run is, in batches done.
+            lr: the learning rate.
+            hint: what the user can do.
+
+        Raises:
+            NonFiniteError: one was not finite: the weights are spoilt from there on.
+        """
+        losses = self._losses
+        before = self._last
+        batches = step - self._looked
+        self._losses = []
+        self._looked = step
+        if losses:
+            self._last = losses[-1]
+        if not self._any_spoilt(losses):
+            return
+        found = _first_bad([float(loss) for loss in losses], before)
+        # The process that met it first says where; from there on it is in all of them.
+        earliest = min(distributed.gathered(found), key=attrgetter("at"))
+        if earliest.at == math.inf:  # finite values whose sum overflows
+            return
+        where = f"by step {step}"
+        if batches == len(losses):  # an update with several optimizers has more losses than batches
+            where = f"step {step - batches + int(earliest.at) + 1}"
+        last = "none"
+        if earliest.last_finite is not None:
+            last = f"{earliest.last_finite:.4g}"
+        raise NonFiniteError(
+            f"the loss became {earliest.value} in epoch {epoch}, {where} "
+            f"(lr {float(lr):.3g}, last finite loss {last})\n  {hint}"
+        )
+
+    def _any_spoilt(self, losses: list[torch.Tensor]) -> bool:
+        """Whether any process has a loss that is not finite; all have to ask."""
+        spoilt = bool(losses) and not bool(torch.isfinite(torch.stack(losses).sum()))
+        if distributed.alone():
+            return spoilt
+        return sum(distributed.totals([spoilt])()) > 0
+
+
+def _first_bad(values: list[float], before: torch.Tensor | None) -> _Bad:
+    """The first value that is not finite, and the finite one before it."""
+    last = None if before is None else float(before)
+    for index, value in enumerate(values):
+        if not math.isfinite(value):
+            return _Bad(index, value, last)
+        last = value
+    return _Bad(math.inf, math.nan, None)
+
+
+def check_finite(model: nn.Module, epoch: int, lr: float, hint: str) -> None:
+    """Look at the weights before they become a file: a finite loss can have gradients that are not.
+
+    Raises:
+        NonFiniteError: with the names of weights.
+    """
+    named = dict(model.named_parameters())
+    sums = [parameter.detach().sum(dtype=torch.float32) for parameter in named.values()]
+    if not sums or bool(torch.isfinite(torch.stack(sums).sum())):
+        return
+    bad = [name for name, weight in named.items() if not bool(torch.isfinite(weight).all())]
+    if not bad:
+        return
+    names = ", ".join(bad[:3])
+    if len(bad) > 3:
+        names += ", …"
+    when = f"by epoch {epoch} (lr {float(lr):.3g})"
+    raise NonFiniteError(f"weights became NaN or infinite {when}: {names}\n  {hint}")
