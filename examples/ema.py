@@ -1,6 +1,6 @@
 """A moving average of the weights that is judged in their place: "trainer": {"type": "examples.ema.EMATrainer"}."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,10 +22,12 @@ class EMATrainer(Trainer):
         decay = self.config["trainer"].get("ema_decay", 0.999)
         self.ema = AveragedModel(unwrap(self.model), multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
-    def _after_update(self, batches: int) -> None:
-        if not self._watch.skipped:
-            self.ema.update_parameters(unwrap(self.model))
-        super()._after_update(batches)
+    def _update(self, batches: Sequence[Any]) -> None:
+        with self.group(batches) as group:
+            for batch in group:
+                self.backward(self.compute(batch))
+            if group.step(self.optimizer):
+                self.ema.update_parameters(unwrap(self.model))
 
     @contextmanager
     def judged(self) -> Iterator[None]:

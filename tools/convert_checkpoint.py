@@ -18,8 +18,9 @@ import numpy as np
 import torch
 
 from machinery.checkpoints import file as checkpoint
-from machinery.errors import CheckpointError, catch_user_errors
-from machinery.files import shown_command
+from machinery.errors import CheckpointError
+from machinery.files import ROOT, shown_command
+from machinery.telling import catch_user_errors
 
 
 class Inert:
@@ -133,9 +134,8 @@ def main() -> None:
         raise CheckpointError(f"{args.new} exists: choose another name")
     state = convert(read_inert(args.old), args.old)
     checkpoint.save(state, args.new)
-    print(
-        f"wrote {args.new}: {state['arch']}, epoch {state['epoch']}; test: {shown_command('test.py', '-r', args.new)}"
-    )
+    test = shown_command(ROOT / "test.py", "-r", args.new)
+    print(f"wrote {args.new}: {state['arch']}, epoch {state['epoch']}; test: {test}")
 
 
 if __name__ == "__main__":

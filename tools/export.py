@@ -24,8 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
-from machinery.errors import ConfigError, printable, told
+from machinery.errors import ConfigError
 from machinery.files import read_json, replacing, shown
+from machinery.telling import printable, told
 from machinery.update.runtime import unwrap
 from tools.history.records import is_current
 from tools.trained import Trained, folder_of, parsed, seen

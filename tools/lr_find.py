@@ -45,18 +45,19 @@ def tested(trainer: Any, low: float, high: float, steps: int, of: int = 0) -> It
     """
     import torch
 
+    from machinery.update.watching import LossWatch
     from tools.tuning.measuring import updates
 
-    trainer.lr_scheduler, trainer._watch.policy = None, "ignore"
+    trainer.lr_scheduler, trainer._watch = None, LossWatch("ignore")
     groups, losses = trainer.optimizer.param_groups, list[Any]()
     shares = [_rate(group) / (_rate(groups[of]) or 1.0) for group in groups]
-    apply = trainer._apply
+    step = trainer._apply_group
 
-    def noted(optimizer: Any, group: list[Any]) -> bool:
-        losses.append(torch.stack(group).mean())
-        return apply(optimizer, group)
+    def noted(group: Any, optimizers: Any, again: Any) -> bool:
+        losses.append(torch.stack(group.losses).mean())
+        return step(group, optimizers, again)
 
-    trainer._apply = noted
+    trainer._apply_group = noted
     rates = [low * (high / low) ** (k / max(steps - 1, 1)) for k in range(steps)]
     steady, best, start = 0.0, math.inf, math.inf
     running, keep = updates(trainer), 1 - 20 / steps
@@ -66,9 +67,7 @@ def tested(trainer: Any, low: float, high: float, steps: int, of: int = 0) -> It
         for _ in islice(running, 1):
             pass
         if not losses:
-            raise ConfigError(
-                f"{type(trainer).__name__} applies no gradients of its own by _apply: it cannot be tested"
-            )
+            raise ConfigError(f"{type(trainer).__name__} applies no gradients by group.step: it cannot be tested")
         loss = float(losses[-1])
         steady = keep * steady + (1 - keep) * loss
         smooth = steady / (1 - keep ** (k + 1))

@@ -11,7 +11,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from machinery.errors import ConfigError, catch_user_errors, printable
+from machinery.errors import ConfigError
+from machinery.telling import catch_user_errors, printable
 from tools.migration import classic
 from tools.migration.configs import configs, in_configs
 from tools.migration.findings import Finding, in_code
@@ -39,7 +40,7 @@ def report(root: Path, everything: bool = False) -> str:
     """
     if not root.is_dir():
         raise ConfigError(f"{root} is no folder")
-    if (root / "machinery" / "launch.py").is_file():
+    if (root / "machinery" / "launch" / "launch.py").is_file():
         raise ConfigError(f"{root} has the files of this template already: look at it as it was before")
     project = Project(root)
     found = configs(project)
@@ -70,7 +71,7 @@ def _files(project: Project) -> list[str]:
     inside = [path for path in project.files if "/" in path and path.split("/")[0] in shared and path not in replaced]
     kept = [*mine, *(f"{name}/" for name in sorted(folders)), *inside, *(["saved/"] if "saved" in project.top else [])]
     util = "utils/ (but for utils/util.py)" if project.keeps_util else "utils/"
-    taken = f"parse_config.py, config/, base/, logger/, {util}, requirements.txt, tools/convert_checkpoint.py"
+    taken = f"parse_config.py, base/, logger/, machinery/, {util}, requirements.txt, tools/convert_checkpoint.py"
     lines = [*_wrapped("keep: ", _some(kept, 20)), *_wrapped("take: ", taken)]
     added = [f"{path}: {_some(names, 8)}" for path, names in project.added.items() if names]
     if added:

@@ -11,12 +11,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from machinery.errors import ConfigError, StorageError, catch_user_errors
+from machinery.errors import ConfigError, StorageError
 from machinery.files import ROOT
+from machinery.telling import catch_user_errors
 
 #: What is about the template itself, and not for a project that is made from it.
 LEFT_OUT = re.compile(
     r"README\.md|tools/(bench.*|migrat.*|bare_loop\.py|new_project\.py|write_schema\.py|trace_ways\.py)|"
+    r"tests/(house|plainness)\.py|"
     r"tests/test_(tools|readme|docs|ten_minutes|new_project|own_tasks|structure|migrate|suggestions)\.py"
 )
 #: What is about all examples.

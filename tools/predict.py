@@ -16,8 +16,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import torch
 
-from machinery.errors import ConfigError, DataError, printable, told
+from machinery.errors import ConfigError, DataError
 from machinery.files import replacing, shown
+from machinery.telling import printable, told
 from tools.pictures import grid, images_in, pyplot as plt, save
 from tools.trained import Trained, classes_of, dataset_of, folder_of, parsed, seen
 

@@ -17,6 +17,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from machinery.errors import ConfigError, StorageError
+from machinery.telling import note_batch
 from parse_config import ConfigParser
 from train import OPTIONS, build
 
@@ -25,8 +26,8 @@ PARTS = {
     "data": ("runtime.move",),  # and the fetch
     "forward": ("_forward",),
     "backward": ("runtime.backward",),
-    "optimizer": ("runtime.apply",),
-    "logging": ("_record", "_log_window"),
+    "optimizer": ("runtime.step",),
+    "logging": ("_add_to_averages", "_log_window"),
     "saving": ("_save_step",),
 }
 #: Steps to let pass first: caches fill, kernels are chosen, a model is compiled.
@@ -108,7 +109,6 @@ class Parts:
 
 def _updates(trainer: Any, parts: Parts) -> Iterator[None]:
     """Train, an update at a time."""
-    from machinery.checkpoints.parts import networks
     from machinery.update.networks import to_training
     from trainer import Trainer
 
@@ -116,14 +116,18 @@ def _updates(trainer: Any, parts: Parts) -> Iterator[None]:
         raise ConfigError(f"{type(trainer).__name__} has an epoch of its own, which is not made of updates")
     for epoch in range(trainer.start_epoch, trainer.epochs + 1):
         trainer.epoch = epoch
-        to_training(networks(trainer))
+        to_training(trainer._networks())
         groups = trainer._groups(epoch)
         while True:
             with parts.context("data"):
                 batches = next(groups, None)
             if batches is None:
                 break
-            trainer._update(batches)
+            try:
+                trainer._update(batches)
+            except Exception as error:
+                note_batch(error, trainer)
+                raise
             trainer._after_update(len(batches))
             yield
         trainer.step = 0

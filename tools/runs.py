@@ -13,8 +13,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from machinery.errors import ConfigError, StorageError, catch_user_errors, printable
+from machinery.errors import ConfigError, StorageError
 from machinery.files import ROOT, replacing
+from machinery.telling import catch_user_errors, printable
 
 try:
     import pandas as pd

@@ -19,10 +19,13 @@ from torch.utils._pytree import tree_flatten_with_path, tree_leaves
 import data_loader.data_loaders as module_data
 import test
 from base import BaseDataLoader
-from base.base_data_loader import evaluation_view, one_pass
-from machinery.errors import ConfigError, DataError, described, printable
+from base.base_data_loader import one_pass
+from machinery.errors import ConfigError, DataError
 from machinery.files import shown
 from machinery.order.batches import SeededFetcher
+from machinery.order.passes import OrderedPasses
+from machinery.order.split import evaluation_view
+from machinery.telling import described, printable
 from parse_config import ConfigParser
 from tools.pictures import grid, images_in, labels_in, picture_file, pyplot as plt, save
 from tools.trained import classes_of
@@ -46,13 +49,13 @@ def both_ways(loader: Any, seed: int, training: bool) -> tuple[Any, Any]:
     batch = next(iter(one_pass(loader, seed, int(training))), None)
     if batch is None:
         raise DataError("the loader has no batches")
-    order = getattr(loader, "_order", None)
-    if not (training and isinstance(loader, BaseDataLoader) and order is not None):
+    passes = loader._passes if isinstance(loader, BaseDataLoader) else None
+    if not (training and isinstance(passes, OrderedPasses)):
         return batch, None
-    order.epoch, order.first, order.last = 1, 0, 1
-    fetcher = loader._fetcher
+    passes.order.take(1, 0, 1)
+    fetcher = passes.fetcher
     view = evaluation_view(loader.dataset)
-    plain = SeededFetcher(view, fetcher.collate_fn, fetcher.seed, fetcher.name)[next(iter(order))]
+    plain = SeededFetcher(view, fetcher.collate_fn, fetcher.seed, fetcher.name)[next(iter(passes.order))]
     return batch, None if isinstance(plain, DataError) else plain
 
 

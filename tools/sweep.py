@@ -29,9 +29,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from machinery.checkpoints import run_folder
-from machinery.config.source import read_source
-from machinery.errors import ConfigError, StorageError, catch_user_errors, printable
+from machinery.config.source import Source
+from machinery.errors import ConfigError, StorageError
 from machinery.files import ensure_dir, shown, write_json
+from machinery.telling import catch_user_errors, printable
 
 try:
     import optuna
@@ -72,7 +73,7 @@ class Sweep:
         with self.locked("sweep"):
             with reaching(storage, self.folder / "journal.log"):
                 self.study = self._study(opened(storage, self.folder / "journal.log"))
-                values = {key: value for key, value in read_source(given).values.items() if key != "$schema"}
+                values = {key: value for key, value in Source.read(given).values.items() if key != "$schema"}
                 self._check_same(values)
                 self._list_points()
             write_json(values, self.config)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from machinery.errors import ConfigError
 from machinery.files import ensure_dir
+from machinery.telling import note_batch
 from parse_config import ConfigParser
 
 
@@ -48,12 +49,15 @@ def seen(trained: Trained) -> Iterator[tuple[Any, Any, Any, Any]]:
         with torch.no_grad(), trainer.judged():
             handle = trainer.model.register_forward_hook(note, with_kwargs=True)
             try:
-                _, output, target = trainer._compute(batch, None)
+                computed = trainer.compute(batch)
+            except Exception as error:
+                note_batch(error, trainer)
+                raise
             finally:
                 handle.remove()
         if not calls:
             raise ConfigError(f"{type(trainer).__name__}._forward does not call self.model")
-        yield *calls[0], output, target
+        yield *calls[0], computed.output, computed.target
 
 
 def dataset_of(loader: Any) -> Any:

@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from machinery.errors import ConfigError, catch_user_errors, printable
+from machinery.errors import ConfigError
 from machinery.files import ROOT, shown_command
+from machinery.telling import catch_user_errors, printable
 from tools.sweeping.point import die_with_parent
 
 Settings = dict[str, Any]
@@ -206,7 +207,7 @@ def main() -> None:
         print("nothing is faster than the config as it stands")
         return
     words += [word for key, value in best.items() for word in ("--set", f"{key}={json.dumps(value)}".replace('"', ""))]
-    print(f"recommended: {shown_command('train.py', *words)}")
+    print(f"recommended: {shown_command(ROOT / 'train.py', *words)}")
 
 
 if __name__ == "__main__":

@@ -34,13 +34,13 @@ class DistillingTrainer(Trainer):
 
     def _train_teacher(self, epochs: int) -> None:
         """The quick way to a teacher, for a first try."""
-        if distributed.SIZE > 1:
+        if not distributed.alone():
             raise ConfigError("trainer.teacher: on several processes, train the teacher first, and name its run")
         optimizer = torch.optim.Adam(self.teacher.parameters(), lr=0.002)
         for epoch in range(1, epochs + 1):
             for batch in self.data_loader.batches(epoch, 0, 1 if self.config.launch.checking else None):
-                batch = self.runtime.move(batch)
-                F.nll_loss(self.teacher(batch["image"]).log_softmax(dim=1), batch["label"]).backward()
+                images, labels = batch["image"].to(self.device), batch["label"].to(self.device)
+                F.nll_loss(self.teacher(images).log_softmax(dim=1), labels).backward()
                 optimizer.step()
                 optimizer.zero_grad()
 

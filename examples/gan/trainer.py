@@ -20,7 +20,8 @@ class GANTrainer(Trainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.critic = self.config.init_obj("arch_critic", module_arch)
-        self.critic_optimizer = self.config.init_obj("optimizer_critic", torch.optim, self.critic.parameters())
+        weights = self.critic.parameters()
+        self.critic_optimizer = self.config.init_obj("optimizer_critic", torch.optim, weights)
         self.noise = self.config["arch"]["args"]["noise"]
 
     def _forward(self, batch: Any) -> tuple[Any, Any, Any]:
@@ -30,21 +31,18 @@ class GANTrainer(Trainer):
         return {"critic": critic, "generator": F.softplus(-self.critic(fake)).mean()}, fake, real
 
     def _update(self, batches: Sequence[Any]) -> None:
-        for name, optimizer in {"critic": self.critic_optimizer, "generator": self.optimizer}.items():
-            seen = []
-            for k, (batch, n) in enumerate(zip(batches, self._group.sizes, strict=True)):
-                terms, output, target = self._compute(batch, None, n)
-                self.runtime.backward(terms[name] * self._group.share(k))
-                seen.append(({key: term.detach() for key, term in terms.items()}, output, target, n))
-            applied = self._apply(optimizer, [terms[name] for terms, *_ in seen])
-            for each in seen if applied and name == "critic" else ():
-                self._record(self.train_metrics, *each)
-        self.critic_optimizer.zero_grad()  # what the generator's loss has left there
-        self._schedule("step", {})
+        with self.group(batches) as group:
+            for batch in group:
+                self.backward(self.compute(batch), "critic")
+            group.step(self.critic_optimizer)
+            for batch in group:
+                self.backward(self.compute(batch), "generator")
+            group.step(self.optimizer)
 
     def _valid_epoch(self, epoch: int) -> Log:
         log = super()._valid_epoch(epoch)
         noise = torch.randn(64, self.noise, generator=torch.Generator().manual_seed(self.seed))
         with torch.no_grad(), self.judged():
-            self.writer.add_image("samples", make_grid(self.model(noise.to(self.device)), normalize=True))
+            images = make_grid(self.model(noise.to(self.device)), normalize=True)
+            self.writer.add_image("samples", images)
         return log

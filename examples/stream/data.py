@@ -40,8 +40,8 @@ class Spirals(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         info = get_worker_info()
         workers, worker = (info.num_workers, info.id) if info else (1, 0)
-        shares = distributed.SIZE * workers
-        first = distributed.RANK * workers + worker + self.start * shares
+        shares = distributed.size() * workers
+        first = distributed.rank() * workers + worker + self.start * shares
         self.read, self.start = self.start, 0
         for i in range(first, self.samples, shares) if self.samples else itertools.count(first, shares):
             self.read += 1

@@ -41,7 +41,7 @@ class StatefulLoader(BaseDataLoader):
         return vars(self)["_stood"]
 
     def _pass(self, epoch: int, first: int, last: int | None) -> Iterator[Any]:
-        if epoch == 0 or self.num_workers or distributed.SIZE > 1:
+        if epoch == 0 or self.num_workers or not distributed.alone():
             return super()._pass(epoch, first, last)
         return self._going_on(epoch, first, last)
 
@@ -51,7 +51,7 @@ class StatefulLoader(BaseDataLoader):
         seeding.seed_everything(*place)
         if begin:
             self.dataset.load_state_dict(copy.deepcopy(self.place.state))  # type: ignore[attr-defined]
-        batches, k = iter(self._inner), begin
+        batches, k = iter(self._passes.inner), begin
         while last is None or k < last:
             seeding.seed_everything(*place, k)  # what a dataset draws depends on the place alone
             try:

@@ -229,7 +229,7 @@ def steps(
 
         def train() -> None:
             for epoch in range(1, epochs + 1):
-                order = seeding.permutation(n, seeding.ROOT_SEED, "train", "order", epoch).to(device())
+                order = seeding.permutation(n, seeding.root_seed(), "train", "order", epoch).to(device())
                 losses["bare"] = bare_epoch(linear, tensors, order, size, cross_entropy)
 
         seconds = timed(train) / updates

@@ -56,18 +56,18 @@ def _pairs(processes: int, threads: int) -> Iterator[tuple[float, float]]:
 
 def by_hand(data: tuple[torch.Tensor, torch.Tensor], epoch: int, model: torch.nn.Module) -> float:
     """An epoch of the loop by hand: each process takes every W-th sample of the order."""
-    order = seeding.permutation(len(data[1]), "order", epoch)[distributed.RANK :: distributed.SIZE]
-    return bare_epoch(model, data, order, BATCH // distributed.SIZE, nll_loss)
+    order = seeding.permutation(len(data[1]), "order", epoch)[distributed.rank() :: distributed.size()]
+    return bare_epoch(model, data, order, BATCH // distributed.size(), nll_loss)
 
 
 def main() -> None:
     """Print the seconds of three epochs of both sides, as JSON."""
     images = digits(COPIES)
     data = images.images, images.labels
-    if distributed.SIZE > 1:
+    if not distributed.alone():
         distributed.join()
     model: torch.nn.Module = MnistModel()
-    model = DistributedDataParallel(model) if distributed.SIZE > 1 else model
+    model = model if distributed.alone() else DistributedDataParallel(model)
     with tempfile.TemporaryDirectory() as folder:
         settings = {"tensorboard": False, "epochs": 1000}
         trainer = make_trainer(Path(folder), MnistModel(), resident(images, BATCH), None, nll_loss, **settings)
@@ -75,7 +75,7 @@ def main() -> None:
         for epoch in range(1, 5):
             ours = timed(partial(trainer._run_epoch, epoch))
             pairs.append((ours, timed(partial(by_hand, data, epoch, model))))
-    if distributed.RANK == 0:
+    if distributed.is_main():
         print(json.dumps(pairs[1:]))
     if dist.is_initialized():
         distributed.leave()

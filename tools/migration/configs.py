@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from machinery.config.components import Given, _type_problem, bind
-from machinery.config.schema import check
-from machinery.config.source import Source, parse_json
+from machinery.config.arguments import Given, type_problem
+from machinery.config.checking import check
+from machinery.config.components import Component, bind
+from machinery.config.source import Source
 from machinery.errors import ConfigError
 from tools.migration.findings import Finding
 from tools.migration.project import Found, Module, Project, dotted
@@ -34,7 +35,7 @@ def configs(project: Project) -> dict[str, Source]:
     found = {}
     for path, text in project.texts.items():
         try:
-            source = parse_json(text, path)
+            source = Source.parse(text, path)
         except ConfigError:
             source = Source({}, name=path)
             if not ('"trainer"' in text and ('"arch"' in text or '"data_loader"' in text)):
@@ -61,7 +62,7 @@ def in_configs(project: Project) -> Iterator[Finding]:
                 lookups.setdefault(section, []).append(lookup)
     for path in configs(project):
         try:
-            source = parse_json(project.texts[path], path)
+            source = Source.parse(project.texts[path], path)
             base = source.values.pop("base", None)
             if base is not None:
                 text = "base: here this key names a config to inherit from: give yours another name"
@@ -144,7 +145,7 @@ def _in_torch(source: Source, component: dict[str, Any], path: Any, lookup: Look
     """By the template's own check, with the torch that is installed."""
     try:
         module = importlib.import_module(lookup.module)
-        bind(source, component, path, (module,), Given(lookup.positional, lookup.names))
+        bind(source, Component(path, component), (module,), Given(lookup.positional, lookup.names))
     except ConfigError as error:
         yield from _told(ConfigError(str(error).partition("\n  there are: ")[0]), source.name)
 
@@ -175,5 +176,6 @@ def _fits(
         kind = dotted(annotation)
         if kind in _BUILTIN and kind not in found.module.names and argument in component.get("args", {}):
             value = component["args"][argument]
-            for problem in _type_problem(name, argument, getattr(builtins, kind), value):
+            problem = type_problem(name, argument, getattr(builtins, kind), value)
+            if problem is not None:
                 yield Finding(0, source.where((*path, "args", argument)), f"{section}.args.{argument}: {problem}")

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from machinery.errors import printable
 from machinery.files import ROOT
+from machinery.telling import printable
 
 #: Seconds between two looks at the table.
 _EVERY = 0.2

@@ -13,8 +13,8 @@ import optuna
 import pandas as pd
 from optuna.trial import TrialState
 
-from machinery.errors import printable
 from machinery.files import replacing, shown
+from machinery.telling import printable
 from tools.sweeping.spec import decoded
 
 

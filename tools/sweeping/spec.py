@@ -10,8 +10,9 @@ import numpy as np
 import optuna
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from machinery.config.schema import check, known
-from machinery.config.source import override, parse_json, read_source
+from machinery.config.changes import override
+from machinery.config.checking import check
+from machinery.config.source import Source
 from machinery.errors import ConfigError
 from machinery.files import ROOT
 
@@ -141,7 +142,7 @@ def read_spec(file: Path) -> tuple[Spec, Path, str, str]:
     if not file.is_file():
         raise ConfigError(f"{file} is no file")
     try:
-        source = parse_json(file.read_text(encoding="utf-8"), str(file))
+        source = Source.parse(file.read_text(encoding="utf-8"), str(file))
         spec = Spec.model_validate(source.values)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} cannot be read: {getattr(error, 'strerror', error)}") from None
@@ -171,9 +172,9 @@ def read_spec(file: Path) -> tuple[Spec, Path, str, str]:
     for key, other in itertools.product(first, {**first, **spec.set}):
         if other.startswith(f"{key}."):
             raise ConfigError(f"{file}: space: {other} is a part of {key}: which of them would count?")
-    source = read_source(path)
+    source = Source.read(path)
     for key, value in {**spec.set, **first}.items():
-        override(source, tuple(key.split(".")), value, f"{file} ({key})", known)
+        override(source, tuple(key.split(".")), value, f"{file} ({key})")
     settings = check(source).settings
     if settings.trainer.monitor == "off":
         raise ConfigError(f'{path}: trainer.monitor is "off": a sweep compares the number that it names')

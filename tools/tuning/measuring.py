@@ -9,8 +9,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from machinery.config.components import accepted, find
+from machinery.config.arguments import accepted
+from machinery.config.components import find
 from machinery.errors import ConfigError, DataError
+from machinery.telling import note_batch
 from parse_config import ConfigParser
 from train import build
 
@@ -36,13 +38,13 @@ def measured(config: ConfigParser, seconds: float) -> dict[str, Any]:
         raise ConfigError(f"{type(trainer).__name__} has a loop of its own, which cannot be measured step by step")
     config.launch.checking, trainer.save_step, trainer.writers._writers = False, None, []
     losses: list[Any] = []
-    apply = trainer._apply
+    step = trainer._apply_group
 
-    def noted(optimizer: Any, group: list[Any]) -> bool:
-        losses.append(torch.stack(group).mean() if len(losses) < COMPARED else None)
-        return apply(optimizer, group)
+    def noted(group: Any, optimizers: Any, again: Any) -> bool:
+        losses.append(torch.stack(group.losses).mean() if len(losses) < COMPARED else None)
+        return step(group, optimizers, again)
 
-    trainer._apply = noted
+    trainer._apply_group = noted
     with trainer.stop:
         trainer.restore()
         started = time.perf_counter()
@@ -61,17 +63,20 @@ def measured(config: ConfigParser, seconds: float) -> dict[str, Any]:
 
 def updates(trainer: Any) -> Iterator[int]:
     """Updates without end, epoch after epoch; how many samples each was of."""
-    from machinery.checkpoints.parts import networks
     from machinery.update.networks import to_training
 
     for epoch in itertools.count(1):
         trainer.epoch, trainer.step = epoch, 0
-        to_training(networks(trainer))
+        to_training(trainer._networks())
         before = trainer.step
         for batches in trainer._groups(epoch):
-            trainer._update(batches)
+            try:
+                trainer._update(batches)
+            except Exception as error:
+                note_batch(error, trainer)
+                raise
             trainer._after_update(len(batches))
-            yield sum(trainer._group.sizes)
+            yield sum(trainer.batch_size_of(batch) for batch in batches)
         if trainer.step == before:
             raise DataError("the training loader gave no batches")
 
@@ -107,8 +112,8 @@ def _facts(trainer: Any) -> dict[str, Any]:
     config = trainer.config
     loader, optimizer = config["data_loader"]["type"], config["optimizer"]["type"]
     modules = (module_optim, torch.optim)
-    names, _ = accepted(find((module_data,), "data_loader", loader, config.source, ("data_loader",)))
-    steps, _ = accepted(find(modules, "optimizer", optimizer, config.source, ("optimizer",)))
+    names, _ = accepted(find((module_data,), loader, config.source, ("data_loader",)))
+    steps, _ = accepted(find(modules, optimizer, config.source, ("optimizer",)))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {
         "arguments": [*names, "pin_memory"],
