@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-from machinery.errors import _hook
+from machinery.telling import end_command
 
 # The first backward of a process looks how many devices there are, starts threads for them, and no fork of it can call
 # backward any more. Once fake tensors have been made (by torch.export), it finds one without a GPU; now it finds none.
@@ -40,7 +40,7 @@ def _command(function, args, output, errors):
         raise
     except BaseException as error:
         # That of a project, whose classes are others than those of the tests, if it has come to set it.
-        hook = sys.excepthook if sys.excepthook.__name__ == _hook.__name__ else _hook
+        hook = sys.excepthook if sys.excepthook.__name__ == end_command.__name__ else end_command
         hook(type(error), error, error.__traceback__)
         sys.exit(1)
 

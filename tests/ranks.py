@@ -7,10 +7,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import forked
 import torch
 import torch.distributed as dist
 
+import forked
 from machinery import distributed, stopping
 
 #: Seconds that they wait for each other: a hang is an error, soon.
@@ -41,7 +41,7 @@ def run(folder, size, function, *args):
 
 
 def _rank(rank, size, place, timeout, function, args):
-    distributed.RANK, distributed.SIZE, distributed.LOCAL_RANK = rank, size, rank
+    distributed.world.rank, distributed.world.size, distributed.world.local_rank = rank, size, rank
     stopping._ASKED_EVERY = 0  # in each step, however fast it is
     if size > 1:
         store = f"file://{place}/store"

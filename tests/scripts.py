@@ -7,7 +7,6 @@ import sys
 
 import forked
 from projects import ROOT
-
 from trainer import Trainer
 
 

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
+
 import tiny
 from bending.dicts import DictTrainer, dict_accuracy, dict_loss
 from bending.gan import GANTrainer, Generator, spread
-from test_resume import Interrupted, newest
-
 from machinery.errors import Stopped
+from test_resume import Interrupted, newest
 
 
 def gan(folder, **kwargs):

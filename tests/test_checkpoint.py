@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 import torch
 
+import tiny
 from machinery.checkpoints import file as checkpoint, run_folder
 from machinery.errors import CheckpointError, StorageError
+from machinery.plain_data import plain
 
 STATE = {
     "format_version": 1,
@@ -88,12 +89,12 @@ class Color(enum.IntEnum):
 
 def test_plain_data_is_converted_and_the_rest_named():
     value = {"a": np.float64(2.5), "b": np.arange(3), "c": Path("x"), "d": [Color.RED, (1, None)], "e": np.int32(1)}
-    plain = checkpoint.plain(value)
-    assert plain["a"] == 2.5 and type(plain["a"]) is float
-    assert torch.equal(plain["b"], torch.arange(3))
-    assert plain["c"] == "x" and type(plain["d"][0]) is int and type(plain["e"]) is int
+    copied = plain(value)
+    assert copied["a"] == 2.5 and type(copied["a"]) is float
+    assert torch.equal(copied["b"], torch.arange(3))
+    assert copied["c"] == "x" and type(copied["d"][0]) is int and type(copied["e"]) is int
     with pytest.raises(CheckpointError, match=r"state.deep\[1\].f is a test_checkpoint.Odd"):
-        checkpoint.plain({"deep": [0, {"f": Odd()}]})
+        plain({"deep": [0, {"f": Odd()}]})
 
 
 class Odd:
@@ -271,13 +272,13 @@ def test_all_of_torchs_optimizers_and_schedulers_are_plain(tmp_path):
         optimizer = getattr(torch.optim, name)(model.parameters(), lr=0.1)
         model(torch.randn(4, 6)).sum().backward()
         optimizer.step()
-        checkpoint.plain(optimizer.state_dict())
+        plain(optimizer.state_dict())
     for scheduler in (
         torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=5, cycle_momentum=False),
         torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer),
         torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 5),
     ):
-        checkpoint.plain(scheduler.state_dict())
+        plain(scheduler.state_dict())
 
 
 def test_torch_is_told_to_load_weights_only(tmp_path, monkeypatch):

@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.utils.tensorboard  # for all that is forked
 import torchvision.datasets  # noqa: F401
-from projects import SHARED, command, copy_template, quick
 
 from machinery.checkpoints import file as checkpoint
+from projects import SHARED, command, copy_template, quick
 
 CLASSIC = Path(__file__).parent / "classic_project"
 
@@ -74,7 +74,7 @@ def test_a_util_py_of_the_project_s_own_may_stay(tmp_path):
     folder = copy_template(tmp_path / "project", SHARED)
     shutil.copytree(CLASSIC, folder, dirs_exist_ok=True)
     (folder / "utils" / "util.py").write_text(
-        "import torch\nfrom itertools import repeat\nfrom utils import MetricTracker\n\n"
+        "import torch\nfrom itertools import repeat\nfrom utils.metrics import MetricTracker\n\n"
         "def prepare_device(n_gpu_use):\n    print('my own')\n    return torch.device('cpu'), []\n\n"
         "def inf_loop(data_loader):\n    for loader in repeat(data_loader):\n        yield from loader\n\n"
         "def helper():\n    return 5\n"

@@ -8,9 +8,9 @@ import shutil
 
 import pytest
 import torchvision.datasets  # noqa: F401
-from projects import ROOT, command, copy_template, quick
 
 from machinery.checkpoints import file as checkpoint
+from projects import ROOT, command, copy_template, quick
 
 SHORT = ["--set", "trainer.epochs=2", "--set", "trainer.len_epoch=6", "--bs", "32"]
 

@@ -5,15 +5,15 @@ import inspect
 import json
 
 import pytest
-import tiny
 import torch
-from projects import ROOT
 
+import tiny
 from base import BaseModel
 from examples.lbfgs.trainer import LBFGSTrainer
-from machinery.config.factory import init_optimizer, init_scheduler
+from machinery.config.optimization import init_optimizer, init_scheduler
 from machinery.errors import ConfigError
 from parse_config import ConfigParser
+from projects import ROOT
 
 OPTIMIZERS = sorted(
     name
@@ -169,7 +169,7 @@ def test_lbfgs_in_groups_equals_one_large_batch(tmp_path):
         )
         trainer = build(config)
         trainer.model.double()
-        trainer.data_loader._fetcher.dataset = Doubles(trainer.data_loader.dataset)
+        trainer.data_loader._passes.fetcher.dataset = Doubles(trainer.data_loader.dataset)
         trainer.train()
         return trainer.model
 
@@ -339,8 +339,8 @@ def test_the_bundled_configs_pass_their_own_checks():
     import model.loss as module_loss
     import model.metric as module_metric
     import model.model as module_arch
-    from machinery.config.source import read_source
+    from machinery.config.source import Source
 
-    ConfigParser(read_source(ROOT / "config.json")).check(
+    ConfigParser(Source.read(ROOT / "config.json")).check(
         data_loader=module_data, arch=module_arch, loss=module_loss, metrics=module_metric, optimizer=torch.optim
     )

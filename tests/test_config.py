@@ -5,14 +5,16 @@ import sys
 import types
 
 import pytest
-import tiny
 import torch
-from projects import ROOT
 
+import tiny
+from base import BaseTrainer
 from machinery.config.components import find
-from machinery.config.source import Source, leaves, parse_json, read_source
+from machinery.config.source import Source
+from machinery.config.values import leaves
 from machinery.errors import ConfigError
 from parse_config import ConfigParser
+from projects import ROOT
 
 CONFIG = json.loads((ROOT / "config.json").read_text())
 
@@ -24,7 +26,7 @@ def write(folder, text, name="config.json"):
 
 
 def parse(folder, text):
-    return ConfigParser(read_source(write(folder, text)))
+    return ConfigParser(Source.read(write(folder, text)))
 
 
 def error(function, *arguments):
@@ -72,24 +74,24 @@ def test_reading_writes_nothing(tmp_path):
     ],
 )
 def test_slips_in_json(text, message):
-    assert message in error(parse_json, text, "config.json")
+    assert message in error(Source.parse, text, "config.json")
 
 
 def test_several_slips_are_told_together():
     text = '{\n"a": NaN,\n"b": [1, {"b": -Infinity}],\n"b": [1]\n}'
-    lines = error(parse_json, text, "c").split("\n  ")
+    lines = error(Source.parse, text, "c").split("\n  ")
     assert [line.partition(": ")[0] for line in lines] == ["c:2:6", "c:3:16", "c:4:1"]
 
 
 def test_files_that_are_no_text(tmp_path):
-    assert "does not exist" in error(read_source, tmp_path / "no.json") or "No such file" in error(
-        read_source, tmp_path / "no.json"
+    assert "does not exist" in error(Source.read, tmp_path / "no.json") or "No such file" in error(
+        Source.read, tmp_path / "no.json"
     )
-    assert "Is a directory" in error(read_source, tmp_path)
+    assert "Is a directory" in error(Source.read, tmp_path)
     (tmp_path / "bom.json").write_bytes(b"\xef\xbb\xbf{}")
-    assert "BOM" in error(read_source, tmp_path / "bom.json")
+    assert "BOM" in error(Source.read, tmp_path / "bom.json")
     (tmp_path / "latin.json").write_bytes(b'{\n"a": "\xe9"}')
-    assert "latin.json:2: the file is not UTF-8" in error(read_source, tmp_path / "latin.json")
+    assert "latin.json:2: the file is not UTF-8" in error(Source.read, tmp_path / "latin.json")
 
 
 def test_json_agrees_with_the_standard_library():
@@ -99,7 +101,7 @@ def test_json_agrees_with_the_standard_library():
         (ROOT / "config.json").read_text(),
     ]
     for text in texts:
-        source = parse_json(text, "c")
+        source = Source.parse(text, "c")
         assert source.values == json.loads(text)
         for path, value in leaves(source.values):
             line, column = map(int, source.origins[path].split(":")[1:])
@@ -209,7 +211,7 @@ def test_components_are_found_by_their_public_names(tmp_path):
     assert "has no model 'unwrap'" in build("arch", module_arch, arch__type=imported)
     for wrong in (imported, "model.loss.nll_loss", "examples.lbfgs.model.SoftmaxRegression"):
         with pytest.raises(ConfigError, match="has no trainer"):
-            find((module_arch,), "trainer.type", wrong, Source({}), ("trainer", "type"))
+            find((module_arch,), wrong, Source({}), ("trainer", "type"), BaseTrainer)
     for bad in ("lr_scheduler", "Optimizer", "Adam ", "adam"):
         assert f"has no optimizer {bad!r}" in build("optimizer", torch.optim, optimizer__type=bad)
     assert "did you mean 'Adam'?" in build("optimizer", torch.optim, optimizer__type="adam")
@@ -269,9 +271,9 @@ def test_base_merges_objects_and_replaces_the_rest(tmp_path):
     write(tmp_path, {"base": "config.json", "optimizer": {"type": "SGD", "args": {"lr": 1}}}, "middle.json")
     top = {"base": "../middle.json", "trainer": {"epochs": 4}, "metrics": [], "lr_scheduler": None, "seed": "x"}
     # Another trainer has the same keys.
-    other = read_source(write(tmp_path / "sub", {**top, "trainer": {"type": "Other"}}, "other.json"))
+    other = Source.read(write(tmp_path / "sub", {**top, "trainer": {"type": "Other"}}, "other.json"))
     assert other.values["trainer"] == {**CONFIG["trainer"], "type": "Other"}
-    source = read_source(write(tmp_path / "sub", top, "top.json"))
+    source = Source.read(write(tmp_path / "sub", top, "top.json"))
     assert source.values["optimizer"] == {"type": "SGD", "args": {"lr": 1}}  # another type: nothing of Adam's is left
     assert source.values["trainer"] == {**CONFIG["trainer"], "epochs": 4}
     assert source.values["metrics"] == [] and source.values["lr_scheduler"] is None
@@ -285,9 +287,9 @@ def test_base_merges_objects_and_replaces_the_rest(tmp_path):
 def test_a_base_that_goes_in_a_circle_or_nowhere(tmp_path):
     write(tmp_path, {"base": "b.json"}, "a.json")
     write(tmp_path, {"base": "a.json"}, "b.json")
-    assert "inherits from itself: a.json -> b.json -> a.json" in error(read_source, tmp_path / "a.json")
+    assert "inherits from itself: a.json -> b.json -> a.json" in error(Source.read, tmp_path / "a.json")
     path = write(tmp_path, {"base": "none.json"}, "c.json")
-    assert "none.json cannot be read: No such file" in error(read_source, path)
+    assert "none.json cannot be read: No such file" in error(Source.read, path)
 
 
 def from_args(monkeypatch, *arguments, options=(), **kwargs):
@@ -318,6 +320,7 @@ def test_set_overrides_any_key(tmp_path, monkeypatch):
             '(--set trainer.epochs): trainer.epochs: expected a valid integer, found "x"',
         ),
         ("metrics.9=x", "metrics.9: the list has 2 items"),
+        ("metrics.0.acc=1", "metrics.0 is no section"),  # a name is none, whatever it contains
         ("name.x=1", "name is no section"),
         ("trainer.x.y=1", "trainer.x is no section"),
     ],
@@ -325,6 +328,19 @@ def test_set_overrides_any_key(tmp_path, monkeypatch):
 def test_set_refuses(tmp_path, monkeypatch, setting, message):
     path = write(tmp_path, CONFIG)
     assert message in error(from_args, monkeypatch, "-c", path, "--set", setting)
+
+
+def test_what_is_set_in_a_list_says_where_it_comes_from(tmp_path, monkeypatch):
+    config = from_args(monkeypatch, "-c", write(tmp_path, CONFIG), "--set", "metrics.0=x")
+    assert config.where("metrics", 0) == "command line (--set metrics.0)"
+    assert "config.json" in config.where("metrics", 1)
+
+
+def test_the_launch_knows_the_script_that_was_started(tmp_path, monkeypatch):
+    path = write(tmp_path, CONFIG)
+    monkeypatch.chdir(tmp_path)
+    assert from_args(monkeypatch, "-c", path).launch.script == tmp_path / "train.py"
+    assert ConfigParser(CONFIG).launch.script == ROOT / "train.py"
 
 
 def test_custom_options(tmp_path, monkeypatch):

@@ -12,10 +12,10 @@ import pytest
 import torch
 import torch.utils.tensorboard  # for all that is forked
 import torchvision.datasets  # noqa: F401
-from projects import ROOT, SHARED, copy_template, quick
 
 from machinery.checkpoints import file as checkpoint
 from machinery.errors import CheckpointError
+from projects import ROOT, SHARED, copy_template, quick
 from tools.convert_checkpoint import convert, read_inert
 
 CLASSIC = ROOT / "tests" / "classic_project"

@@ -4,12 +4,12 @@ from collections import defaultdict, deque
 
 import numpy as np
 import pytest
-import tiny
 import torch
-from test_resume import interrupted
 from torch import nn
 
+import tiny
 from machinery.update.metrics import MetricTracker
+from test_resume import interrupted
 
 
 class Metric:

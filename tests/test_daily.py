@@ -12,17 +12,17 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import forked
 import pytest
 import torch
 import torch.utils.tensorboard  # for all that is forked
 import torchvision.datasets  # noqa: F401
 from PIL import Image
-from projects import ROOT
-from scripts import run, script
 
+import forked
 from machinery.checkpoints import file as checkpoint
 from machinery.files import read_json, write_json
+from projects import ROOT
+from scripts import run, script
 
 pd = pytest.importorskip("pandas")
 pytest.importorskip("matplotlib")
@@ -646,7 +646,6 @@ class Rooted(torch.nn.Module):
 
 def _nan(folder):
     import tiny
-
     from examples.debug.trainers import Anomaly
 
     trainer = tiny.build(tiny.settings(folder, trainer__epochs=1), trainer_class=Anomaly)

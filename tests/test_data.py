@@ -6,10 +6,10 @@ import struct
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler, Subset
 
+import tiny
 from base import BaseDataLoader
 from data_loader.data_loaders import DigitsDataLoader
 from examples.mnist import MnistDataLoader
@@ -46,9 +46,9 @@ def test_passes_differ_and_can_be_entered_anywhere():
 def test_seed_and_name_change_the_order():
     orders = []
     for seed, name in ((123, "train"), (124, "train"), (123, "other")):
-        seeding.ROOT_SEED = seed
+        seeding.set_root_seed(seed)
         orders.append(torch.cat([y for _, y in tiny.TinyLoader(kind="whole", name=name)]))
-    seeding.ROOT_SEED = 0
+    seeding.set_root_seed(0)
     assert not torch.equal(orders[0], orders[1]) and not torch.equal(orders[0], orders[2])
 
 
@@ -211,7 +211,7 @@ def test_mnist_without_a_network_says_what_works(tmp_path, monkeypatch):
 
 def test_numbers_of_a_pass_are_sliced_not_listed():
     loader = tiny.TinyLoader(kind="whole", n=1000, validation_split=0)
-    index = next(loader._order._batches(1, range(3)))
+    index = next(loader._passes.order._cut_batches(1, range(3)))
     assert isinstance(index.indices, np.ndarray) and index.indices.base is not None
     assert len(list(itertools.islice(loader, 3))) == 3
 

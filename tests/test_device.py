@@ -1,9 +1,9 @@
 """Whole-batch data on a device, and how batches are made."""
 
 import pytest
-import tiny
 import torch
 
+import tiny
 from base import BaseDataLoader
 from data_loader.data_loaders import DigitsDataLoader, InMemoryImages
 from machinery.errors import DataError

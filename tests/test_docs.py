@@ -7,9 +7,10 @@ import shlex
 import shutil
 import tomllib
 
-import forked
 import pytest
 import torchvision.datasets  # noqa: F401
+
+import forked
 from projects import ROOT, copy_template
 from test_own_tasks import run
 

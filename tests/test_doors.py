@@ -9,20 +9,20 @@ import sys
 import types
 
 import pytest
-import tiny
 import torch
-from bending.gan import GANTrainer
-from projects import command, copy_template
-from test_bending import gan
-from test_gpu_path import run
-from test_resume import interrupted
 
+import tiny
+from bending.gan import GANTrainer
 from machinery.checkpoints.run_folder import own
-from machinery.config.factory import init_optimizer, init_scheduler
+from machinery.config.optimization import init_optimizer, init_scheduler
 from machinery.errors import CheckpointError, ConfigError, Stopped
 from machinery.files import read_json
 from machinery.update.runtime import Runtime
 from parse_config import ConfigParser
+from projects import command, copy_template
+from test_bending import gan
+from test_gpu_path import run
+from test_resume import interrupted
 
 OPTIM = '''
 import torch
@@ -332,7 +332,9 @@ def test_a_second_network_handed_over_in_train_reaches_test(tmp_path):
     assert told in result.stdout
 
 
-NETWORK = """    trainer.second = torch.nn.BatchNorm1d(4).to(device)
+NETWORK = """    import torch
+
+    trainer.second = torch.nn.BatchNorm1d(4).to(device)
     trainer.second.running_mean += 7 if data_loader is not None else 0
     forward = trainer._forward
 

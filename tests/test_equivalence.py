@@ -3,9 +3,9 @@
 import itertools
 
 import pytest
-import tiny
 import torch
 
+import tiny
 from machinery.order.seeding import seed_everything
 
 

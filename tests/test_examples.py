@@ -9,20 +9,20 @@ import shutil
 import sys
 import warnings
 
-import bare_examples
-import forked
 import pandas as pd
 import pytest
-import ranks
 import torch
 import torch.utils.tensorboard
 import torchvision.datasets  # noqa: F401 - for all that is forked
-from projects import ROOT
-from scripts import run, script
 
+import bare_examples
+import forked
+import ranks
 from machinery import distributed
 from machinery.checkpoints import file as checkpoint, run_folder
 from machinery.files import read_json
+from projects import ROOT
+from scripts import run, script
 
 NAMES = sorted(path.parent.name for path in (ROOT / "examples").glob("*/config.json"))
 #: What makes them short.
@@ -129,7 +129,7 @@ def test_it_trains_is_continued_exactly_and_tested(name, tmp_path):
 
 def _rank(words):
     del os.environ["CUDA_VISIBLE_DEVICES"]
-    distributed.LAUNCHED = True
+    distributed.world.launched = True
     script("train.py", words, 0)
 
 

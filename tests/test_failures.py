@@ -6,14 +6,14 @@ import sys
 import threading
 
 import pytest
+import torch
+
 import ranks
 import tiny
-import torch
-from test_together import Exact, settings
-
 from machinery import distributed
 from machinery.errors import ConfigError, DataError
 from machinery.files import read_json
+from test_together import Exact, settings
 from trainer import Trainer
 
 
@@ -21,7 +21,7 @@ def train_and_fail(config, how, rank, step):
     class Fails(Exact):
         def _update(self, batches):
             super()._update(batches)
-            if rank == distributed.RANK and self.step == step:
+            if rank == distributed.rank() and self.step == step:
                 fail(how)
 
     trainer = tiny.build(config, run_id="run", trainer_class=Fails)
@@ -112,7 +112,7 @@ class Counting:
 
 def save_fails(config):
     """A disk that is full for the main process is an error of all."""
-    if distributed.RANK == 0:
+    if distributed.is_main():
         from machinery.checkpoints import file as checkpoint
 
         def full(*_):

@@ -9,9 +9,9 @@ import shutil
 from collections import namedtuple
 
 import pytest
-import tiny
 import torch
 
+import tiny
 from logger.logger import setup_console
 from machinery.checkpoints import environment, file as checkpoint, run_folder
 from machinery.errors import CheckpointError, ConfigError, DataError, NonFiniteError, StorageError
@@ -160,7 +160,7 @@ def test_a_corrupt_sample_is_named(tmp_path, workers):
     class Spoiling(tiny.Trainer):
         def _train_epoch(self, epoch):
             if epoch == 2:
-                self.data_loader._fetcher.dataset = Spoilt(103)
+                self.data_loader._passes.fetcher.dataset = Spoilt(103)
             return super()._train_epoch(epoch)
 
     config = tiny.settings(tmp_path, data_loader__args={"num_workers": workers, "validation_split": 0.0})
@@ -230,12 +230,11 @@ def test_the_losses_are_looked_at_before_a_stop_saves(tmp_path):
 
 def test_skipping_a_step_leaves_the_moments_alone(tmp_path, messages):
     class Looking(Breaking):
-        def _apply(self, optimizer, losses):
-            before = tiny.digest(self.model), repr(optimizer.state_dict())
-            taken = super()._apply(optimizer, losses)
+        def _update(self, batches):
+            before = tiny.digest(self.model), repr(self.optimizer.state_dict())
+            super()._update(batches)
             if self.count == self.at:
-                assert (tiny.digest(self.model), repr(optimizer.state_dict())) == before
-            return taken
+                assert (tiny.digest(self.model), repr(self.optimizer.state_dict())) == before
 
     trainer = tiny.train(tiny.settings(tmp_path, trainer__on_nan="skip"), trainer_class=Looking)
     assert "step 8 of epoch 2 skipped: the loss is not finite" in messages()
@@ -319,7 +318,7 @@ def test_a_skipped_batch_leaves_no_trace(tmp_path):
             tmp_path, trainer__on_nan="skip", data_loader__args={"validation_split": 0.0}, trainer__monitor="min loss"
         )
     )
-    trainer.data_loader._fetcher.dataset = Poisoned(103)
+    trainer.data_loader._passes.fetcher.dataset = Poisoned(103)
     trainer.train()
     assert all(bool(torch.isfinite(value).all()) for value in trainer.model.state_dict().values())
     assert trainer.monitor.best_epoch > 0 and "nan" not in str(tiny.rows(trainer))

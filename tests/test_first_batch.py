@@ -1,17 +1,21 @@
 """What the user's own code does wrong at the first batch is told in a few lines, and a loss that is no mean is told."""
 
+import dataclasses
+import sys
 from collections import UserDict
 
 import pytest
-import tiny
 import torch
 import torch.nn.functional as F
 import torch.utils.tensorboard  # for all that is forked
 import torchvision.datasets  # noqa: F401
-from projects import copy_template, quick
 from torch import nn
 
+import forked
+import tiny
+from machinery import telling
 from machinery.errors import ConfigError
+from projects import copy_template, quick
 
 #: What a user writes into the file of a project, and what is told: (file, before, after, told).
 MISTAKES = {
@@ -49,7 +53,7 @@ MISTAKES = {
         "model/loss.py",
         "return F.nll_loss(output, target)",
         "return F.nll_loss(output.detach(), target)",
-        ["the loss is [] float32: expected a tensor with a gradient"],
+        ["the loss is [] float32 without a gradient: expected a tensor with a gradient"],
     ),
     "a metric that is a dict": (
         "model/metric.py",
@@ -98,11 +102,85 @@ def test_a_mistake_at_the_first_batch_is_told_in_six_lines(project, mistake):
         (project / file).write_text(right)
 
 
+class Scaled(tiny.Trainer):
+    """Calls what it overrides, as many do, from within a decorator."""
+
+    @torch.enable_grad()
+    def _forward(self, batch):
+        scaled = [2 * batch[0], batch[1]]
+        return super()._forward(scaled)
+
+
+class Leaves(tiny.Trainer):
+    def _update(self, batches):
+        sys.exit(3)
+
+
+def train_badly(config, trainer_class):
+    tiny.build(config, trainer_class=trainer_class).train()
+
+
+@pytest.mark.parametrize(
+    ("trainer", "told"),
+    [
+        (Scaled, ["IndexError: Target 7 is out of bounds", "data [8, 6] float32, target [8] int64, output [8, 3]"]),
+        (Leaves, ["RuntimeError: sys.exit(3) was called", "batches (([8, 6] float32, [8] int64))"]),
+    ],
+)
+def test_the_variables_of_the_innermost_method_are_told(tmp_path, monkeypatch, trainer, told):
+    monkeypatch.setattr(tiny, "seventh", lambda output, target: F.cross_entropy(output, target * 0 + 7), raising=False)
+    tiny.seventh.__name__ = "seventh"
+    config = tiny.settings(tmp_path / "runs", trainer__epochs=1, loss="seventh")
+    process = forked.start(train_badly, config, trainer, output=tmp_path / "output.txt")
+    assert forked.finish(process) == 1
+    output = (tmp_path / "output.txt").read_text()
+    assert "Traceback" not in output and " shows all of it" in output
+    for text in told:
+        assert text in output
+
+
+class Failing:
+    """Stands for a trainer."""
+
+    def method(self, batch, error):
+        data = batch["data"]
+        assert data is not None
+        raise error
+
+    def outer(self, batch, error):
+        self.method(batch, error)
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen(Exception):
+    n: int
+
+
+@pytest.mark.parametrize("error", [IndexError("far"), Frozen(3)])
+def test_an_exception_goes_on_as_it_is_with_the_variables_of_the_trainers_innermost_method(error):
+    trainer = Failing()
+    with pytest.raises(type(error)) as raised:
+        try:
+            trainer.outer({"data": torch.ones(2, 3)}, error)
+        except Exception as caught:
+            telling.note_batch(caught, trainer)
+            telling.note_batch(caught, Failing())  # an outer loop's
+            raise
+    assert raised.value is error
+    assert vars(raised.value)["batch_variables"] == {"data": "[2, 3] float32"}
+
+
+def test_an_error_of_the_templates_own_needs_no_variables():
+    error = ConfigError("mine")
+    telling.note_batch(error, Failing())
+    assert not vars(error)
+
+
 def test_a_bug_of_the_template_s_own_keeps_its_traceback(project):
-    right = (project / "machinery/update/monitor.py").read_text()
-    (project / "machinery/update/monitor.py").write_text(right.replace("if not self.on:", "if not self.of:"))
+    right = (project / "machinery/update/watching.py").read_text()
+    (project / "machinery/update/watching.py").write_text(right.replace("if not self.on:", "if not self.of:"))
     result = quick(project, "train.py", "-c", "config.json", "--check")
-    (project / "machinery/update/monitor.py").write_text(right)
+    (project / "machinery/update/watching.py").write_text(right)
     assert result.returncode == 1 and "Traceback" in result.stderr and "AttributeError" in result.stderr
 
 
@@ -121,7 +199,8 @@ class OfTokens(tiny.Trainer):
 
 
 def test_batches_of_a_class_of_their_own(tmp_path):
-    from machinery.update.runtime import first_tensor, to_device
+    from machinery.order.outstanding import first_tensor
+    from machinery.update.runtime import to_device
 
     loader = [Tokens(x=torch.randn(8, 6), y=torch.arange(8) % 3) for _ in range(5)]
     config = tiny.settings(tmp_path, trainer__epochs=1, trainer__monitor="off", lr_scheduler=None)
@@ -232,7 +311,7 @@ def test_a_loss_of_one_number_is_all_that_is_taken(tmp_path, monkeypatch):
 @pytest.mark.parametrize("scale", [1.0, 1e5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_shapes_that_are_broadcast_are_seen_whatever_the_numbers_are(caplog, output, scale, dtype):
-    from machinery.checks.settings import warn_of_loss
+    from machinery.checks.loss import warn_of_loss
 
     target = scale * torch.randn(64, generator=torch.Generator().manual_seed(2))
     warn_of_loss(lambda o, t: ((o - t) ** 2).mean(), output.to(dtype), target)

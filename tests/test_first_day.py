@@ -5,11 +5,11 @@ import os
 import types
 
 import pytest
-import tiny
 import torch
 from torch import nn
 
 import logger.progress
+import tiny
 from logger.logger import ConsoleHandler
 from logger.progress import Progress
 from machinery.checkpoints import environment

@@ -6,12 +6,12 @@ On meta, a tensor left on the CPU fails, and so does whatever reads a value: a s
 from collections import Counter
 
 import pytest
-import tiny
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import tiny
 from data_loader.data_loaders import InMemoryImages
 from machinery.config.settings import TrainerSettings
 from machinery.order import seeding
@@ -122,7 +122,7 @@ def test_forward_and_step_on_a_fake_gpu(monkeypatch, precision, channels_last):
         assert loss.dtype == torch.float32 and tracker._sums["loss"].device == device
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
-        runtime.apply(optimizer)
+        runtime.step([optimizer])
         assert all(state["exp_avg"].device == device for state in optimizer.state.values())
 
 

@@ -6,14 +6,14 @@ import sys
 
 import numpy as np
 import pytest
-import tiny
 import torch
-from projects import ROOT, command
 from torch import nn
 
+import tiny
 from base import BaseTrainer
 from machinery.errors import ConfigError
 from parse_config import ConfigParser
+from projects import ROOT, command
 from utils import MetricTracker
 
 

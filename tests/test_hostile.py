@@ -6,19 +6,21 @@ import signal
 import sys
 
 import pytest
-import tiny
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, StackDataset
 
+import tiny
 from base import BaseDataLoader
 from base.base_data_loader import training_batches
 from machinery.checkpoints import file as checkpoint, run_folder
 from machinery.checkpoints.run import Run
-from machinery.config.source import parse_json
-from machinery.errors import CheckpointError, ConfigError, DataError, StorageError, described, told
+from machinery.config.source import Source
+from machinery.errors import CheckpointError, ConfigError, DataError, StorageError
 from machinery.files import shown
+from machinery.plain_data import plain
 from machinery.stopping import StopRequest
+from machinery.telling import described, told
 
 
 class StoppedInFetch(tiny.Trainer):
@@ -230,7 +232,7 @@ def test_a_tensor_of_a_class_of_its_own_can_be_read_again(tmp_path):
         pass
 
     state = {"x": torch.ones(3).as_subclass(Tagged), "p": nn.Parameter(torch.ones(2))}
-    saved = checkpoint.plain(state)
+    saved = plain(state)
     assert type(saved["x"]) is torch.Tensor and type(saved["p"]) is torch.Tensor
 
 
@@ -258,14 +260,14 @@ def test_configs_that_are_none_are_refused(tmp_path, config):
 
 @pytest.mark.parametrize("value", ["results/../evil", "results/new", "/nobody/is/here", "/a\0b"])
 def test_links_lead_out_of_the_project_too(tmp_path, monkeypatch, value):
-    from machinery import launch
+    from machinery.launch import command
 
     (tmp_path / "project").mkdir()
     (tmp_path / "disk").mkdir()
     (tmp_path / "project" / "results").symlink_to(tmp_path / "disk" / "deep")
-    monkeypatch.setattr(launch, "ROOT", tmp_path / "project")
-    assert launch._is_to_be_made(value)
-    assert not launch._is_to_be_made("results.txt") and not launch._is_to_be_made(str(tmp_path / "disk"))
+    monkeypatch.setattr(command, "ROOT", tmp_path / "project")
+    assert command._is_to_be_made(value)
+    assert not command._is_to_be_made("results.txt") and not command._is_to_be_made(str(tmp_path / "disk"))
 
 
 class Unspeakable(Exception):
@@ -302,7 +304,7 @@ def test_the_current_folder_may_go(tmp_path, monkeypatch):
 
 def test_places_in_long_configs_are_found_at_once():
     lines = ",\n".join(f'"key{i}": {i}' for i in range(20_000))
-    source = parse_json("{\n" + lines + "\n}", "long.json")
+    source = Source.parse("{\n" + lines + "\n}", "long.json")
     assert source.where(("key19999",)) == "long.json:20001:1"
 
 

@@ -4,11 +4,11 @@ import json
 import random
 import sys
 
-import forked
 import pytest
+
+import forked
 import ranks
 import tiny
-
 from machinery import distributed
 from machinery.checkpoints import file as checkpoint, run_folder
 
@@ -105,7 +105,7 @@ TOGETHER = [
 
 def rank_command(config, run_id, victim, kill_at):
     """`command` as one of several processes, of which one is killed."""
-    command(config, run_id, kill_at if victim == distributed.RANK else 0)
+    command(config, run_id, kill_at if victim == distributed.rank() else 0)
 
 
 def run_together(tmp_path, number, instants, expected):

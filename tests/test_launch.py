@@ -12,6 +12,7 @@ from functools import partial
 
 import pytest
 import torch
+
 from projects import ROOT, command, copy_template
 
 SHORT = ["--set", "trainer.len_epoch=6", "--set", "trainer.tensorboard=false"]
@@ -29,7 +30,7 @@ after = trainer.trainer.Trainer._after_update
 def crash(self, batches):
     after(self, batches)
     flag = pathlib.Path("crashed")
-    if self.epoch == 2 and self.step == 3 and distributed.RANK == 1 and not flag.exists():
+    if self.epoch == 2 and self.step == 3 and distributed.rank() == 1 and not flag.exists():
         flag.touch()
         os.kill(os.getpid(), 9)
 

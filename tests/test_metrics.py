@@ -9,7 +9,7 @@ import torch
 
 from logger.visualization import EpochTable, MetricsFile, TensorboardWriter, Writers
 from machinery.errors import ConfigError
-from machinery.update.monitor import Monitor
+from machinery.update.watching import Monitor
 from model.metric import accuracy, top_k_acc
 from utils import MetricTracker
 
@@ -134,7 +134,7 @@ def test_tensorboard_has_both_curves_on_one_axis(tmp_path):
     for first in tmp_path.glob("*/*"):  # as if it were of an hour ago: files are read in the order of their names
         first.rename(first.with_name(re.sub(r"\d{10}", lambda match: str(int(match[0]) - 3600), first.name, count=1)))
     again = TensorboardWriter(tmp_path, logging.getLogger("test"), enabled=True)
-    again.purge_step = 21
+    again.continue_from(21)
     again.set_step(25)
     again.add_scalar("loss", 3.0)
     again.set_step(25, "valid")

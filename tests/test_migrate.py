@@ -9,14 +9,14 @@ import sys
 import types
 
 import pytest
-import tiny
 import torch
-from projects import ROOT, SHARED, command, copy_template
-from test_convert import write_classic
 
+import tiny
 from machinery.checkpoints import file as checkpoint
 from machinery.errors import CheckpointError, ConfigError
 from parse_config import ConfigParser
+from projects import ROOT, SHARED, command, copy_template
+from test_convert import write_classic
 from tools import migrate
 from tools.convert_checkpoint import convert, read_inert
 from tools.migration import classic, project
@@ -115,7 +115,7 @@ REFUSED = [
     *(("the_class", f"def {name}(self, *args):\n    pass", f"Trainer.{name} would never be called", "never be called")
       for name in ("_save_checkpoint", "_resume_checkpoint")),
     *(("the_class", f"def {name}(self):\n    pass", f"Trainer.{name} takes the place of a method", "argument")
-      for name in ("_report", "_finish", "_run_epoch", "_check_monitored", "_save_epoch")),
+      for name in ("_report", "_finish", "_run_epoch", "_save", "_save_epoch")),
     *(("the_setup", f"self.{name} = None", f"self.{name} is the BaseTrainer's own here", "None|obj") for name in TAKEN),
     ("the_setup", "self.period = self.save_period", "the BaseTrainer has no save_period any more", "save_period"),
     ("the_epoch", "print(self.mnt_metric)", "the BaseTrainer has no mnt_metric any more", "mnt_metric"),
@@ -124,7 +124,7 @@ REFUSED = [
     ("the_setup", "self.mnt_best = 0", "self.mnt_best can be read, but not set", "mnt_best|setter"),
     ("the_setup", "self.mnt_mode = 'off'", "self.mnt_mode can be read, but not set", "mnt_mode|setter"),
     ("the_setup", "self.monitor.split()", "self.monitor is an object here", "split"),
-    ("the_setup", "self.writer = SummaryWriter(str(config.save_dir))", "self.writer has to be the", "enabled"),
+    ("the_setup", "self.writer = SummaryWriter(str(config.save_dir))", "self.writer has to be the", "continue_from"),
     ("the_setup", "self.config._config", "the config has no _config: write config.config", "_config"),
     ("the_setup", "self.config.log_levels[2]", "the config has no log_levels", "log_levels"),
     ("the_setup", "self.config._save_dir", "the config has no _save_dir", "_save_dir"),
@@ -481,7 +481,7 @@ def worn(folder):
     train = (CLASSIC / "train.py").read_text().replace("import prepare_device", "import helper, prepare_device")
     metrics = "def mean(values):\n    return sum(values) / len(values)\n"
     written(folder, utils__util=UTIL, utils__metrics=metrics, train=train)
-    (folder / "config.py").write_text("PATHS = {}\n")
+    (folder / "machinery.py").write_text("PATHS = {}\n")
     return folder
 
 
@@ -493,7 +493,7 @@ def test_a_worn_project_trains_when_it_is_changed_as_told(tmp_path):
     """The findings of one project, met one after the other by its own train.py."""
     folder = worn(tmp_path / "my_project")
     train = (folder / "train.py").read_text()
-    places = ["config.py:1", "utils/metrics.py:1", f"train.py:{line_of(train, 'helper')}"]
+    places = ["machinery.py:1", "utils/metrics.py:1", f"train.py:{line_of(train, 'helper')}"]
     places.append(f"utils/util.py:{line_of(UTIL, 'class Metric')}")
     text = migrate.report(folder)
     assert [told.split(": ")[0] for told in found(folder, 0)] == places
@@ -501,14 +501,14 @@ def test_a_worn_project_trains_when_it_is_changed_as_told(tmp_path):
     shared = copy_template(tmp_path / "taken", SHARED)  # what the report says to take
     (shared / "utils" / "util.py").unlink()
     shutil.copytree(shared, folder, dirs_exist_ok=True)
-    first = command(folder, "-c", "import config; print(hasattr(config, 'PATHS'))\nfrom utils import helper")
+    first = command(folder, "-c", "import machinery; print(hasattr(machinery, 'PATHS'))\nfrom utils import helper")
     assert first.stdout == "False\n" and first.returncode == 1  # the folder hides the file
     assert "cannot import name 'helper' from 'utils'" in first.stderr
     second = command(folder, "-c", "from utils import MetricTracker; MetricTracker('loss')")
     met = "No module named 'pandas'" in second.stderr or "read-only" in second.stderr  # the latter since pandas 3
     assert (second.returncode == 1 and met) or (second.returncode == 0 and pandas_before_3())
     own = UTIL[: UTIL.index("class MetricTracker")]
-    own = own.replace("import pandas as pd", "from utils import MetricTracker")
+    own = own.replace("import pandas as pd", "from utils.metrics import MetricTracker")
     (folder / "utils" / "util.py").write_text(own)
     train = train.replace("import helper, prepare_device", "import prepare_device\nfrom utils.util import helper")
     (folder / "train.py").write_text(train)
@@ -601,4 +601,4 @@ def test_what_is_new_here_is_known():
         "machinery/checks/settings.py",
         "machinery/config/schema.py",
     } <= classic.new_files()
-    assert {"restore", "_report", "_place"} <= classic.new_methods("base.base_trainer", "BaseTrainer")
+    assert {"restore", "_report", "_position"} <= classic.new_methods("base.base_trainer", "BaseTrainer")

@@ -1,10 +1,11 @@
 """Networks keep the mode that the user gave them, wherever the trainer holds them, and are on the device."""
 
 import pytest
-import tiny
 import torch
-from test_resume import interrupted
 from torch import nn
+
+import tiny
+from test_resume import interrupted
 
 
 class Several(tiny.Trainer):
@@ -104,7 +105,7 @@ def test_skip_reads_one_value_an_update(tmp_path, monkeypatch, accumulate):
     settings = {"trainer__on_nan": "skip", "trainer__accumulate": accumulate, "metrics": ["accuracy"], "optimizer": sgd}
     config = tiny.settings(tmp_path, **settings)
     trainer = tiny.build(config)
-    trainer.log_step, trainer._new = 10**9, False
+    trainer.log_step, trainer._judges_loss = 10**9, False
     groups = trainer._groups(1)
     for _ in range(3):
         batches = next(groups)

@@ -6,11 +6,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import tiny
 import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from machinery.config.factory import init_optimizer, init_scheduler
+import tiny
+from machinery.config.optimization import init_optimizer, init_scheduler
 from machinery.errors import UserError
 
 GOOD = {

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from projects import ROOT, command, copy_template
 
 PAGE = (ROOT / "docs" / "own_tasks.md").read_text()

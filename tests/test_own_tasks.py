@@ -8,14 +8,15 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-import forked
 import numpy as np
 import pytest
-import tiny
 import torch
 import torch.utils.tensorboard  # for all that is forked
 import torchvision.datasets  # noqa: F401
 from PIL import Image, ImageDraw
+
+import forked
+import tiny
 from projects import ROOT, command, copy_template, script
 
 README = (ROOT / "README.md").read_text()
@@ -135,13 +136,13 @@ def trained(request, tmp_path_factory):
 of_table, of_pictures, of_gan = (pytest.mark.parametrize("trained", [task], indirect=True) for task in TASKS)
 
 
-def test_each_is_under_thirty_lines():
+def test_each_is_under_forty_lines():
     said = re.findall(r"^## .*: (\d+) lines, (\d+) with blank ones$", PAGE, re.M)
     lines = [changed(diff_of(task)) for task in TASKS]
     counts = [(sum(bool(line[1:].strip()) for line in each), len(each)) for each in lines]
     assert said == [(str(full), str(with_blank)) for full, with_blank in counts]
-    assert all(full < 30 for full, _ in counts), counts
-    assert max(map(len, PAGE.splitlines())) <= 125 and len(PAGE.splitlines()) <= 265
+    assert all(full < 40 for full, _ in counts), counts
+    assert max(map(len, PAGE.splitlines())) <= 125 and len(PAGE.splitlines()) <= 280
 
 
 def test_they_are_clean(trained):

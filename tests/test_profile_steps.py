@@ -8,11 +8,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
-from projects import ROOT, command
 
+import tiny
 from machinery.errors import ConfigError, StorageError
+from projects import ROOT, command
 from tools import profile_steps
 
 

@@ -6,16 +6,17 @@ import shutil
 import types
 
 import pytest
-import tiny
 import torch
-from projects import ROOT, command, copy_template
-from test_own_tasks import run
 
+import tiny
 from base import BaseDataLoader
-from machinery.config.factory import init_optimizer, init_scheduler
-from machinery.config.schema import Config, TrainerSettings
+from machinery.config.optimization import init_optimizer, init_scheduler
+from machinery.config.schema import Config
+from machinery.config.settings import TrainerSettings
 from machinery.order.seeding import uniform_rows
 from parse_config import ConfigParser
+from projects import ROOT, command, copy_template
+from test_own_tasks import run
 from tools.write_schema import outputs
 
 README = (ROOT / "README.md").read_text()
@@ -41,7 +42,7 @@ def test_the_first_commands_are_what_the_check_does():
 
 
 def test_the_tree_is_the_projects():
-    tree = PAGES["how_it_works"].split("## The house")[1].split("```")[1]
+    tree = PAGES["how_it_works"].split("## The house")[1].split("```\n\n```")[1].split("```")[0]
     shown = set(re.findall(r"[\w/]+\.(?:py|json)|^\w+/", tree, re.M))
     for name in shown - {"saved/"}:
         assert list(ROOT.rglob(name.rstrip("/"))), name

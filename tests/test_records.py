@@ -1,6 +1,5 @@
 """A run's record is true: what continues it, what is written, and what is said of its end."""
 
-import argparse
 import json
 import logging
 import os
@@ -10,17 +9,16 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
-from projects import ROOT, command
-from test_resume import interrupted
 
+import tiny
 from logger.logger import setup_logging
 from machinery.checkpoints import file as checkpoint, run_folder
 from machinery.checkpoints.run import Run
 from machinery.errors import CheckpointError, ConfigError, DataError, NonFiniteError
 from machinery.files import shown_command
-from parse_config import ConfigParser
+from projects import ROOT, command
+from test_resume import interrupted
 
 
 @pytest.fixture(autouse=True)
@@ -272,18 +270,16 @@ def test_info_log_that_cannot_be_opened_ends_no_run(tmp_path, capfd):
 
 
 def test_commands_are_quoted_and_named_from_where_they_are_typed(tmp_path, monkeypatch):
-    monkeypatch.setattr("machinery.files.started", None)  # nothing has read a command line
+    train, test, own = ROOT / "train.py", ROOT / "test.py", tmp_path / "my_train.py"
     monkeypatch.chdir(ROOT)
-    assert shown_command("train.py", "-r", ROOT / "saved/a b/x.pth") == "python train.py -r 'saved/a b/x.pth'"
+    assert shown_command(train, "-r", ROOT / "saved/a b/x.pth") == "python train.py -r 'saved/a b/x.pth'"
     monkeypatch.chdir(tmp_path)
-    assert shown_command("test.py", "-r", tmp_path / "x.pth") == f"python {ROOT}/test.py -r x.pth"
-    assert shown_command("test.py", "-r", tmp_path / "-x") == f"python {ROOT}/test.py -r ./-x"
-    monkeypatch.setattr(sys, "argv", [str(tmp_path / "my_train.py"), "-c", str(ROOT / "config.json")])
-    ConfigParser.from_args(argparse.ArgumentParser())
-    assert shown_command("train.py") == "python my_train.py"
+    assert shown_command(test, "-r", tmp_path / "x.pth") == f"python {ROOT}/test.py -r x.pth"
+    assert shown_command(test, "-r", tmp_path / "-x") == f"python {ROOT}/test.py -r ./-x"
+    assert shown_command(own) == "python my_train.py"
     monkeypatch.chdir(ROOT)
-    assert shown_command("train.py", "-r", tmp_path) == f"python {tmp_path}/my_train.py -r {tmp_path}"
-    assert shown_command("test.py") == "python test.py"
+    assert shown_command(own, "-r", tmp_path) == f"python {tmp_path}/my_train.py -r {tmp_path}"
+    assert shown_command(test) == "python test.py"
 
 
 @pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", "<&- >&- 2>&-"])

@@ -5,9 +5,9 @@ import signal
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 
+import tiny
 from machinery.checkpoints import file as checkpoint
 from machinery.errors import CheckpointError, ConfigError, Stopped
 from machinery.launch import Launch

@@ -5,11 +5,11 @@ import os
 import signal
 from pathlib import Path
 
-import forked
 import pytest
-import tiny
 import torch
 
+import forked
+import tiny
 from base import BaseDataLoader
 from machinery.checkpoints import file as checkpoint, run_folder
 
@@ -53,7 +53,7 @@ def train(config, place, at, pipe, stuck=False):
     cls = type("Waiting", (Waiting,), {"pipe": pipe, "place": place, "at": at})
     trainer = tiny.build(config, trainer_class=cls, run_id="run")
     if stuck:
-        trainer.data_loader._fetcher.dataset = Stuck(103)
+        trainer.data_loader._passes.fetcher.dataset = Stuck(103)
     if place == "saving":
         finish = checkpoint._HashingFile.finish
 
@@ -154,7 +154,7 @@ def train_and_interrupt_twice(config, pipe):
             while trainer.stop.signum is None:
                 os.sched_yield()
             trainer._save_step = slow_save
-            trainer._stop_if_asked()
+            trainer._leave()
 
     trainer._after_update = after_update
     trainer.train()

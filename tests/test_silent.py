@@ -8,20 +8,21 @@ import sys
 
 import numpy as np
 import pytest
-import tiny
 import torch
-from projects import ROOT
-from test_resume import interrupted
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, SubsetRandomSampler
 
+import tiny
 from base import BaseDataLoader
 from examples.ema import EMATrainer
 from machinery.checkpoints import file as checkpoint
 from machinery.checkpoints.run_folder import check_run_id
-from machinery.config.factory import init_optimizer
-from machinery.errors import CheckpointError, ConfigError, DataError, StorageError, printable
+from machinery.config.optimization import init_optimizer
+from machinery.errors import CheckpointError, ConfigError, DataError, StorageError
+from machinery.telling import printable
 from parse_config import ConfigParser
+from projects import ROOT
+from test_resume import interrupted
 from utils import MetricTracker
 
 

@@ -19,23 +19,23 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import forked
 import pytest
-import ranks
-import tiny
 import torch
 import torch._dynamo
-from projects import OWN, ROOT, SHARED, copy_template
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
+import forked
+import ranks
+import tiny
 from base import BaseDataLoader
 from machinery import distributed
 from machinery.checkpoints import run_folder
-from machinery.checks.settings import check_processes
-from machinery.config.factory import init_optimizer
+from machinery.checks.processes import check_processes
+from machinery.config.optimization import init_optimizer
 from machinery.errors import UserError
 from parse_config import ConfigParser
+from projects import OWN, ROOT, SHARED, copy_template
 from trainer import Trainer
 
 PROJECT = {Path(part).stem for part in SHARED + OWN} | {"examples", "tools"}
@@ -336,7 +336,7 @@ need | {} needs {} | needs '(.*)' | lr_scheduler={"type": "StepLR"} | lr_schedul
 there-are | there are: {} | there are: (\w+) | arch.type=Nothing | arch.type=$1
 pattern | matches no parameter | there are: (\S+), | arch.freeze=["convv.*"] | arch.freeze=["$1"]
 """
-IDLE, ONE_SAMPLE = "raise {} to continue", "a batch of one sample"
+IDLE, ONE_SAMPLE = "raise trainer.", "a batch of one sample"
 GOING_ON = [
     goes_on("continue", "$NEW", r"\n +3 +\d"),
     case("test", "test:     {}", "test: +(.*)", "$NEW", done="test data, 1,000 samples"),
@@ -390,7 +390,13 @@ GOING_ON = [
     case("batch-of-one-size", ONE_SAMPLE, "another (batch_size)", "$C --set arch.type=Norm", "--bs 3599", "--$1 9"),
 ]
 STARTING = [
-    case("what-to-continue", "say {}-r CHECKPOINT", "run: (-r) CHECKPOINT", "train.py", then=f"$1 $ONE {QUICK}"),
+    case(
+        "what-to-continue",
+        "or to continue a run: -r CHECKPOINT",
+        "run: (-r) CHECKPOINT",
+        "train.py",
+        then=f"$1 $ONE {QUICK}",
+    ),
     case("what-to-evaluate", "what to evaluate: ", "evaluate: (-r) CHECKPOINT", "test.py", then="$1 $ONE"),
     case("set", "such as --set trainer.epochs=3", "such as (.*)", "$C", "--set trainer.epochs"),
     case("exists-go-on", "continue it with -r auto", "it with (-r auto)", "$NEW", before="$NEW"),
@@ -906,8 +912,8 @@ def of_two(path, function, **options):
     """What a function does in the second of two processes of a machine with one GPU."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.accelerator, "device_count", lambda: 1)
-        patch.setattr(distributed, "SIZE", 2)
-        patch.setattr(distributed, "LOCAL_RANK", 1)
+        patch.setattr(distributed.world, "size", 2)
+        patch.setattr(distributed.world, "local_rank", 1)
         function(**options)
 
 
@@ -1020,7 +1026,12 @@ beside a batch_sampler: set them to false
 samples are too few for
 too few for BatchNorm
 {}: set data_loader.args.drop_last, or another batch_size
-on several processes {} needs a method""".splitlines()
+on several processes {} needs a method
+use bf16 or fp32
+leave self._schedule
+the name is taken
+leave an empty group out
+try a smaller lr""".splitlines()
 #: What only looks like one: help, origins, and what is told beside a suggestion.
 NONE = """checkpoint or run folder; with -c
 set any key of the config
@@ -1033,15 +1044,16 @@ these start afresh
 could not write
 use newer code
 let no other process write
-(needs about
+needs about
 --run_id {}: expected
+no dot at its start
 trainer.epochs is missing
 restarts may fail""".splitlines()
 
 
 def literals():
     """The texts of the core, with {} for what is put in."""
-    for path in [*ROOT.glob("*.py"), *(path for part in SHARED + OWN for path in (ROOT / part).glob("*.py"))]:
+    for path in [*ROOT.glob("*.py"), *(path for part in SHARED + OWN for path in (ROOT / part).rglob("*.py"))]:
         tree = ast.parse(path.read_text())
         docs = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
         parts = {part for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}

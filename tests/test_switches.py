@@ -3,15 +3,15 @@
 import functools
 
 import pytest
-import tiny
 import torch
-from test_resume import interrupted
 from torch import nn
 
+import tiny
 from base import BaseModel
 from examples.ema import EMATrainer
 from machinery.checkpoints import file as checkpoint
 from machinery.errors import CheckpointError
+from test_resume import interrupted
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import shutil
 
 import numpy as np
 import pytest
-from projects import ROOT, command, copy_template
-from test_own_tasks import changed, log_of, run
 
 from machinery.checkpoints import file as checkpoint
+from projects import ROOT, command, copy_template
+from test_own_tasks import changed, log_of, run
 
 SECTION = (ROOT / "README.md").read_text().split("\n## Your own task in ten minutes")[1].split("\n## ")[0]
 FOUND = re.findall(r"\*\*(A.*?)```diff\n(.*?)```\n```\npython (train\.py .*?)\n```", SECTION, re.S)

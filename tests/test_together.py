@@ -7,25 +7,24 @@ import signal
 import threading
 
 import pytest
-import ranks
-import tiny
 import torch
 import torch.nn.functional as F
-from bending.dicts import DictTrainer, dict_accuracy, dict_loss
-from bending.gan import GANTrainer, Generator, spread
-from test_habits import OwnLoop, build as build_own_loop
 from torch import nn
 from torch.utils.data import DataLoader, default_collate as torch_default_collate
 
+import ranks
+import tiny
 from base import BaseDataLoader
+from bending.dicts import DictTrainer, dict_accuracy, dict_loss
+from bending.gan import GANTrainer, Generator, spread
 from examples.ema import EMATrainer
 from examples.lbfgs.trainer import LBFGSTrainer
 from machinery import distributed, stopping
-from machinery.checkpoints.parts import networks
 from machinery.config.settings import TrainerSettings
 from machinery.errors import ConfigError, NonFiniteError, Stopped, UserError
 from machinery.update.metrics import MetricTracker
 from machinery.update.runtime import Runtime, prepare_device, unwrap
+from test_habits import OwnLoop, build as build_own_loop
 from trainer import Trainer
 
 
@@ -104,7 +103,7 @@ class Stops(Exact):
     def _update(self, batches):
         super()._update(batches)
         self.updates = getattr(self, "updates", 0) + 1
-        if self.updates == self.at and distributed.RANK == distributed.SIZE - 1:
+        if self.updates == self.at and distributed.rank() == distributed.size() - 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -163,6 +162,15 @@ def stop_in_time(config):
     return train_and_stop(config)
 
 
+def test_a_process_alone_agrees_with_itself():
+    value = torch.ones(2)
+    assert distributed.gathered(3) == [3] and distributed.totals([1.0, 2.0])() == [1.0, 2.0]
+    assert distributed.from_main(lambda: 4) == distributed.in_turn(lambda: 4) == 4
+    assert torch.equal(distributed.average(value), value) and distributed.broadcast([value]) is None
+    assert distributed.is_main() and distributed.alone() and not distributed.launched()
+    assert not torch.distributed.is_initialized()
+
+
 def test_fast_steps_agree_on_a_stop_within_some_of_them(tmp_path):
     """Only every so many steps do they ask each other."""
     results = ranks.run(tmp_path, 3, stop_in_time, settings(tmp_path, trainer__len_epoch=100_000, trainer__epochs=1))
@@ -197,7 +205,7 @@ class Fewer(tiny.WholePoints):
     draws_rows_only = True
 
     def __getitems__(self, indices):
-        return super().__getitems__(indices[distributed.RANK :])
+        return super().__getitems__(indices[distributed.rank() :])
 
 
 class Twice(BaseDataLoader):
@@ -284,7 +292,7 @@ class Slow(Exact):
         self.updates = getattr(self, "updates", 0) + 1
         if self.epoch == 2:
             threading.Event().wait(0.2)
-            if self.step == 0 and distributed.RANK == distributed.SIZE - 1:
+            if self.step == 0 and distributed.rank() == distributed.size() - 1:
                 os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -303,7 +311,7 @@ class Between(Exact):
 
     def _report(self, epoch, log, seconds):
         super()._report(epoch, log, seconds)
-        if epoch == 2 and distributed.RANK == distributed.SIZE - 1:
+        if epoch == 2 and distributed.rank() == distributed.size() - 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -316,7 +324,7 @@ def test_epochs_that_are_done_are_saved_at_a_stop(tmp_path, size):
 
 class StopsInValidation(Exact):
     def _valid_epoch(self, epoch):
-        if distributed.RANK == distributed.SIZE - 1:
+        if distributed.rank() == distributed.size() - 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return super()._valid_epoch(epoch)
 
@@ -355,7 +363,7 @@ def nan_at(step, rank):
     class Nan(Exact):
         def _forward(self, batch):
             loss, output, target = super()._forward(batch)
-            if torch.is_grad_enabled() and self.step == step and rank == distributed.RANK:
+            if torch.is_grad_enabled() and self.step == step and rank == distributed.rank():
                 loss = loss * math.nan
             return loss, output, target
 
@@ -443,7 +451,7 @@ def train_bent(kind, folder):
     loops = {"own loop": OwnLoop, "clipping loop": Clipping, "unfrozen": Unfreezing}
     trainer = build_own_loop(config, loops[kind]) if kind in loops else tiny.build(config, trainer_class=cls)
     trainer.train()
-    states = [unwrap(network).state_dict() for network in networks(trainer)]
+    states = [unwrap(network).state_dict() for network in trainer._networks()]
     return {f"{i}.{name}": value.clone() for i, state in enumerate(states) for name, value in state.items()}
 
 
@@ -547,6 +555,7 @@ class Recorder:
     """In the place of DistributedDataParallel, which wants a GPU for a GPU's model."""
 
     seen = []  # noqa: RUF012
+    no_sync = None
 
     def __init__(self, module, device_ids=None, broadcast_buffers=True, find_unused_parameters=False):
         self.seen.append(module)
@@ -561,12 +570,12 @@ def test_batchnorm_may_see_the_whole_batch_on_gpus(tmp_path, device, kind):
 def test_processes_without_a_gpu_of_their_own_are_told(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("meta"))
-    monkeypatch.setattr(distributed, "SIZE", 3)
+    monkeypatch.setattr(distributed.world, "size", 3)
     for rank, expected in ((0, torch.device("meta", 0)), (1, torch.device("meta", 1))):
-        monkeypatch.setattr(distributed, "LOCAL_RANK", rank)
+        monkeypatch.setattr(distributed.world, "local_rank", rank)
         assert prepare_device(1) == (expected, [rank])
         assert prepare_device(0)[0] == torch.device("cpu")
-    monkeypatch.setattr(distributed, "LOCAL_RANK", 2)
+    monkeypatch.setattr(distributed.world, "local_rank", 2)
     with pytest.raises(ConfigError, match="no GPU for process 2 of this machine, which has 2"):
         prepare_device(1)
 
@@ -662,7 +671,7 @@ class Signalled(Exact):
 
     def _report(self, epoch, log, seconds):
         super()._report(epoch, log, seconds)
-        if distributed.RANK == distributed.SIZE - 1 and epoch == 1:
+        if distributed.rank() == distributed.size() - 1 and epoch == 1:
             os.kill(os.getpid(), self.signum)
 
 
@@ -684,7 +693,7 @@ class Apart(Exact):
         super().__init__(*args, **kwargs)
         self.second = nn.Linear(2, 2)
         with torch.no_grad():
-            self.second.weight += distributed.RANK
+            self.second.weight += distributed.rank()
 
     def _forward(self, batch):
         if not self.past:
@@ -713,7 +722,7 @@ def test_weights_that_would_drift_apart(tmp_path):
 
 class Plateau(Exact):
     def _valid_epoch(self, epoch):
-        return {**super()._valid_epoch(epoch), "loss": 1.0 + epoch * (distributed.RANK - 0.5)}
+        return {**super()._valid_epoch(epoch), "loss": 1.0 + epoch * (distributed.rank() - 0.5)}
 
 
 def rates(config):

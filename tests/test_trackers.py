@@ -12,11 +12,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch.utils.tensorboard
-from projects import ROOT
-from scripts import run
 
 from machinery.checkpoints import file as checkpoint
 from machinery.checkpoints.run_folder import newest_whole
+from projects import ROOT
+from scripts import run
 
 SHORT = {"data_loader.args.validation_split": 0.85, "trainer.log_step": 3, "n_gpu": 0, "trainer.epochs": 2}
 
@@ -173,7 +173,7 @@ def test_the_same_run_goes_on_with_another_tracker(tmp_path):
 
 def test_a_fingerprint_is_of_the_data_alone(tmp_path):
     from data_loader.data_loaders import DigitsDataLoader
-    from machinery.order.batches import fingerprint
+    from machinery.checkpoints.fingerprint import fingerprint
 
     digits = DigitsDataLoader(batch_size=64, shift=2.0, validation_split=0.1).dataset
     same = DigitsDataLoader(batch_size=7, shuffle=False, rotate=5.0, num_workers=0).dataset

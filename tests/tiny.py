@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import Dataset, IterableDataset, Subset, WeightedRandomSampler
 
 from base import BaseDataLoader, BaseModel
-from machinery.config.factory import init_optimizer, init_scheduler
+from machinery.config.optimization import init_optimizer, init_scheduler
 from machinery.order.seeding import uniform_rows
 from parse_config import ConfigParser
 from trainer import Trainer

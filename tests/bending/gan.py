@@ -27,12 +27,13 @@ class GANTrainer(Trainer):
         return terms, fake, data
 
     def _update(self, batches: Any) -> None:
-        for batch in batches:
-            for name, optimizer in {"critic": self.critic_optimizer, "generator": self.optimizer}.items():
-                terms, _, _ = self._compute(batch, self.train_metrics if name == "critic" else None)
-                self.runtime.backward(terms[name])
-                self._apply(optimizer, [terms[name].detach()])
-            self.critic_optimizer.zero_grad()
+        with self.group(batches) as group:
+            for batch in group:
+                self.backward(self.compute(batch), "critic")
+            group.step(self.critic_optimizer)
+            for batch in group:
+                self.backward(self.compute(batch), "generator")
+            group.step(self.optimizer)
 
 
 class Generator(nn.Module):
