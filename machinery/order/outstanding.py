@@ -18,7 +18,7 @@ def first_tensor(batch: Any) -> torch.Tensor | None:
     if isinstance(batch, torch.Tensor):
         return batch
     values: Iterable[Any] = ()
-    if isinstance(batch, (list, tuple)):
+    if isinstance(batch, list | tuple):
         values = batch
     elif isinstance(batch, Mapping):
         values = batch.values()
