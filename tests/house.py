@@ -152,7 +152,7 @@ def imported_names(source: Source) -> set[str]:
     """The names that a file's imports bind, of whatever module."""
     names = set()
     for node in ast.walk(source.tree):
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
             for alias in node.names:
                 names.add(alias.asname or alias.name.partition(".")[0])
     return names
@@ -163,7 +163,7 @@ def own_names() -> set[str]:
     names = set()
     for source in core():
         for node in ast.walk(source.tree):
-            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 names.add(node.name)
             elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
                 names.add(node.id)
@@ -200,7 +200,7 @@ def set_from_outside(source: Source) -> Iterator[tuple[int, str]]:
     inside = _lines_of_classes(source)
     for node in ast.walk(source.tree):
         owner: ast.expr | None = None
-        if isinstance(node, ast.Attribute) and isinstance(node.ctx, (ast.Store, ast.Del)):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del):
             owner = node.value
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("setattr", "delattr"):
             owner = node.args[0]

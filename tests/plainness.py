@@ -73,7 +73,7 @@ def parsed(path: Path, text: str) -> Source:
     for node in ast.walk(tree):
         if is_docstring(node):
             documented.update(range(node.lineno, node.end_lineno + 1))
-        if isinstance(node, (ast.If, ast.While, ast.Assert)):
+        if isinstance(node, ast.If | ast.While | ast.Assert):
             tests.update(id(inside) for inside in ast.walk(node.test))
     token_lines = []
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
@@ -139,7 +139,7 @@ def other_forms(source: Source) -> Iterator[Finding]:
                 yield Finding(node.lineno, "getattr with a default")
         elif isinstance(node, ast.Lambda):
             yield Finding(node.lineno, "lambda")
-        elif isinstance(node, ast.AugAssign) and isinstance(node.op, (ast.BitOr, ast.BitAnd)):
+        elif isinstance(node, ast.AugAssign) and isinstance(node.op, ast.BitOr | ast.BitAnd):
             yield Finding(node.lineno, "|= or &=")
         elif isinstance(node, ast.BoolOp) and id(node) in source.tests:
             for _ in node.values[3:]:
@@ -165,7 +165,7 @@ def forbidden_forms(source: Source) -> Iterator[Finding]:
                 yield Finding(node.lineno, "two for in a comprehension")
             if _holds(node, COMPREHENSIONS):
                 yield Finding(node.lineno, "a comprehension in another")
-        elif isinstance(node, (ast.For, ast.comprehension)) and isinstance(node.iter, ast.IfExp):
+        elif isinstance(node, ast.For | ast.comprehension) and isinstance(node.iter, ast.IfExp):
             yield Finding(node.iter.lineno, "for over a conditional expression")
         elif isinstance(node, ast.Assign) and _assigns_many(node):
             yield Finding(node.lineno, "three values or more in one assignment")
@@ -224,7 +224,7 @@ def _decides(node: ast.expr, bools: set[str]) -> bool:
         return _decides(node.operand, bools)
     if isinstance(node, ast.Name):
         return node.id in bools
-    return isinstance(node, (ast.Compare, ast.BoolOp)) or _is_bool(node)
+    return isinstance(node, ast.Compare | ast.BoolOp) or _is_bool(node)
 
 
 def _is_bool(node: ast.expr) -> bool:
@@ -238,5 +238,5 @@ def _is_bool(node: ast.expr) -> bool:
     if isinstance(node, ast.BoolOp):
         return all(_is_bool(value) for value in node.values)
     if isinstance(node, ast.Compare):
-        return all(isinstance(op, (ast.In, ast.NotIn, ast.Is, ast.IsNot)) for op in node.ops)
+        return all(isinstance(op, ast.In | ast.NotIn | ast.Is | ast.IsNot) for op in node.ops)
     return False
