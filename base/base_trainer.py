@@ -22,7 +22,6 @@ from machinery import distributed
 from machinery.checkpoints import environment, outcome, parts, saving
 from machinery.checkpoints.restoring import Position
 from machinery.checkpoints.saving import Checkpoints
-from machinery.checks.epoch_log import numbers_of
 from machinery.checks.methods import check_overrides
 from machinery.errors import CheckpointError, ConfigError
 from machinery.order import seeding, split
@@ -30,7 +29,7 @@ from machinery.order.outstanding import OUTSTANDING, first_tensor
 from machinery.stopping import StopRequest
 from machinery.update import networks, together
 from machinery.update.runtime import learning_rate, unwrap
-from machinery.update.watching import Monitor, check_finite
+from machinery.update.watching import Monitor, check_finite, numbers_of
 from parse_config import ConfigParser
 
 Log = dict[str, float]

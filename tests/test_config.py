@@ -10,8 +10,7 @@ import torch
 import tiny
 from base import BaseTrainer
 from machinery.config.components import find
-from machinery.config.source import Source
-from machinery.config.values import leaves
+from machinery.config.source import Source, leaves
 from machinery.errors import ConfigError
 from parse_config import ConfigParser
 from projects import ROOT

@@ -173,7 +173,7 @@ def test_the_same_run_goes_on_with_another_tracker(tmp_path):
 
 def test_a_fingerprint_is_of_the_data_alone(tmp_path):
     from data_loader.data_loaders import DigitsDataLoader
-    from machinery.checkpoints.fingerprint import fingerprint
+    from machinery.checkpoints.environment import fingerprint
 
     digits = DigitsDataLoader(batch_size=64, shift=2.0, validation_split=0.1).dataset
     same = DigitsDataLoader(batch_size=7, shuffle=False, rotate=5.0, num_workers=0).dataset

@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from machinery.config.values import dotted, leaves
+from machinery.config.source import dotted, leaves
 from machinery.telling import printable
 from parse_config import ConfigParser
 from train import OPTIONS

@@ -25,7 +25,7 @@ class Trace:
 
     def _note(self, frame: FrameType, event: str, _argument: Any) -> None:
         name = frame.f_code.co_filename
-        if event == "call" and name.startswith(self.root):
+        if event == "call" and name.startswith(self.root) and name != __file__:
             self.files.append(name[len(self.root) :])
 
     def __enter__(self) -> "Trace":

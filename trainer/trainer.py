@@ -20,7 +20,7 @@ from base.base_trainer import BaseTrainer, Log
 from logger.progress import Progress
 from machinery import distributed
 from machinery.checks.layer_table import watch
-from machinery.checks.loss import named_terms, no_mean_loss, warn_of_loss
+from machinery.checks.loss import no_mean_loss, warn_of_loss
 from machinery.checks.methods import check_doors, check_needed_methods
 from machinery.checks.processes import check_processes
 from machinery.checks.settings import check_settings
@@ -28,7 +28,7 @@ from machinery.errors import UserError
 from machinery.telling import note_batch
 from machinery.update import networks
 from machinery.update.group import Again, Computed, Counts, Group, Sizes
-from machinery.update.metrics import MetricTracker, by_kind
+from machinery.update.metrics import MetricTracker, by_kind, named_terms
 from machinery.update.runtime import Runtime
 from machinery.update.schedule import expect_steps, step_scheduler
 from machinery.update.watching import LossWatch

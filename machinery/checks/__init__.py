@@ -3,5 +3,4 @@
 Before it, called by base/base_trainer.py and trainer/trainer.py: the settings (settings.py), the
 methods of a class of the user's own (methods.py), what several processes cannot do (processes.py).
 With the first batch, called by trainer/trainer.py: the loss (loss.py), the layers (layer_table.py).
-After an epoch, called by base/base_trainer.py: what of its log is a number (epoch_log.py).
 """

@@ -3,7 +3,6 @@
 import copy
 import logging
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -38,25 +37,6 @@ def no_mean_loss(loss: Any) -> ConfigError:
             found += " without a gradient"
     expected = "expected a tensor with a gradient and one value, the mean"
     return ConfigError(f"the loss is {found}: {expected}")
-
-
-def named_terms(loss: Any, names: Sequence[str]) -> dict[str, Any]:
-    """What `_forward` returns as the loss, by the names of its terms.
-
-    Raises:
-        ConfigError: other terms were promised.
-    """
-    if isinstance(loss, dict):
-        terms: dict[str, Any] = loss
-    else:
-        terms = {names[0]: loss}
-    if len(terms) == len(names) == 1 and names[0] in terms:  # most often: it costs no set
-        return terms
-    if terms.keys() != set(names):
-        promised = ", ".join(names)
-        returned = ", ".join(terms)
-        raise ConfigError(f"loss_terms says {promised}, but _forward returns {returned}")
-    return terms
 
 
 def warn_of_loss(criterion: Any, output: Any, target: Any) -> None:

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from machinery.config.source import Source
-from machinery.config.values import KeyPath, dotted, in_words, nearest
+from machinery.config.source import Source, dotted
+from machinery.config.values import KeyPath, in_words, nearest
 
 _BY_POSITION = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 _BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)

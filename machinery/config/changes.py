@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from machinery.config.schema import known
-from machinery.config.source import Source
-from machinery.config.values import KeyPath, dotted, nearest
+from machinery.config.source import Source, dotted
+from machinery.config.values import KeyPath, nearest
 from machinery.errors import ConfigError
 
 _NO_SECTION = "is no section of the config"

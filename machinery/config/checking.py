@@ -10,8 +10,8 @@ from pydantic import BaseModel, ValidationError
 from machinery.config.changes import override
 from machinery.config.schema import SECTIONS, Config, NamedComponent
 from machinery.config.settings import TrainerSettings
-from machinery.config.source import Source
-from machinery.config.values import KeyPath, dotted, in_words, nearest, to_plain
+from machinery.config.source import Source, dotted, to_plain
+from machinery.config.values import KeyPath, in_words, nearest
 from machinery.errors import ConfigError
 
 #: Keys that are known by another name, or to others.

@@ -8,8 +8,8 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from machinery.config.arguments import Given, accepted, argument_problems
-from machinery.config.source import Source
-from machinery.config.values import KeyPath, dotted, nearest
+from machinery.config.source import Source, dotted
+from machinery.config.values import KeyPath, nearest
 from machinery.errors import ConfigError
 from machinery.files import ROOT
 from machinery.telling import told

@@ -11,7 +11,8 @@ from typing import Any
 from machinery.config.arguments import Given
 from machinery.config.checking import Checked
 from machinery.config.components import Component, Modules, bind, find, kind_of
-from machinery.config.values import KeyPath, dotted
+from machinery.config.source import dotted
+from machinery.config.values import KeyPath
 from machinery.errors import ConfigError, DataError, UserError
 from machinery.telling import told
 

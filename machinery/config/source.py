@@ -1,13 +1,39 @@
-"""Values that remember where they came from, so that every error can name it."""
+"""Values that remember where they came from, so that every error can name it; their key paths."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from machinery.config import json_text
-from machinery.config.values import KeyPath, dotted, in_words, leaves, to_plain
+from machinery.config.values import KeyPath, in_words
 from machinery.errors import ConfigError
+
+
+def dotted(path: KeyPath) -> str:
+    """A key path as people write it: trainer.epochs, metrics.0."""
+    return ".".join(str(key) for key in path)
+
+
+def to_plain(value: Any) -> Any:
+    """Copy mappings and lists as plain containers."""
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    return value
+
+
+def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """All plain values (and empty containers) below a container, with their key paths."""
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from leaves(item, (*path, key))
+    elif isinstance(value, list) and value:
+        for index, item in enumerate(value):
+            yield from leaves(item, (*path, index))
+    else:
+        yield path, value
 
 
 class Entry(NamedTuple):
@@ -58,10 +84,12 @@ class Source:
                 return self.origins[path[:length]]
         return self.name
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> list[Entry]:
         """All plain values, and empty containers."""
+        found = []
         for path, value in leaves(self.values):
-            yield Entry(dotted(path), value, self.where(path))
+            found.append(Entry(dotted(path), value, self.where(path)))
+        return found
 
     def flat(self) -> dict[str, Any]:
         """All plain values, and empty containers, by dotted key path."""
@@ -145,3 +173,27 @@ def _read_text(path: Path) -> str:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:  # no path at all
         raise ConfigError(f"{path} cannot be read: {error}") from None
+
+
+#: Stands for a value that one of the two lacks.
+_DEFAULT = "(default)"
+
+
+class Change(NamedTuple):
+    """A value that differs."""
+
+    #: Its dotted key path.
+    key: str
+    old: Any
+    new: Any
+
+
+def differences(old: Source, new: Source) -> list[Change]:
+    """The values of `new` that differ from those of `old`, and those that only one of them has."""
+    before, now = old.flat(), new.flat()
+    changes = []
+    for key in {**now, **before}:
+        change = Change(key, before.get(key, _DEFAULT), now.get(key, _DEFAULT))
+        if change.old != change.new:
+            changes.append(change)
+    return changes

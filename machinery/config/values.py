@@ -1,18 +1,13 @@
-"""Plain values of a config: their key paths, and their words in messages."""
+"""The words that messages of a config are made of."""
 
 import difflib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 #: The keys of objects and the indices of lists that lead to a value.
 KeyPath = tuple[str | int, ...]
-
-
-def dotted(path: KeyPath) -> str:
-    """A key path as people write it: trainer.epochs, metrics.0."""
-    return ".".join(str(key) for key in path)
 
 
 def in_words(value: Any) -> str:
@@ -22,27 +17,6 @@ def in_words(value: Any) -> str:
     if isinstance(value, list):
         return "a list"
     return json.dumps(value, ensure_ascii=False, default=str)[:60]
-
-
-def to_plain(value: Any) -> Any:
-    """Copy mappings and lists as plain containers."""
-    if isinstance(value, Mapping):
-        return {str(key): to_plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_plain(item) for item in value]
-    return value
-
-
-def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
-    """All plain values (and empty containers) below a container, with their key paths."""
-    if isinstance(value, dict) and value:
-        for key, item in value.items():
-            yield from leaves(item, (*path, key))
-    elif isinstance(value, list) and value:
-        for index, item in enumerate(value):
-            yield from leaves(item, (*path, index))
-    else:
-        yield path, value
 
 
 def nearest(word: str, names: Iterable[str]) -> str | None:

@@ -9,10 +9,9 @@ from pathlib import Path
 from machinery.checkpoints import run_folder
 from machinery.checkpoints.run import Run
 from machinery.config.checking import Checked, check
-from machinery.config.source import Source
+from machinery.config.source import Source, differences
 from machinery.errors import CheckpointError, ConfigError, NonFiniteError, StorageError
 from machinery.files import read_json
-from machinery.launch.changes import differences
 from machinery.launch.launch import Launch
 from machinery.launch.start import start_from_newest
 

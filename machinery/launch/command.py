@@ -11,11 +11,10 @@ from machinery.checkpoints import run_folder
 from machinery.checkpoints.run import Run
 from machinery.config.changes import set_option
 from machinery.config.checking import Checked, check
-from machinery.config.source import Source
+from machinery.config.source import Source, differences
 from machinery.errors import CheckpointError, ConfigError
 from machinery.files import ROOT, shown
 from machinery.launch.auto import find_run
-from machinery.launch.changes import differences
 from machinery.launch.launch import Launch
 from machinery.launch.options import Command
 from machinery.launch.start import read_start

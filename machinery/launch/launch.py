@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from machinery.checkpoints.run import Run
 from machinery.config.checking import Checked
+from machinery.config.source import Change
 from machinery.files import ROOT
-from machinery.launch.changes import Change
 
 if TYPE_CHECKING:
     from machinery.checkpoints.restoring import Start

@@ -250,3 +250,22 @@ def number(name: str, value: Any) -> float:
     except (TypeError, ValueError, RuntimeError):
         found = described(value) or f"a {type(value).__name__}"
         raise ConfigError(f"{name}: expected a number, found {found}") from None
+
+
+def named_terms(loss: Any, names: Sequence[str]) -> dict[str, Any]:
+    """What `_forward` returns as the loss, by the names of its terms.
+
+    Raises:
+        ConfigError: other terms were promised.
+    """
+    if isinstance(loss, dict):
+        terms: dict[str, Any] = loss
+    else:
+        terms = {names[0]: loss}
+    if len(terms) == len(names) == 1 and names[0] in terms:  # most often: it costs no set
+        return terms
+    if terms.keys() != set(names):
+        promised = ", ".join(names)
+        returned = ", ".join(terms)
+        raise ConfigError(f"loss_terms says {promised}, but _forward returns {returned}")
+    return terms

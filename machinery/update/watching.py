@@ -213,3 +213,17 @@ def check_finite(model: nn.Module, epoch: int, lr: float, hint: str) -> None:
         names += ", …"
     when = f"by epoch {epoch} (lr {float(lr):.3g})"
     raise NonFiniteError(f"weights became NaN or infinite {when}: {names}\n  {hint}")
+
+
+def numbers_of(log: Mapping[str, Any], logger: logging.Logger) -> dict[str, float]:
+    """The numbers of an epoch's log; the rest, text or many values, is shown."""
+    numbers = {}
+    for name, value in log.items():
+        number = value
+        if isinstance(value, torch.Tensor):
+            number = value.detach()
+        try:
+            numbers[name] = float(number)
+        except (TypeError, ValueError, RuntimeError):
+            logger.info(f"{name} {value}")
+    return numbers

@@ -21,7 +21,7 @@ except ImportError as error:
 
 from machinery.config.schema import Config
 from machinery.config.settings import TrainerSettings
-from machinery.config.values import dotted, leaves
+from machinery.config.source import dotted, leaves
 from machinery.files import read_json
 
 #: Folders that hold no runs.
