@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 
 import torch
 
@@ -28,6 +29,7 @@ def start(function, *args, output=None, errors=None):
 
 def _command(function, args, output, errors):
     os.setsid()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as in a terminal, also where the tests are started by nohup
     if output is not None:
         for number, name in ((1, output), (2, errors or output)):
             os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
@@ -59,12 +61,13 @@ def finish(process):
 
 def wait_for_group(pid):
     """Until no process of the group is left; workers end a moment after their parent."""
-    for _ in range(2_000_000):
+    given_up = time.monotonic() + 60  # on a busy machine, their ends take long
+    while time.monotonic() < given_up:
         try:
             os.killpg(pid, 0)
         except (ProcessLookupError, PermissionError):
             return
-        os.sched_yield()
+        time.sleep(0.001)
     os.killpg(pid, signal.SIGKILL)
     raise AssertionError("orphans were left")
 
