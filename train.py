@@ -59,7 +59,7 @@ def build(config: ConfigParser, training: bool = True) -> "Trainer":
     lr_scheduler: Any = None
     trackers: list[Any] = []
     if training:
-        optimizer = init_optimizer(config, model, module_optim)
+        optimizer = init_optimizer(config, model, module_optim, loss=criterion)
         lr_scheduler = init_scheduler(config, optimizer, len(data_loader), module_optim)
         trackers = config.init_ftns("trainer.trackers", module_trainer, config, required=Writer)
     data = (data_loader, valid_data_loader)

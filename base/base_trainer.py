@@ -23,13 +23,14 @@ from machinery.checkpoints import environment, outcome, parts, saving
 from machinery.checkpoints.restoring import Position
 from machinery.checkpoints.saving import Checkpoints
 from machinery.checks.methods import check_overrides
+from machinery.checks.networks import warn_of_networks
 from machinery.errors import CheckpointError, ConfigError
 from machinery.order import seeding, split
 from machinery.order.outstanding import OUTSTANDING, first_tensor
 from machinery.stopping import StopRequest
 from machinery.update import networks, together
 from machinery.update.runtime import learning_rate, unwrap
-from machinery.update.watching import Monitor, check_finite, numbers_of
+from machinery.update.watching import Monitor, numbers_of
 from parse_config import ConfigParser
 
 Log = dict[str, float]
@@ -113,8 +114,9 @@ class BaseTrainer(ABC):
         """Where the numbers go; a tracker of your own is added in train.py."""
         log_dir = self.config.run.log_dir
         enabled = self.settings.tensorboard and self.config.launch.trains
-        told = (self.config.flat(), self._best_epoch)
-        self.writer = TensorboardWriter(log_dir, self.logger, enabled, *told)
+        self.writer = TensorboardWriter(
+            log_dir, self.logger, enabled, self.config.flat(), self._best_epoch
+        )
         self._metrics = MetricsFile(log_dir / "metrics.csv")
         table = EpochTable(self.logger, self._best_epoch, self.monitor.name)
         self.writers = Writers(table, self._metrics, self.writer)
@@ -250,12 +252,9 @@ class BaseTrainer(ABC):
             saving.take_over(run, self.epoch, self.step, launch.checkpoint, best)
         run.begin(self.config.snapshot())
         environment.keep_changes(run.folder)
-        advice = environment.crowded()
-        if advice and torch.device(self.device).type == "cpu":
-            self.logger.info(advice)
-        if not self.model.training:
-            hint = "model.train() would change that"
-            self.logger.warning(f"the model is in evaluation mode, and trains in it: {hint}")
+        if torch.device(self.device).type == "cpu":
+            environment.advise(self.logger)
+        warn_of_networks(self.model, self.criterion, self._held().optimizers, self.logger)
         self.writer.continue_from((self.start_epoch - 1) * self.len_epoch + self.step + 1)
         self._metrics.cut(self.start_epoch - 1)
 
@@ -320,14 +319,13 @@ class BaseTrainer(ABC):
         """
         if not (due or improved):
             return
-        if self.settings.on_nan == "stop":
-            hint = self._checkpoints.skip_hint()
-            check_finite(unwrap(self.model), self.epoch, self.lr, hint)
-        together.agree(self._networks())
+        held = self._held()
         position = Position(self.epoch, step, self.lr, finished)
+        self._checkpoints.check_finite(held, position, self.settings.on_nan)
+        together.agree(self._networks())
         content = saving.content_of(
             self.model,
-            self._held(),
+            held,
             position,
             self.monitor.best,
             self.config.snapshot(),

@@ -333,9 +333,33 @@ def test_a_loss_that_becomes_nan_within_a_step_of_lbfgs_is_told(tmp_path):
             return loss * (torch.nan if self.passes == 3 else 1.0), output, target
 
     optimizer = {"type": "LBFGS", "args": {"lr": 0.1, "max_iter": 3}}
-    trainer = built(tmp_path, Spoilt, optimizer=optimizer, trainer__on_nan="skip", trainer__monitor="off")
-    with pytest.raises(NonFiniteError, match="cannot be taken back: try a smaller lr"):
+    trainer = built(tmp_path, Spoilt, optimizer=optimizer, trainer__monitor="off")
+    with pytest.raises(NonFiniteError, match="within a step that computes it several times: try a smaller lr"):
         trainer.train()
+
+
+@pytest.mark.parametrize("spoilt", [1, 2, 3, 4])
+def test_a_step_of_lbfgs_that_is_skipped_leaves_no_trace(tmp_path, spoilt):
+    class Spoilt(LBFGSTrainer):
+        passes, changed = 0, 0
+
+        def _forward(self, batch):
+            self.passes += self.model.training
+            loss, output, target = super()._forward(batch)
+            return loss * (torch.nan if self.passes == spoilt else 1.0), output, target
+
+        def _update(self, batches):
+            before = tiny.digest(self.model), repr(self.optimizer.state_dict())
+            first = self.passes + 1
+            super()._update(batches)
+            after = tiny.digest(self.model), repr(self.optimizer.state_dict())
+            assert (before == after) == (first <= spoilt <= self.passes)
+            self.changed += before != after
+
+    optimizer = {"type": "LBFGS", "args": {"lr": 0.1, "max_iter": 3}}
+    trainer = built(tmp_path, Spoilt, optimizer=optimizer, trainer__on_nan="skip", trainer__monitor="off")
+    trainer.train()
+    assert trainer.changed > 10
 
 
 def test_an_optimizer_that_no_checkpoint_holds_is_told(tmp_path, capfd):

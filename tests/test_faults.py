@@ -7,13 +7,16 @@ import logging.handlers
 import re
 import shutil
 from collections import namedtuple
+from functools import partial
 
 import pytest
 import torch
 
 import tiny
+from examples.ema import EMATrainer
 from logger.logger import setup_console
 from machinery.checkpoints import environment, file as checkpoint, run_folder
+from machinery.checkpoints.restoring import Position
 from machinery.errors import CheckpointError, ConfigError, DataError, NonFiniteError, StorageError
 from machinery.update.runtime import prepare_device
 
@@ -338,6 +341,105 @@ def test_weights_that_are_not_finite_never_become_a_file(tmp_path, monkeypatch):
     with pytest.raises(NonFiniteError, match=r"weights became NaN or infinite by epoch 1 .*: fc1.weight"):
         trainer.train()
     assert not list(trainer.checkpoint_dir.glob("*.pth"))
+
+
+class Rooted(tiny.Trainer):
+    """A finite loss whose gradient is NaN, in the updates `spoilt` of the run."""
+
+    spoilt = frozenset({3, 14})
+    count = 0
+
+    def _forward(self, batch):
+        loss, output, target = super()._forward(batch)
+        if self.model.training:
+            self.count += 1
+            if self.spoilt is None or self.count in self.spoilt:
+                loss = loss + torch.sqrt((output * 0).sum())
+        return loss, output, target
+
+
+class RootedEMA(Rooted, EMATrainer):
+    pass
+
+
+@pytest.mark.parametrize(
+    "kind, changes",
+    [
+        (Rooted, {}),
+        (Rooted, {"trainer__clip_grad_norm": 0.1}),
+        (Rooted, {"trainer__accumulate": 3}),
+        (Rooted, {"trainer__precision": "bf16"}),
+        (RootedEMA, {}),
+    ],
+)
+def test_a_step_with_a_gradient_that_is_not_finite_is_skipped(tmp_path, messages, kind, changes):
+    class Looking(kind):
+        skipped = 0
+
+        def _update(self, batches):
+            before = tiny.digest(self.model), repr(self.optimizer.state_dict())
+            first = self.count + 1
+            super()._update(batches)
+            after = tiny.digest(self.model), repr(self.optimizer.state_dict())
+            spoilt = not self.spoilt.isdisjoint(range(first, self.count + 1))
+            assert (before == after) == spoilt
+            self.skipped += spoilt
+
+    trainer = tiny.train(tiny.settings(tmp_path, trainer__on_nan="skip", **changes), trainer_class=Looking)
+    assert trainer.skipped == 2 and messages().count("skipped: the loss is not finite, or a gradient") == 2
+    assert "checkpoint-epoch3.pth" in finite(trainer.checkpoint_dir)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("plateau", [False, True])
+def test_an_epoch_that_learns_nothing_ends_the_run(tmp_path, precision, plateau):
+    changes = {"trainer__precision": precision, "data_loader__args": {"batch_size": 2}}
+    changes["arch__args"] = {"norm": False}
+    if plateau:
+        changes["lr_scheduler"] = {"type": "ReduceLROnPlateau"}
+        changes["data_loader__args"]["validation_split"] = 0
+        changes["trainer__monitor"] = "off"
+    kind = type("Always", (Rooted,), {"spoilt": None})
+    trainer = tiny.build(tiny.settings(tmp_path, trainer__on_nan="skip", **changes), trainer_class=kind)
+    with pytest.raises(NonFiniteError, match="epoch 1 learnt nothing: each update had a loss or gradients"):
+        trainer.train()
+    assert not finite(trainer.checkpoint_dir)
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+@pytest.mark.parametrize("what", ["criterion.centres", "optimizer state 0", "fc1.weight"])
+def test_nothing_trained_that_is_not_finite_is_saved(tmp_path, policy, what):
+    class Centred(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.centres = torch.nn.Parameter(torch.zeros(3))
+            self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+
+        def forward(self, output, target):
+            return tiny.cross_entropy(output + self.centres, target)
+
+    trainer = tiny.build(tiny.settings(tmp_path, trainer__on_nan=policy))
+    trainer.criterion = Centred()
+    trainer.optimizer.add_param_group({"params": [trainer.criterion.centres], "initial_lr": 0.01})
+    trainer._forward = partial(_forward_of, trainer)
+    trainer.train()
+    assert finite(trainer.checkpoint_dir)  # though the mask is infinite
+    with torch.no_grad():
+        if what == "fc1.weight":
+            trainer.model.fc1.weight[0, 0] = torch.inf
+        elif what == "criterion.centres":
+            trainer.criterion.centres[1] = torch.nan
+        else:
+            trainer.optimizer.state[trainer.model.fc1.weight]["exp_avg"][0, 0] = torch.inf
+    named = what.replace("0", "[0-9]+")
+    with pytest.raises(NonFiniteError, match=f"weights became NaN or infinite by epoch 9 .*: {named}"):
+        trainer._save_checkpoint(9)
+    trainer._checkpoints.check_finite(trainer._held(), Position(9, None, 0.1, False), "ignore")
+
+
+def _forward_of(trainer, batch):
+    output = trainer.model(batch[0])
+    return trainer.criterion(output, batch[1]), output, batch[1]
 
 
 def test_a_stop_is_no_exception_that_code_on_its_way_catches():

@@ -149,6 +149,8 @@ class Trainer(BaseTrainer):
             self._after_update(len(batches))
         self._log_window()
         log = self.train_metrics.result()
+        stuck = self.runtime.no_step_was_possible()
+        self._watch.check_learnt(epoch, stuck or self.loss_terms[0] not in log)
         self._samples = self.train_metrics.count(self.loss_terms[0]) - self._samples_before
         if self.valid_data_loader is not None:
             with networks.evaluating(self._networks()):
@@ -309,17 +311,18 @@ class Trainer(BaseTrainer):
         """Let optimizers apply the gradients of a group; False if `on_nan` says to skip them."""
         self._stepped = True
         self.lr = self.optimizer.param_groups[0].get("lr", math.nan)
-        accepted = self._watch.accepts(group.losses)
+        gradients = partial(self.runtime.largest_gradient, optimizers)
+        accepted = self._watch.accepts(group.losses, gradients)
+        if accepted:
+            if again is None:
+                self.runtime.step(optimizers)
+            else:
+                group.forget_losses()  # those of its own passes count
+                accepted = self.runtime.step_again(optimizers, again, group.take_mean, self._watch)
         if not accepted:
             where = f"step {self.step} of epoch {self.epoch}"
-            self.logger.warning(f"{where} skipped: the loss is not finite")
-        elif again is None:
-            self.runtime.step(optimizers)
+            self.logger.warning(f"{where} skipped: the loss is not finite, or a gradient")
         else:
-            group.forget_losses()  # those of its own passes count
-            losses = self.runtime.step_again(optimizers, again, group.take_mean)
-            self._watch.accept_within(losses)
-        if accepted:
             with self.runtime.autocast():
                 for computed in group.uncounted:
                     self._add_to_averages(self.train_metrics, computed)

@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+from logging import Logger
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,13 @@ def _device_name(device: torch.device | None) -> str:
         if hasattr(module, "get_device_name"):  # torch.cuda and torch.xpu
             return str(module.get_device_name(device))
     return device.type
+
+
+def advise(logger: Logger) -> None:
+    """Tell of a machine that is too busy."""
+    advice = crowded()
+    if advice:
+        logger.info(advice)
 
 
 def crowded() -> str:

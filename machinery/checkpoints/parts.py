@@ -3,9 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils._pytree import tree_leaves
 
 from machinery.update.runtime import unwrap
 
@@ -58,6 +60,30 @@ def held(
                 if isinstance(value, LRScheduler):
                     parts[f"{name}.{inner}"] = value
     return Held(bare, parts, fixed)
+
+
+def trained(held: Held) -> dict[str, torch.Tensor]:
+    """The trained weights of all networks, and what optimizers have come to know of weights."""
+    found: dict[str, torch.Tensor] = {}
+    found.update(_trained_weights("", held.model))
+    for prefix, part in held.parts.items():
+        if isinstance(part, nn.Module):
+            found.update(_trained_weights(prefix, part))
+        elif isinstance(part, Optimizer):
+            for number, state in enumerate(tree_leaves(dict(part.state))):
+                # What is no number of a weight, such as a count of steps, may be anything.
+                if isinstance(state, torch.Tensor) and state.ndim and state.is_floating_point():
+                    found[f"{prefix} state {number}"] = state
+    return found
+
+
+def _trained_weights(prefix: str, network: nn.Module) -> dict[str, torch.Tensor]:
+    """The trained weights of a network; a mask that is not trained may be infinite."""
+    found: dict[str, torch.Tensor] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            found[f"{prefix}.{name}".removeprefix(".")] = parameter
+    return found
 
 
 def fixed_facts(

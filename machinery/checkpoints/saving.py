@@ -12,11 +12,12 @@ from torch.utils._pytree import tree_leaves
 from machinery import distributed
 from machinery.checkpoints import file as checkpoint, run_folder
 from machinery.checkpoints.file import Content
-from machinery.checkpoints.parts import Held, state_of
+from machinery.checkpoints.parts import Held, state_of, trained
 from machinery.checkpoints.restoring import Position
 from machinery.checkpoints.run import Run
-from machinery.errors import CheckpointError, StorageError
+from machinery.errors import CheckpointError, NonFiniteError, StorageError
 from machinery.files import shown_command
+from machinery.update.watching import not_finite
 
 
 class Checkpoints:
@@ -34,6 +35,19 @@ class Checkpoints:
         self.newest: Path | None = None
         self.script = script
         self._keep_last = keep_last
+
+    def check_finite(self, held: Held, position: Position, on_nan: str) -> None:
+        """Let no file have weights that are not finite, unless `on_nan` is "ignore".
+
+        Raises:
+            NonFiniteError: with the names of weights.
+        """
+        spoilt = not_finite(trained(held), position.epoch, position.lr)
+        if spoilt and on_nan == "ignore":
+            what = f"{spoilt}; it is saved all the same: trainer.on_nan is ignore"
+            logging.getLogger("checkpoint").warning(what)
+        elif spoilt:
+            raise NonFiniteError(f"{spoilt}\n  {self.skip_hint()}")
 
     def save(self, content: Content, due: bool, improved: bool) -> None:
         """Write the checkpoint of this moment if it is `due`, and the best if it `improved`.

@@ -17,16 +17,17 @@ _LENGTHS = ("total_steps", "epochs", "steps_per_epoch")
 
 
 def init_optimizer(
-    config: Factory, model: "torch.nn.Module", *own: ModuleType
+    config: Factory, model: "torch.nn.Module", *own: ModuleType, loss: Any = None
 ) -> "torch.optim.Optimizer":
     """The optimizer of the config over the trainable parameters of `model`.
 
-    It is given them with their names.
+    It is given them with their names, and those of the loss if the config says so.
 
     Args:
         config: the config.
         model: to train.
         own: modules of the project's that have optimizers, too; they come before torch's.
+        loss: of the training, which may have parameters; their names begin with "loss.".
 
     Raises:
         ConfigError: there is nothing to train, or the optimizer cannot train this model.
@@ -34,17 +35,35 @@ def init_optimizer(
     import torch
 
     where = f"{config.where('optimizer')}: optimizer"
+    named = _trainable(model, "", where)
+    if not named:
+        raise ConfigError(f"{where}: the model has no parameter to train (see arch.freeze)")
+    component = config.settings.optimizer
+    if component is not None and component.loss:
+        of_loss = []
+        if isinstance(loss, torch.nn.Module):
+            of_loss = _trainable(loss, "loss.", where)
+        if not of_loss:
+            raise ConfigError(f"{where}.loss: the loss has no parameter to train")
+        named += of_loss
+    return config.init_obj("optimizer", (*own, torch.optim), named)
+
+
+def _trainable(
+    network: "torch.nn.Module", prefix: str, where: str
+) -> "list[tuple[str, torch.nn.Parameter]]":
+    """The parameters of a network that are to be trained, with their names."""
+    import torch
+
     named = []
-    for name, parameter in model.named_parameters():
+    for name, parameter in network.named_parameters():
         if not parameter.requires_grad:
             continue
         if torch.nn.parameter.is_lazy(parameter):
             what = "the model's lazy modules have no weights yet"
             raise ConfigError(f"{where}: {what}: give it a batch in its constructor")
-        named.append((name, parameter))
-    if not named:
-        raise ConfigError(f"{where}: the model has no parameter to train (see arch.freeze)")
-    return config.init_obj("optimizer", (*own, torch.optim), named)
+        named.append((prefix + name, parameter))
+    return named
 
 
 def init_scheduler(

@@ -46,6 +46,13 @@ class Arch(Component):
     """When fine-tuning: patterns of weights that stay fresh, such as "fc2.*"."""
 
 
+class Optimizer(Component):
+    """The optimizer."""
+
+    loss: bool = False
+    """Train the parameters of the loss, too, under names such as "loss.centres"."""
+
+
 class LRScheduler(Component):
     """The learning-rate scheduler."""
 
@@ -85,7 +92,7 @@ class Config(Section):
     """The validation data; null: split off by the training loader's validation_split."""
     test_data_loader: Component | None = None
     """The test data; null: the training loader's class with training=False."""
-    optimizer: Component | None = None
+    optimizer: Optimizer | None = None
     """The optimizer, from torch.optim."""
     loss: Named | None = Field(
         None,
@@ -111,7 +118,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "data_loader": Component,
     "valid_data_loader": Component,
     "test_data_loader": Component,
-    "optimizer": Component,
+    "optimizer": Optimizer,
     "lr_scheduler": LRScheduler,
     "trainer": TrainerSettings,
     "loss": NamedComponent,

@@ -317,7 +317,7 @@ class Group:
 
     def __iter__(self) -> Iterator[Any]:
         """The batches; gradients are averaged over processes in the last one's backward pass."""
-        if self._keep is not None:
+        if self._keep is not None and self._put_back is None:
             self._put_back = self._keep()
         no_sync = self._runtime.no_sync
         last = len(self.batches) - 1
@@ -408,6 +408,7 @@ class Group:
             self._counted = {}
             if self._put_back is not None:
                 self._put_back()
+        self._put_back = None
         self.forget_losses()
         self.uncounted = []
         return applied

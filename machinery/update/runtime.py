@@ -1,11 +1,13 @@
 """Where and how numbers are computed; what is off costs nothing."""
 
 import contextlib
+import copy
 import inspect
 import logging
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -16,10 +18,13 @@ from machinery import distributed
 from machinery.config.settings import TrainerSettings
 from machinery.errors import ConfigError
 from machinery.order.outstanding import OUTSTANDING
+from machinery.update.watching import LossWatch
 
 Context = contextlib.AbstractContextManager[Any]
 
 _NOTHING = contextlib.nullcontext()
+#: A loss scale that small is left by gradients that are not finite at any scale.
+_NO_SCALE = 2.0**-24
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -203,15 +208,17 @@ class Runtime:
         optimizers: Sequence[Optimizer],
         again: Callable[[], None],
         mean: Callable[[], torch.Tensor],
-    ) -> list[torch.Tensor]:
+        watch: LossWatch,
+    ) -> bool:
         """Let optimizers apply the gradients that compute their loss several times a step.
 
         Args:
             again: adds the gradients once more.
             mean: gives the loss of the last time.
+            watch: looks at the losses of all times, and at the weights.
 
         Returns:
-            the losses of all times.
+            False if the step was taken back, because they are not finite.
 
         Raises:
             ConfigError: with fp16, whose scaling allows for one computation a step.
@@ -230,9 +237,29 @@ class Runtime:
             seen.append(mean())
             return seen[-1]
 
+        put_back = None
+        if watch.may_skip:
+            put_back = _keep_step(optimizers)
         for optimizer in optimizers:
             optimizer.step(computed_again)  # type: ignore[arg-type]
-        return seen
+        accepted = watch.accepts_within(seen, partial(_largest, _weights(optimizers)))
+        if put_back is not None and not accepted:
+            put_back()
+        return accepted
+
+    def largest_gradient(self, optimizers: Sequence[Optimizer]) -> torch.Tensor | None:
+        """The largest gradient that optimizers are about to apply; NaN if one is, without a wait.
+
+        None with fp16, whose loss scale steps back by itself.
+        """
+        if self._scaled:
+            return None
+        found = [weight.grad for weight in _weights(optimizers) if weight.grad is not None]
+        return _largest(found)
+
+    def no_step_was_possible(self) -> bool:
+        """Whether fp16 has scaled the loss down to nothing: each gradient was infinite or NaN."""
+        return self._scaled and self._scaler.get_scale() < _NO_SCALE
 
     def clear(self, optimizers: Sequence[Optimizer]) -> None:
         """Clear the gradients of these optimizers, and of all that are attended to."""
@@ -248,11 +275,8 @@ class Runtime:
         if self._settings.clip_grad_norm is None:
             return
         self._scaler.unscale_(optimizer)
-        parameters = []
-        for group in optimizer.param_groups:
-            parameters += group["params"]
         limit = self._settings.clip_grad_norm
-        self.grad_norm = nn.utils.clip_grad_norm_(parameters, limit)
+        self.grad_norm = nn.utils.clip_grad_norm_(_weights([optimizer]), limit)
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the fp16 loss scale; empty otherwise."""
@@ -262,6 +286,45 @@ class Runtime:
         """Go on with a saved loss scale."""
         if state:
             self._scaler.load_state_dict(state)
+
+
+def _weights(optimizers: Sequence[Optimizer]) -> list[torch.Tensor]:
+    """What optimizers change."""
+    found = []
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            found += group["params"]
+    return found
+
+
+def _keep_step(optimizers: Sequence[Optimizer]) -> Callable[[], None]:
+    """What puts weights and optimizers back as they are now."""
+    weights = _weights(optimizers)
+    values = [weight.detach().clone() for weight in weights]
+    states = [copy.deepcopy(optimizer.state_dict()) for optimizer in optimizers]
+
+    def put_back() -> None:
+        with torch.no_grad():
+            for weight, value in zip(weights, values, strict=True):
+                weight.copy_(value)
+        for optimizer, state in zip(optimizers, states, strict=True):
+            optimizer.load_state_dict(state)
+
+    return put_back
+
+
+def _largest(tensors: Sequence[torch.Tensor]) -> torch.Tensor | None:
+    """The largest magnitude in some tensors, [], which is NaN if one of them holds a NaN."""
+    dense = []
+    for tensor in tensors:
+        values = tensor.detach()
+        if values.is_sparse:
+            values = values.coalesce().values()
+        if values.numel() > 0:
+            dense.append(values)
+    if not dense:
+        return None
+    return nn.utils.get_total_norm(dense, norm_type=math.inf)
 
 
 def _sync_buffers_option() -> str:

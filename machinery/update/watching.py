@@ -2,12 +2,11 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
 from machinery import distributed
 from machinery.errors import NonFiniteError
@@ -119,27 +118,60 @@ class LossWatch:
         """Begin an epoch, of which `step` batches are done."""
         self._looked = step
 
-    def accepts(self, losses: Sequence[torch.Tensor]) -> bool:
-        """Note the losses of an update; False if it is to be skipped: waits for the GPU to know."""
-        if self.may_skip:
-            finite = bool(torch.isfinite(torch.stack(list(losses))).all())
-            return all(distributed.gathered(finite))
+    def accepts(
+        self, losses: Sequence[torch.Tensor], gradients: Callable[[], torch.Tensor | None]
+    ) -> bool:
+        """Note the losses of an update; False if it is to be skipped: waits for the GPU to know.
+
+        Args:
+            gradients: gives the largest of its gradients; None: nobody can say.
+        """
         if self._stops:
             self._losses += losses
-        return True
+        if not self.may_skip:
+            return True
+        values = list(losses)
+        largest = gradients()
+        if largest is not None:
+            values.append(largest)
+        return all(distributed.gathered(_all_finite(values)))
 
-    def accept_within(self, losses: Sequence[torch.Tensor]) -> None:
-        """Look at the losses that a step has computed on its way, which cannot be skipped.
+    def accepts_within(
+        self, losses: Sequence[torch.Tensor], weights: Callable[[], torch.Tensor | None]
+    ) -> bool:
+        """Look at what a step has done that computes its loss several times.
+
+        Args:
+            losses: of all times.
+            weights: gives the largest of the weights after it.
+
+        Returns:
+            False if it is to be taken back.
 
         Raises:
-            NonFiniteError: one was not finite: the weights are spoilt.
+            NonFiniteError: a loss was not finite, and the run is to stop then.
         """
         if not (self._stops or self.may_skip):
-            return
-        finite = bool(torch.isfinite(torch.stack(list(losses))).all())
-        if not all(distributed.gathered(finite)):
+            return True
+        values = list(losses)
+        largest = weights()
+        if largest is not None:
+            values.append(largest)
+        finite = all(distributed.gathered(_all_finite(values)))
+        if not finite and self._stops:
             what = "the loss became NaN or infinite within a step that computes it several times"
-            raise NonFiniteError(f"{what}, which cannot be taken back: try a smaller lr")
+            raise NonFiniteError(f"{what}: try a smaller lr")
+        return finite
+
+    def check_learnt(self, epoch: int, nothing: bool) -> None:
+        """Refuse an epoch in which nothing was learnt, because each update was skipped.
+
+        Raises:
+            NonFiniteError: the run would go on like this for ever.
+        """
+        if nothing and (self.may_skip or self._stops):
+            what = f"epoch {epoch} learnt nothing: each update had a loss or gradients"
+            raise NonFiniteError(f"{what} that are not finite, and was skipped")
 
     def look(self, epoch: int, step: int, lr: float, hint: str) -> None:
         """Look at the losses since the last look; one wait for the GPU.
@@ -195,24 +227,33 @@ def _first_bad(values: list[float], before: torch.Tensor | None) -> _Bad:
     return _Bad(math.inf, math.nan, None)
 
 
-def check_finite(model: nn.Module, epoch: int, lr: float, hint: str) -> None:
-    """Look at the weights before they become a file: a finite loss can have gradients that are not.
+def _all_finite(values: Sequence[torch.Tensor]) -> bool:
+    """Whether numbers, each a tensor [], are finite; one wait for the GPU."""
+    return bool(torch.stack([torch.isfinite(value) for value in values]).all())
 
-    Raises:
-        NonFiniteError: with the names of weights.
+
+def not_finite(trained: Mapping[str, torch.Tensor], epoch: int, lr: float) -> str:
+    """Which weights are not finite, in words; "" if all are. One wait for the GPU.
+
+    A finite loss can have gradients that are not, so they are looked at before they become a file.
+
+    Args:
+        trained: trained weights, and the optimizers' state of them, by name.
+        epoch, lr: where the run is, and its learning rate.
     """
-    named = dict(model.named_parameters())
-    sums = [parameter.detach().sum(dtype=torch.float32) for parameter in named.values()]
-    if not sums or bool(torch.isfinite(torch.stack(sums).sum())):
-        return
-    bad = [name for name, weight in named.items() if not bool(torch.isfinite(weight).all())]
-    if not bad:
-        return
+    sums = [value.detach().sum(dtype=torch.float32) for value in trained.values()]
+    if not sums:
+        return ""
+    device = sums[0].device
+    if bool(torch.isfinite(torch.stack([total.to(device) for total in sums]).sum())):
+        return ""
+    bad = [name for name, value in trained.items() if not bool(torch.isfinite(value).all())]
+    if not bad:  # finite values whose sum overflows
+        return ""
     names = ", ".join(bad[:3])
     if len(bad) > 3:
         names += ", …"
-    when = f"by epoch {epoch} (lr {float(lr):.3g})"
-    raise NonFiniteError(f"weights became NaN or infinite {when}: {names}\n  {hint}")
+    return f"weights became NaN or infinite by epoch {epoch} (lr {float(lr):.3g}): {names}"
 
 
 def numbers_of(log: Mapping[str, Any], logger: logging.Logger) -> dict[str, float]:
