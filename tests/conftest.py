@@ -41,3 +41,9 @@ def own_logging(capfd):
     for handler in set(root.handlers) - set(before):
         root.removeHandler(handler)
         handler.close()
+
+
+@pytest.fixture
+def messages(capfd):
+    """What has been printed so far."""
+    return lambda: capfd.readouterr().out

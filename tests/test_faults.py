@@ -23,12 +23,6 @@ from machinery.update.runtime import prepare_device
 Usage = namedtuple("Usage", "total used free")
 
 
-@pytest.fixture
-def messages(capfd):
-    """What has been printed so far."""
-    return lambda: capfd.readouterr().out
-
-
 def failing(error, epoch):
     """torch.save that fails from some epoch on."""
     save = torch.save

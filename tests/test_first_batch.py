@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 from collections import UserDict
+from functools import partial
 
 import pytest
 import torch
@@ -299,6 +300,43 @@ def test_a_check_tells_it_too(project):
         and "averages depend on the batch size" in result.stdout
         and "check passed" in result.stdout
     )
+
+
+SCORES = torch.randn(16, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
+CLASSES = torch.arange(16) % 5
+YES_OR_NO = (torch.arange(80).reshape(16, 5) % 2).float()
+PIXELS = torch.randn(4, 5, 3, 3, generator=torch.Generator().manual_seed(0))
+UNEVEN = torch.arange(1.0, 6.0)
+
+
+@pytest.mark.parametrize(
+    "loss, output, target, told",
+    [
+        (F.nll_loss, SCORES, CLASSES, "the loss takes log-probabilities, but the model gives none"),
+        (F.nll_loss, SCORES.log_softmax(1), CLASSES, ""),
+        (partial(F.nll_loss, weight=UNEVEN), SCORES, CLASSES, "the loss takes log-probabilities"),
+        (F.nll_loss, PIXELS, torch.zeros(4, 3, 3, dtype=torch.int64), "the loss takes log-probabilities"),
+        (F.nll_loss, PIXELS.log_softmax(1), torch.zeros(4, 3, 3, dtype=torch.int64), ""),
+        (F.cross_entropy, SCORES, CLASSES, ""),
+        (F.cross_entropy, SCORES.log_softmax(1), CLASSES, ""),
+        (F.cross_entropy, SCORES.softmax(1), CLASSES, "the loss takes scores, but the rows are probabilities"),
+        (partial(F.cross_entropy, weight=UNEVEN), SCORES.softmax(1), CLASSES, "the loss takes scores"),
+        (nn.CrossEntropyLoss(), SCORES.softmax(1), CLASSES, "the loss takes scores"),
+        (F.multi_margin_loss, SCORES.softmax(1), CLASSES, ""),
+        (F.binary_cross_entropy_with_logits, SCORES, YES_OR_NO, ""),
+        (F.binary_cross_entropy_with_logits, SCORES.sigmoid(), YES_OR_NO, "the loss takes logits"),
+        (F.binary_cross_entropy_with_logits, SCORES.sigmoid().view(-1), YES_OR_NO.view(-1), "the loss takes logits"),
+        (F.binary_cross_entropy, SCORES.sigmoid(), YES_OR_NO, ""),
+        (F.mse_loss, SCORES.sigmoid(), YES_OR_NO, ""),
+        (F.l1_loss, SCORES, YES_OR_NO, ""),
+    ],
+)
+def test_a_loss_that_takes_something_else_than_the_model_gives_is_told(caplog, loss, output, target, told):
+    from machinery.checks.loss import warn_of_loss
+
+    warn_of_loss(loss, output, target)
+    found = [line for line in caplog.messages if line.startswith("the loss takes")]
+    assert len(found) == bool(told) and told in str(found)
 
 
 def test_a_loss_of_one_number_is_all_that_is_taken(tmp_path, monkeypatch):

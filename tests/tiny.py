@@ -143,6 +143,17 @@ def cross_entropy(output, target):
     return F.cross_entropy(output, target)
 
 
+class Shifted(nn.Module):
+    """Cross entropy with a learned shift of the scores."""
+
+    def __init__(self):
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(3))
+
+    def forward(self, output, target):
+        return F.cross_entropy(output + self.shift, target)
+
+
 def nan_loss(output, target):
     """Becomes NaN once 40 samples with a positive first number have been seen."""
     return F.cross_entropy(output, target) * torch.where(output.detach().abs().max() > 1e-6, torch.nan, 1.0)
@@ -204,10 +215,10 @@ def build(config, resume=None, run_id=None, trainer_class=Trainer, **kwargs):
     )
 
 
-def init_optimizer_from(parser):
+def init_optimizer_from(parser, **kwargs):
     """A trainer whose optimizer has the groups that the config says."""
-    trainer = build(parser)
-    trainer.optimizer = init_optimizer(parser, trainer.model)
+    trainer = build(parser, **kwargs)
+    trainer.optimizer = init_optimizer(parser, trainer.model, loss=trainer.criterion)
     trainer.lr_scheduler = init_scheduler(parser, trainer.optimizer, len(trainer.data_loader))
     return trainer
 

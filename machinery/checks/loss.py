@@ -1,4 +1,4 @@
-"""Whether a loss is one that can be trained on, and the mean over the samples of its batch."""
+"""Whether a loss can be trained on, fits the model, and is the mean over samples."""
 
 import copy
 import logging
@@ -13,6 +13,10 @@ from machinery.telling import described
 
 #: How many samples the judgement takes at most.
 _SAMPLES = 16
+#: What changes nothing but the shape or the precision of a tensor, as autograd names it.
+_OF_SHAPE = ("View", "UnsafeView", "Squeeze", "Unsqueeze", "Reshape", "Select", "Slice", "ToCopy")
+#: So many of these are looked through.
+_RESHAPES = 5
 
 
 class _Judged(NamedTuple):
@@ -40,11 +44,19 @@ def no_mean_loss(loss: Any) -> ConfigError:
 
 
 def warn_of_loss(criterion: Any, output: Any, target: Any) -> None:
-    """Warn of a loss that is not the mean over the samples of a batch, as far as that can be told.
+    """Warn of a loss that does not fit what it is given, as far as that can be told.
 
-    A loss that compares the samples of a batch with each other has an attribute `in_batch`, which
-    is true, and is not judged.
+    It takes something else than the model gives, or is not the mean over the samples of a batch.
+    One that compares the samples of a batch with each other has an attribute `in_batch`, which is
+    true, and is not judged for that.
     """
+    logger = logging.getLogger("trainer")
+    try:
+        misfit = _misfit(criterion, output, target)
+    except Exception:  # not every loss takes what others take
+        misfit = ""
+    if misfit:
+        logger.warning(misfit)
     if _compares_samples(criterion):
         return
     try:
@@ -62,7 +74,55 @@ def warn_of_loss(criterion: Any, output: Any, target: Any) -> None:
         "A sum? Shapes that are broadcast? "
         "If it is meant, give the loss an attribute in_batch = True"
     )
-    logging.getLogger("trainer").warning(f"{what}: averages depend on the batch size. {hint}")
+    logger.warning(f"{what}: averages depend on the batch size. {hint}")
+
+
+@torch.no_grad()
+def _misfit(criterion: Any, output: torch.Tensor, target: torch.Tensor) -> str:
+    """What a classification loss is given in place of what it takes; "" if nobody can tell.
+
+    What it takes is told by what it does: the negative log-likelihood falls by 1 if all scores rise
+    by 1, cross entropy does not change, and at scores of 0 it is the logarithm of
+    the number of classes; binary cross entropy of logits is log 2 there.
+    """
+    copied = copy.deepcopy(criterion)  # which may count its calls
+    values = output.detach()
+    at_zero = float(copied(torch.zeros_like(values), target))
+    if values.shape == target.shape:
+        if _near(at_zero, math.log(2)) and _ends_in_sigmoid(output):
+            return "the loss takes logits, but the model ends in a sigmoid: leave the sigmoid out"
+        return ""
+    rise = float(copied(values + 1, target)) - float(copied(values, target))
+    total = values.exp().sum(1)
+    if _near(rise, -1.0) and not _are_ones(total):
+        what = f"exp of a row sums to {float(total.flatten()[0]):.4g}, not to 1"
+        hint = "let the model end in log_softmax, or take cross_entropy as the loss"
+        return f"the loss takes log-probabilities, but the model gives none ({what}): {hint}"
+    if _near(rise, 0.0) and _near(at_zero, math.log(values.shape[1])):
+        if bool((values >= 0).all()) and _are_ones(values.sum(1)):
+            what = "the rows are probabilities that sum to 1"
+            return f"the loss takes scores, but {what}: leave the model's softmax out"
+    return ""
+
+
+def _are_ones(values: torch.Tensor) -> bool:
+    return bool(torch.isclose(values, torch.ones_like(values), rtol=2e-2).all())
+
+
+def _near(value: float, other: float) -> bool:
+    return math.isclose(value, other, rel_tol=1e-2, abs_tol=1e-2)
+
+
+def _ends_in_sigmoid(output: torch.Tensor) -> bool:
+    """Whether a sigmoid has made an output, but for another shape or precision."""
+    node = output.grad_fn
+    for _ in range(_RESHAPES):
+        if node is None or node.name().startswith("SigmoidBackward"):
+            break
+        if not node.name().startswith(_OF_SHAPE) or not node.next_functions:
+            return False
+        node = node.next_functions[0][0]
+    return node is not None and node.name().startswith("SigmoidBackward")
 
 
 def _compares_samples(criterion: Any) -> bool:
