@@ -1,13 +1,14 @@
 """One self-contained page about some runs: what they reached, curves, what differs, pictures."""
 
 import base64
-import html
 import io
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jinja2
 import matplotlib as mpl
 import matplotlib.ticker
 
@@ -15,113 +16,165 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from tools.history.records import Record, differences, number
+from tools.history.records import Record, scalar
+from tools.history.tables import as_table, cell, differences
 
-#: Curves beyond so many runs would be a tangle.
-_RUNS_IN_A_CHART = 12
+#: Curves and pictures of more runs would be too many.
+_MOST_RUNS = 12
 #: And so many numbers are enough.
-_CHARTS = 24
-_NO_CURVES = ("epoch", "seconds", "samples/s")
-_STYLE = """
-:root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1200px; padding: 0 1rem; color: #222; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.5rem; border-bottom: 1px solid #ddd; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px; }
-th, td { padding: .3rem .7rem; text-align: left; border-bottom: 1px solid #eee; white-space: nowrap; }
-thead th { background: #f6f6f6; cursor: pointer; } tbody tr:hover { background: #fafaf2; }
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(380px, 1fr)); gap: 1rem; }
-.charts img { width: 100%; } .legend span { display: inline-block; margin-right: 1.2rem; font-size: 13px; }
-.legend i { display: inline-block; width: 1.4em; height: .28em; margin-right: .4em; vertical-align: middle; }
-figure { display: inline-block; margin: 0 1rem 1rem 0; vertical-align: top; }
-figcaption { font-size: 12px; color: #666; }
-figure img { max-width: 560px; min-width: 200px; image-rendering: pixelated; }
-"""
-#: A click on a heading sorts the table by it.
-_SCRIPT = """
-document.querySelectorAll("table.sorts th").forEach((head, column) => head.addEventListener("click", () => {
-  const body = head.closest("table").tBodies[0], up = head.dataset.up !== "1";
-  const value = row => { const text = row.cells[column].textContent; return isNaN(text) || !text ? text : +text; };
-  const order = (x, y) => typeof x !== typeof y ? (typeof x === "number" ? -1 : 1) : x < y ? -1 : +(x > y);
-  const rows = [...body.rows].sort((a, b) => order(value(a), value(b)) * (up ? 1 : -1));
-  head.dataset.up = up ? "1" : "0";
-  rows.forEach(row => body.append(row));
-}));
-"""
+_MOST_CHARTS = 24
+#: Columns of a history that have no chart.
+_NO_CHARTS = ("epoch", "seconds", "samples/s")
+#: The first digits of the labels on a logarithmic axis.
+_LABELLED = (1, 2, 5)
 
 
-def page(table: pd.DataFrame, records: list[Record]) -> str:
+class Coloured(NamedTuple):
+    """A run as the charts and their legend show it."""
+
+    record: Record
+    colour: str
+
+
+class Image(NamedTuple):
+    """A chart, or a picture that a run has logged."""
+
+    label: str
+    #: The file in base64.
+    content: str = ""
+    #: Why there is none; "" if there is.
+    problem: str = ""
+
+
+class Line(NamedTuple):
+    """A number of a run in a chart."""
+
+    epochs: pd.Series
+    values: pd.Series
+    colour: str
+    style: str
+
+
+def page(records: list[Record]) -> str:
     """The page as text."""
-    sections = [f"<h1>{len(records)} runs</h1>", f'<div class="wide">{_table(table, "sorts", index=False)}</div>']
+    first = records[:_MOST_RUNS]
     drawn = [record for record in records if len(record.history)]
-    if drawn:
-        sections += ["<h2>Curves</h2>", *_curves(drawn[:_RUNS_IN_A_CHART])]
-        if drawn[_RUNS_IN_A_CHART:]:
-            sections.append(f"<p>The first {_RUNS_IN_A_CHART} of {len(drawn)} runs.</p>")
-    pictures = [picture for record in records[:_RUNS_IN_A_CHART] for picture in _pictures(record)]
-    if pictures:
-        sections += ["<h2>Pictures</h2>", *pictures]
-    if len(records) > 1:
-        differing = differences(records[:_RUNS_IN_A_CHART])
-        text = _table(differing, "", index=True) if len(differing) else "<p>Nothing.</p>"
-        sections += ["<h2>What differs</h2>", f'<div class="wide">{text}</div>']
-    head = f'<meta charset="utf-8"><title>Runs</title><style>{_STYLE}</style>'
-    body = "\n".join(sections)
-    return f"<!doctype html><html><head>{head}</head><body>\n{body}\n<script>{_SCRIPT}</script></body></html>\n"
+    coloured = _coloured(drawn[:_MOST_RUNS])
+    names = _charted_names(coloured)
+    pictures = []
+    for record in first:
+        pictures += _pictures(record)
+    return _template().render(
+        count=len(records),
+        runs=as_table(records),
+        drawn=len(drawn),
+        most=_MOST_RUNS,
+        legend=coloured,
+        validated=any(name.startswith("val_") for name in names),
+        charts=_charts(coloured, names),
+        pictures=pictures,
+        differing=differences(first),
+    )
 
 
-def _table(table: pd.DataFrame, kind: str, index: bool) -> str:
-    def shown(value: Any) -> str:
-        if isinstance(value, float):
-            return "" if math.isnan(value) else number(value)
-        return html.escape(str(value))
-
-    # Escaped here, because pandas' own escaping is of the values before they are formatted.
-    cells = table.map(shown)
-    cells.columns, cells.index = (map(html.escape, map(str, axis)) for axis in (cells.columns, cells.index))
-    return cells.to_html(index=index, escape=False, border=0, classes=kind)
-
-
-def _curves(records: list[Record]) -> list[str]:
-    """A chart for each number, training dashed and validation full, and one legend for all."""
-    names = dict.fromkeys(name for record in records for name in record.history)
-    names = {name: None for name in names if name not in _NO_CURVES}
-    tags = [name for name in names if not (name.startswith("val_") and name[4:] in names)]
-    colours = plt.colormaps["tab10" if len(records) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
-    charts = []
-    for tag in tags[:_CHARTS]:
-        figure, axes = plt.subplots(figsize=(4.6, 3.0), layout="constrained")
-        try:
-            _draw(axes, tag, list(zip(records, colours, strict=False)), f"val_{tag}" in names)
-            charts.append(f'<img alt="{html.escape(tag)}" src="data:image/svg+xml;base64,{_drawn(figure)}">')
-        except Exception as error:  # numbers that are none, or too large to be drawn
-            charts.append(f"<p>{html.escape(f'{tag}: {type(error).__name__}')}</p>")
-        finally:
-            plt.close(figure)
-    legend = [
-        f'<span><i style="background:{mpl.colors.to_hex(colour)}"></i>{html.escape(record.name)}</span>'
-        for record, colour in zip(records, colours, strict=False)
-    ]
-    note = "<p>Full lines: validation; dashed: training.</p>" if any(name.startswith("val_") for name in names) else ""
-    return [f'<p class="legend">{"".join(legend)}</p>', note, f'<div class="charts">{"".join(charts)}</div>']
+def _template() -> jinja2.Template:
+    """The template of the page, which shows all texts as they are: none is markup."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["cell"] = cell
+    return environment.get_template("page.html")
 
 
-def _draw(axes: Any, tag: str, coloured: list[tuple[Record, Any]], validated: bool) -> None:
-    """The curves of a number, of training and of validation."""
-    lowest = math.inf
-    for record, colour in coloured:
-        for name, style in ((tag, "--" if validated else "-"), (f"val_{tag}", "-")):
-            if name in record.history and "epoch" in record.history:
-                values, epochs = (pd.to_numeric(record.history[each], errors="coerce") for each in (name, "epoch"))
-                lowest = min(lowest, values.min())
-                line = {"color": colour, "linestyle": style, "linewidth": 1.4}
-                axes.plot(epochs, values, marker="o" if len(values) < 2 else None, **line)
-    axes.set_title(tag.replace("$", r"\$"), fontsize=10, loc="left")
+def _coloured(records: list[Record]) -> list[Coloured]:
+    """The runs with a colour for each."""
+    colours = mpl.color_sequences["tab10"]
+    if len(records) > len(colours):
+        colours = mpl.color_sequences["tab20"]
+    found = []
+    for record, colour in zip(records, colours, strict=False):
+        found.append(Coloured(record, mpl.colors.to_hex(colour)))
+    return found
+
+
+def _charted_names(runs: list[Coloured]) -> list[str]:
+    """The numbers that any of the runs has, in their order."""
+    names: dict[str, None] = {}
+    for run in runs:
+        names.update(dict.fromkeys(run.record.history))
+    return [name for name in names if name not in _NO_CHARTS]
+
+
+def _charts(runs: list[Coloured], names: list[str]) -> list[Image]:
+    """A chart for each number, training dashed where validation has it, too."""
+    charts: list[Image] = []
+    for name in names:
+        if name.startswith("val_") and name.removeprefix("val_") in names:
+            continue  # it is in the chart of its training
+        styles = {name: "-"}
+        if f"val_{name}" in names:
+            styles = {name: "--", f"val_{name}": "-"}
+        if len(charts) < _MOST_CHARTS:
+            charts.append(_chart(name, styles, runs))
+    return charts
+
+
+def _chart(title: str, styles: dict[str, str], runs: list[Coloured]) -> Image:
+    """The curves of some numbers.
+
+    Args:
+        styles: of the lines, by the number's name.
+    """
+    file = io.BytesIO()
+    figure, axes = plt.subplots(figsize=(4.6, 3.0), layout="constrained")
+    try:
+        _draw(axes, title, _lines(styles, runs))
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    except Exception as error:  # numbers that are none, or too large to be drawn
+        return Image(title, problem=type(error).__name__)
+    finally:
+        plt.close(figure)
+    return Image(title, _encoded(file.getvalue()))
+
+
+def _lines(styles: dict[str, str], runs: list[Coloured]) -> list[Line]:
+    """What the runs have of some numbers."""
+    lines = []
+    for run in runs:
+        history = run.record.history
+        for name, style in styles.items():
+            if name in history and "epoch" in history:
+                epochs = pd.to_numeric(history["epoch"], errors="coerce")
+                values = pd.to_numeric(history[name], errors="coerce")
+                lines.append(Line(epochs, values, run.colour, style))
+    return lines
+
+
+def _draw(axes: Any, title: str, lines: list[Line]) -> None:
+    """Draw lines over the epochs; losses on a logarithmic axis, if they have one."""
+    for line in lines:
+        marker = None
+        if len(line.values) < 2:  # a line through one point does not show
+            marker = "o"
+        axes.plot(
+            line.epochs,
+            line.values,
+            color=line.colour,
+            linestyle=line.style,
+            linewidth=1.4,
+            marker=marker,
+        )
+    axes.set_title(title.replace("$", r"\$"), fontsize=10, loc="left")
     axes.set_xlabel("epoch", fontsize=8)
-    if "loss" in tag and lowest > 0:
+    if "loss" in title and not any((line.values <= 0).any() for line in lines):
         axes.set_yscale("log")
-        for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-            set_formatter(mpl.ticker.FuncFormatter(_tick))
+        axes.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(_tick))
+        axes.yaxis.set_minor_formatter(mpl.ticker.FuncFormatter(_tick))
     axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     axes.tick_params(which="both", labelsize=8)
     axes.grid(alpha=0.25)
@@ -130,36 +183,51 @@ def _draw(axes: Any, tag: str, coloured: list[tuple[Record, Any]], validated: bo
 
 def _tick(value: float, _place: int) -> str:
     """Labels of 1, 2 and 5 times a power of ten."""
-    first = value / 10 ** math.floor(math.log10(value)) if value > 0 else 0
-    return f"{value:g}" if round(first, 6) in (1, 2, 5) else ""
+    if value <= 0:
+        return ""
+    first = value / 10 ** math.floor(math.log10(value))
+    if round(first, 6) in _LABELLED:
+        return f"{value:g}"
+    return ""
 
 
-def _drawn(figure: Any) -> str:
-    file = io.BytesIO()
-    figure.savefig(file, format="svg", metadata={"Date": None})
-    return base64.b64encode(file.getvalue()).decode()
+def _encoded(content: bytes) -> str:
+    """A file's content as a page can hold it."""
+    return base64.b64encode(content).decode()
 
 
-def _pictures(record: Record) -> list[str]:
+def _pictures(record: Record) -> list[Image]:
     """The last picture of each tag in the run's event files."""
+    found = []
+    for folder in _event_folders(record):
+        try:
+            for picture in _last_pictures(record, folder):
+                found.append(picture)
+        except Exception as error:  # whatever a damaged event file does to its reader
+            label = f"{record.name}: {scalar(folder.name)}"
+            found.append(Image(label, problem=type(error).__name__))
+    return found
+
+
+def _event_folders(record: Record) -> list[Path]:
+    """The folders of a run's event files; none with what is no file, for which a reader waits."""
+    folders = set()
+    unreadable = set()
+    for file in record.log_dir.glob("*/*tfevents*"):
+        folders.add(file.parent)
+        if not file.is_file():
+            unreadable.add(file.parent)
+    return sorted(folders - unreadable)
+
+
+def _last_pictures(record: Record, folder: Path) -> Iterator[Image]:
+    """The last picture of each tag in one folder of event files."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from tensorboard.backend.event_processing.event_accumulator import IMAGES, EventAccumulator
 
-    found = []
-    files = list(record.log_dir.glob("*/*tfevents*"))
-    for folder in sorted({file.parent for file in files}):
-        if not all(file.is_file() for file in files if file.parent == folder):
-            continue  # it would be waited for
-        try:
-            events = EventAccumulator(str(folder), size_guidance={IMAGES: 1})
-            events.Reload()
-            for tag in events.Tags()["images"]:
-                last = events.Images(tag)[-1]
-                text = base64.b64encode(last.encoded_image_string).decode()
-                label = html.escape(f"{record.name}: {tag}, step {last.step:,}")
-                found.append(
-                    f'<figure><img src="data:image/png;base64,{text}"><figcaption>{label}</figcaption></figure>'
-                )
-        except Exception as error:  # whatever a damaged event file does to its reader
-            found.append(f"<p>{html.escape(f'{record.name}: {Path(folder).name}: {type(error).__name__}')}</p>")
-    return found
+    events = EventAccumulator(str(folder), size_guidance={IMAGES: 1})
+    events.Reload()
+    for tag in events.Tags()["images"]:
+        last = events.Images(tag)[-1]
+        label = f"{record.name}: {tag}, step {last.step:,}"
+        yield Image(label, _encoded(last.encoded_image_string))

@@ -1,33 +1,31 @@
-"""Reads what runs have left in their folders; whatever is missing, foreign or broken there is said, never raised."""
+"""Reads what a run has left in its folders.
 
-import contextlib
+Whatever is missing, foreign or broken there is said, never raised.
+"""
+
 import functools
-import json
 import math
 import os
 import re
 import socket
 import warnings
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-try:
-    import pandas as pd
-except ImportError as error:
-    raise SystemExit(f"error: {error}; pip install -r requirements-tools.txt") from None
+import pandas as pd
 
 from machinery.config.schema import Config
 from machinery.config.settings import TrainerSettings
 from machinery.config.source import dotted, leaves
 from machinery.files import read_json
 
-#: Folders that hold no runs.
-_PASSED_OVER = {"__pycache__", "node_modules", "site-packages", "log"}
 #: What the table shows of a config, by its column.
 _SHOWN = {"lr": "optimizer.args.lr", "batch": "data_loader.args.batch_size", "seed": "seed"}
+#: What of a problem fits into the table.
+_LONGEST_ERROR = 80
+_LONGEST_REASON = 60
 
 
 @dataclass
@@ -51,48 +49,55 @@ class Record:
     @property
     def log_dir(self) -> Path:
         """Where its log and its event files are."""
-        return self.folder.parent.parent.parent / "log" / self.folder.parent.name / self.folder.name
+        project = self.folder.parent.parent.parent
+        return project / "log" / self.folder.parent.name / self.folder.name
+
+    def note(self, problem: str) -> None:
+        """Note what does not read; the first problem is the one that is told."""
+        if not self.problem:
+            self.problem = problem
+
+    def holds(self, key: str) -> bool:
+        """Whether its config has an object at a key, such as a component."""
+        return any(other.startswith(f"{key}.") for other in self.config)
+
+    def leaves_out(self, key: str) -> bool:
+        """Whether it has a config that says nothing of a key."""
+        if not self.config or key in self.config:
+            return False
+        return not self.holds(key)
 
 
-def find_runs(paths: Iterable[Path]) -> list[Record]:
-    """The runs below some folders (a project, its `saved`, a run), the oldest name first."""
-    folders: dict[Path, Path] = {}
-    for path in paths:
-        path = Path(os.path.abspath(path))  # noqa: PTH100 - a link stays what it is called
-        for folder in [path] if path.parent.parent.name == "models" and not _is_project(path) else _below(path):
-            folders.setdefault(folder.resolve(), folder)
-    several = len({folder.parent.parent for folder in folders.values()}) > 1
-    records = [read_run(each, several) for each in sorted(folders.values(), key=lambda each: (each.name, str(each)))]
-    for record in records:
-        if sum(other.name == record.name for other in records) > 1:
-            record.row["run"] = scalar(str(record.folder))
-    for record in records:
-        record.name = record.row["run"]
-    return records
+class Best(NamedTuple):
+    """The best value of the number that a config watches, and that number's name."""
+
+    value: float = math.nan
+    monitor: str = ""
 
 
-def _below(path: Path) -> Iterator[Path]:
-    """The run folders `models/NAME/RUN` below a path, which may be `models` itself or a NAME in it."""
-    if path.parent.name == "models" and not _is_project(path):
-        yield from (run for run in _folders(path))
-        return
-    for place, names, files in os.walk(path):
-        here = Path(place)
-        if here.name == "models":
-            yield from (run for name in _folders(here) for run in _folders(name))
-            names.clear()
-        deep = len(here.relative_to(path).parts) > 5 or "pyvenv.cfg" in files
-        names[:] = [] if deep else [name for name in names if name not in _PASSED_OVER and not name.startswith(".")]
+def scalar(value: Any) -> Any:
+    """A value as a table can hold and anybody can print it."""
+    if value is None:
+        return math.nan
+    if isinstance(value, int | float):
+        return value
+    return str(value).encode("utf-8", "replace").decode()  # halves of characters cannot be printed
 
 
-def _is_project(path: Path) -> bool:
-    return (path / "train.py").exists() or (path / "saved").is_dir()
+def is_missing(value: Any) -> bool:
+    """Whether a value of a table is none."""
+    return value is None or value != value  # as NaN
 
 
-def _folders(path: Path) -> list[Path]:
-    with contextlib.suppress(OSError):
-        return [each for each in sorted(path.iterdir()) if each.is_dir() and not each.is_symlink()]
-    return []
+@functools.cache
+def defaults() -> dict[str, Any]:
+    """What the keys that a config leaves out stand for."""
+    found = {}
+    for prefix, model in (("", Config), ("trainer.", TrainerSettings)):
+        for name, each in model.model_fields.items():
+            if not each.is_required():
+                found[f"{prefix}{name}"] = each.default
+    return found
 
 
 def read_run(folder: Path, full_name: bool = False) -> Record:
@@ -102,69 +107,147 @@ def read_run(folder: Path, full_name: bool = False) -> Record:
         full_name: name it with the folder of its project.
     """
     name = scalar(f"{folder.parent.name}/{folder.name}")
-    root = folder.parent.parent.parent
-    root = root.parent if root.name == "saved" else root
-    record = Record(folder, f"{scalar(root.name)}:{name}" if full_name else name)
+    if full_name:
+        project = folder.parent.parent.parent
+        if project.name == "saved":
+            project = project.parent
+        name = f"{scalar(project.name)}:{name}"
+    record = Record(folder, name)
     try:
-        _fill(record)
+        row = _read(record)
     except Exception as error:  # whatever foreign files hold, the others are to be seen
-        record.row = {"run": record.name, "status": "broken", "problem": f"{type(error).__name__}: {error}"[:80]}
-    record.row = {scalar(name): scalar(value) for name, value in record.row.items()}
+        problem = f"{type(error).__name__}: {error}"[:_LONGEST_ERROR]
+        row = {"run": name, "status": "broken", "problem": problem}
+    record.row = {scalar(column): scalar(value) for column, value in row.items()}
     return record
 
 
-def _fill(record: Record) -> None:
-    config = _json(record, "config.json", dict)
-    record.config = {scalar(dotted(path)): value for path, value in leaves(config) if path not in ((), ("$schema",))}
-    entries = _json(record, "environment.json", list | dict, needed=False)
-    entry = entries[-1] if isinstance(entries, list) and entries else entries
-    record.environment = entry if isinstance(entry, dict) else {}
-    status = _json(record, "status.json", dict, needed=False)
-    file = record.log_dir / "metrics.csv"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter(
-                "error", pd.errors.ParserWarning
-            )  # rows that are longer than the first, of which pandas would make an index
-            record.history = pd.read_csv(file, index_col=False) if file.is_file() else pd.DataFrame()
-    except (OSError, ValueError, Warning) as error:
-        record.problem = record.problem or f"metrics.csv: {type(error).__name__}"
-    record.row = _row(record, config, status)
+def _read(record: Record) -> dict[str, Any]:
+    """Fill a record from the files of its run; its row of the table."""
+    record.config = _by_key(_content(record, "config.json", dict))
+    record.environment = _environment(record)
+    status = _content(record, "status.json", dict, needed=False)
+    record.history = _history(record)
+    return _row(record, status)
 
 
-def _json(record: Record, file: str, kind: Any, needed: bool = True) -> Any:
+def _by_key(config: dict[str, Any]) -> dict[str, Any]:
+    """The values of a config by dotted path."""
+    found = {}
+    for path, value in leaves(config):
+        if path not in ((), ("$schema",)):
+            found[scalar(dotted(path))] = value
+    return found
+
+
+def _content(record: Record, file: str, kind: Any, needed: bool = True) -> Any:
+    """What one of a run's JSON files holds; an empty object where it does not read.
+
+    Args:
+        kind: what it has to be.
+        needed: that there is no such file is a problem.
+    """
     try:
         content = read_json(record.folder / file)
-        if isinstance(content, kind):
-            return content
-        raise ValueError(f"holds a {type(content).__name__}")
     except FileNotFoundError:
-        problem = "is missing" if needed else ""
+        if needed:
+            record.note(f"{file} is missing")
+        return {}
     except (OSError, ValueError) as error:
-        problem = str(error).splitlines()[0][:60]
-    record.problem = record.problem or (f"{file} {problem}" if problem else "")
+        reason = str(error).splitlines()[0][:_LONGEST_REASON]
+        record.note(f"{file} {reason}")
+        return {}
+    if not isinstance(content, kind):
+        record.note(f"{file} holds a {type(content).__name__}")
+        return {}
+    return content
+
+
+def _environment(record: Record) -> dict[str, Any]:
+    """What is known of the last process that worked on a run."""
+    entry = _content(record, "environment.json", list | dict, needed=False)
+    if isinstance(entry, list) and entry:
+        entry = entry[-1]
+    if isinstance(entry, dict):
+        return entry
     return {}
 
 
-def _row(record: Record, config: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
-    state = scalar(status.get("state", "unknown"))
-    if state == "running" and not _owned(record.folder):
-        state = "killed"
-    epochs = f"{_done(record, status)}/{record.config.get('trainer.epochs', '?')}"
-    row: dict[str, Any] = {"run": record.name, "status": state, "epochs": epochs}
-    row |= {"best": math.nan, "monitor": "", **_best(record, status)}
-    row |= _tested(record)
-    given = {"seed": defaults()["seed"], **record.config}
-    row |= {column: scalar(given.get(key)) for column, key in _SHOWN.items()}
-    seconds = record.history.get("seconds", pd.Series(dtype=float))
-    with contextlib.suppress(TypeError, ValueError, OverflowError):
-        row["seconds"] = round(float(seconds.sum() if len(seconds) else status.get("seconds", math.nan)), 1)
+def _history(record: Record) -> pd.DataFrame:
+    """The rows of `metrics.csv`; none where they do not read."""
+    file = record.log_dir / "metrics.csv"
+    try:
+        if file.is_file():  # reading a pipe would wait
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                # Of rows that are longer than the first, pandas would make an index.
+                warnings.simplefilter("error", pd.errors.ParserWarning)
+                return pd.read_csv(file, index_col=False)
+    except (OSError, ValueError, Warning) as error:
+        record.note(f"metrics.csv: {type(error).__name__}")
+    return pd.DataFrame()
+
+
+def _row(record: Record, status: dict[str, Any]) -> dict[str, Any]:
+    """The columns of the table, in their order."""
+    best = _best(record, status)
+    settings = {"seed": defaults()["seed"], **record.config}
+    epochs = record.config.get("trainer.epochs", "?")
+    row = {
+        "run": record.name,
+        "status": _state(record, status),
+        "epochs": f"{_done(record, status)}/{epochs}",
+        "best": best.value,
+        "monitor": best.monitor,
+    }
+    row.update(_tested(record))
+    for column, key in _SHOWN.items():
+        row[column] = settings.get(key)
+    row["seconds"] = _seconds(record, status)
     row["ended"] = scalar(str(status.get("time", "")))[:16].replace("T", " ")
-    commit = scalar(str(record.environment.get("git_commit") or ""))[:8]
-    row["commit"] = commit + "+" * bool(commit and record.environment.get("git_dirty"))
-    row |= {"status": "broken" if record.problem else row["status"], "problem": scalar(record.problem)}
+    row["commit"] = _commit(record.environment)
+    row["problem"] = record.problem
     return row
+
+
+def _state(record: Record, status: dict[str, Any]) -> Any:
+    """How a run has ended, or that it has not."""
+    if record.problem:
+        return "broken"
+    state = status.get("state", "unknown")
+    if state == "running" and not _is_owned(record.folder):
+        return "killed"
+    return state
+
+
+def _is_owned(folder: Path) -> bool:
+    """Whether the process that the run's lock names is there.
+
+    Of another machine's nobody knows, and it is believed.
+    """
+    file = folder / ".lock"
+    try:
+        if not file.is_file():  # reading a pipe would wait
+            return False
+        found = re.fullmatch(r"pid (\d+) on (.*)\n?", file.read_text())
+        if found is None:
+            return False
+        if found[2] != socket.gethostname():
+            return True
+        return _is_alive(int(found[1]))
+    except (OSError, ValueError, OverflowError):
+        return False
+
+
+def _is_alive(process: int) -> bool:
+    """Whether there is a process of this number."""
+    try:
+        os.kill(process, 0)  # which asks, and kills nothing
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
 
 
 def _done(record: Record, status: dict[str, Any]) -> Any:
@@ -173,104 +256,81 @@ def _done(record: Record, status: dict[str, Any]) -> Any:
         done = pd.to_numeric(record.history["epoch"], errors="coerce").max()
         if abs(done) < math.inf:
             return int(done)
-    if status.get("state") == "running":
+    state = status.get("state")
+    if state == "running":
         return 0
     epoch = status.get("epoch", "?")
-    return epoch - 1 if isinstance(epoch, int) and status.get("state") != "finished" else epoch
+    if state != "finished" and isinstance(epoch, int):
+        return epoch - 1
+    return epoch
 
 
-def _best(record: Record, status: dict[str, Any]) -> dict[str, Any]:
+def _best(record: Record, status: dict[str, Any]) -> Best:
     """The best value of the number that the config watches."""
     mode, _, watched = str(record.config.get("trainer.monitor", "off")).partition(" ")
     if mode not in ("min", "max") or watched not in record.history:
-        return {}
-    with contextlib.suppress(KeyError, TypeError, ValueError):  # a run whose monitor has changed judges anew
-        return {"best": float(status["best"][watched]), "monitor": watched}
+        return Best()
+    try:
+        return Best(float(status["best"][watched]), watched)
+    except (KeyError, TypeError, ValueError):  # a run whose monitor has changed judges anew
+        pass
     values = pd.to_numeric(record.history[watched], errors="coerce")
     values = values[values.abs() < math.inf]
-    return {"best": float(values.min() if mode == "min" else values.max()), "monitor": watched} if len(values) else {}
+    if values.empty:
+        return Best()
+    if mode == "min":
+        return Best(float(values.min()), watched)
+    return Best(float(values.max()), watched)
 
 
 def _tested(record: Record) -> dict[str, Any]:
-    """The newest numbers of test.py on the test data, of the best checkpoint where there is one."""
+    """The newest numbers of test.py on the test data.
+
+    They are of the best checkpoint where there is one.
+    """
     found: dict[str, Any] = {}
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
-        best = "model_best.pth" if (record.folder / "model_best.pth").exists() else None
+    try:
+        has_best = (record.folder / "model_best.pth").exists()
         for result in read_json(record.folder / "test.json")["results"]:
-            meant = result["split"] == "test" and best in (None, result["checkpoint"])
-            if meant and is_current(record.folder, result):
-                found = {f"test_{name}": scalar(value) for name, value in result["metrics"].items()}
+            if result["split"] != "test":
+                continue
+            if has_best and result["checkpoint"] != "model_best.pth":
+                continue
+            if is_current(record.folder, result):
+                metrics = result["metrics"]
+                found = {f"test_{name}": value for name, value in metrics.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # none, or another program's
+        pass
     return found
 
 
 def is_current(folder: Path, result: dict[str, Any]) -> bool:
-    """Whether a result of test.py is of the checkpoint that is there now, and not of one that has been replaced."""
-    with contextlib.suppress(OSError, ValueError, TypeError):
+    """Whether a result of test.py is of the checkpoint that is there now.
+
+    It may be of one that has been replaced.
+    """
+    try:
         when = datetime.strptime(result["when"], "%Y-%m-%dT%H:%M:%S%z").timestamp()
-        return (folder / Path(result["checkpoint"]).name).stat().st_mtime < when + 1
-    return False
+        changed = (folder / Path(result["checkpoint"]).name).stat().st_mtime
+    except (OSError, ValueError, TypeError):
+        return False
+    return changed < when + 1
 
 
-@functools.cache
-def defaults() -> dict[str, Any]:
-    """What the keys that a config leaves out stand for."""
-    fields = {"": Config.model_fields, "trainer.": TrainerSettings.model_fields}
-    every = {f"{prefix}{name}": each for prefix, all_ in fields.items() for name, each in all_.items()}
-    return {name: each.default for name, each in every.items() if not each.is_required()}
+def _seconds(record: Record, status: dict[str, Any]) -> float:
+    """How long a run has taken; NaN if nobody knows."""
+    try:
+        seconds = status.get("seconds", math.nan)
+        if len(record.history) and "seconds" in record.history:
+            seconds = record.history["seconds"].sum()
+        return round(float(seconds), 1)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
 
 
-def number(value: float) -> str:
-    """A number as a table shows it: whole ones whole."""
-    return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.4g}"
-
-
-def scalar(value: Any) -> Any:
-    """A value as a table can hold and anybody can print it."""
-    if value is None or isinstance(value, int | float):
-        return math.nan if value is None else value
-    return str(value).encode("utf-8", "replace").decode()  # also halves of characters, which nobody can print
-
-
-def _owned(folder: Path) -> bool:
-    """Whether the process that the run's lock names is there; of another machine's nobody knows, and it is believed."""
-    with contextlib.suppress(OSError, ValueError, OverflowError):
-        found = re.fullmatch(
-            r"pid (\d+) on (.*)\n?", (folder / ".lock").read_text() if (folder / ".lock").is_file() else ""
-        )
-        if found is not None and found[2] == socket.gethostname():
-            with contextlib.suppress(PermissionError):  # somebody else's
-                os.kill(int(found[1]), 0)
-        return found is not None
-    return False
-
-
-def differences(records: list[Record]) -> pd.DataFrame:
-    """What differs between runs: a line for each key of the config, and of the environment; a column for each run."""
-    columns = {}
-    for record in records:
-        name = record.name if sum(other.name == record.name for other in records) == 1 else scalar(str(record.folder))
-        around = {
-            f"({scalar(key)})": value for key, value in record.environment.items() if key not in ("command", "host")
-        }
-        columns[name] = {key: _worded(value) for key, value in {**record.config, **around}.items()}
-    table = pd.DataFrame(columns, dtype=object)
-    for name, record in zip(columns, records, strict=True):  # what a config leaves out has a value, too
-        for key in table.index.intersection(list(defaults())) if record.config else ():
-            if key not in record.config and not any(other.startswith(f"{key}.") for other in record.config):
-                table.loc[key, name] = _worded(defaults()[key])
-    table = table.fillna("—").rename_axis("key")
-    return table[table.nunique(axis=1) > 1]
-
-
-def _worded(value: Any) -> str:
-    return str(scalar(value if isinstance(value, str) else json.dumps(value, default=str)))
-
-
-def as_table(records: list[Record]) -> pd.DataFrame:
-    """A line for each run; numbers of tests stand beside the best value."""
-    names = dict.fromkeys(name for record in records for name in record.row)
-    tests = [name for name in names if name.startswith("test_")]
-    others = [name for name in names if name not in tests]
-    place = others.index("monitor") + 1 if "monitor" in others else len(others)
-    columns = [*others[:place], *tests, *others[place:]]
-    return pd.DataFrame([record.row for record in records], columns=columns, dtype=object)
+def _commit(environment: dict[str, Any]) -> str:
+    """The commit of the code, with a "+" if that had been changed."""
+    commit = scalar(str(environment.get("git_commit") or ""))[:8]
+    if commit and environment.get("git_dirty"):
+        return f"{commit}+"
+    return commit

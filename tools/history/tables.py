@@ -1,0 +1,87 @@
+"""Tables of runs: what they reached, and what differs between them."""
+
+import json
+from typing import Any
+
+import pandas as pd
+
+from tools.history.records import Record, defaults, is_missing, scalar
+
+#: Stands for a value that a run lacks.
+_NOTHING = "—"
+#: Facts of the environment that differ between any runs.
+_NO_FACTS = ("command", "host")
+#: Whole numbers beyond are shown by their powers of ten.
+_LARGE = 1e15
+
+
+def as_table(records: list[Record]) -> pd.DataFrame:
+    """A line for each run; numbers of tests stand beside the best value."""
+    table = pd.DataFrame([record.row for record in records], dtype=object)
+    tests = [name for name in table if name.startswith("test_")]
+    others = [name for name in table if name not in tests]
+    place = len(others)
+    if "monitor" in others:
+        place = others.index("monitor") + 1
+    return table[[*others[:place], *tests, *others[place:]]]
+
+
+def differences(records: list[Record]) -> pd.DataFrame:
+    """What differs between runs: a line for each key of the config, and of the environment.
+
+    Each run has a column.
+    """
+    keys: dict[str, None] = {}
+    for record in records:
+        keys.update(dict.fromkeys([*record.config, *_facts(record)]))
+    names = [record.name for record in records]
+    columns = {}
+    for record in records:
+        name = record.name
+        if names.count(name) > 1:
+            name = scalar(str(record.folder))
+        columns[name] = _texts(record, list(keys))
+    table = pd.DataFrame(columns, index=list(keys), dtype=object)
+    table = table.fillna(_NOTHING).rename_axis("key")
+    return table[table.nunique(axis=1) > 1]
+
+
+def _facts(record: Record) -> dict[str, Any]:
+    """What is known of a run's environment, by names that no key of a config has."""
+    found = {}
+    for name, value in record.environment.items():
+        if name not in _NO_FACTS:
+            found[f"({scalar(name)})"] = value
+    return found
+
+
+def _texts(record: Record, keys: list[str]) -> dict[str, str]:
+    """What a run has for each key, as text: what its config leaves out has a value, too."""
+    values = {**record.config, **_facts(record)}
+    for key in defaults():
+        if key in keys and record.leaves_out(key):
+            values[key] = defaults()[key]
+    return {key: _text(value) for key, value in values.items()}
+
+
+def _text(value: Any) -> str:
+    """A value of a config or an environment: texts as they are, all else as JSON has it."""
+    if not isinstance(value, str):
+        value = json.dumps(value, default=str)
+    return str(scalar(value))
+
+
+def cell(value: Any) -> str:
+    """A value as a table shows it."""
+    if is_missing(value):
+        return ""
+    if isinstance(value, float):
+        return number(value)
+    return str(value)
+
+
+def number(value: float) -> str:
+    """A number as a table shows it: whole ones whole."""
+    if float(value).is_integer() and abs(value) < _LARGE:
+        return f"{value:.0f}"
+    return f"{value:.4g}"
