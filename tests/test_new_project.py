@@ -32,6 +32,7 @@ def test_it_is_clean_and_has_a_history(project):
         ".gitignore",
         "pyproject.toml",
         "examples/lbfgs/trainer.py",
+        "tools/history/page.html",
     } <= names
     assert not names & {
         "saved",
