@@ -1,16 +1,20 @@
-"""Turn a checkpoint of the classic template into one of this: python tools/convert_checkpoint.py old.pth new.pth
+"""Turn a checkpoint of the classic template into one of this.
 
-The classic template pickled its ConfigParser, so reading such a file in the usual way runs what it names. Here every
-name that is not a tensor's or a plain container's becomes an inert object: nothing of the file is ever run.
+python tools/convert_checkpoint.py old.pth new.pth
+
+The classic template pickled its ConfigParser, so reading such a file in the usual way runs what it
+names. Here every name that is not a tensor's or a plain container's becomes an inert object:
+nothing of the file is ever run.
 """
 
 import argparse
 import io
+import math
 import pickletools
 import sys
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -26,37 +30,30 @@ from machinery.telling import catch_user_errors
 class Inert:
     """Stands for an object of a class that is not to be run; keeps what the pickle says of it."""
 
+    #: What the pickle gives it; None if it gives nothing.
+    state: Any = None
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.args, self.kwargs = args, kwargs
+        self.args = args
+        self.kwargs = kwargs
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
 
 
+#: What every checkpoint of the classic template has.
+_NEEDED = ("arch", "epoch", "state_dict", "config")
 #: NumPy's numbers, which the classic template's best value often is.
-_NUMBERS = ["float16", "float32", "float64", "int32", "int64", "bool"]
+_NUMBERS = ("float16", "float32", "float64", "int32", "int64", "bool")
+#: The pickles of a file of before torch 1.6: three small ones, the state, the keys.
+_OLD_PICKLES = 5
 
 
-def _safe() -> list[Any]:
-    core = (np._core if hasattr(np, "_core") else np.core).multiarray.scalar  # NumPy 1 has no _core
-    names = [(core, f"numpy.{package}.multiarray.scalar") for package in ("core", "_core")]
-    return [*names, np.dtype, *(type(np.dtype(name)) for name in _NUMBERS)]
+class Pickles(NamedTuple):
+    """Pickles that stand one after the other."""
 
-
-def _globals(path: Path) -> set[str]:
-    """All names that the pickles of a torch file ask for."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            pickle = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
-            streams = [io.BytesIO(archive.read(pickle))]
-    else:
-        streams = [io.BytesIO(path.read_bytes())] * 5  # one after the other: three small ones, the state, the keys
-    found = set()
-    for stream in streams:
-        for operation, argument, _ in pickletools.genops(stream):
-            if operation.name == "GLOBAL":
-                found.add(str(argument).replace(" ", "."))
-    return found
+    stream: io.BytesIO
+    count: int
 
 
 def read_inert(path: Path) -> Any:
@@ -66,15 +63,59 @@ def read_inert(path: Path) -> Any:
         CheckpointError: it cannot be read in this way.
     """
     try:
-        safe = _safe()
-        known = {name for _, name in safe[:2]} | {"collections.OrderedDict"}
-        unknown = [name for name in _globals(path) if name not in known and not name.startswith(("torch.", "numpy."))]
-        stubs = [(type(name.rpartition(".")[2], (Inert,), {}), name) for name in unknown]
-        with torch.serialization.safe_globals([*safe, *stubs]):
+        safe = _numbers()
+        for name in _named_in(path):
+            if not _is_plain(name):
+                stub = type(name.rpartition(".")[2], (Inert,), {})
+                safe.append((stub, name))
+        with torch.serialization.safe_globals(safe):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a foreign or hostile file may fail in any way
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{path} cannot be converted: {reason}") from None
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise CheckpointError(f"{path} cannot be converted: {lines[0]}") from None
+
+
+def _numbers() -> list[Any]:
+    """What NumPy's numbers are made by, as `safe_globals` takes it."""
+    if hasattr(np, "_core"):
+        scalar = np._core.multiarray.scalar
+    else:  # NumPy 1
+        scalar = np.core.multiarray.scalar
+    makers: list[Any] = [np.dtype]
+    for package in ("core", "_core"):
+        makers.append((scalar, f"numpy.{package}.multiarray.scalar"))
+    for name in _NUMBERS:
+        makers.append(type(np.dtype(name)))
+    return makers
+
+
+def _named_in(path: Path) -> set[str]:
+    """All names that the pickles of a torch file ask for."""
+    pickles = _pickles(path)
+    found = set()
+    for _ in range(pickles.count):
+        for operation, argument, _position in pickletools.genops(pickles.stream):
+            if operation.name == "GLOBAL":
+                found.add(str(argument).replace(" ", "."))
+    return found
+
+
+def _pickles(path: Path) -> Pickles:
+    """The pickles of a torch file."""
+    if not zipfile.is_zipfile(path):
+        return Pickles(io.BytesIO(path.read_bytes()), _OLD_PICKLES)
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if name.endswith("/data.pkl"):
+                return Pickles(io.BytesIO(archive.read(name)), 1)
+    raise ValueError("it is a zip file without a data.pkl")
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name is of plain data, which torch makes by itself, or of what it refuses."""
+    if name == "collections.OrderedDict":
+        return True
+    return name.startswith(("torch.", "numpy."))
 
 
 def convert(old: Any, path: Path) -> dict[str, Any]:
@@ -83,48 +124,65 @@ def convert(old: Any, path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it is none.
     """
-    if not isinstance(old, dict) or not {"arch", "epoch", "state_dict", "config"} <= old.keys():
+    if not isinstance(old, dict) or not old.keys() >= set(_NEEDED):
+        lacking = ", ".join(_NEEDED)
         raise CheckpointError(
-            f"{path} is no checkpoint of the classic template: it lacks arch, epoch, state_dict, config"
+            f"{path} is no checkpoint of the classic template: it lacks {lacking}"
         )
-    for key in ("state_dict", "optimizer"):
-        if not isinstance(old.get(key, {}), dict):
-            raise CheckpointError(f"{path} holds no {key} that can be read")
-    state = {**old, "config": _config(old["config"], path)}
-    state["state_dict"] = {name.removeprefix("module."): value for name, value in old["state_dict"].items()}
-    # The later classic kept the optimizer's class beside its state.
-    optimizer = old.get("optimizer") or {}
-    name = state["config"].get("optimizer", {}).get("type")
+    weights = _mapping(old["state_dict"], "state_dict", path)
+    optimizer = _mapping(old.get("optimizer", {}), "optimizer", path)
+    config = _config(old["config"], path)
     return {
         "format_version": checkpoint.FORMAT_VERSION,
         "converted": True,
-        **{key: state[key] for key in ("arch", "epoch", "state_dict", "config")},
+        "arch": old["arch"],
+        "epoch": old["epoch"],
+        "state_dict": {str(name).removeprefix("module."): each for name, each in weights.items()},
+        "config": config,
         "optimizer": optimizer,
-        "monitor_best": state.get("monitor_best", 0.0),
+        "monitor_best": old.get("monitor_best", 0.0),
         "progress": {"step": None, "finished": False, "lr": _lr(optimizer)},
         "states": {},
-        "classes": {"optimizer": name},
+        "classes": {"optimizer": _optimizer_type(config)},
         "environment": {},
     }
 
 
+def _mapping(value: Any, name: str, path: Path) -> dict[Any, Any]:
+    """What stands in a checkpoint under a name, which has to be plain data."""
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds no {name} that can be read")
+    return value
+
+
 def _config(config: Any, path: Path) -> dict[str, Any]:
-    if isinstance(config, Inert):
-        inner = getattr(config, "state", {})
-        config = inner.get("_config", inner.get("config")) if isinstance(inner, dict) else None
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path} holds no config that can be read")
-    return dict(config)
+    """The config, which the ConfigParser of an early classic template has within."""
+    if isinstance(config, Inert) and isinstance(config.state, dict):
+        config = config.state.get("_config", config.state.get("config"))
+    return dict(_mapping(config, "config", path))
 
 
-def _lr(optimizer: dict[str, Any]) -> float:
-    groups = optimizer.get("param_groups") or [{}]
-    return float(groups[0].get("lr", "nan"))
+def _lr(optimizer: dict[Any, Any]) -> float:
+    """The learning rate in an optimizer's state; NaN if it has none."""
+    try:
+        return float(optimizer["param_groups"][0]["lr"])
+    except (LookupError, TypeError, ValueError, OverflowError, RuntimeError):
+        return math.nan
+
+
+def _optimizer_type(config: dict[str, Any]) -> Any:
+    """The class of the optimizer, which the config alone names."""
+    component = config.get("optimizer")
+    if isinstance(component, dict):
+        return component.get("type")
+    return None
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Turn a checkpoint of the classic template into one of this.")
+    parser = argparse.ArgumentParser(
+        description="Turn a checkpoint of the classic template into one of this."
+    )
     parser.add_argument("old", type=Path, help="the classic checkpoint")
     parser.add_argument("new", type=Path, help="the file to write; it must not exist")
     args = parser.parse_args()
@@ -135,7 +193,8 @@ def main() -> None:
     state = convert(read_inert(args.old), args.old)
     checkpoint.save(state, args.new)
     test = shown_command(ROOT / "test.py", "-r", args.new)
-    print(f"wrote {args.new}: {state['arch']}, epoch {state['epoch']}; test: {test}")
+    what = f"{state['arch']}, epoch {state['epoch']}"
+    print(f"wrote {args.new}: {what}; test: {test}")
 
 
 if __name__ == "__main__":
