@@ -297,14 +297,14 @@ def test_points_that_have_failed_are_tried_again(tmp_path):
 
 def _stubborn(_folder):
     """Two signals, five seconds apart, in a worker whose point does not end by one."""
-    from tools.sweeping import point
+    from tools import children
 
     code = "import signal; signal.signal(15, signal.SIG_IGN); print(flush=True); signal.pause()"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     process.stdout.readline()
     clock = iter([0.0, 0.5, 5.0])
-    point.time = SimpleNamespace(monotonic=lambda: next(clock))
-    with point._passing_on(process):
+    children.time = SimpleNamespace(monotonic=lambda: next(clock))
+    with children.passing_on([process], at_second=signal.SIGKILL):
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGTERM)
         assert process.poll() is None

@@ -1,6 +1,7 @@
-"""Where the time of a step goes, and a trace of some steps: python tools/profile_steps.py -c config.json
+"""Where the time of a step goes, and a trace: python tools/profile_steps.py -c config.json
 
-It trains in a scratch folder, in the first epochs of the run or from where a checkpoint (-r) stands, and keeps nothing.
+It trains in a scratch folder, in the first epochs of the run or from where a checkpoint (-r)
+stands, and keeps nothing.
 """
 
 import argparse
@@ -21,7 +22,8 @@ from machinery.telling import note_batch
 from parse_config import ConfigParser
 from train import OPTIONS, build
 
-#: What a step does, in the order in which a profile tells it, and the methods of the trainer that do it.
+#: What a step does, in the order in which a profile tells it, and the methods of the trainer that
+#: do it.
 PARTS = {
     "data": ("runtime.move",),  # and the fetch
     "forward": ("_forward",),
@@ -36,9 +38,13 @@ WARM_UP = 3
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Show what the time of a step goes to, and trace some steps.")
-    parser.add_argument("--steps", type=int, default=20, help="optimizer steps to time, and as many to trace (20)")
-    parser.add_argument("--trace", type=Path, default=Path("trace.json.gz"), help="file of the trace (trace.json.gz)")
+    parser = argparse.ArgumentParser(
+        description="Show what the time of a step goes to, and trace some steps."
+    )
+    steps = "optimizer steps to time, and as many to trace (20)"
+    parser.add_argument("--steps", type=int, default=20, help=steps)
+    trace = "file of the trace (trace.json.gz)"
+    parser.add_argument("--trace", type=Path, default=Path("trace.json.gz"), help=trace)
     sys.argv.append("--check")  # a scratch folder that goes at the end
     config = ConfigParser.from_args(parser, OPTIONS)
     arguments = config.launch.args
@@ -54,20 +60,26 @@ def main() -> None:
 def profiled(trainer: Any, steps: int, file: Path) -> Iterator[str]:
     """Time the parts of `steps` updates, trace as many more, and tell what came out, a line each.
 
-    They are not the same updates: timing the parts makes each wait for the device, and a trace slows them down.
+    They are not the same updates: timing the parts makes each wait for the device, and a trace
+    slows them down.
 
     Args:
         trainer: one with the template's own loop.
         file: of the trace, in Chrome's format, gzipped.
 
     Raises:
-        ConfigError: the run is shorter.
+        ConfigError: the run is shorter, or the trainer does not train by updates.
     """
     import torch
 
+    from trainer import Trainer
+
+    if type(trainer)._train_epoch is not Trainer._train_epoch:
+        name = type(trainer).__name__
+        raise ConfigError(f"{name} has an epoch of its own, which is not made of updates")
     parts = Parts(trainer)
     updates = _updates(trainer, parts)
-    warm = sum(1 for _ in islice(updates, WARM_UP))
+    warm = _count(islice(updates, WARM_UP))
     clock = Clock(trainer.runtime.device)
     parts.context = clock.part
     for _ in islice(updates, steps):
@@ -75,12 +87,20 @@ def profiled(trainer: Any, steps: int, file: Path) -> Iterator[str]:
         clock.steps += 1
     parts.context = contextlib.nullcontext
     if warm < WARM_UP or clock.steps < steps:
-        raise ConfigError(
-            f"the run has {warm + clock.steps} optimizer steps left, and this takes {WARM_UP + 2 * steps}"
-        )
+        left = warm + clock.steps
+        needed = WARM_UP + 2 * steps
+        raise ConfigError(f"the run has {left} optimizer steps left, and this takes {needed}")
     yield clock.report()
     parts.context = torch.profiler.record_function
     yield _traced(trainer, islice(updates, steps), file)
+
+
+def _count(updates: Iterator[None]) -> int:
+    """Do some updates; how many there were."""
+    count = 0
+    for _ in updates:
+        count += 1
+    return count
 
 
 class Parts:
@@ -94,12 +114,15 @@ class Parts:
         self.context: Callable[[str], Any] = contextlib.nullcontext
         for name, methods in PARTS.items():
             for path in methods:
-                holder, _, attribute = path.rpartition(".")
-                owner = getattr(trainer, holder) if holder else trainer
-                if owner is not None:
-                    setattr(owner, attribute, self._within(name, getattr(owner, attribute)))
+                *holders, method = path.split(".")
+                owner = trainer
+                for holder in holders:
+                    owner = getattr(owner, holder)
+                setattr(owner, method, self._within(name, getattr(owner, method)))
 
     def _within(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        """A method that is a part of a step."""
+
         def call(*args: Any, **kwargs: Any) -> Any:
             with self.context(name):
                 return method(*args, **kwargs)
@@ -110,10 +133,7 @@ class Parts:
 def _updates(trainer: Any, parts: Parts) -> Iterator[None]:
     """Train, an update at a time."""
     from machinery.update.networks import to_training
-    from trainer import Trainer
 
-    if type(trainer)._train_epoch is not Trainer._train_epoch:
-        raise ConfigError(f"{type(trainer).__name__} has an epoch of its own, which is not made of updates")
     for epoch in range(trainer.start_epoch, trainer.epochs + 1):
         trainer.epoch = epoch
         to_training(trainer._networks())
@@ -134,6 +154,7 @@ def _updates(trainer: Any, parts: Parts) -> Iterator[None]:
 
 
 def _traced(trainer: Any, updates: Iterator[None], file: Path) -> str:
+    """Trace updates; the line that says where."""
     import torch
 
     from machinery.files import replacing
@@ -145,7 +166,7 @@ def _traced(trainer: Any, updates: Iterator[None], file: Path) -> str:
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     profile = torch.profiler.profile(activities=activities, acc_events=True)
     with profile as trace:
-        traced = sum(1 for _ in updates)
+        traced = _count(updates)
     plain = trainer.config.log_dir / "trace.json"
     try:
         trace.export_chrome_trace(str(plain))
@@ -160,7 +181,9 @@ def _traced(trainer: Any, updates: Iterator[None], file: Path) -> str:
 
 
 class Clock:
-    """Adds up the seconds of each part, with the work that the device has for it; a part inside another is its own.
+    """Adds up the seconds of each part, with the work that the device has for it.
+
+    A part inside another is its own.
 
     Args:
         device: waited for at the edges of the parts.
@@ -199,10 +222,15 @@ class Clock:
     def report(self) -> str:
         """Time for each step, and the share of each part."""
         total = sum(self.seconds.values())
-        shares = ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in self.seconds.items() if seconds)
-        return (
-            f"profile of {self.steps} step{'s' * (self.steps != 1)}: {total / self.steps * 1e3:.3f} ms each: {shares}"
-        )
+        shares = []
+        for name, seconds in self.seconds.items():
+            if seconds > 0:
+                shares.append(f"{name} {seconds / total:.0%}")
+        steps = f"{self.steps} steps"
+        if self.steps == 1:
+            steps = "1 step"
+        each = f"{total / self.steps * 1e3:.3f} ms each"
+        return f"profile of {steps}: {each}: {', '.join(shares)}"
 
 
 if __name__ == "__main__":

@@ -1,25 +1,25 @@
-"""One point of a sweep: a run of train.py in a process of its own, watched from its table of epochs."""
+"""One point of a sweep: a run of train.py in its own process, watched from its table of epochs."""
 
-import contextlib
 import csv
-import ctypes
 import fcntl
-import json
 import math
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from machinery.files import ROOT
 from machinery.telling import printable
+from tools import children
 
 #: Seconds between two looks at the table.
 _EVERY = 0.2
+
+#: Is shown each epoch and its watched value; True stops the point there.
+Look = Callable[[int, float], bool]
 
 
 class Outcome(NamedTuple):
@@ -30,12 +30,19 @@ class Outcome(NamedTuple):
     message: str = ""
 
 
+class Epoch(NamedTuple):
+    """An epoch of a table, and the value of one number in it."""
+
+    number: int
+    value: float
+
+
 def run_point(
     config: Path,
     settings: dict[str, Any],
     folder: Path,
     environment: dict[str, str],
-    look: Callable[[int, float], bool],
+    look: Look,
 ) -> Outcome:
     """Train a point, or go on with it where an earlier try has stopped.
 
@@ -45,65 +52,125 @@ def run_point(
         environment: variables for its process.
         look: is shown each epoch and its watched value; True to stop the point there.
     """
-    monitor, log = settings["trainer.monitor"], folder.parent.parent.parent / "log" / folder.parent.name / folder.name
-    words = ["-c", str(config), "--run_id", folder.name, "-r", "auto"]
-    words += [word for key, value in settings.items() for word in ("--set", f"{key}={json.dumps(value)}")]
-    _wait_for(folder)
+    monitor = settings["trainer.monitor"]
+    watched = watched_name(monitor)
+    save_dir = folder.parent.parent.parent
+    table = save_dir / "log" / folder.parent.name / folder.name / "metrics.csv"
     printed = folder.parent / f".{folder.name}.txt"
-    printed.parent.mkdir(parents=True, exist_ok=True)
-    printed.unlink(missing_ok=True)
-    with open(printed, "x") as file:
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / "train.py"), *words],
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **environment},
-            start_new_session=True,  # Ctrl-C comes from here
-            preexec_fn=die_with_parent if sys.platform == "linux" else None,
-        )
-    seen, stopped = 0, False
-    with _passing_on(process):
-        ended = False
-        while not ended:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_EVERY)
-            ended = process.poll() is not None  # before the last look
-            for epoch, value in values(log / "metrics.csv", monitor.split()[1]):
-                if epoch > seen and not stopped:
-                    seen = epoch
-                    if look(epoch, value) and not ended:
-                        stopped = True
-                        process.terminate()
-    best = best_of([value for _, value in values(log / "metrics.csv", monitor.split()[1])], monitor)
+    _wait_for(folder)
+    words = ["-c", str(config), "--run_id", folder.name, "-r", "auto"]
+    words += children.setting_words(settings)
+    process = _start_training(words, environment, printed)
+    with children.passing_on([process], at_second=signal.SIGKILL):
+        stopped = _watch(process, table, watched, look)
+    best = best_of([epoch.value for epoch in values(table, watched)], monitor)
     if stopped and process.returncode != 0:
         return Outcome("pruned", best)
     if process.returncode != 0 or best is None:
-        lines = [line for line in printed.read_text(errors="replace").splitlines() if line.startswith("error")]
-        code = process.returncode
-        why = f"exit code {code}" if code > 0 else f"killed by signal {-code}"
-        why = why if code else f"{monitor.split()[1]} was never finite"
-        why = lines[-1].removeprefix("error: ") if lines else why
-        return Outcome("failed", best, why)
+        return Outcome("failed", best, _why(printed, process.returncode, watched))
     printed.unlink()
     return Outcome("complete", best)
+
+
+def _start_training(
+    words: list[str], environment: dict[str, str], printed: Path
+) -> subprocess.Popen[bytes]:
+    """Start train.py.
+
+    Args:
+        words: of its command.
+        environment: variables for its process.
+        printed: the file that gets what it prints.
+    """
+    printed.parent.mkdir(parents=True, exist_ok=True)
+    printed.unlink(missing_ok=True)
+    with open(printed, "x") as file:
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "train.py"), *words],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C comes from here
+            **children.options(environment),
+        )
+
+
+def _watch(process: subprocess.Popen[bytes], table: Path, watched: str, look: Look) -> bool:
+    """Let each epoch be looked at until the process has ended; whether it was stopped."""
+    seen = 0
+    ended = False
+    while not ended:
+        ended = _ends_soon(process)  # before the last look
+        for epoch in values(table, watched):
+            if epoch.number <= seen:
+                continue
+            seen = epoch.number
+            is_to_stop = look(epoch.number, epoch.value)
+            if is_to_stop and not ended:
+                process.terminate()
+                process.wait()
+                return True
+    return False
+
+
+def _ends_soon(process: subprocess.Popen[bytes]) -> bool:
+    try:
+        process.wait(_EVERY)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _why(printed: Path, code: int, watched: str) -> str:
+    """Why a process has failed: the last error that it has told, else its exit code."""
+    lines = printed.read_text(errors="replace").splitlines()
+    errors = [line for line in lines if line.startswith("error")]
+    if errors:
+        return errors[-1].removeprefix("error: ")
+    if code > 0:
+        return f"exit code {code}"
+    if code < 0:
+        return f"killed by signal {-code}"
+    return f"{watched} was never finite"
+
+
+def point_name(number: int) -> str:
+    """The name of a point's run."""
+    return f"point-{number:04}"
+
+
+def watched_name(monitor: str) -> str:
+    """The number that "min NAME" or "max NAME" watches."""
+    return monitor.partition(" ")[2]
+
+
+def is_minimized(monitor: str) -> bool:
+    """Whether less is better, by "min NAME" or "max NAME"."""
+    return monitor.startswith("min ")
 
 
 def best_of(found: list[float], monitor: str) -> float | None:
     """The best of some values, by "min NAME" or "max NAME"."""
     finite = [value for value in found if math.isfinite(value)]
-    return (min if monitor.startswith("min ") else max)(finite) if finite else None
+    if not finite:
+        return None
+    if is_minimized(monitor):
+        return min(finite)
+    return max(finite)
 
 
-def values(file: Path, name: str) -> list[tuple[int, float]]:
-    """The epochs of a table, and the values of one number."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError), open(file, newline="") as rows:
-        return [(int(row["epoch"]), float(row[name])) for row in csv.DictReader(rows)]
-    return []
+def values(file: Path, name: str) -> list[Epoch]:
+    """The epochs of a table, and the values of one number; none if it cannot be read."""
+    try:
+        with open(file, newline="") as rows:
+            return [Epoch(int(row["epoch"]), float(row[name])) for row in csv.DictReader(rows)]
+    except (OSError, ValueError, KeyError, TypeError):  # not there yet, or half written
+        return []
 
 
 def _wait_for(folder: Path) -> None:
     """Until no process of an earlier try, which is being stopped, owns the run."""
-    told, owner = "", "another process"
+    has_told = False
+    owner = "another process"
     while True:
         try:
             with open(folder / ".lock", "r+", errors="replace") as file:
@@ -111,36 +178,10 @@ def _wait_for(folder: Path) -> None:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except (BlockingIOError, PermissionError):
-            if not told:
-                told = printable(f"{folder.name}: waiting until {owner} has saved it and ended")
-                print(told, flush=True)
+            if not has_told:
+                what = f"{folder.name}: waiting until {owner} has saved it and ended"
+                print(printable(what), flush=True)
+                has_told = True
             time.sleep(_EVERY)
         except OSError:  # there is none, or train.py will tell
             return
-
-
-def die_with_parent() -> None:
-    """Let a process that is being started end when this one does, also by a kill."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: it saves and leaves
-
-
-@contextlib.contextmanager
-def _passing_on(process: "subprocess.Popen[Any]") -> Iterator[None]:
-    """Within it, Ctrl-C and SIGTERM stop the process; this one ends once that has saved. A second one kills it."""
-    asked: list[tuple[int, float]] = []
-
-    def stop(signum: int, _frame: Any) -> None:
-        asked.append((signum, time.monotonic()))
-        # Within a second it may be the same one, for a whole group. No wait here: the code that was interrupted may
-        # hold the lock of one.
-        (process.kill if asked[-1][1] > asked[0][1] + 1 else process.terminate)()
-
-    both = [signum for signum in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(signum) is not signal.SIG_IGN]
-    before = {signum: signal.signal(signum, stop) for signum in both}
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-    if asked:
-        raise SystemExit(130 if asked[0][0] == signal.SIGINT else 143)

@@ -11,6 +11,8 @@ from optuna.storages.journal import JournalFileBackend
 
 from machinery.errors import ConfigError, StorageError, UserError
 
+_LONGEST_MESSAGE = 400
+
 
 @contextlib.contextmanager
 def reaching(url: str | None, journal: Path) -> Iterator[None]:
@@ -27,9 +29,19 @@ def reaching(url: str | None, journal: Path) -> Iterator[None]:
     except OSError as error:
         raise StorageError(f"{journal} cannot be written: {error.strerror}") from error
     except Exception as error:  # whatever a database's driver, or a damaged journal, raises
-        secret = re.search(r"://[^/@]*?:([^/]*)@", url or "")
-        told = f"{journal if url is None else f'--storage {url}'} cannot be used: {type(error).__name__}: {error}"
-        raise ConfigError(told.replace(secret[1], "***")[:400] if secret and secret[1] else told[:400]) from None
+        problem = f"cannot be used: {type(error).__name__}: {error}"
+        told = f"{journal} {problem}"
+        if url is not None:
+            told = _without_password(f"--storage {url} {problem}", url)
+        raise ConfigError(told[:_LONGEST_MESSAGE]) from None
+
+
+def _without_password(text: str, url: str) -> str:
+    """A text without the password of a URL, such as mysql://user:password@host/name."""
+    secret = re.search(r"://[^/@]*?:([^/]*)@", url)
+    if secret is None or not secret[1]:
+        return text
+    return text.replace(secret[1], "***")
 
 
 def opened(url: str | None, journal: Path) -> BaseStorage:
@@ -42,7 +54,10 @@ def opened(url: str | None, journal: Path) -> BaseStorage:
 
 
 def _mend(journal: Path) -> None:
-    """Cut off a last line that a kill, or a full disk, has left unfinished: what comes next would be lost, too."""
+    """Cut off a last line that a kill, or a full disk, has left unfinished.
+
+    What comes next would be lost, too.
+    """
     if not journal.is_file() or journal.is_symlink():
         raise ConfigError(f"{journal} is no file")
     content = journal.read_bytes()

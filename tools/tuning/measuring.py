@@ -1,8 +1,12 @@
-"""How fast a config trains: some seconds of its own updates, in a scratch folder, of which nothing is kept."""
+"""How fast a config trains: some seconds of its own updates, in a scratch folder.
+
+Nothing of it is kept.
+"""
 
 import itertools
 import json
 import math
+import os
 import resource
 import sys
 import time
@@ -16,8 +20,10 @@ from machinery.telling import note_batch
 from parse_config import ConfigParser
 from train import build
 
-#: Updates whose losses are compared, and those that come before the clock: caches fill, kernels are chosen.
-COMPARED, WARM_UP = 50, 5
+#: Updates whose losses are compared.
+COMPARED = 50
+#: Updates to let pass before the clock: caches fill, kernels are chosen.
+WARM_UP = 5
 #: Updates between two readings of the clock.
 WINDOW = 5
 
@@ -28,23 +34,21 @@ def measured(config: ConfigParser, seconds: float) -> dict[str, Any]:
     Args:
         config: of a `--check`.
         seconds: how long to measure.
-    """
-    import torch
 
+    Raises:
+        ConfigError: the trainer does not train by updates.
+    """
     from trainer.trainer import Trainer
 
     trainer: Any = build(config)
     if type(trainer)._train_epoch is not Trainer._train_epoch:
-        raise ConfigError(f"{type(trainer).__name__} has a loop of its own, which cannot be measured step by step")
-    config.launch.checking, trainer.save_step, trainer.writers._writers = False, None, []
-    losses: list[Any] = []
-    step = trainer._apply_group
-
-    def noted(group: Any, optimizers: Any, again: Any) -> bool:
-        losses.append(torch.stack(group.losses).mean() if len(losses) < COMPARED else None)
-        return step(group, optimizers, again)
-
-    trainer._apply_group = noted
+        raise ConfigError(
+            f"{type(trainer).__name__} has a loop of its own, which cannot be measured step by step"
+        )
+    config.launch.checking = False
+    trainer.save_step = None
+    trainer.writers._writers = []
+    losses = _note_losses(trainer)
     with trainer.stop:
         trainer.restore()
         started = time.perf_counter()
@@ -53,12 +57,43 @@ def measured(config: ConfigParser, seconds: float) -> dict[str, Any]:
             pass
         warm = time.perf_counter() - started
         rate = _rate(running, trainer, seconds)
-    found = [float(loss) for loss in losses if loss is not None]
-    if trainer.device.type == "cpu":
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    else:
-        memory = torch.get_device_module(trainer.device).max_memory_allocated() / 2**20
-    return {"rate": rate, "memory": memory, "losses": found, "warm": warm, "facts": _facts(trainer)}
+    return {
+        "rate": rate,
+        "memory": _memory(trainer.device),
+        "losses": [float(loss) for loss in losses],
+        "warm": warm,
+        "facts": _facts(trainer),
+    }
+
+
+def _note_losses(trainer: Any) -> list[Any]:
+    """A list that the losses of the trainer's first updates will be in."""
+    import torch
+
+    losses: list[Any] = []
+    step = trainer._apply_group
+
+    def noted(group: Any, optimizers: Any, again: Any) -> bool:
+        if len(losses) < COMPARED:
+            losses.append(torch.stack(group.losses).mean())
+        done: bool = step(group, optimizers, again)
+        return done
+
+    trainer._apply_group = noted
+    return losses
+
+
+def _memory(device: Any) -> float:
+    """The most memory that was in use, in MB: the device's, or this process'."""
+    import torch
+
+    if device.type != "cpu":
+        most: float = torch.get_device_module(device).max_memory_allocated() / 2**20
+        return most
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if sys.platform == "darwin":  # in bytes there
+        return most / 2**20
+    return most / 2**10
 
 
 def updates(trainer: Any) -> Iterator[int]:
@@ -66,7 +101,8 @@ def updates(trainer: Any) -> Iterator[int]:
     from machinery.update.networks import to_training
 
     for epoch in itertools.count(1):
-        trainer.epoch, trainer.step = epoch, 0
+        trainer.epoch = epoch
+        trainer.step = 0
         to_training(trainer._networks())
         before = trainer.step
         for batches in trainer._groups(epoch):
@@ -84,8 +120,9 @@ def updates(trainer: Any) -> Iterator[int]:
 def _rate(updates: Iterator[int], trainer: Any, seconds: float) -> float:
     """Samples per second over all of the time, with what the beginning of an epoch takes."""
     samples = 0
+    took = 0.0
     _wait(trainer.device)
-    started, took = time.perf_counter(), 0.0
+    started = time.perf_counter()
     while took < seconds:
         samples += sum(itertools.islice(updates, WINDOW))
         _wait(trainer.device)
@@ -94,6 +131,7 @@ def _rate(updates: Iterator[int], trainer: Any, seconds: float) -> float:
 
 
 def _wait(device: Any) -> None:
+    """Until a GPU has done what it was given."""
     import torch
 
     if device.type != "cpu":
@@ -102,30 +140,50 @@ def _wait(device: Any) -> None:
 
 def _facts(trainer: Any) -> dict[str, Any]:
     """What can be tuned, and how it is now."""
-    import os
-
     import torch
 
     import data_loader.data_loaders as module_data
     import model.optim as module_optim
 
-    config = trainer.config
-    loader, optimizer = config["data_loader"]["type"], config["optimizer"]["type"]
-    modules = (module_optim, torch.optim)
-    names, _ = accepted(find((module_data,), loader, config.source, ("data_loader",)))
-    steps, _ = accepted(find(modules, optimizer, config.source, ("optimizer",)))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # A loader of the user's own need not be one of torch's.
+    loader = trainer.data_loader
     return {
-        "arguments": [*names, "pin_memory"],
-        "fused": "fused" in steps,
-        "convolves": any(isinstance(m, torch.nn.Conv2d | torch.nn.ConvTranspose2d) for m in trainer.model.modules()),
+        "arguments": [*_arguments(trainer.config, "data_loader", module_data), "pin_memory"],
+        "fused": "fused" in _arguments(trainer.config, "optimizer", module_optim, torch.optim),
+        "convolves": _convolves(trainer.model),
         "device": trainer.device.type,
         "threads": torch.get_num_threads(),
-        "cores": cores,
-        "workers": getattr(trainer.data_loader, "num_workers", 0),
-        "batch": getattr(trainer.data_loader, "batch_size", None),
-        "samples": getattr(trainer.data_loader, "n_samples", None) or math.inf,
+        "cores": _cores(),
+        "workers": getattr(loader, "num_workers", 0),
+        "batch": getattr(loader, "batch_size", None),
+        "samples": getattr(loader, "n_samples", 0) or math.inf,
     }
+
+
+def _arguments(config: Any, key: str, *modules: Any) -> list[str]:
+    """The arguments that a component of the config takes.
+
+    Args:
+        key: of the component.
+        modules: that its class may be in.
+    """
+    component = find(modules, config[key]["type"], config.source, (key,))
+    return list(accepted(component).types)
+
+
+def _convolves(model: Any) -> bool:
+    """Whether a model has layers for which the order of the channels in memory matters."""
+    import torch
+
+    kinds = (torch.nn.Conv2d, torch.nn.ConvTranspose2d)
+    return any(isinstance(module, kinds) for module in model.modules())
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def main(seconds: float, out: str) -> None:
