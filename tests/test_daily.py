@@ -861,7 +861,7 @@ def test_a_sweep_is_of_one_config(tmp_path):
     assert few == many[:1] and len({str(point) for point in many}) == 2
 
 
-@pytest.mark.parametrize("tool", ["sweep", "show_data", "predict", "lr_find"])
+@pytest.mark.parametrize("tool", ["sweep"])
 def test_a_missing_package_is_told(tmp_path, tool):
     code = "import sys, runpy; sys.modules.update(dict.fromkeys(('matplotlib', 'pandas', 'optuna')))"
     code += f"; sys.argv = ['{tool}', '--help']; runpy.run_path('tools/{tool}.py', run_name='__main__')"

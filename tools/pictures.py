@@ -3,48 +3,68 @@
 import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import matplotlib as mpl
 import torch
-from torch.utils._pytree import tree_flatten_with_path, tree_leaves
-
-try:
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as pyplot
-except ImportError as error:
-    raise SystemExit(f"error: {error}; pip install -r requirements-tools.txt") from None
+from matplotlib import pyplot as pyplot
+from torch.utils._pytree import tree_flatten_with_path
 
 from machinery.errors import ConfigError
 from machinery.files import replacing
+from tools.trained import tensors_in
+
+mpl.use("Agg")  # pictures are files: no window is opened
+
+
+class Named(NamedTuple):
+    """A tensor of a batch, and its place there."""
+
+    place: str
+    values: torch.Tensor
+
+
+def named_tensors(batch: Any) -> list[Named]:
+    """The tensors of a batch."""
+    found = []
+    for path, value in tree_flatten_with_path(batch)[0]:
+        if isinstance(value, torch.Tensor):
+            place = "".join(str(key) for key in path)
+            found.append(Named(place or "batch", value))
+    return found
 
 
 def images_in(batch: Any) -> torch.Tensor | None:
     """The first tensor of a batch that is pictures: float or bytes [n, 1 or 3, height, width]."""
-    return next((each for each in _tensors(batch) if each.ndim == 4 and each.shape[1] in (1, 3) and each.numel()), None)
+    for tensor in tensors_in(batch):
+        if tensor.ndim == 4 and tensor.shape[1] in (1, 3) and tensor.numel() > 0:
+            return tensor
+    return None
 
 
-def labels_in(batch: Any) -> tuple[str, torch.Tensor] | None:
-    """The first tensor of a batch that is classes, integers [n], and its place; one that is called so, if there is."""
-    found = [
-        ("".join(map(str, path)) or "batch", each)
-        for path, each in tree_flatten_with_path(batch)[0]
-        if isinstance(each, torch.Tensor) and each.ndim == 1 and not each.is_floating_point()
-    ]
-    named = [pair for pair in found if re.search(r"label|target|class|\by\b", pair[0])]
-    return next(iter(named or found), None)
+def labels_in(batch: Any) -> Named | None:
+    """The first tensor of a batch that is classes, integers [n].
 
-
-def _tensors(batch: Any) -> list[torch.Tensor]:
-    return [each for each in tree_leaves(batch) if isinstance(each, torch.Tensor)]
+    One that is called so comes before others.
+    """
+    found = []
+    for named in named_tensors(batch):
+        if named.values.ndim == 1 and not named.values.is_floating_point():
+            found.append(named)
+    for named in found:
+        if re.search(r"label|target|class|\by\b", named.place):
+            return named
+    if found:
+        return found[0]
+    return None
 
 
 def picture(image: torch.Tensor) -> Any:
     """A picture [1 or 3, height, width] as matplotlib shows it, from black to white."""
     pixels = image.detach().cpu().float()
-    low, high = pixels.min(), pixels.max()
-    return ((pixels - low) / (high - low).clamp(min=1e-9)).movedim(0, -1).squeeze(-1).numpy()
+    pixels = pixels - pixels.min()
+    pixels = pixels / pixels.max().clamp(min=1e-9)
+    return pixels.movedim(0, -1).squeeze(-1).numpy()
 
 
 def grid(rows: list[list[torch.Tensor]], words: list[str], file: Path, columns: int = 12) -> None:
@@ -59,21 +79,20 @@ def grid(rows: list[list[torch.Tensor]], words: list[str], file: Path, columns: 
     Raises:
         StorageError: the file cannot be written.
     """
-    n, deep = len(words), len(rows)
-    columns = min(columns, n)
-    lines = math.ceil(n / columns)
+    columns = min(columns, len(words))
+    lines = math.ceil(len(words) / columns) * len(rows)
+    size = (1.05 * columns, 1.2 * lines)
     figure, axes = pyplot.subplots(
-        lines * deep, columns, figsize=(1.05 * columns, 1.2 * lines * deep), layout="constrained", squeeze=False
+        lines, columns, figsize=size, layout="constrained", squeeze=False
     )
     for axis in axes.flat:
         axis.axis("off")
-    for place in range(n):
+    for place, word in enumerate(words):
         line, column = divmod(place, columns)
-        for k, row in enumerate(rows):
-            axis = axes[line * deep + k][column]
+        below = axes[line * len(rows) : (line + 1) * len(rows), column]
+        for axis, row in zip(below, rows, strict=True):
             axis.imshow(picture(row[place]), cmap="gray")
-            if k == deep - 1:
-                axis.set_title(words[place], fontsize=7, y=-0.28)
+        below[-1].set_title(word, fontsize=7, y=-0.28)
     save(figure, file)
 
 
@@ -83,7 +102,9 @@ def picture_file(given: Path) -> Path:
     Raises:
         ConfigError: the name says what no picture is.
     """
-    file = given if given.suffix else given.with_name(f"{given.name}.png")
+    file = given
+    if given.name and not given.suffix:
+        file = given.with_name(f"{given.name}.png")
     if file.suffix.lower() not in (".png", ".pdf", ".svg", ".jpg"):
         raise ConfigError(f"{given}: expected a picture's name, with .png, .pdf, .svg or .jpg")
     if not file.absolute().parent.is_dir():
@@ -97,8 +118,9 @@ def save(figure: Any, file: Path) -> None:
     Raises:
         StorageError: the file cannot be written.
     """
+    kind = file.suffix[1:].lower() or "png"
     try:
         with replacing(file) as out:  # a link that stands there is not followed
-            figure.savefig(out, dpi=110, format=file.suffix[1:].lower() or "png")
+            figure.savefig(out, dpi=110, format=kind)
     finally:
         pyplot.close(figure)

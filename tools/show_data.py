@@ -1,23 +1,23 @@
 """What a loader really feeds: python tools/show_data.py -c config.json
 
-A picture of samples, as they are trained on and as they are evaluated; counts, ranges, and samples per second.
+A picture of samples, as they are trained on and as they are evaluated; counts, ranges, and samples
+per second.
 """
 
 import argparse
+import math
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from torch.utils._pytree import tree_flatten_with_path, tree_leaves
 
 import data_loader.data_loaders as module_data
-import test
 from base import BaseDataLoader
 from base.base_data_loader import one_pass
 from machinery.errors import ConfigError, DataError
@@ -27,9 +27,44 @@ from machinery.order.passes import OrderedPasses
 from machinery.order.split import evaluation_view
 from machinery.telling import described, printable
 from parse_config import ConfigParser
-from tools.pictures import grid, images_in, labels_in, picture_file, pyplot as plt, save
-from tools.trained import classes_of
+from tools.pictures import (
+    grid,
+    images_in,
+    labels_in,
+    named_tensors,
+    picture_file,
+    pyplot as plt,
+    save,
+)
+from tools.trained import classes_of, evaluation_loader, tensors_in
 from train import OPTIONS
+
+#: Columns of a table beside each other, and how many a table has at most.
+_ACROSS, _COLUMNS = 6, 32
+#: How many classes are counted, and how many of them are told.
+_CLASSES, _TOLD = 1000, 30
+
+
+class Feed(NamedTuple):
+    """A loader, and how it is read: as in training, or as in an evaluation."""
+
+    loader: Any
+    seed: int
+    training: bool
+
+    def batches(self) -> Iterator[Any]:
+        """The batches of the first pass."""
+        if self.training:
+            return one_pass(self.loader, self.seed, 1, 0, len(self.loader))
+        return one_pass(self.loader, self.seed)
+
+    def batches_within(self, seconds: float) -> Iterator[Any]:
+        """As many of them as so many seconds allow, but one at least."""
+        started = time.perf_counter()
+        for batch in self.batches():
+            yield batch
+            if time.perf_counter() - started > seconds:
+                return
 
 
 def loader_of(config: ConfigParser, split: str) -> Any:
@@ -39,67 +74,55 @@ def loader_of(config: ConfigParser, split: str) -> Any:
     if split == "train":
         return config.init_obj("data_loader", module_data)
     own = config.config.get(f"{split}_data_loader")
-    if own and getattr(config.launch.args, "bs", None):
-        own.setdefault("args", {})["batch_size"] = config.launch.args.bs
-    return (test.test_loader if split == "test" else test.valid_loader)(config, module_data)
+    batch_size = config.launch.args.bs
+    if own and batch_size:
+        own.setdefault("args", {})["batch_size"] = batch_size
+    return evaluation_loader(config, split)
 
 
-def both_ways(loader: Any, seed: int, training: bool) -> tuple[Any, Any]:
-    """The first batch of a loader, and the same samples without augmentation, if they are to be had."""
-    batch = next(iter(one_pass(loader, seed, int(training))), None)
-    if batch is None:
-        raise DataError("the loader has no batches")
-    passes = loader._passes if isinstance(loader, BaseDataLoader) else None
-    if not (training and isinstance(passes, OrderedPasses)):
-        return batch, None
+def first_batch(feed: Feed) -> Any:
+    """The first batch.
+
+    Raises:
+        DataError: there is none.
+    """
+    for batch in feed.batches():
+        return batch
+    raise DataError("the loader has no batches")
+
+
+def without_augmentation(feed: Feed) -> Any:
+    """The samples of the first batch of training as evaluation reads them; None if it cannot."""
+    loader = feed.loader
+    if not feed.training or not isinstance(loader, BaseDataLoader):
+        return None
+    passes = loader._passes
+    if not isinstance(passes, OrderedPasses):
+        return None
     passes.order.take(1, 0, 1)
-    fetcher = passes.fetcher
-    view = evaluation_view(loader.dataset)
-    plain = SeededFetcher(view, fetcher.collate_fn, fetcher.seed, fetcher.name)[next(iter(passes.order))]
-    return batch, None if isinstance(plain, DataError) else plain
-
-
-def lines(loader: Any, seed: int, training: bool, seconds: float) -> Iterator[str]:
-    """Counts and ranges of a pass, or of so much of it as so many seconds allow."""
-    counts: Counter[int] = Counter()
-    stats: dict[str, Stats] = {}
-    rate, samples, batches, started = speed(loader, seed, training, seconds / 4), 0, 0, time.perf_counter()
-    for batch in one_pass(loader, seed, int(training), 0, len(loader) if training else None):
-        batches += 1
-        for path, tensor in tree_flatten_with_path(batch)[0]:
-            if isinstance(tensor, torch.Tensor):
-                name = "".join(map(str, path)) or "batch"
-                stats.setdefault(name, Stats(tensor)).add(tensor)
-        samples += size(batch)
-        labels = labels_in(batch)
-        counts.update(labels[1].tolist() if labels is not None else ())
-        if time.perf_counter() - started > seconds:
-            break
-    name = type(getattr(loader, "dataset", loader)).__name__
-    yield f"{name}: {samples:,} samples in {batches:,} batches, {rate:,.0f} a second"
-    for name, each in stats.items():
-        yield f"{name:<12} {each}"
-    if 0 < len(counts) <= 1000:
-        names = classes_of(loader)
-        told = [
-            f"{names[label] if label in range(len(names)) else label}: {n:,}" for label, n in sorted(counts.items())
-        ]
-        yield f"classes {labels[0] if labels else '':<4} {', '.join(told[:30])}{', …' if told[30:] else ''}"
+    fed = passes.fetcher
+    fetcher = SeededFetcher(evaluation_view(loader.dataset), fed.collate_fn, fed.seed, fed.name)
+    (place,) = passes.order
+    batch = fetcher[place]
+    if isinstance(batch, DataError):
+        return None
+    return batch
 
 
 def size(batch: Any) -> int:
     """How many samples a batch holds, by its first tensor."""
-    first = next((each for each in tree_leaves(batch) if isinstance(each, torch.Tensor)), None)
-    return len(first) if first is not None and first.ndim else 0
+    tensors = tensors_in(batch)
+    if not tensors or tensors[0].ndim == 0:
+        return 0
+    return len(tensors[0])
 
 
-def speed(loader: Any, seed: int, training: bool, seconds: float) -> float:
-    """Samples per second of a pass on which nobody looks, or of so much of it as so many seconds allow."""
-    samples, started = 0, time.perf_counter()
-    for batch in one_pass(loader, seed, int(training), 0, len(loader) if training else None):
+def speed(feed: Feed, seconds: float) -> float:
+    """Samples per second of a pass on which nobody looks, for so many seconds at most."""
+    samples = 0
+    started = time.perf_counter()
+    for batch in feed.batches_within(seconds):
         samples += size(batch)
-        if time.perf_counter() - started > seconds:
-            break
     return samples / (time.perf_counter() - started)
 
 
@@ -107,82 +130,197 @@ class Stats:
     """Range, mean and spread of a tensor over batches."""
 
     def __init__(self, first: torch.Tensor) -> None:
-        self.what, self.n, self.bad, self.about = described(first), 0, 0, 0.0
-        self.low, self.high, self.sum, self.squares = float("inf"), float("-inf"), 0.0, 0.0
+        self.what = described(first)
+        #: How many values are finite, and how many are not.
+        self.n = 0
+        self.bad = 0
+        self.low = math.inf
+        self.high = -math.inf
+        #: The mean of the first batch: sums of what is near 0 lose no digits.
+        self.about = 0.0
+        #: Sums of what the values are apart from it, and of the squares of that.
+        self.sum = 0.0
+        self.squares = 0.0
 
     def add(self, tensor: torch.Tensor) -> None:
         """Add a batch."""
-        values = tensor.double()[torch.isfinite(tensor)] if not tensor.is_complex() else tensor.abs().double()
+        if tensor.is_complex():
+            tensor = tensor.abs()
+        values = tensor.double()
+        values = values[values.isfinite()]
         self.bad += tensor.numel() - values.numel()
-        if values.numel():
-            self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
-            self.about = self.about if self.n else float(values.mean())  # sums of what is near 0 lose no digits
-            self.n, values = self.n + values.numel(), values - self.about
-            self.sum, self.squares = self.sum + float(values.sum()), self.squares + float(values.square().sum())
+        if values.numel() == 0:
+            return
+        if self.n == 0:
+            self.about = float(values.mean())
+        self.n += values.numel()
+        self.low = min(self.low, float(values.min()))
+        self.high = max(self.high, float(values.max()))
+        apart = values - self.about
+        self.sum += float(apart.sum())
+        self.squares += float(apart.square().sum())
 
     def __str__(self) -> str:
-        if not self.n:
+        if self.n == 0:
             return f"{self.what}: nothing finite"
         off = self.sum / self.n
-        mean, spread = self.about + off, max(self.squares / self.n - off * off, 0.0) ** 0.5
-        bad = f", {self.bad:,} NaN or infinite" if self.bad else ""
-        return f"{self.what}: {self.low:.4g} to {self.high:.4g}, mean {mean:.4g}, deviation {spread:.4g}{bad}"
+        mean = self.about + off
+        deviation = max(self.squares / self.n - off * off, 0.0) ** 0.5
+        text = f"{self.what}: {self.low:.4g} to {self.high:.4g}"
+        text += f", mean {mean:.4g}, deviation {deviation:.4g}"
+        if self.bad:
+            text += f", {self.bad:,} NaN or infinite"
+        return text
 
 
-def drawn(batch: Any, plain: Any, n: int, classes: Any, file: Path) -> bool:
-    """Pictures of a batch, or histograms of its columns; whether there is anything to draw."""
-    images, (_, labels) = images_in(batch), labels_in(batch) or ("", None)
+class Summary:
+    """What the batches of a pass have shown."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self.batches = 0
+        #: Of each tensor, by its place in a batch.
+        self.stats: dict[str, Stats] = {}
+        #: Where the classes are in a batch, and how often each came.
+        self.place = ""
+        self.classes: Counter[int] = Counter()
+
+    def add(self, batch: Any) -> None:
+        """Add a batch."""
+        self.batches += 1
+        self.samples += size(batch)
+        for place, values in named_tensors(batch):
+            if place not in self.stats:
+                self.stats[place] = Stats(values)
+            self.stats[place].add(values)
+        labels = labels_in(batch)
+        if labels is not None:
+            self.place = labels.place
+            self.classes.update(labels.values.tolist())
+
+
+def lines(feed: Feed, seconds: float) -> Iterator[str]:
+    """Counts and ranges of a pass, or of so much of it as so many seconds allow."""
+    rate = speed(feed, seconds / 4)
+    summary = Summary()
+    for batch in feed.batches_within(seconds):
+        summary.add(batch)
+    name = type(getattr(feed.loader, "dataset", feed.loader)).__name__
+    counted = f"{summary.samples:,} samples in {summary.batches:,} batches"
+    yield f"{name}: {counted}, {rate:,.0f} a second"
+    for place, stats in summary.stats.items():
+        yield f"{place:<12} {stats}"
+    if 0 < len(summary.classes) <= _CLASSES:
+        names = classes_of(feed.loader)
+        told = []
+        for label, count in sorted(summary.classes.items())[:_TOLD]:
+            told.append(f"{class_name(label, names)}: {count:,}")
+        if len(summary.classes) > _TOLD:
+            told.append("…")
+        yield f"classes {summary.place:<4} {', '.join(told)}"
+
+
+def class_name(label: Any, names: list[str]) -> str:
+    """A class by its name, or by its number where it has none."""
+    if label in range(len(names)):
+        return names[label]
+    return str(label)
+
+
+def drawn(batch: Any, plain: Any, most: int, names: list[str], file: Path) -> bool:
+    """Draw pictures of a batch, or histograms of its columns; whether there is anything to draw.
+
+    Args:
+        plain: the same samples without augmentation; None if they are not to be had.
+        most: pictures, at most.
+        names: of the classes.
+        file: where to.
+    """
+    images = images_in(batch)
     if images is not None:
-        n = min(n, len(images))
-        rows = [list(images[:n])]
-        under = images_in(plain)
-        if under is not None and under.shape == images.shape and not torch.equal(under, images):
-            rows.insert(0, list(under[:n]))
-        values = labels.tolist() if labels is not None and len(labels) == len(images) else [""] * n
-        words = [str(classes[v]) if classes and v in range(len(classes)) else str(v) for v in values[:n]]
-        grid(rows, words, file)
+        words = _words(batch, len(images), names)[:most]
+        grid(_rows(images, images_in(plain), len(words)), words, file)
         return True
-    tensors = [each for each in tree_leaves(batch) if isinstance(each, torch.Tensor)]
-    table = next(
-        (each for each in tensors if each.ndim == 2 and each.is_floating_point() and 0 < each.shape[1] <= 32), None
-    )
-    if table is None:
-        return False
-    columns = min(table.shape[1], 6)
-    size = (2.2 * columns, 1.9 * -(-table.shape[1] // columns))
+    table = _table_in(batch)
+    if table is not None:
+        _draw_columns(table, file)
+        return True
+    return False
+
+
+def _words(batch: Any, count: int, names: list[str]) -> list[str]:
+    """The classes of so many pictures; nothing for each where they are not known."""
+    labels = labels_in(batch)
+    if labels is None or len(labels.values) != count:
+        return [""] * count
+    return [class_name(label, names) for label in labels.values.tolist()]
+
+
+def _rows(images: torch.Tensor, plain: torch.Tensor | None, count: int) -> list[list[torch.Tensor]]:
+    """The first pictures; above them, those without augmentation where they are others."""
+    rows = [list(images[:count])]
+    if plain is None or plain.shape != images.shape or torch.equal(plain, images):
+        return rows
+    return [list(plain[:count]), *rows]
+
+
+def _table_in(batch: Any) -> torch.Tensor | None:
+    """The first tensor of a batch that is rows of not too many numbers."""
+    for tensor in tensors_in(batch):
+        if tensor.ndim == 2 and tensor.is_floating_point() and 0 < tensor.shape[1] <= _COLUMNS:
+            return tensor
+    return None
+
+
+def _draw_columns(table: torch.Tensor, file: Path) -> None:
+    """Write histograms of the columns of a table."""
+    count = table.shape[1]
+    across = min(count, _ACROSS)
+    down = math.ceil(count / across)
     figure, axes = plt.subplots(
-        -(-table.shape[1] // columns), columns, figsize=size, layout="constrained", squeeze=False
+        down, across, figsize=(2.2 * across, 1.9 * down), layout="constrained", squeeze=False
     )
-    for k, axis in enumerate(axes.flat):
-        if k < table.shape[1]:
-            column = table[:, k][table[:, k].isfinite()].double()
-            if len(column) and float(column.max() - column.min()) < 1e30:  # more has no bins
-                axis.hist(column.tolist(), bins=20)
-            axis.set_title(f"column {k}", fontsize=8)
+    for axis in axes.flat[count:]:
+        axis.set_visible(False)
+    for number, axis in enumerate(axes.flat[:count]):
+        column = table[:, number].double()
+        column = column[column.isfinite()]
+        if len(column) and float(column.max() - column.min()) < 1e30:  # more has no bins
+            axis.hist(column.tolist(), bins=20)
+        axis.set_title(f"column {number}", fontsize=8)
         axis.tick_params(labelsize=6)
-        axis.set_visible(k < table.shape[1])
     save(figure, file)
-    return True
 
 
 def main() -> None:
     """The command line: that of train.py."""
     parser = argparse.ArgumentParser(description="Show what a loader feeds.")
-    parser.add_argument("--split", choices=["train", "valid", "test"], default="train", help="part of the data (train)")
-    parser.add_argument("--n", type=int, default=48, help="pictures of the first batch, at most (48)")
+    parser.add_argument(
+        "--split",
+        choices=["train", "valid", "test"],
+        default="train",
+        help="part of the data (train)",
+    )
+    parser.add_argument(
+        "--n", type=int, default=48, help="pictures of the first batch, at most (48)"
+    )
     parser.add_argument("--seconds", type=float, default=20.0, help="read for so long at most (20)")
-    parser.add_argument("--out", type=Path, default=Path("data.png"), help="file of the picture (data.png)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("data.png"), help="file of the picture (data.png)"
+    )
     sys.argv.append("--check")  # which leaves everything as it is
     config = ConfigParser.from_args(parser, OPTIONS)
     args = config.launch.args
     file = picture_file(args.out)
     loader = loader_of(config, args.split)
-    training = args.split == "train"
-    classes = classes_of(loader)
-    batch, plain = both_ways(loader, config.settings.seed, training)
-    print(printable("\n".join(lines(loader, config.settings.seed, training, args.seconds))))
-    done = drawn(batch, plain, max(args.n, 1), classes, file)
-    print(f"wrote {shown(file.absolute())}" if done else "no pictures and no table of numbers: nothing to draw")
+    feed = Feed(loader, config.settings.seed, args.split == "train")
+    batch = first_batch(feed)
+    plain = without_augmentation(feed)
+    print(printable("\n".join(lines(feed, args.seconds))))
+    if drawn(batch, plain, max(args.n, 1), classes_of(loader), file):
+        print(f"wrote {shown(file.absolute())}")
+    else:
+        print("no pictures and no table of numbers: nothing to draw")
 
 
 if __name__ == "__main__":

@@ -5,65 +5,100 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import Subset
+
+import data_loader.data_loaders as module_data
+import test
+from base.base_data_loader import one_pass
 from machinery.errors import ConfigError
 from machinery.files import ensure_dir
 from machinery.telling import note_batch
 from parse_config import ConfigParser
+from train import build
+
+#: What a network is called with: its arguments by place, and those by name.
+Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class Trained(NamedTuple):
-    """A trainer whose networks are those of a checkpoint, in evaluation mode within `judged()`, and a loader."""
+    """A checkpoint's trainer and data."""
 
+    #: Its networks are in evaluation mode within `judged()`.
     trainer: Any
     loader: Any
     config: ConfigParser
+    #: Of the checkpoint, as folders are called by it.
+    epoch: str
+
+
+class Seen(NamedTuple):
+    """What becomes of a batch."""
+
+    #: What the network is called with, and what it returns.
+    call: Call
+    returned: Any
+    #: What the metrics get.
+    output: Any
+    target: Any
 
 
 def parsed(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Trained]:
-    """Parse a command line with `-r CHECKPOINT`, `--split` and test.py's options, and load what it names."""
-    import data_loader.data_loaders as module_data
-    import test
-    from train import build
-
-    parser.add_argument("--split", choices=["test", "valid"], default="test", help="data to take (test)")
+    """Parse a command line with `-r CHECKPOINT`, `--split` and test.py's options, and load it."""
+    parser.add_argument(
+        "--split", choices=["test", "valid"], default="test", help="data to take (test)"
+    )
     config = ConfigParser.from_args(parser, evaluating=True, partial=False)
-    loader = (test.test_loader if config.launch.args.split == "test" else test.valid_loader)(config, module_data)
+    loader = evaluation_loader(config, config.launch.args.split)
     trainer = build(config, training=False)
+    epoch = f"epoch{config.launch.content()['epoch']}"
     trainer.restore()
-    return config.launch.args, Trained(trainer, loader, config)
+    return config.launch.args, Trained(trainer, loader, config, epoch)
 
 
-def seen(trained: Trained) -> Iterator[tuple[Any, Any, Any, Any]]:
-    """What the network is called with, what it returns, what metrics get as output and as target: batch by batch."""
-    import torch
+def evaluation_loader(config: ConfigParser, split: str) -> Any:
+    """The loader of the "test" or the "valid" data, as test.py makes it."""
+    if split == "test":
+        return test.test_loader(config, module_data)
+    return test.valid_loader(config, module_data)
 
-    from base.base_data_loader import one_pass
 
+def seen(trained: Trained) -> Iterator[Seen]:
+    """What the network makes of the data, batch by batch."""
     trainer = trained.trainer
     for batch in one_pass(trained.loader, trainer.seed):
-        calls: list[Any] = []
+        yield _seen(trainer, batch)
 
-        def note(_module: Any, args: Any, kwargs: Any, output: Any, calls: list[Any] = calls) -> None:
-            calls.append(((args, kwargs), output))
 
-        with torch.no_grad(), trainer.judged():
-            handle = trainer.model.register_forward_hook(note, with_kwargs=True)
-            try:
-                computed = trainer.compute(batch)
-            except Exception as error:
-                note_batch(error, trainer)
-                raise
-            finally:
-                handle.remove()
-        if not calls:
-            raise ConfigError(f"{type(trainer).__name__}._forward does not call self.model")
-        yield *calls[0], computed.output, computed.target
+def _seen(trainer: Any, batch: Any) -> Seen:
+    calls: list[tuple[Call, Any]] = []
+
+    def note(_module: Any, args: Any, kwargs: Any, returned: Any) -> None:
+        calls.append(((args, kwargs), returned))
+
+    with torch.no_grad(), trainer.judged():
+        handle = trainer.model.register_forward_hook(note, with_kwargs=True)
+        try:
+            computed = trainer.compute(batch)
+        except Exception as error:
+            note_batch(error, trainer)
+            raise
+        finally:
+            handle.remove()
+    if not calls:
+        raise ConfigError(f"{type(trainer).__name__}._forward does not call self.model")
+    call, returned = calls[0]
+    return Seen(call, returned, computed.output, computed.target)
+
+
+def tensors_in(value: Any) -> list[torch.Tensor]:
+    """The tensors in a batch, or in what a network takes or returns."""
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
 
 
 def dataset_of(loader: Any) -> Any:
-    """The dataset below `Subset`s."""
-    from torch.utils.data import Subset
-
+    """The dataset below `Subset`s; None where a loader has none."""
     dataset = getattr(loader, "dataset", None)
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
@@ -76,22 +111,36 @@ def classes_of(loader: Any, count: int | None = None) -> list[str]:
     Args:
         count: how many there are; their numbers, if so many names are not known.
     """
-    found = getattr(loader, "classes", None) or getattr(dataset_of(loader), "classes", None)
-    if isinstance(found, dict):  # of names to numbers, or of numbers to names
-        by_number = {pair[isinstance(pair[0], str)]: pair[not isinstance(pair[0], str)] for pair in found.items()}
-        found = [by_number.get(k, k) for k in range(max(map(int, by_number), default=0) + 1)]
-    names = [str(name) for name in found] if isinstance(found, list | tuple) else []
-    return names if count in (None, len(names)) else [str(i) for i in range(count or 0)]
+    classes = getattr(loader, "classes", None) or getattr(dataset_of(loader), "classes", None)
+    names = []
+    if isinstance(classes, dict):
+        names = _by_number(classes)
+    elif isinstance(classes, list | tuple):
+        names = [str(name) for name in classes]
+    if count is None or count == len(names):
+        return names
+    return [str(number) for number in range(count)]
+
+
+def _by_number(classes: dict[Any, Any]) -> list[str]:
+    """The names in a dict of names to numbers, or of numbers to names; numbers where one lacks."""
+    names = {}
+    for key, value in classes.items():
+        if isinstance(key, str):
+            names[int(value)] = key
+        else:
+            names[int(key)] = value
+    highest = max(names, default=-1)
+    return [str(names.get(number, number)) for number in range(highest + 1)]
 
 
 def folder_of(trained: Trained, name: str, given: Path | None) -> Path:
-    """The folder for what a tool makes of a run: as given, or beside the checkpoint, with its epoch in the name.
+    """The folder for what a tool makes of a run: as given, or of that name beside the checkpoint.
 
     Raises:
         StorageError: it cannot be made.
     """
     assert trained.config.resume is not None
-    name = name.format(epoch=f"epoch{trained.config.launch.content()['epoch']}")
     folder = given or trained.config.resume.parent / name
     ensure_dir(folder)
     return folder
