@@ -1,4 +1,6 @@
-"""What config.json trains, as a loop written by hand: the yardstick of tools/benchmark.py. It uses torch alone.
+"""What config.json trains, as a loop written by hand: the yardstick of tools/benchmark.py.
+
+It uses torch alone.
 
 python tools/bare_loop.py --until 0.96      # until the accuracy on the test digits is that
 """
@@ -23,9 +25,11 @@ class LeNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv1, self.conv2 = nn.Conv2d(1, 10, 5), nn.Conv2d(10, 20, 5)
+        self.conv1 = nn.Conv2d(1, 10, 5)
+        self.conv2 = nn.Conv2d(10, 20, 5)
         self.drop = nn.Dropout2d()
-        self.fc1, self.fc2 = nn.Linear(320, 50), nn.Linear(50, 10)
+        self.fc1 = nn.Linear(320, 50)
+        self.fc2 = nn.Linear(50, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Images float [n, 1, 28, 28] to log-probabilities float [n, 10]."""
@@ -38,7 +42,8 @@ class LeNet(nn.Module):
 def digits(device: torch.device) -> tuple[Data, Data]:
     """The 4,000 training and the 1,000 test digits."""
     with np.load(FILE, allow_pickle=False) as arrays:
-        images, labels = torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"]).long()
+        images = torch.from_numpy(arrays["images"])
+        labels = torch.from_numpy(arrays["labels"]).long()
     x = images[:, None].float().div_(255).sub_(MEAN).div_(STD).to(device)
     training = (torch.arange(5000) % 500 < 400).to(device)
     y = labels.to(device)
@@ -51,65 +56,90 @@ def augmented(x: torch.Tensor, shift: float = 2.0, rotate: float = 10.0) -> torc
     angle = (torch.rand(n, device=x.device) * 2 - 1) * math.radians(rotate)
     right = (torch.rand(n, device=x.device) * 2 - 1) * (2 * shift / width)
     down = (torch.rand(n, device=x.device) * 2 - 1) * (2 * shift / height)
-    cos, sin = angle.cos(), angle.sin()
+    cos = angle.cos()
+    sin = angle.sin()
     turn = torch.stack([cos, -sin, right, sin, cos, down], dim=1).view(n, 2, 3)
     grid = F.affine_grid(turn, [n, 1, height, width], align_corners=False)
     return F.grid_sample(x + MEAN / STD, grid, align_corners=False) - MEAN / STD
 
 
+def train(
+    model: nn.Module, data: Data, optimizer: torch.optim.Optimizer, steps: int | None = None
+) -> tuple[float, float]:
+    """Train for an epoch, or for so many steps of it; the mean loss and the accuracy."""
+    x, y = data
+    loss_sum = torch.zeros((), device=x.device)
+    hits = torch.zeros((), device=x.device)
+    order = torch.randperm(len(y)).to(x.device)
+    model.train()
+    for k in range(0, len(y), 64)[:steps]:
+        batch = order[k : k + 64]
+        output = model(augmented(x.index_select(0, batch)))
+        target = y.index_select(0, batch)
+        loss = F.nll_loss(output, target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss_sum += loss.detach() * len(target)
+        hits += (output.argmax(1) == target).sum()
+    return float(loss_sum) / len(y), float(hits) / len(y)
+
+
 def evaluate(model: nn.Module, data: Data, size: int = 64) -> tuple[float, float]:
     """The mean loss and the accuracy."""
     x, y = data
-    loss, hits = torch.zeros((), device=x.device), torch.zeros((), device=x.device)
+    loss = torch.zeros((), device=x.device)
+    hits = torch.zeros((), device=x.device)
     model.eval()
     with torch.no_grad():
         for k in range(0, len(y), size):
-            output, target = model(x[k : k + size]), y[k : k + size]
+            output = model(x[k : k + size])
+            target = y[k : k + size]
             loss += F.nll_loss(output, target, reduction="sum")
             hits += (output.argmax(1) == target).sum()
     return float(loss) / len(y), float(hits) / len(y)
 
 
-def main() -> None:
-    """Train and print a line an epoch."""
+def arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description="Train LeNet on the bundled digits by hand.")
     parser.add_argument("--epochs", type=int, default=40, help="how many (default: 40)")
-    parser.add_argument("--until", type=float, help="stop at this accuracy (0 to 1) on the test digits")
+    parser.add_argument(
+        "--until", type=float, help="stop at this accuracy (0 to 1) on the test digits"
+    )
     parser.add_argument("--steps", type=int, help="stop after so many steps, without a word")
-    parser.add_argument("--seed", type=int, default=123, help="of the weights, the order and the augmentation")
+    parser.add_argument(
+        "--seed", type=int, default=123, help="of the weights, the order and the augmentation"
+    )
     args = parser.parse_args()
     if args.epochs < 1 or (args.steps is not None and args.steps < 1):
         parser.error("--epochs and --steps are at least 1")
+    return args
+
+
+def main() -> None:
+    """Train and print a line an epoch."""
+    args = arguments()
     torch.default_generator.manual_seed(args.seed)
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    training, test = digits(device)
-    kept = torch.randperm(4000)[400:].to(device)  # config.json holds a tenth out
-    x, y = training[0][kept], training[1][kept]
+    (x, y), test = digits(device)
+    kept = torch.randperm(len(y))[400:].to(device)  # config.json holds a tenth out
+    training = x[kept], y[kept]
     model = LeNet().to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.002)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=12, gamma=0.3)
-    steps = 0
+    steps = args.steps
     for epoch in range(1, args.epochs + 1):
-        model.train()
-        order = torch.randperm(len(y)).to(device)
-        total, hits = torch.zeros((), device=device), torch.zeros((), device=device)
-        for k in range(0, len(y), 64):
-            batch = order[k : k + 64]
-            output, target = model(augmented(x.index_select(0, batch))), y.index_select(0, batch)
-            loss = F.nll_loss(output, target)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            total += loss.detach() * len(target)
-            hits += (output.argmax(1) == target).sum()
-            steps += 1
-            if steps == args.steps:
+        loss, accuracy = train(model, training, optimizer, steps)
+        if steps is not None:
+            steps -= math.ceil(len(kept) / 64)
+            if steps <= 0:
                 return
         scheduler.step()
-        train = f"loss {float(total) / len(y):.4f} accuracy {float(hits) / len(y):.4f}"
-        loss_there, accuracy = evaluate(model, test)
-        print(f"epoch {epoch}: {train}, on the test digits {loss_there:.4f} {accuracy:.4f}", flush=True)
-        if args.until is not None and accuracy >= args.until:
+        test_loss, test_accuracy = evaluate(model, test)
+        there = f"on the test digits {test_loss:.4f} {test_accuracy:.4f}"
+        print(f"epoch {epoch}: loss {loss:.4f} accuracy {accuracy:.4f}, {there}", flush=True)
+        if args.until is not None and test_accuracy >= args.until:
             return
     if args.until is not None:
         sys.exit(f"{args.until} was never reached")

@@ -1,6 +1,7 @@
-"""Counts the frames and files on the ways of a batch, a config and a checkpoint: python tools/trace_ways.py
+"""The ways of a batch, a config and a checkpoint, in frames and files: python tools/trace_ways.py
 
-Each way is run once with a trace of the calls into the code of this project, or of another checkout: `--root PATH`.
+Each way is run once with a trace of the calls into the code of this project, or of another
+checkout: `--root PATH`.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,27 +19,40 @@ HERE = Path(__file__).resolve().parent.parent
 
 
 class Trace:
-    """The calls into the project's files while it is entered."""
+    """The calls into the project's files while it is entered.
+
+    Args:
+        root: of the project.
+    """
 
     def __init__(self, root: Path) -> None:
-        self.root, self.files = str(root) + os.sep, [""]
-        self.files.clear()
+        self.root = str(root) + os.sep
+        #: That of each call, in turn.
+        self.files: list[str] = []
 
     def _note(self, frame: FrameType, event: str, _argument: Any) -> None:
         name = frame.f_code.co_filename
         if event == "call" and name.startswith(self.root) and name != __file__:
             self.files.append(name[len(self.root) :])
 
-    def __enter__(self) -> "Trace":
+    def start(self) -> None:
+        """Begin to note calls."""
         sys.setprofile(self._note)
+
+    def stop(self) -> None:
+        """Note no more."""
+        sys.setprofile(None)
+
+    def __enter__(self) -> "Trace":
+        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        sys.setprofile(None)
+        self.stop()
 
     def row(self, name: str) -> str:
         """Frames, files, and changes from one file to another."""
-        changes = sum(a != b for a, b in zip(self.files, self.files[1:], strict=False))
+        changes = sum(before != after for before, after in pairwise(self.files))
         return f"{name:<40} {len(self.files):>6} {len(set(self.files)):>6} {changes:>8}"
 
 
@@ -60,12 +75,20 @@ def make_trainer(folder: Path, **settings: Any) -> Any:
         "optimizer": {"type": "SGD", "args": {"lr": 0.01}},
         "loss": "nll_loss",
         "metrics": ["accuracy"],
-        "trainer": {"epochs": 1, "save_dir": str(folder), "verbosity": 0, "tensorboard": False, **settings},
+        "trainer": {
+            "epochs": 1,
+            "save_dir": str(folder),
+            "verbosity": 0,
+            "tensorboard": False,
+            **settings,
+        },
     }
-    config, model = ConfigParser(values), MnistModel()
+    config = ConfigParser(values)
+    model = MnistModel()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     loader = DigitsDataLoader()
-    return Trainer(model, nll_loss, [accuracy], optimizer, config, torch.device("cpu"), loader, None)
+    cpu = torch.device("cpu")
+    return Trainer(model, nll_loss, [accuracy], optimizer, config, cpu, loader, None)
 
 
 def batch(root: Path, folder: Path) -> str:
@@ -78,8 +101,9 @@ def batch(root: Path, folder: Path) -> str:
         update(batches)
         sys.setprofile(None)
         if len(traces) < 10:
-            traces.append(Trace(root))
-            traces[-1].__enter__()
+            trace = Trace(root)
+            traces.append(trace)
+            trace.start()
 
     trainer._after_update = after_update
     trainer.train()
@@ -93,7 +117,7 @@ def config(root: Path, folder: Path) -> str:
 
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads((root / "config.json").read_text())))
-    sys.argv = ["train.py", "-c", str(path)]
+    sys.argv[:] = ["train.py", "-c", str(path)]
     with Trace(root) as trace:
         ConfigParser.from_args(argparse.ArgumentParser()).init_obj("arch", module_arch)
     return trace.row("a config, from file to model")
@@ -102,7 +126,8 @@ def config(root: Path, folder: Path) -> str:
 def checkpoint(root: Path, folder: Path) -> str:
     """The end of an epoch, which is saved."""
     trainer = make_trainer(folder, len_epoch=2)
-    save, traces = trainer._save_epoch, []
+    save = trainer._save_epoch
+    traces = []
 
     def traced(*args: Any) -> None:
         with Trace(root) as trace:
@@ -127,20 +152,26 @@ def resume(root: Path, folder: Path) -> str:
 
     first = make_trainer(folder, len_epoch=2)
     first.train()
-    sys.argv = ["train.py", "-r", str(first.checkpoint_dir), "--set", "trainer.epochs=2"]
+    sys.argv[:] = ["train.py", "-r", str(first.checkpoint_dir), "--set", "trainer.epochs=2"]
     with Trace(root) as trace:
-        parser = ConfigParser.from_args(argparse.ArgumentParser())
-        network = parser.init_obj("arch", module_arch)
-        optimizer, loader = torch.optim.SGD(network.parameters(), lr=0.01), parser.init_obj("data_loader", module_data)
-        parts = (network, nll_loss, [accuracy], optimizer, parser, torch.device("cpu"), loader, None)
-        Trainer(*parts).restore()
+        parsed = ConfigParser.from_args(argparse.ArgumentParser())
+        network = parsed.init_obj("arch", module_arch)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+        loader = parsed.init_obj("data_loader", module_data)
+        cpu = torch.device("cpu")
+        trainer = Trainer(network, nll_loss, [accuracy], optimizer, parsed, cpu, loader, None)
+        trainer.restore()
     return trace.row("a checkpoint, from file to trainer")
 
 
 def main() -> None:
     """Run each way and print its row."""
-    parser = argparse.ArgumentParser(description="Count frames and files on the ways through the project.")
-    parser.add_argument("--root", type=Path, default=HERE, help="checkout to look at; by default this one")
+    parser = argparse.ArgumentParser(
+        description="Count frames and files on the ways through the project."
+    )
+    parser.add_argument(
+        "--root", type=Path, default=HERE, help="checkout to look at; by default this one"
+    )
     root = parser.parse_args().root.resolve()
     sys.path.insert(0, str(root))
     ways: list[Callable[[Path, Path], str]] = [batch, config, checkpoint, resume]

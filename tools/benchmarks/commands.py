@@ -1,9 +1,14 @@
-"""Whole commands, from the start of Python: train.py against tools/bare_loop.py, which trains the same."""
+"""Whole commands, from the start of Python: train.py against a loop that trains the same.
+
+That loop is tools/bare_loop.py.
+"""
 
 import csv
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -11,7 +16,10 @@ from machinery.files import ROOT
 from tools.benchmarks.loops import Case
 
 #: The test digits judge the epochs on both sides.
-TESTED = 'valid_data_loader={"type": "DigitsDataLoader", "args": {"training": false, "shuffle": false}}'
+_TESTED = (
+    'valid_data_loader={"type": "DigitsDataLoader", "args": {"training": false, "shuffle": false}}'
+)
+_BARE = "tools/bare_loop.py"
 
 
 def seconds(*command: str) -> float:
@@ -23,42 +31,57 @@ def seconds(*command: str) -> float:
 
 def template(folder: Path, *settings: str) -> list[str]:
     """The command with the template's own config."""
-    changes = [part for setting in settings for part in ("--set", setting)]
-    return ["train.py", "-c", "config.json", "--set", f"trainer.save_dir={folder}", "--set", TESTED, *changes]
+    command = ["train.py", "-c", "config.json"]
+    for setting in (f"trainer.save_dir={folder}", _TESTED, *settings):
+        command += ["--set", setting]
+    return command
 
 
-def start(folder: Path, what: str, *other: str) -> Case:
-    """From the command to the end of the first step, against another Python program."""
-    one = template(folder, "trainer.epochs=1", "trainer.len_epoch=1", "trainer.tensorboard=false")
-    return Case(f"start to first step, against {what}", "start", lambda: seconds(*one), lambda: seconds(*other))
+def start(folder: Path, what: str, other: Sequence[str]) -> Case:
+    """From the command to the end of the first step, beside another Python program.
+
+    Args:
+        what: the other does.
+        other: its command.
+    """
+    one = ("trainer.epochs=1", "trainer.len_epoch=1", "trainer.tensorboard=false")
+    ours = partial(seconds, *template(folder, *one))
+    return Case(f"start to step 1, beside {what}", "start", ours, partial(seconds, *other))
 
 
 def whole(folder: Path, epochs: int) -> Case:
     """The README's first command."""
-    return Case(
-        f"python train.py -c config.json, {epochs} epochs",
-        "run",
-        lambda: seconds(*template(folder, f"trainer.epochs={epochs}")),
-        lambda: seconds("tools/bare_loop.py", "--epochs", str(epochs)),
-    )
+    ours = partial(seconds, *template(folder, f"trainer.epochs={epochs}"))
+    bare = partial(seconds, _BARE, "--epochs", str(epochs))
+    return Case(f"train.py -c config.json, {epochs} epochs", "run", ours, bare)
 
 
 def accuracy(folder: Path, target: float) -> Case:
     """From the command to an accuracy on the test digits; each run of a side has another seed."""
-    seeds = {"ours": count(1), "bare": count(1)}
+    our_seeds = count(1)
+    bare_seeds = count(1)
 
     def ours() -> float:
-        run_id = f"accuracy{next(seeds['ours'])}"
-        command = template(folder, f"seed={run_id.removeprefix('accuracy')}", "trainer.verbosity=0")
+        seed = next(our_seeds)
+        run_id = f"accuracy{seed}"
+        command = template(folder, f"seed={seed}", "trainer.verbosity=0")
         spent = seconds(*command, "--run_id", run_id)
-        with (folder / "log" / "Digits_LeNet" / run_id / "metrics.csv").open() as file:
-            rows = list(csv.DictReader(file))
-        reached = next((k for k, row in enumerate(rows) if float(row["val_accuracy"]) >= target), None)
-        if reached is None:
-            raise RuntimeError(f"{run_id.replace('accuracy', 'seed ')} did not reach {target}")
-        return spent - sum(float(row["seconds"]) for row in rows[reached + 1 :])
+        after = _seconds_after(target, folder / "log" / "Digits_LeNet" / run_id / "metrics.csv")
+        if after is None:
+            raise RuntimeError(f"seed {seed} did not reach {target}")
+        return spent - after
 
     def bare() -> float:
-        return seconds("tools/bare_loop.py", "--until", str(target), "--seed", str(next(seeds["bare"])))
+        return seconds(_BARE, "--until", str(target), "--seed", str(next(bare_seeds)))
 
     return Case(f"start to {target} on the test digits", "run", ours, bare)
+
+
+def _seconds_after(target: float, file: Path) -> float | None:
+    """How long the epochs took after the one that reached an accuracy; None if none did."""
+    with file.open() as lines:
+        rows = list(csv.DictReader(lines))
+    for number, row in enumerate(rows, 1):
+        if float(row["val_accuracy"]) >= target:
+            return sum(float(later["seconds"]) for later in rows[number:])
+    return None
