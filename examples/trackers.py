@@ -1,7 +1,8 @@
-"""Trackers: `--set 'trainer.trackers=["examples.trackers.MLflow"]'`, or {"type": "examples.trackers.WandB", "args": …}.
+"""Trackers: `--set 'trainer.trackers=["examples.trackers.MLflow"]'`, or a component with args.
 
-One of your own is a class like these, here or in a module of `trainer/`: "trainer.mine.MyTracker". It gets the config
-first. One that fails warns once, and training goes on; so connect with the first numbers, not before.
+One of your own is a class like these, here or in a module of `trainer/`: "trainer.mine.MyTracker".
+It gets the config first. One that fails warns once, and training goes on; so connect with the first
+numbers, not before.
 """
 
 import contextlib
@@ -30,10 +31,13 @@ class MLflow(Writer):
         experiment: its name there; None: the config's name.
     """
 
-    def __init__(self, config: ConfigParser, uri: str | None = None, experiment: str | None = None) -> None:
-        self.config, self.experiment = config, experiment or config.settings.name
-        database = f"sqlite:///{ROOT / config.settings.trainer.save_dir / 'mlflow.db'}"
-        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or database
+    def __init__(
+        self, config: ConfigParser, uri: str | None = None, experiment: str | None = None
+    ) -> None:
+        self.config = config
+        self.experiment = experiment or config.settings.name
+        database = ROOT / config.settings.trainer.save_dir / "mlflow.db"
+        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{database}"
         self.client: Any = None
         self.run_id = ""
 
@@ -41,53 +45,91 @@ class MLflow(Writer):
         """Send them; those of an epoch at the epoch's number."""
         from mlflow.entities import Metric
 
-        self.client = self.client or self._begin()
-        step, now = int(numbers.get("epoch", step)), int(1000 * time.time())
-        # An epoch's have names of their own, because their steps are epochs.
-        prefix = "epoch/" if "epoch" in numbers else ""
-        metrics = [Metric(_named(prefix + name), float(value), now, step) for name, value in numbers.items()]
-        self.client.log_batch(self.run_id, metrics=[metric for metric in metrics if metric.key != "epoch/epoch"])
+        if self.client is None:
+            self.client = self._connect()
+        now = int(1000 * time.time())
+        prefix = ""
+        if "epoch" in numbers:
+            # An epoch's have names of their own, because their steps are epochs.
+            prefix = "epoch/"
+            step = int(numbers["epoch"])
+        metrics = []
+        for name, value in numbers.items():
+            if name != "epoch":
+                metrics.append(Metric(_named(prefix + name), float(value), now, step))
+        self.client.log_batch(self.run_id, metrics=metrics)
 
-    def _begin(self) -> Any:
+    def _connect(self) -> Any:
+        """MLflow's client, once there is a run to send to."""
         from mlflow import MlflowClient
-        from mlflow.entities import Param
-        from mlflow.exceptions import MlflowException
 
-        for name, value in (("MAX_RETRIES", "2"), ("TIMEOUT", "10")):  # training waits for it
-            os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
-        run = self.config.run
-        note = run.folder / "mlflow.txt"  # which run there is ours
+        # Training waits for it.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        note = self.config.run.folder / "mlflow.txt"  # which run there is ours
         with _alone(self.uri):
             client = MlflowClient(self.uri)
-            try:
-                self.run_id = note.read_text(encoding="utf-8").strip()
-                client.update_run(self.run_id, "RUNNING")
-                self._tell_changes(client)
+            if self._goes_on(client, note):
                 return client
-            except (FileNotFoundError, MlflowException):  # there is none, or no more
-                found = client.get_experiment_by_name(self.experiment)
-                there = found.experiment_id if found else client.create_experiment(self.experiment)
-        self.run_id = client.create_run(there, run_name=run.folder.name).info.run_id
-        params = [Param(_named(name), str(value)[:6000]) for name, value in self.config.flat().items()]
-        for start in range(0, len(params), 100):  # as many as it takes at once
-            client.log_batch(self.run_id, params=params[start : start + 100])
+            experiment = self._experiment_id(client)
+        self._begin(client, experiment)
         with replacing(note, "w") as file:
             file.write(self.run_id)
         return client
 
+    def _goes_on(self, client: Any, note: Path) -> bool:
+        """Go on in the run that is ours; False if there is none, or no more."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.run_id = note.read_text(encoding="utf-8").strip()
+            client.update_run(self.run_id, "RUNNING")
+            self._tell_changes(client)
+        except (FileNotFoundError, MlflowException):
+            return False
+        return True
+
     def _tell_changes(self, client: Any) -> None:
-        """What a continued run has other than at its start, as tags: parameters cannot change there."""
+        """What a continued run has other than at its start, as tags.
+
+        Parameters cannot change there.
+        """
         known = client.get_run(self.run_id).data.params
         for name, value in self.config.flat().items():
             if known.get(_named(name)) != str(value)[:6000]:
                 client.set_tag(self.run_id, _named(name), str(value)[:5000])
 
+    def _experiment_id(self, client: Any) -> str:
+        """That of the experiment of our name, which is made if it is not there."""
+        found = client.get_experiment_by_name(self.experiment)
+        if found is None:
+            return client.create_experiment(self.experiment)
+        return found.experiment_id
+
+    def _begin(self, client: Any, experiment: str) -> None:
+        """Begin a run there, with the config as its parameters."""
+        from mlflow.entities import Param
+
+        run = client.create_run(experiment, run_name=self.config.run.folder.name)
+        self.run_id = run.info.run_id
+        params = []
+        for name, value in self.config.flat().items():
+            params.append(Param(_named(name), str(value)[:6000]))
+        for start in range(0, len(params), 100):  # as many as it takes at once
+            client.log_batch(self.run_id, params=params[start : start + 100])
+
     def close(self) -> None:
         """Say that the run has ended, for now, and how."""
-        if self.client is not None:
-            error = sys.exc_info()[0]
-            stopped = error is not None and issubclass(error, Stopped | KeyboardInterrupt)
-            self.client.set_terminated(self.run_id, "KILLED" if stopped else "FAILED" if error else "FINISHED")
+        if self.client is None:
+            return
+        error = sys.exc_info()[0]
+        if error is None:
+            status = "FINISHED"
+        elif issubclass(error, Stopped | KeyboardInterrupt):
+            status = "KILLED"
+        else:
+            status = "FAILED"
+        self.client.set_terminated(self.run_id, status)
 
 
 def _named(name: str) -> str:
@@ -97,7 +139,10 @@ def _named(name: str) -> str:
 
 @contextlib.contextmanager
 def _alone(uri: str) -> Iterator[None]:
-    """Several runs of one sweep would make the tables of a database at the same time, and most would fail."""
+    """Within it, no other process makes the tables of a database.
+
+    Several runs of one sweep would do so at the same time, and most would fail.
+    """
     if not uri.startswith("sqlite:///"):
         yield
         return
@@ -109,39 +154,63 @@ def _alone(uri: str) -> Iterator[None]:
 
 
 class WandB(Writer):
-    """Sends configuration and numbers to Weights & Biases; a run that is continued goes on in its own run there.
+    """Sends configuration and numbers to Weights & Biases.
+
+    A run that is continued goes on in its own run there.
 
     Args:
         config: of the run.
         project: its name there; None: the config's name.
-        mode: "online", or "offline" (into the run's log folder, for `wandb sync`); None: that of WANDB_MODE.
+        mode: "online", or "offline" (into the run's log folder, for `wandb sync`); None: that of
+            WANDB_MODE.
     """
 
-    def __init__(self, config: ConfigParser, project: str | None = None, mode: str | None = None) -> None:
-        self.config, self.mode = config, mode
+    def __init__(
+        self, config: ConfigParser, project: str | None = None, mode: str | None = None
+    ) -> None:
+        self.config = config
         self.project = re.sub(r"[/\\#?%:]", "-", project or config.settings.name)
+        self.mode = mode
         self.run: Any = None
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
-        """Send them, with the step as a number of its own: those of a run that goes back may come again."""
+        """Send them with the step as a number: those of a run that goes back may come again."""
         if self.run is None:
-            import wandb
-
-            folder, where = self.config.run.folder, self.config.log_dir
-            note = folder / "wandb.txt"  # which run there is ours
-            if not note.exists():
-                with replacing(note, "w") as file:
-                    file.write(uuid.uuid4().hex[:16])
-            name = note.read_text(encoding="utf-8").strip()
-            settings: Any = {"project": self.project, "name": folder.name, "mode": self.mode, "dir": str(where)}
-            settings["settings"] = wandb.Settings(init_timeout=30)  # training waits for it
-            hook = sys.excepthook  # which wandb replaces, and errors would be told at length
-            self.run = wandb.init(id=name, resume="allow", config=self.config.snapshot(), **settings)
-            sys.excepthook = hook
-            self.run.define_metric("*", step_metric="step")
+            self._begin()
         self.run.log({**numbers, "step": step})
+
+    def _begin(self) -> None:
+        """Begin a run there, or go on in ours."""
+        import wandb
+
+        hook = sys.excepthook  # which wandb replaces, and errors would be told at length
+        settings: Any = {
+            "id": self._run_id(),
+            "resume": "allow",
+            "project": self.project,
+            "name": self.config.run.folder.name,
+            "config": self.config.snapshot(),
+            "mode": self.mode,
+            "dir": str(self.config.log_dir),
+            "settings": wandb.Settings(init_timeout=30),  # training waits for it
+        }
+        self.run = wandb.init(**settings)
+        sys.excepthook = hook
+        self.run.define_metric("*", step_metric="step")
+
+    def _run_id(self) -> str:
+        """Which run there is ours: drawn once."""
+        note = self.config.run.folder / "wandb.txt"
+        if not note.exists():
+            with replacing(note, "w") as file:
+                file.write(uuid.uuid4().hex[:16])
+        return note.read_text(encoding="utf-8").strip()
 
     def close(self) -> None:
         """Send what is pending."""
-        if self.run is not None:
-            self.run.finish(exit_code=1 if sys.exc_info()[0] else 0)
+        if self.run is None:
+            return
+        exit_code = 0
+        if sys.exc_info()[0] is not None:
+            exit_code = 1
+        self.run.finish(exit_code=exit_code)
