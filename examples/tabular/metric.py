@@ -9,7 +9,10 @@ from utils import MetricTracker
 
 
 def huber(output: torch.Tensor, target: torch.Tensor, delta: float = 200.0) -> torch.Tensor:
-    """Half the squared error over delta, linear beyond it (Huber 1964, doi:10.1214/aoms/1177703732)."""
+    """Half the squared error over delta, linear beyond it.
+
+    Huber 1964, doi:10.1214/aoms/1177703732.
+    """
     return F.huber_loss(output, target, delta=delta) / delta
 
 
@@ -24,11 +27,17 @@ class R2(MetricTracker):
     def update(self, output: torch.Tensor, target: torch.Tensor) -> None:  # type: ignore[override]
         """Add outputs and targets, float [n]."""
         target = target.double()
-        for name, value in {"error": (output - target) ** 2, "y": target, "y2": target**2}.items():
-            super().update(name, value, len(target))
+        super().update("error", (output - target) ** 2)
+        super().update("y", target)
+        super().update("y2", target**2)
 
     def compute(self) -> float:
-        """R² of all samples since the last reset, also of those of other processes; NaN if all targets are the same."""
+        """R² of all samples since the last reset, also of those of other processes.
+
+        NaN if all targets are the same.
+        """
         mean = self.result()
         variance = mean["y2"] - mean["y"] ** 2
-        return 1 - mean["error"] / variance if variance > 0 else math.nan
+        if variance <= 0:
+            return math.nan
+        return 1 - mean["error"] / variance

@@ -17,14 +17,18 @@ class MLP(BaseModel):
 
     def __init__(self, columns: int, width: int = 64, dropout: float = 0.0) -> None:
         super().__init__()
-        for name in ("mean", "std"):
-            self.register_buffer(name, torch.zeros(columns) if name == "mean" else torch.ones(columns))
+        self.register_buffer("mean", torch.zeros(columns))
+        self.register_buffer("std", torch.ones(columns))
         self.register_buffer("target", torch.tensor([0.0, 1.0]))  # its mean and standard deviation
-        layers = [nn.Linear(columns, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, width), nn.ReLU()]
-        self.net = nn.Sequential(*layers, nn.Linear(width, 1), nn.Flatten(0))
+        first = [nn.Linear(columns, width), nn.ReLU(), nn.Dropout(dropout)]
+        second = [nn.Linear(width, width), nn.ReLU()]
+        self.net = nn.Sequential(*first, *second, nn.Linear(width, 1), nn.Flatten(0))
 
     def fit(self, x: torch.Tensor, y: torch.Tensor) -> None:
-        """Take means and standard deviations of rows float [n, columns] and targets [n]; holes are left out."""
+        """Take means and standard deviations of rows float [n, columns] and targets [n].
+
+        Holes are left out.
+        """
         there = ~x.isnan()
         count = there.sum(dim=0).clamp(min=1)
         self.mean = x.nan_to_num().sum(dim=0) / count
