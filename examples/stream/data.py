@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -11,9 +11,11 @@ from torch.utils.data import IterableDataset, get_worker_info
 from examples.stream.stateful import StatefulLoader
 from utils import distributed, seeding
 
+Point = tuple[torch.Tensor, torch.Tensor]
 
-class Spirals(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
-    """Points of two spirals, for ever; each process, and each of its workers, reads its own share.
+
+class Spirals(IterableDataset[Point]):
+    """Points of two spirals, for ever; each process, and each of its workers, has its own share.
 
     It can say where it stands, and go on from there.
 
@@ -23,11 +25,13 @@ class Spirals(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
     """
 
     def __init__(self, samples: int | None, seed: int) -> None:
-        self.samples, self.seed = samples, seed
+        self.samples = samples
+        self.seed = seed
         #: Each pass has other points.
         self.epoch = 0
         #: How many points have been read of this pass, and how many the next one begins with.
-        self.read = self.start = 0
+        self.read = 0
+        self.start = 0
 
     def state_dict(self) -> dict[str, int]:
         """How many points have been read of the pass under way."""
@@ -37,19 +41,36 @@ class Spirals(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
         """Let the next pass begin behind them."""
         self.start = state["read"]
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        info = get_worker_info()
-        workers, worker = (info.num_workers, info.id) if info else (1, 0)
-        shares = distributed.size() * workers
-        first = distributed.rank() * workers + worker + self.start * shares
-        self.read, self.start = self.start, 0
-        for i in range(first, self.samples, shares) if self.samples else itertools.count(first, shares):
+    def __iter__(self) -> Iterator[Point]:
+        self.read = self.start
+        self.start = 0
+        for number in self._share(self.read):
             self.read += 1
-            draw = torch.Generator().manual_seed(seeding.mix(self.seed, "spirals", self.epoch, i))
-            distance, label = torch.rand((), generator=draw).sqrt(), torch.randint(2, (), generator=draw)
-            angle = 3 * math.pi * distance + math.pi * label
-            point = distance * torch.stack([angle.cos(), angle.sin()]) + 0.02 * torch.randn(2, generator=draw)
-            yield point, label
+            yield self._point(number)
+
+    def _share(self, done: int) -> Iterable[int]:
+        """The numbers of the points that are to be read here, without those that are done."""
+        workers = 1
+        worker = 0
+        info = get_worker_info()
+        if info is not None:
+            workers = info.num_workers
+            worker = info.id
+        shares = distributed.size() * workers
+        first = distributed.rank() * workers + worker + done * shares
+        if self.samples:
+            return range(first, self.samples, shares)
+        return itertools.count(first, shares)
+
+    def _point(self, number: int) -> Point:
+        """A point float [2], and which of the spirals it is on."""
+        place = seeding.mix(self.seed, "spirals", self.epoch, number)
+        draw = torch.Generator().manual_seed(place)
+        distance = torch.rand((), generator=draw).sqrt()
+        label = torch.randint(2, (), generator=draw)
+        angle = 3 * math.pi * distance + math.pi * label
+        point = distance * torch.stack([angle.cos(), angle.sin()])
+        return point + 0.02 * torch.randn(2, generator=draw), label
 
 
 class SpiralsLoader(StatefulLoader):
@@ -79,5 +100,5 @@ class SpiralsLoader(StatefulLoader):
 
     def batches(self, epoch: int, first: int = 0, last: int | None = None) -> Iterator[Any]:
         """As in `BaseDataLoader`; the stream is told the pass."""
-        self.dataset.epoch = epoch  # type: ignore[attr-defined]
+        self.dataset.epoch = epoch
         return super().batches(epoch, first, last)

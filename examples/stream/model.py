@@ -15,8 +15,9 @@ class MLP(BaseModel):
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
-        layers = [nn.Linear(2, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2)]
-        self.net = nn.Sequential(*layers)
+        first = [nn.Linear(2, width), nn.ReLU()]
+        second = [nn.Linear(width, width), nn.ReLU()]
+        self.net = nn.Sequential(*first, *second, nn.Linear(width, 2))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Points float [n, 2] to logits float [n, 2]."""
