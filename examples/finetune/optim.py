@@ -9,7 +9,11 @@ from torch import nn
 
 
 def two_rates(
-    named: Iterable[tuple[str, nn.Parameter]], lr: float, head: str, head_lr: float, weight_decay: float = 0.01
+    named: Iterable[tuple[str, nn.Parameter]],
+    lr: float,
+    head: str,
+    head_lr: float,
+    weight_decay: float = 0.01,
 ) -> torch.optim.Optimizer:
     """AdamW over two groups of parameters.
 
@@ -20,8 +24,16 @@ def two_rates(
         head_lr: learning rate of these.
         weight_decay: of both.
     """
-    named = list(named)
-    body = [(name, parameter) for name, parameter in named if not fnmatch(name, head)]
-    new = [(name, parameter) for name, parameter in named if fnmatch(name, head)]
-    groups: list[dict[str, Any]] = [{"params": body}, {"params": new, "lr": head_lr}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, weight_decay=weight_decay)
+    known = []
+    new = []
+    for name, parameter in named:
+        if fnmatch(name, head):
+            new.append((name, parameter))
+        else:
+            known.append((name, parameter))
+    groups: list[dict[str, Any]] = []
+    if known:
+        groups.append({"params": known})
+    if new:
+        groups.append({"params": new, "lr": head_lr})
+    return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)

@@ -3,13 +3,12 @@
 from typing import Any
 
 import test
-from machinery.launch import read_run
-from parse_config import ConfigParser
+from train import load_run
 from trainer import Trainer
 
 
 class TestedTrainer(Trainer):
-    """Keeps frozen modules in evaluation mode, and runs what `python test.py -r RUN` does at the end of the run."""
+    """Keeps frozen modules in evaluation mode, and tests at the end as `python test.py -r RUN`."""
 
     def __init__(self, model: Any, *args: Any, **kwargs: Any) -> None:
         for module in model.modules():
@@ -22,5 +21,5 @@ class TestedTrainer(Trainer):
         """Train, and test."""
         super().train()
         if not self.config.launch.checking:
-            checked, launch = read_run(self.checkpoint_dir)
-            test.main(ConfigParser(checked, launch=launch), "test")
+            _, config = load_run(self.checkpoint_dir)
+            test.main(config, "test")
