@@ -1,4 +1,4 @@
-"""The whole of MNIST: import this loader in data_loader/data_loaders.py, and name it in the config."""
+"""The whole of MNIST: import it in data_loader/data_loaders.py, and name it in the config."""
 
 from pathlib import Path
 
@@ -9,9 +9,9 @@ from utils import DataError
 
 
 class MnistDataLoader(DigitsDataLoader):
-    """MNIST (60,000 training and 10,000 test digits), downloaded by torchvision to `data_dir` at the first use.
+    """MNIST (60,000 training and 10,000 test digits), downloaded by torchvision at the first use.
 
-    The arguments are those of `DigitsDataLoader`.
+    The arguments are those of `DigitsDataLoader`; it goes to `data_dir`.
     """
 
     def read(self, folder: Path, training: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -26,8 +26,9 @@ class MnistDataLoader(DigitsDataLoader):
         try:
             data = MNIST(str(folder), train=training, download=True)
         except (RuntimeError, OSError) as error:
+            reason = str(error).strip().splitlines()[0]
             raise DataError(
-                f"MNIST is not in {folder} and could not be downloaded: {str(error).strip().splitlines()[0]}\n"
+                f"MNIST is not in {folder} and could not be downloaded: {reason}\n"
                 "  the bundled digits need no network: python train.py -c config.json"
             ) from error
         return data.data, data.targets

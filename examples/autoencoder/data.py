@@ -45,4 +45,5 @@ class ImagesLoader(BaseDataLoader):
         num_workers: int = 0,
         **options: Any,
     ) -> None:
-        super().__init__(Unlabelled(training), batch_size, shuffle, validation_split, num_workers, **options)
+        dataset = Unlabelled(training)
+        super().__init__(dataset, batch_size, shuffle, validation_split, num_workers, **options)

@@ -16,8 +16,10 @@ class Autoencoder(BaseModel):
 
     def __init__(self, code: int = 16, width: int = 256) -> None:
         super().__init__()
-        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(784, width), nn.ReLU(), nn.Linear(width, code))
-        self.decoder = nn.Sequential(nn.Linear(code, width), nn.ReLU(), nn.Linear(width, 784), nn.Sigmoid())
+        down = [nn.Linear(784, width), nn.ReLU(), nn.Linear(width, code)]
+        self.encoder = nn.Sequential(nn.Flatten(), *down)
+        up = [nn.Linear(code, width), nn.ReLU(), nn.Linear(width, 784)]
+        self.decoder = nn.Sequential(*up, nn.Sigmoid())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Images float [n, 1, 28, 28] of 0 to 1 to their reconstructions."""

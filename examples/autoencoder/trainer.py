@@ -24,8 +24,10 @@ class AutoencoderTrainer(Trainer):
 
     def _valid_epoch(self, epoch: int) -> Log:
         log = super()._valid_epoch(epoch)
-        images = next(iter(one_pass(self.valid_data_loader, self.seed)))[:16].to(self.device)
+        batch = next(one_pass(self.valid_data_loader, self.seed))
+        images = batch[:16].to(self.device)
         with torch.no_grad(), self.judged():
-            pairs = torch.cat([images, self.model(images)])
-        self.writer.add_image("reconstructions", make_grid(pairs, nrow=16))
+            reconstructions = self.model(images)
+        rows = torch.cat([images, reconstructions])
+        self.writer.add_image("reconstructions", make_grid(rows, nrow=16))
         return log

@@ -16,7 +16,7 @@ CODES = 128
 
 
 class Windows(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """Windows of a text, one behind the other; in training each is moved by a random number of characters.
+    """Windows of a text, one behind the other, moved in training by some characters each.
 
     Args:
         codes: int64 [n], of the characters.
@@ -28,16 +28,22 @@ class Windows(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     draws_rows_only = True
 
     def __init__(self, codes: torch.Tensor, context: int, moved: bool) -> None:
-        self.codes, self.context, self.moved = codes, context, moved
+        self.codes = codes
+        self.context = context
+        self.moved = moved
 
     def __len__(self) -> int:
-        return (len(self.codes) - 1) // self.context - self.moved  # room to move
+        windows = (len(self.codes) - 1) // self.context
+        if self.moved:  # the last one needs room
+            return windows - 1
+        return windows
 
     def __getitems__(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Windows int64 [n], as characters int64 [n, context] and those that come next [n, context]."""
+        """Windows int64 [n] as characters int64 [n, context] and those that come next."""
         first = indices * self.context
         if self.moved:
-            first = first + (uniform_rows(len(indices), 1)[:, 0] * self.context).long()
+            shares = uniform_rows(len(indices), 1)[:, 0]
+            first = first + (shares * self.context).long()
         places = first[:, None] + torch.arange(self.context + 1)
         window = self.codes[places]
         return window[:, :-1], window[:, 1:]
@@ -50,7 +56,7 @@ class Windows(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
 
 class TextLoader(BaseDataLoader):
-    """The first nine tenths of a text for training, what follows for validation and testing, a half each.
+    """Nine tenths of a text for training, the next half of a tenth for validation, then testing.
 
     Args:
         file: a text in ASCII, relative to the project's root.
@@ -75,22 +81,29 @@ class TextLoader(BaseDataLoader):
     ) -> None:
         if validation_split:
             raise ConfigError("validation_split: leave it out, the text has a part for it")
-        codes = self._read(ROOT / file)
-        a, b = int(len(codes) * 0.9), int(len(codes) * 0.95)
-        if b - a <= context:
-            raise DataError(f"{ROOT / file}: {len(codes)} characters are too few for windows of {context}")
-        dataset = Windows(codes[:a] if training else codes[b:], context, moved=training)
+        codes = read_codes(ROOT / file)
+        n = len(codes)
+        validation = int(n * 0.9)  # where it begins
+        testing = int(n * 0.95)
+        if testing - validation <= context:
+            what = f"{n} characters are too few for windows of {context}"
+            raise DataError(f"{ROOT / file}: {what}")
+        part = codes[:validation] if training else codes[testing:]
+        dataset = Windows(part, context, moved=training)
         super().__init__(dataset, batch_size, shuffle, validation_split, num_workers, **options)
-        self._held_out = Windows(codes[a:b], context, moved=False)
-
-    def _read(self, file: Path) -> torch.Tensor:
-        try:
-            text = file.read_text(encoding="ascii")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{file} cannot be read: {error}") from error
-        return torch.from_numpy(np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int64))
+        self.held_out = Windows(codes[validation:testing], context, moved=False)
 
     def split_validation(self) -> BaseDataLoader:
-        """The windows of the text's validation part: parts of one that was trained on would tell too little."""
-        kwargs = {**self.init_kwargs, "dataset": self._held_out, "shuffle": False, "drop_last": False}
-        return BaseDataLoader(validation_split=0.0, name="valid", **kwargs)
+        """The windows of a part of its own: parts of what is trained on would tell too little."""
+        changed = {"dataset": self.held_out, "shuffle": False, "drop_last": False}
+        options = {**self.init_kwargs, **changed}
+        return BaseDataLoader(validation_split=0.0, name="valid", **options)
+
+
+def read_codes(file: Path) -> torch.Tensor:
+    """The characters of a text as codes: int64 [n]."""
+    try:
+        text = file.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} cannot be read: {error}") from error
+    return torch.from_numpy(np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int64))

@@ -1,4 +1,7 @@
-"""A small GPT on characters (Radford et al. 2019, "Language models are unsupervised multitask learners")."""
+"""A small GPT on characters.
+
+Radford et al. 2019, "Language models are unsupervised multitask learners".
+"""
 
 import torch
 import torch.nn.functional as F
@@ -13,18 +16,24 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.heads = heads
+        self.dropout = dropout
+        self.norm1 = nn.LayerNorm(width)
+        self.norm2 = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        inner = 4 * width
+        self.mlp = nn.Sequential(nn.Linear(width, inner), nn.GELU(), nn.Linear(inner, width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Float [n, places, width] to the same shape."""
         n, places, width = x.shape
-        q, k, v = self.qkv(self.norm1(x)).view(n, places, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         dropout = self.dropout if self.training else 0.0
+        qkv = self.qkv(self.norm1(x)).view(n, places, 3, self.heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
         seen = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
-        x = x + F.dropout(self.out(seen.transpose(1, 2).reshape(n, places, width)), dropout)
+        seen = seen.transpose(1, 2).reshape(n, places, width)
+        x = x + F.dropout(self.out(seen), dropout)
         return x + F.dropout(self.mlp(self.norm2(x)), dropout)
 
 
@@ -36,19 +45,25 @@ class GPT(BaseModel):
         width, layers, heads, dropout: of the transformer.
     """
 
-    def __init__(self, context: int, width: int, layers: int, heads: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self, context: int, width: int, layers: int, heads: int, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.context = context
-        self.character, self.place = nn.Embedding(CODES, width), nn.Embedding(context, width)
-        self.blocks = nn.Sequential(*(Block(width, heads, dropout) for _ in range(layers)))
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, CODES, bias=False)
+        self.character = nn.Embedding(CODES, width)
+        self.place = nn.Embedding(context, width)
+        blocks = [Block(width, heads, dropout) for _ in range(layers)]
+        self.blocks = nn.Sequential(*blocks)
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, CODES, bias=False)
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
+            elif name.endswith(("out.weight", "mlp.2.weight")):
+                # All that is added to the way through together is as large as one of them alone.
+                nn.init.normal_(parameter, std=0.02 / (2 * layers) ** 0.5)
             elif parameter.ndim > 1:
-                nn.init.normal_(
-                    parameter, std=0.02 / (2 * layers) ** (0.5 * name.endswith(("out.weight", "mlp.2.weight")))
-                )
+                nn.init.normal_(parameter, std=0.02)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Characters int64 [n, places] to logits float [n, places, CODES]."""
@@ -56,7 +71,9 @@ class GPT(BaseModel):
         return self.head(self.norm(self.blocks(x)))
 
     @torch.no_grad()
-    def generate(self, text: str, length: int, temperature: float, generator: torch.Generator) -> str:
+    def generate(
+        self, text: str, length: int, temperature: float, generator: torch.Generator
+    ) -> str:
         """Go on with a text, character by character.
 
         Args:

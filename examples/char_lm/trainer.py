@@ -1,4 +1,4 @@
-"""Averages over characters: a batch holds as many as its windows are long together, and samples/s counts them."""
+"""Averages over characters: a batch holds as many as its windows are long together."""
 
 import math
 from typing import Any
@@ -10,13 +10,14 @@ from trainer import Trainer
 
 
 def token_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """The mean cross-entropy of logits [n, places, classes] and classes int64 [n, places], in nats."""
+    """The mean cross-entropy of logits [n, places, classes] and classes [n, places], in nats."""
     return F.cross_entropy(output.flatten(0, 1), target.flatten())
 
 
 def bits(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """The cross-entropy of each character, in bits: float [n · places]."""
-    return F.cross_entropy(output.flatten(0, 1).float(), target.flatten(), reduction="none") / math.log(2)
+    logits = output.flatten(0, 1).float()
+    return F.cross_entropy(logits, target.flatten(), reduction="none") / math.log(2)
 
 
 class TokenTrainer(Trainer):

@@ -29,7 +29,8 @@ class Views(Dataset[Batch]):
 
     def __getitems__(self, indices: torch.Tensor) -> Batch:
         """Samples int64 [n] as two views float [n, 1, 28, 28] of each, and labels int64 [n]."""
-        (first, labels), (second, _) = self.images.__getitems__(indices), self.images.__getitems__(indices)
+        first, labels = self.images.__getitems__(indices)
+        second, _ = self.images.__getitems__(indices)
         return first, second, labels
 
     def evaluation_view(self) -> "Views":
@@ -57,5 +58,6 @@ class ViewsLoader(BaseDataLoader):
         num_workers: int = 0,
         **options: Any,
     ) -> None:
-        views = Views(DigitsDataLoader(training=training, shift=shift, rotate=rotate).dataset)
-        super().__init__(views, batch_size, shuffle, validation_split, num_workers, **options)
+        digits = DigitsDataLoader(training=training, shift=shift, rotate=rotate).dataset
+        dataset = Views(digits)
+        super().__init__(dataset, batch_size, shuffle, validation_split, num_workers, **options)

@@ -29,16 +29,22 @@ class KNN:
 
     def compute(self) -> float:
         """Of all images since the last reset; NaN of less than two."""
-        if sum(map(len, self.labels)) < 2:
+        n = sum(len(labels) for labels in self.labels)
+        if n < 2:
             return math.nan
-        vectors, labels = torch.cat(self.vectors), torch.cat(self.labels)
+        vectors = torch.cat(self.vectors)
+        labels = torch.cat(self.labels)
+        k = min(self.k, n - 1)
         right = 0
-        for start in range(0, len(vectors), 1000):  # a matrix of all pairs would be large
-            alike = vectors[start : start + 1000] @ vectors.T
-            alike[torch.arange(len(alike)), torch.arange(start, start + len(alike))] = -torch.inf  # not itself
-            near = labels[alike.topk(min(self.k, len(vectors) - 1), dim=1).indices]
-            right += int((near.mode(dim=1).values == labels[start : start + 1000]).sum())
-        return right / len(vectors)
+        for start in range(0, n, 1000):  # a matrix of all pairs would be large
+            some = vectors[start : start + 1000]
+            alike = some @ vectors.T
+            places = torch.arange(len(some))
+            alike[places, start + places] = -torch.inf  # not itself
+            near = labels[alike.topk(k, dim=1).indices]
+            found = near.mode(dim=1).values
+            right += int((found == labels[start : start + 1000]).sum())
+        return right / n
 
     def merge_state(self, other: "KNN") -> None:
         """Add the images of another process."""
@@ -51,4 +57,5 @@ class KNN:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
-        self.vectors, self.labels = list(state["vectors"]), list(state["labels"])
+        self.vectors = list(state["vectors"])
+        self.labels = list(state["labels"])

@@ -45,4 +45,5 @@ class DictLoader(BaseDataLoader):
         num_workers: int = 0,
         **options: Any,
     ) -> None:
-        super().__init__(Named(training), batch_size, shuffle, validation_split, num_workers, **options)
+        dataset = Named(training)
+        super().__init__(dataset, batch_size, shuffle, validation_split, num_workers, **options)

@@ -16,7 +16,8 @@ class Small(BaseModel):
 
     def __init__(self, width: int = 16, num_classes: int = 10) -> None:
         super().__init__()
-        self.net = nn.Sequential(nn.Flatten(), nn.Linear(784, width), nn.ReLU(), nn.Linear(width, num_classes))
+        hidden = [nn.Flatten(), nn.Linear(784, width), nn.ReLU()]
+        self.net = nn.Sequential(*hidden, nn.Linear(width, num_classes))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Images float [n, 1, 28, 28] to logits float [n, num_classes]."""

@@ -1,4 +1,7 @@
-"""Two networks that play against each other (arXiv:1406.2661), made of convolutions (arXiv:1511.06434)."""
+"""Two networks that play against each other, made of convolutions.
+
+Goodfellow et al. 2014, arXiv:1406.2661; Radford et al. 2015, arXiv:1511.06434.
+"""
 
 import torch
 from torch import nn
@@ -18,14 +21,11 @@ class Generator(BaseModel):
     def __init__(self, noise: int = 64, width: int = 16) -> None:
         super().__init__()
         self.noise = noise
-        first = [
-            nn.Linear(noise, 98 * width),
-            nn.BatchNorm1d(98 * width),
-            nn.ReLU(),
-            nn.Unflatten(1, (2 * width, 7, 7)),
-        ]
+        first = [nn.Linear(noise, 98 * width), nn.BatchNorm1d(98 * width), nn.ReLU()]
+        square = nn.Unflatten(1, (2 * width, 7, 7))
         middle = [nn.ConvTranspose2d(2 * width, width, 4, 2, 1), nn.BatchNorm2d(width), nn.ReLU()]
-        self.net = nn.Sequential(*first, *middle, nn.ConvTranspose2d(width, 1, 4, 2, 1), nn.Sigmoid())
+        last = [nn.ConvTranspose2d(width, 1, 4, 2, 1), nn.Sigmoid()]
+        self.net = nn.Sequential(*first, square, *middle, *last)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """Noise float [n, noise] to images float [n, 1, 28, 28], in the range of the data's."""
@@ -41,8 +41,10 @@ class Critic(BaseModel):
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()
-        first = [nn.Conv2d(1, width, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(width, 2 * width, 4, 2, 1)]
-        self.net = nn.Sequential(*first, nn.LeakyReLU(0.2), nn.Flatten(), nn.Dropout(0.3), nn.Linear(98 * width, 1))
+        first = [nn.Conv2d(1, width, 4, 2, 1), nn.LeakyReLU(0.2)]
+        middle = [nn.Conv2d(width, 2 * width, 4, 2, 1), nn.LeakyReLU(0.2)]
+        last = [nn.Flatten(), nn.Dropout(0.3), nn.Linear(98 * width, 1)]
+        self.net = nn.Sequential(*first, *middle, *last)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Images float [n, 1, 28, 28] to logits float [n, 1]: high for those of the data."""

@@ -13,7 +13,10 @@ from trainer import Trainer
 
 
 class GANTrainer(Trainer):
-    """Trains the critic and the generator in turn; both and their optimizers are in the checkpoints."""
+    """Trains the critic and the generator in turn.
+
+    Both and their optimizers are attributes, and so in the checkpoints.
+    """
 
     loss_terms = ("critic", "generator")
 
@@ -28,7 +31,8 @@ class GANTrainer(Trainer):
         real = batch[0]
         fake = self.model(torch.randn(len(real), self.noise, device=self.device))
         critic = F.softplus(torch.cat([-self.critic(real), self.critic(fake.detach())])).mean()
-        return {"critic": critic, "generator": F.softplus(-self.critic(fake)).mean()}, fake, real
+        generator = F.softplus(-self.critic(fake)).mean()
+        return {"critic": critic, "generator": generator}, fake, real
 
     def _update(self, batches: Sequence[Any]) -> None:
         with self.group(batches) as group:
@@ -41,8 +45,9 @@ class GANTrainer(Trainer):
 
     def _valid_epoch(self, epoch: int) -> Log:
         log = super()._valid_epoch(epoch)
-        noise = torch.randn(64, self.noise, generator=torch.Generator().manual_seed(self.seed))
+        same = torch.Generator().manual_seed(self.seed)
+        noise = torch.randn(64, self.noise, generator=same).to(self.device)
         with torch.no_grad(), self.judged():
-            images = make_grid(self.model(noise.to(self.device)), normalize=True)
-            self.writer.add_image("samples", images)
+            images = self.model(noise)
+        self.writer.add_image("samples", make_grid(images, normalize=True))
         return log

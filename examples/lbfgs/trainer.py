@@ -1,4 +1,7 @@
-"""LBFGS, which computes its loss several times a step: "trainer": {"type": "examples.lbfgs.trainer.LBFGSTrainer"}."""
+"""LBFGS, which computes its loss several times a step.
+
+"trainer": {"type": "examples.lbfgs.trainer.LBFGSTrainer"}
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +10,10 @@ from trainer import Trainer
 
 
 class LBFGSTrainer(Trainer):
-    """Lets the optimizer compute the gradients once more (Liu and Nocedal 1989, doi:10.1007/BF01589116)."""
+    """Lets the optimizer compute the gradients once more.
+
+    Liu and Nocedal 1989, doi:10.1007/BF01589116.
+    """
 
     def _update(self, batches: Sequence[Any]) -> None:
         """One search for the minimum on some batches, as if they were one large batch."""

@@ -17,19 +17,24 @@ class Shapes(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """
 
     def __init__(self, n: int, seed: int) -> None:
-        self.n, self.seed = n, seed
+        self.n = n
+        self.seed = seed
 
     def __len__(self) -> int:
         return self.n
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """A picture float [1, 32, 32], and for each pixel 0 (paper), 1 (disc) or 2 (box), int64 [32, 32]."""
+        """A picture float [1, 32, 32], and its mask int64 [32, 32]: 0 paper, 1 disc, 2 box."""
         draw = torch.Generator().manual_seed(self.seed + index)
         y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
-        a, b, size = torch.rand(3, 2, generator=draw).mul(20).add(6).unbind()
+        disc, box, size = torch.rand(3, 2, generator=draw).mul(20).add(6).unbind()
+        squared = (x - disc[0]).square() + (y - disc[1]).square()
+        in_disc = squared < (size[0] / 4 + 2) ** 2
+        farthest = torch.maximum((x - box[0]).abs(), (y - box[1]).abs())
+        in_box = farthest < size[1] / 4 + 1
         mask = torch.zeros(32, 32, dtype=torch.int64)
-        mask[((x - a[0]).square() + (y - a[1]).square()) < (size[0] / 4 + 2) ** 2] = 1
-        mask[torch.maximum((x - b[0]).abs(), (y - b[1]).abs()) < size[1] / 4 + 1] = 2
+        mask[in_disc] = 1
+        mask[in_box] = 2
         grey = torch.tensor([0.0, 0.6, 1.0])[mask] + 0.4 * torch.randn(32, 32, generator=draw)
         return grey[None], mask
 
@@ -53,5 +58,8 @@ class ShapesLoader(BaseDataLoader):
         num_workers: int = 0,
         **options: Any,
     ) -> None:
-        dataset = Shapes(n, 0) if training else Shapes(n // 4, 1_000_000)
+        if training:
+            dataset = Shapes(n, 0)
+        else:
+            dataset = Shapes(n // 4, 1_000_000)
         super().__init__(dataset, batch_size, shuffle, validation_split, num_workers, **options)

@@ -1,4 +1,4 @@
-"""Intersection over union, of all pixels of all pictures: no mean over samples, so it is an object."""
+"""Intersection over union, of all pixels: no mean over samples, so it is an object."""
 
 import math
 
@@ -20,11 +20,19 @@ class IoU(MetricTracker):
 
     def update(self, output: torch.Tensor, target: torch.Tensor) -> None:  # type: ignore[override]
         """Add logits float [n, classes, …] and classes int64 [n, …]."""
-        called, is_it = output.argmax(dim=1) == self.of, target == self.of
-        for name, pixels in {"both": called & is_it, "either": called | is_it}.items():
-            super().update(name, pixels.flatten(1).double().sum(dim=1))
+        called = output.argmax(dim=1) == self.of
+        is_it = target == self.of
+        super().update("both", pixels(called & is_it))
+        super().update("either", pixels(called | is_it))
 
     def compute(self) -> float:
-        """Of all since the last reset, also of those of other processes; NaN if no pixel is it or is called it."""
+        """Of all since the last reset, also of those of other processes; NaN if there are none."""
         mean = self.result()
-        return mean["both"] / mean["either"] if mean.get("either") else math.nan
+        if not mean.get("either"):
+            return math.nan
+        return mean["both"] / mean["either"]
+
+
+def pixels(mask: torch.Tensor) -> torch.Tensor:
+    """How many pixels of each picture are in a mask bool [n, …]: float64 [n]."""
+    return mask.flatten(1).double().sum(dim=1)

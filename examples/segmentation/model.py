@@ -6,10 +6,11 @@ from torch import nn
 from base import BaseModel
 
 
-def _double(ins: int, outs: int) -> nn.Sequential:
-    layers = [nn.Conv2d(ins, outs, 3, padding=1, bias=False), nn.BatchNorm2d(outs), nn.ReLU()]
-    more = [nn.Conv2d(outs, outs, 3, padding=1, bias=False), nn.BatchNorm2d(outs), nn.ReLU()]
-    return nn.Sequential(*layers, *more)
+def twice(ins: int, outs: int) -> nn.Sequential:
+    """Two convolutions, the first of which changes the number of channels."""
+    first = [nn.Conv2d(ins, outs, 3, padding=1, bias=False), nn.BatchNorm2d(outs), nn.ReLU()]
+    second = [nn.Conv2d(outs, outs, 3, padding=1, bias=False), nn.BatchNorm2d(outs), nn.ReLU()]
+    return nn.Sequential(*first, *second)
 
 
 class UNet(BaseModel):
@@ -23,11 +24,17 @@ class UNet(BaseModel):
 
     def __init__(self, num_classes: int, width: int = 12, channels: int = 1) -> None:
         super().__init__()
-        w = width
-        self.down1, self.down2, self.bottom = _double(channels, w), _double(w, 2 * w), _double(2 * w, 4 * w)
-        self.up2, self.up1 = nn.ConvTranspose2d(4 * w, 2 * w, 2, 2), nn.ConvTranspose2d(2 * w, w, 2, 2)
-        self.join2, self.join1 = _double(4 * w, 2 * w), _double(2 * w, w)
-        self.head, self.pool = nn.Conv2d(w, num_classes, 1), nn.MaxPool2d(2)
+        double = 2 * width
+        deepest = 4 * width
+        self.down1 = twice(channels, width)
+        self.down2 = twice(width, double)
+        self.bottom = twice(double, deepest)
+        self.up2 = nn.ConvTranspose2d(deepest, double, 2, 2)
+        self.up1 = nn.ConvTranspose2d(double, width, 2, 2)
+        self.join2 = twice(deepest, double)
+        self.join1 = twice(double, width)
+        self.head = nn.Conv2d(width, num_classes, 1)
+        self.pool = nn.MaxPool2d(2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Pictures float [n, channels, 4 h, 4 w] to logits float [n, num_classes, 4 h, 4 w]."""

@@ -8,13 +8,14 @@ from trainer import Trainer
 
 
 class SegmentationTrainer(Trainer):
-    """TensorBoard shows pictures, their masks, and those that the network draws, below each other."""
+    """TensorBoard shows pictures, their masks, and those that the network draws, in rows."""
 
     def _valid_epoch(self, epoch: int) -> Log:
         log = super()._valid_epoch(epoch)
-        pictures, masks = next(iter(one_pass(self.valid_data_loader, self.seed)))
+        pictures, masks = next(one_pass(self.valid_data_loader, self.seed))
         with torch.no_grad(), self.judged():
-            drawn = self.model(pictures.to(self.device)).argmax(dim=1).cpu()
+            output = self.model(pictures.to(self.device))
+        drawn = output.argmax(dim=1).cpu()
         rows = [pictures[:8].clamp(0, 1), masks[:8, None] / 2, drawn[:8, None] / 2]
         self.writer.add_image("masks", make_grid(torch.cat(rows), nrow=8))
         return log
