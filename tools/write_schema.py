@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from machinery.config.schema import Arch, Component, Config, LRScheduler, NamedComponent
+from machinery.config.schema import Arch, Component, Config, LRScheduler, NamedComponent, Optimizer
 from machinery.config.settings import TrainerSettings
 from machinery.files import ROOT
 
@@ -36,6 +36,7 @@ SECTIONS = (
     Section("", Config),
     Section("COMPONENT.", Component),
     Section("arch.", Arch, Component),
+    Section("optimizer.", Optimizer, Component),
     Section("loss. / metrics[i].", NamedComponent, Component),
     Section("lr_scheduler.", LRScheduler, Component),
     Section("trainer.", TrainerSettings),
