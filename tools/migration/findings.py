@@ -6,27 +6,21 @@ import collections.abc
 import functools
 import warnings
 from collections.abc import Iterator
-from typing import NamedTuple
+from operator import attrgetter
 
 from tools.migration import classic
-from tools.migration.project import Module, Project, dotted
-from tools.migration.trainers import loader_findings, trainer_findings
-
-
-class Finding(NamedTuple):
-    """One thing that a project would meet."""
-
-    #: 0: refused or fails; 1: behaves differently.
-    rank: int
-    place: str
-    text: str
-
+from tools.migration.loaders import loader_findings
+from tools.migration.module import REFUSED, Finding, Module
+from tools.migration.project import Project
+from tools.migration.syntax import dotted, nodes_in
+from tools.migration.trainers import trainer_findings
 
 #: Modules that today's libraries have no more.
 _GONE = ("torch._six", "torchvision.models.utils")
 #: Names of NumPy that some version has dropped.
 _NUMPY = (
-    "float int bool object str complex long unicode float_ complex_ unicode_ string_ Inf NaN NAN infty product in1d"
+    "float int bool object str complex long unicode float_ complex_ unicode_ string_ Inf NaN NAN "
+    "infty product in1d"
 )
 #: What the classic's ConfigParser has, and this one has not.
 _CONFIG = {
@@ -36,87 +30,167 @@ _CONFIG = {
     "_save_dir": "config.save_dir",
     "_log_dir": "config.log_dir",
 }
+#: How a config is called, and the package of which a module that calls it so imports something.
+_CONFIG_FROM = {"config": "parse_config", "self.config": "base"}
+_LOOKED_AT = (ast.Import, ast.ImportFrom, ast.ClassDef, ast.Attribute, ast.Call)
 
 
 def in_code(project: Project) -> Iterator[Finding]:
     """All findings in the files that the project keeps."""
-    taken, by_path = classic.new_files(), {module.path: module for module in project.modules.values()}
-    for path in project.files:
-        package, _, rest = path.partition("/")
-        module = by_path.get(path)
-        if path in taken and (module is None or module.tree.body):  # an empty __init__.py is nothing to lose
-            text = f"this template has a file of this name, which its {package}/ needs: give yours another"
-            yield Finding(0, f"{path}:1", text)
-        elif not rest and package in {f"{name}.py" for name in classic.PACKAGES} - {"parse_config.py"}:
-            text = f"the folder {package.removesuffix('.py')}/ of this template hides it: give it another name"
-            yield Finding(0, f"{path}:1", text)
-    for module in sorted(project.modules.values(), key=lambda module: module.path):
+    yield from _files_in_the_way(project)
+    for module in sorted(project.modules.values(), key=attrgetter("path")):
         optional = _optional(module.tree)
-        for node in module.nodes(ast.Import, ast.ImportFrom, ast.ClassDef, ast.Attribute, ast.Call):
-            found = list(_at(project, module, node, id(node) in optional))
-            yield from (Finding(rank, f"{module.path}:{line}", text) for rank, line, text in found)
+        for node in module.nodes(*_LOOKED_AT):
+            if isinstance(node, ast.ClassDef):
+                yield from _class(project, module, node)
+            elif isinstance(node, ast.Call):
+                yield from _call(project, module, node)
+            elif id(node) not in optional:
+                yield from _name(project, module, node)
 
 
-def _at(project: Project, module: Module, node: ast.AST, optional: bool) -> Iterator[tuple[int, int, str]]:
-    line = getattr(node, "lineno", 1)
-    if isinstance(node, ast.Import | ast.ImportFrom) and not optional:
-        yield from ((0, line, text) for text in _imports(project, module, node))
-    elif isinstance(node, ast.ClassDef):
-        origins = project.origins(module, node)
-        if any(name.startswith("base.") and name.endswith(".BaseTrainer") for name in origins):
-            yield from trainer_findings(project, module, node)
-        if any(name.startswith("base.") and name.endswith(".BaseDataLoader") for name in origins):
-            yield from loader_findings(project, module, node)
-        if module.path == "utils/util.py" and node.name == "MetricTracker":
-            yield from _pandas(node)
-    elif isinstance(node, ast.Attribute) and not optional:
-        yield from ((0, line, text) for text in _attribute(module, node))
-    elif isinstance(node, ast.Call):
-        yield from ((rank, line, text) for rank, text in _call(project, module, node))
+def _files_in_the_way(project: Project) -> Iterator[Finding]:
+    """Files of which this template has one of the same name."""
+    taken = classic.new_files()
+    hidden = {f"{name}.py" for name in classic.PACKAGES if name != "parse_config"}
+    by_path = {module.path: module for module in project.modules.values()}
+    for path in project.files:
+        if path in taken and not _is_empty(by_path.get(path)):
+            folder = path.split("/")[0]
+            text = (
+                f"this template has a file of this name, which its {folder}/ needs: "
+                "give yours another"
+            )
+            yield Finding(REFUSED, f"{path}:1", text)
+        elif path in hidden:
+            folder = path.removesuffix(".py")
+            text = f"the folder {folder}/ of this template hides it: give it another name"
+            yield Finding(REFUSED, f"{path}:1", text)
+
+
+def _is_empty(module: Module | None) -> bool:
+    """Whether a file is nothing to lose, such as an empty __init__.py; None if it is not read."""
+    return module is not None and not module.tree.body
 
 
 def _optional(tree: ast.Module) -> set[int]:
     """What stands in a `try`, or is for type checkers alone: it may be missing."""
-    guards = [node for node in ast.walk(tree) if isinstance(node, ast.Try | ast.If)]
-    guards = [node for node in guards if isinstance(node, ast.Try) or "TYPE_CHECKING" in dotted(node.test)]
-    return {id(inner) for guard in guards for inner in ast.walk(guard)}
+    guards: list[ast.stmt] = [*nodes_in(tree, ast.Try)]
+    for node in nodes_in(tree, ast.If):
+        if "TYPE_CHECKING" in dotted(node.test):
+            guards.append(node)
+    found: set[int] = set()
+    for guard in guards:
+        found.update(id(inner) for inner in ast.walk(guard))
+    return found
 
 
-def _imports(project: Project, module: Module, node: ast.Import | ast.ImportFrom) -> Iterator[str]:
-    for name in [alias.name for alias in node.names] if isinstance(node, ast.Import) else [module.origin(node)]:
-        if name in _GONE:
-            yield f"{name} is gone from today's {name.split('.')[0]}"
+def _class(project: Project, module: Module, node: ast.ClassDef) -> Iterator[Finding]:
+    """Findings in a class, by what it derives from."""
+    origins = project.origins(module, node)
+    if any(classic.is_base(name, "BaseTrainer") for name in origins):
+        yield from trainer_findings(project, module, node)
+    if any(classic.is_base(name, "BaseDataLoader") for name in origins):
+        yield from loader_findings(project, module, node)
+    is_tracker = module.path == classic.UTIL and node.name == "MetricTracker"
+    if is_tracker and _writes_into_column(node):
+        text = (
+            "its MetricTracker fails with pandas 3: "
+            "write from utils.metrics import MetricTracker in its place"
+        )
+        yield module.refused(node, text)
+
+
+def _writes_into_column(cls: ast.ClassDef) -> bool:
+    """Whether it writes into the values of a column, as the classic's tracker: pandas 3 refuses."""
+    for assign in nodes_in(cls, ast.Assign):
+        target = assign.targets[0]
+        if not isinstance(target, ast.Subscript) or not isinstance(target.value, ast.Attribute):
+            continue
+        if target.value.attr == "values":
+            return True
+    return False
+
+
+def _name(project: Project, module: Module, node: ast.AST) -> Iterator[Finding]:
+    """Findings at an import or an attribute."""
     if isinstance(node, ast.Import):
+        for alias in node.names:
+            yield from _gone_module(module, node, alias.name)
+    elif isinstance(node, ast.ImportFrom):
+        origin = module.origin(node)
+        yield from _gone_module(module, node, origin)
+        if origin == "collections":
+            for alias in node.names:
+                yield from _of_collections(module, node, alias.name)
+        yield from _from_template(project, module, node)
+    elif isinstance(node, ast.Attribute):
+        yield from _of_library(module, node)
+        yield from _of_config(module, node)
+
+
+def _gone_module(
+    module: Module, node: ast.Import | ast.ImportFrom, imported: str
+) -> Iterator[Finding]:
+    if imported in _GONE:
+        package = imported.split(".")[0]
+        yield module.refused(node, f"{imported} is gone from today's {package}")
+
+
+def _of_collections(module: Module, node: ast.stmt | ast.expr, name: str) -> Iterator[Finding]:
+    """A name that is to be had from collections.abc alone."""
+    if hasattr(collections, name) or not hasattr(collections.abc, name):
         return
+    text = f"collections.{name} is collections.abc.{name} since Python 3.10"
+    yield module.refused(node, text)
+
+
+def _from_template(project: Project, module: Module, node: ast.ImportFrom) -> Iterator[Finding]:
+    """Names that an import takes from one of the template's modules, and that are not there."""
     origin = module.origin(node)
-    if origin == "collections":
-        gone = [alias.name for alias in node.names if not hasattr(collections, alias.name)]
-        yield from (f"collections.{name} is collections.abc.{name} since Python 3.10" for name in gone)
-    ours = origin.split(".")[0] in classic.PACKAGES and origin not in project.modules
-    names = classic.template_names(origin) if ours else frozenset[str]()
-    for alias in node.names if names else ():
-        if alias.name == "*":
-            if origin == "utils":
-                yield "from utils import * brings no names: name those that you use, as from utils import MetricTracker"
-        elif not _there(project, origin, alias.name, names):
-            yield f"{origin} has no {alias.name} here{_whereabouts(project, origin, alias.name)}"
+    is_ours = origin.split(".")[0] in classic.PACKAGES and origin not in project.modules
+    if not is_ours or not classic.template_names(origin):
+        return
+    for alias in node.names:
+        name = alias.name
+        if name == "*" and origin == "utils":
+            text = (
+                "from utils import * brings no names: "
+                "name those that you use, as from utils import MetricTracker"
+            )
+            yield module.refused(node, text)
+        elif name != "*" and not _is_there(project, origin, name):
+            hint = _whereabouts(project, origin, name)
+            yield module.refused(node, f"{origin} has no {name} here{hint}")
 
 
-def _there(project: Project, origin: str, name: str, names: frozenset[str]) -> bool:
-    """Whether a name can be imported from one of the template's modules, beside the project's own files."""
-    if origin == "utils" and project.keeps_util and name in classic.NAMES["utils/util.py"]:
-        return name in project.modules["utils.util"].names or bool(project.modules["utils.util"].stars)
-    return name in names or f"{origin.replace('.', '/')}/{name}" in project.stems
+def _is_there(project: Project, origin: str, name: str) -> bool:
+    """Whether a name can be imported from one of the template's modules.
+
+    The project's own files may lie beside the template's.
+    """
+    if origin == "utils" and project.keeps_util and name in classic.NAMES[classic.UTIL]:
+        util = project.modules["utils.util"]
+        return name in util.names or bool(util.stars)
+    if name in classic.template_names(origin):
+        return True
+    return f"{origin.replace('.', '/')}/{name}" in project.stems
 
 
 def _whereabouts(project: Project, origin: str, name: str) -> str:
+    """Where a name is that was looked for in one of the template's modules."""
     for other in project.modules.values():
-        if other.name.startswith(f"{origin}.") and isinstance(other.names.get(name), ast.AST):
+        if other.name.startswith(f"{origin}.") and _defines(other, name):
             return f": write from {other.name} import {name}"
-    for path, old in project.replaced.items():
-        if isinstance(old.names.get(name), ast.AST):
+    for path, replaced in project.replaced.items():
+        if _defines(replaced, name):
             return f": it is in {path}, which is replaced; move it to a file of your own"
     return ""
+
+
+def _defines(module: Module, name: str) -> bool:
+    """Whether a name is a function or class of a module's own."""
+    return isinstance(module.names.get(name), ast.AST)
 
 
 @functools.cache
@@ -129,61 +203,74 @@ def _dropped() -> frozenset[str]:
         return frozenset(name for name in _NUMPY.split() if not hasattr(np, name))
 
 
-def _attribute(module: Module, node: ast.Attribute) -> Iterator[str]:
-    if isinstance(node.value, ast.Name):
-        owner = module.aliases.get(node.value.id)
-        if owner == "numpy" and node.attr in _dropped():
-            yield f"np.{node.attr} is gone from NumPy"
-        elif owner == "collections" and not hasattr(collections, node.attr) and hasattr(collections.abc, node.attr):
-            yield f"collections.{node.attr} is collections.abc.{node.attr} since Python 3.10"
-    if node.attr in (*_CONFIG, "resume"):
-        of_package = {"config": "parse_config", "self.config": "base"}.get(dotted(node.value))
-        if of_package in module.packages and node.attr in _CONFIG:
-            yield f"the config has no {node.attr}: write {_CONFIG[node.attr]}"
-        elif of_package in module.packages and isinstance(node.ctx, ast.Store):
-            yield "config.resume cannot be set: give the path to -r, or ConfigParser(config, resume=path)"
+def _of_library(module: Module, node: ast.Attribute) -> Iterator[Finding]:
+    """A name that NumPy or collections had once."""
+    if not isinstance(node.value, ast.Name):
+        return
+    owner = module.aliases.get(node.value.id)
+    if owner == "numpy" and node.attr in _dropped():
+        yield module.refused(node, f"np.{node.attr} is gone from NumPy")
+    elif owner == "collections":
+        yield from _of_collections(module, node, node.attr)
 
 
-def _call(project: Project, module: Module, node: ast.Call) -> Iterator[tuple[int, str]]:
+def _of_config(module: Module, node: ast.Attribute) -> Iterator[Finding]:
+    """What a config has no more, or lets nobody set."""
+    if _CONFIG_FROM.get(dotted(node.value)) not in module.packages:
+        return
+    if node.attr in _CONFIG:
+        text = f"the config has no {node.attr}: write {_CONFIG[node.attr]}"
+        yield module.refused(node, text)
+    elif node.attr == "resume" and isinstance(node.ctx, ast.Store):
+        text = (
+            "config.resume cannot be set: give the path to -r, or ConfigParser(config, resume=path)"
+        )
+        yield module.refused(node, text)
+
+
+def _call(project: Project, module: Module, node: ast.Call) -> Iterator[Finding]:
+    """Findings at a call of torch.load or the ConfigParser."""
     name = project.named(module, node.func).name
+    is_parser = name.split(".")[0] == "parse_config" and name.endswith(".ConfigParser")
     if name == "torch.load":
-        given = {keyword.arg: keyword.value for keyword in node.keywords}
-        value = given.get("weights_only")
-        if value is None and None not in given:
-            yield (
-                1,
-                "torch.load reads new checkpoints, and refuses old ones with their pickled ConfigParser: convert them",
-            )
-        elif isinstance(value, ast.Constant) and value.value is False:
-            yield 1, "torch.load(weights_only=False) runs what a file names; the checkpoints made here do not need it"
-    elif name.split(".")[0] == "parse_config" and name.endswith(".ConfigParser") and node.args:
-        if dotted(node.args[0]) in _parsers(module):
-            yield 0, "ConfigParser takes a config, no parser: write ConfigParser.from_args(parser, options)"
+        yield from _load(module, node)
+    elif is_parser and node.args and dotted(node.args[0]) in _parsers(module):
+        text = (
+            "ConfigParser takes a config, no parser: write ConfigParser.from_args(parser, options)"
+        )
+        yield module.refused(node, text)
+
+
+def _load(module: Module, node: ast.Call) -> Iterator[Finding]:
+    """What a call of torch.load meets, by its weights_only."""
+    given = {keyword.arg: keyword.value for keyword in node.keywords}
+    value = given.get("weights_only")
+    if value is None and None not in given:
+        text = (
+            "torch.load reads new checkpoints, and refuses old ones with their pickled "
+            "ConfigParser: convert them"
+        )
+        yield module.different(node, text)
+    elif isinstance(value, ast.Constant) and value.value is False:
+        text = (
+            "torch.load(weights_only=False) runs what a file names; "
+            "the checkpoints made here do not need it"
+        )
+        yield module.different(node, text)
 
 
 @functools.lru_cache(maxsize=4)
 def _parsers(module: Module) -> set[str]:
     """The variables that hold an argument parser, or what it has parsed."""
     found: set[str] = set()
-    for node in ast.walk(module.tree):
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
-            func = node.value.func
-            parses = isinstance(func, ast.Attribute) and func.attr == "parse_args"
-            if parses or dotted(func) in ("ArgumentParser", "argparse.ArgumentParser"):
-                found |= {dotted(target) for target in node.targets}
-    return found - {""}
+    for assign in nodes_in(module.tree, ast.Assign):
+        if isinstance(assign.value, ast.Call) and _parses(assign.value):
+            found.update(dotted(target) for target in assign.targets)
+    return found - {""}  # targets that are no names
 
 
-def _pandas(cls: ast.ClassDef) -> Iterator[tuple[int, int, str]]:
-    """The classic's tracker writes into the values of a column, which pandas 3 refuses."""
-    for node in ast.walk(cls):
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
-            if (
-                dotted(node.targets[0].value).endswith(".values")
-                or getattr(node.targets[0].value, "attr", "") == "values"
-            ):
-                text = (
-                    "its MetricTracker fails with pandas 3: write from utils.metrics import MetricTracker in its place"
-                )
-                yield 0, cls.lineno, text
-                return
+def _parses(call: ast.Call) -> bool:
+    """Whether a call makes an argument parser, or lets one parse."""
+    if isinstance(call.func, ast.Attribute) and call.func.attr == "parse_args":
+        return True
+    return dotted(call.func) in ("ArgumentParser", "argparse.ArgumentParser")

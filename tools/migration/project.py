@@ -6,121 +6,60 @@ import os
 import stat
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from tools.migration import classic
+from tools.migration.module import Module
+from tools.migration.syntax import dotted
 
-#: What is read at most, so that a report never takes long: entries of folders, folders deep, files, bytes of each
-#: Python file and each JSON file, bytes of all.
-ENTRIES, DEPTH, FILES, PYTHON, JSON, ALL = 500_000, 20, 2_000, 512 * 1024, 256 * 1024, 4 * 1024**2
+# What is read at most, so that a report never takes long.
+#: Entries of folders.
+ENTRIES = 500_000
+#: Folders within folders.
+DEPTH = 20
+FILES = 2_000
+#: Bytes of each Python file, of each JSON file, and of all of them.
+PYTHON = 512 * 1024
+JSON = 256 * 1024
+ALL = 4 * 1024**2
+#: Imports that lead from one to the next, and classes that derive from one another.
+IMPORTS = 200
+BASES = 50
+#: Folders that hold no code of the project's.
 SKIPPED = {"__pycache__", "site-packages", "node_modules", "venv", "env"}
+_CHECKPOINTS = (".pth", ".pt")
+_WANTED = (".py", ".json", *_CHECKPOINTS)
+#: What a class derives from where that cannot be told.
+_UNCLEAR = "?"
 
 
 class Found(NamedTuple):
     """What a dotted name stands for."""
 
-    #: "here": defined in the project; "outside": in another package; "missing"; "unknown": it cannot be told.
-    kind: str
+    #: "here": defined in the project; "outside": in another package; "missing"; "unknown": it
+    #: cannot be told.
+    kind: Literal["here", "outside", "missing", "unknown"]
     name: str
-    module: "Module | None" = None
+    module: Module | None = None
+    #: A class or function of the module; None for the module itself.
     node: ast.AST | None = None
 
 
-def _loaded(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """The statements that run when a module is imported, also those in an `if` or a `try`."""
-    stack = body[::-1]
-    while stack:
-        node = stack.pop()
-        yield node
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            inner = [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt | ast.ExceptHandler)]
-            bodies = [child.body if isinstance(child, ast.ExceptHandler) else [child] for child in inner]
-            stack.extend([child for part in bodies for child in part][::-1])
-
-
-@dataclass(eq=False)
-class Module:
-    """One parsed file.
-
-    Args:
-        path: below the project, with slashes.
-        tree: what is in it.
-    """
+class Unread(NamedTuple):
+    """A file or folder that was not read, and why."""
 
     path: str
-    tree: ast.Module
-    #: What its top level defines: a class or function, the dotted name that it imports, or None for any other value.
-    names: dict[str, ast.AST | str | None] = field(default_factory=dict)
-    #: All imports by their local names, also those in functions.
-    aliases: dict[str, str] = field(default_factory=dict)
-    stars: list[str] = field(default_factory=list)
-    #: Whether it may have names that are nowhere to be read.
-    opaque: bool = False
-
-    def __post_init__(self) -> None:
-        parts = self.path.removesuffix(".py").split("/")
-        self.package = parts[-1] == "__init__"
-        self.name = ".".join(parts[:-1] if self.package else parts)
-        for node in ast.walk(self.tree):
-            if isinstance(node, ast.Import):
-                self.aliases |= {a.asname or a.name.split(".")[0]: _bound(a) for a in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                origin = self.origin(node)
-                self.aliases |= {a.asname or a.name: f"{origin}.{a.name}" for a in node.names}
-            elif isinstance(node, ast.Name) and node.id in ("globals", "exec", "vars", "__getattr__", "setattr"):
-                self.opaque = True
-        for node in _loaded(self.tree.body):
-            self._add(node)
-        self.opaque |= "__getattr__" in self.names
-        #: The packages that it imports from.
-        self.packages = {name.split(".")[0] for name in [*self.aliases.values(), *self.stars]}
-
-    def _add(self, node: ast.stmt) -> None:
-        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            # A name that is given twice may be either.
-            self.names[node.name] = None if node.name in self.names else node
-        elif isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
-            self.stars.append(self.origin(node))
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            local = [a.asname or (a.name.split(".")[0] if isinstance(node, ast.Import) else a.name) for a in node.names]
-            self.names |= {name: self.aliases[name] for name in local}
-        else:
-            # Of a loop or a block, what it binds itself; the statements in it come on their own.
-            parts = [getattr(node, "target", None), *getattr(node, "items", ())] if hasattr(node, "body") else [node]
-            inner = [n for part in parts if part is not None for n in ast.walk(part)]
-            stored = [n.id for n in inner if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
-            self.names |= dict.fromkeys(stored, None)
-
-    def nodes(self, *kinds: type[ast.AST]) -> Iterator[ast.AST]:
-        """What is of some kinds; of a.b.c.d only the beginning, where what is looked for stands."""
-        for node in ast.walk(self.tree):
-            if isinstance(node, kinds):
-                inner = node.value if isinstance(node, ast.Attribute) else None
-                if not (isinstance(inner, ast.Attribute) and isinstance(inner.value, ast.Attribute)):
-                    yield node
-
-    def origin(self, node: ast.ImportFrom) -> str:
-        """The absolute name of the module that an import is from."""
-        if not node.level:
-            return node.module or ""
-        parts = self.name.split(".")
-        parts = parts[: len(parts) - node.level + self.package]
-        return ".".join([*parts, *([node.module] if node.module else [])])
+    why: str
 
 
-def _bound(alias: ast.alias) -> str:
-    return alias.name if alias.asname else alias.name.split(".")[0]
+class _Folder(NamedTuple):
+    """A folder of the project's, to be looked at."""
 
-
-def dotted(node: ast.AST | None) -> str:
-    """`a.b.c` of an expression that is such a name, else nothing."""
-    parts: list[str] = []
-    while isinstance(node, ast.Attribute) and len(parts) < 10:  # no real name is longer
-        parts.append(node.attr)
-        node = node.value
-    return ".".join([node.id, *parts[::-1]]) if isinstance(node, ast.Name) else ""
+    #: "" for the project itself; any other ends with a slash.
+    path: str
+    depth: int
 
 
 class Project:
@@ -132,83 +71,84 @@ class Project:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        #: By their names, as they are imported.
         self.modules: dict[str, Module] = {}
+        #: The JSON files, by path.
         self.texts: dict[str, str] = {}
         self.checkpoints: list[str] = []
-        #: What was not read: the path, and why.
-        self.unread: list[tuple[str, str]] = []
-        #: Paths of all Python and JSON files, read or not, and of the folder itself the names of what is in it.
+        self.unread: list[Unread] = []
+        #: The paths of all Python and JSON files, read or not.
         self.files: list[str] = []
+        #: The names of what is in the folder itself.
         self.top: list[str] = []
-        self._left = ALL
+        self._bytes_left = ALL
+        self._meanings: dict[tuple[str, str], Found] = {}
+        self._origins: dict[int, set[str]] = {}
         for path in self._walk():
-            if path.endswith((".pth", ".pt")):
+            if path.endswith(_CHECKPOINTS):
                 self.checkpoints.append(path)
             elif not path.startswith("saved/"):
                 self.files.append(path)
                 self._read(path)
         #: The paths of all modules and folders with files in them, without endings.
-        self.stems = {path.rpartition(".")[0] for path in self.files if path.endswith(".py")}
-        self.stems |= {"/".join(path.split("/")[:n]) for path in self.files for n in range(1, path.count("/") + 1)}
-        self._origins: dict[int, set[str]] = {}
-        self._named: dict[tuple[str, str], Found] = {}
+        self.stems = _stems(self.files)
         by_path = {module.path: module for module in self.modules.values()}
-        #: What of the classic's own files the user has added to; those whose names are known.
-        self.added = {path: classic.added(path, by_path[path].tree) for path in classic.NAMES if path in by_path}
-        self.keeps_util = bool(self.added.get("utils/util.py"))
+        #: What the user has added to the classic's own files; those whose names are known.
+        self.added = _added(by_path)
+        self.keeps_util = bool(self.added.get(classic.UTIL))
         #: The files that this template replaces; their code says nothing about what would be met.
-        self.replaced = {path: by_path[path] for path in self.added if path != "utils/util.py" or not self.keeps_util}
-        for module in self.replaced.values():
-            del self.modules[module.name]
+        self.replaced: dict[str, Module] = {}
+        for path in self.added:
+            if path == classic.UTIL and self.keeps_util:
+                continue
+            self.replaced[path] = by_path[path]
+            del self.modules[by_path[path].name]
 
     def _walk(self) -> Iterator[str]:
-        stack, seen, wanted = [("", 0)], 0, 0
-        while stack:
-            folder, depth = stack.pop()
+        """The paths of the files of the wanted kinds, folder by folder."""
+        waiting = [_Folder("", 0)]
+        entries_seen = 0
+        files_seen = 0
+        while waiting:
+            folder = waiting.pop()
             try:
-                with os.scandir(self.root / folder) as listing:
-                    entries = sorted(itertools.islice(listing, ENTRIES), key=lambda entry: entry.name)
+                entries = _entries(self.root / folder.path)
             except OSError as error:
-                self.unread.append((folder, error.strerror or "unreadable"))
+                self.unread.append(Unread(folder.path, error.strerror or "unreadable"))
                 continue
-            seen += len(entries)
-            if not folder:
+            if folder.depth == 0:
                 self.top = [entry.name for entry in entries]
-            below = []
-            for entry in entries:
-                path = f"{folder}{entry.name}"
-                if entry.is_dir(follow_symlinks=False):
-                    if self._wanted(path, entry.name):
-                        below.append((f"{path}/", depth + 1))
-                elif entry.name.endswith((".py", ".json", ".pth", ".pt")):
-                    wanted += 1
-                    yield path
-            if depth >= DEPTH and below:
-                self.unread.append((folder, "nested too deeply"))
-            elif wanted > FILES or seen > ENTRIES:
-                self.unread.append((folder or ".", "too many files: the rest is not read"))
+            files = _files(folder, entries)
+            yield from files
+            entries_seen += len(entries)
+            files_seen += len(files)
+            below = self._folders(folder, entries)
+            if folder.depth >= DEPTH and below:
+                self.unread.append(Unread(folder.path, "nested too deeply"))
+            elif files_seen > FILES or entries_seen > ENTRIES:
+                why = "too many files: the rest is not read"
+                self.unread.append(Unread(folder.path or ".", why))
                 return
             else:
-                stack += below[::-1]
+                waiting += reversed(below)
 
-    def _wanted(self, path: str, name: str) -> bool:
-        skipped = name.startswith(".") or name in SKIPPED or path == "data"
-        return not skipped and not os.path.lexists(self.root / path / "pyvenv.cfg")
+    def _folders(self, folder: _Folder, entries: list[os.DirEntry[str]]) -> list[_Folder]:
+        """The folders in a folder that may hold code of the project's."""
+        found = []
+        for entry in entries:
+            path = f"{folder.path}{entry.name}"
+            if not entry.is_dir(follow_symlinks=False):
+                continue
+            if entry.name.startswith(".") or entry.name in SKIPPED or path == "data":
+                continue
+            if not os.path.lexists(self.root / path / "pyvenv.cfg"):
+                found.append(_Folder(f"{path}/", folder.depth + 1))
+        return found
 
     def _read(self, path: str) -> None:
+        """Read and parse a file, or note why not."""
         try:
-            full = self.root / path
-            if not full.resolve().is_relative_to(self.root.resolve()):
-                raise ValueError("a link that leads out of the project")
-            status = full.stat()
-            if not stat.S_ISREG(status.st_mode):
-                raise ValueError("no regular file")
-            limit = min(PYTHON if path.endswith(".py") else JSON, self._left)
-            if status.st_size > limit:
-                raise ValueError("too large")
-            with open(full, "rb") as file:
-                content = file.read(limit)
-            self._left -= len(content)
+            content = self._content(path)
             if path.endswith(".json"):
                 self.texts[path] = content.decode("utf-8")
                 return
@@ -217,8 +157,29 @@ class Project:
                 module = Module(path, ast.parse(content))
             self.modules[module.name] = module
         except Exception as error:  # a hostile file may fail in any way
-            told = f"syntax error in line {error.lineno}" if isinstance(error, SyntaxError) else str(error)
-            self.unread.append((path, getattr(error, "strerror", None) or told or type(error).__name__))
+            self.unread.append(Unread(path, _reason(error)))
+
+    def _content(self, path: str) -> bytes:
+        """What is in a file.
+
+        Raises:
+            ValueError: it is too large, or none of the project's files.
+            OSError: it cannot be read.
+        """
+        full = self.root / path
+        if not full.resolve().is_relative_to(self.root.resolve()):
+            raise ValueError("a link that leads out of the project")
+        status = full.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("no regular file")
+        limit = PYTHON if path.endswith(".py") else JSON
+        limit = min(limit, self._bytes_left)
+        if status.st_size > limit:
+            raise ValueError("too large")
+        with open(full, "rb") as file:
+            content = file.read(limit)
+        self._bytes_left -= len(content)
+        return content
 
     def find(self, name: str, seen: set[str] | None = None) -> Found:
         """What a dotted name stands for, through the project's own imports.
@@ -226,64 +187,141 @@ class Project:
         Args:
             seen: the names that led here, so that imports in a circle end.
         """
-        parts, seen = name.split("."), set() if seen is None else seen
-        if name in seen or len(seen) > 200:
-            return Found("missing" if name in seen else "unknown", name)
+        if seen is None:
+            seen = set()
+        if name in seen:
+            return Found("missing", name)
+        if len(seen) > IMPORTS:
+            return Found("unknown", name)
         seen.add(name)
+        parts = name.split(".")
         for length in range(len(parts), 0, -1):
-            module, rest = self.modules.get(".".join(parts[:length])), parts[length:]
-            if module is not None:
-                return self._member(module, rest, name, seen) if rest else Found("here", name, module)
+            module = self.modules.get(".".join(parts[:length]))
+            if module is None:
+                continue
+            if length == len(parts):
+                return Found("here", name, module)
+            return self._member(module, parts[length:], seen)
         # What this template replaces is as good as another package.
-        known = parts[0] not in classic.PACKAGES and parts[0] in self.stems
-        return Found("unknown" if known else "outside", name)
+        if parts[0] in self.stems and parts[0] not in classic.PACKAGES:
+            return Found("unknown", name)
+        return Found("outside", name)
 
-    def _member(self, module: Module, rest: list[str], name: str, seen: set[str]) -> Found:
+    def _member(self, module: Module, rest: list[str], seen: set[str]) -> Found:
+        """What a name in a module stands for, given as its parts."""
+        name = ".".join([module.name, *rest])
         if rest[0] in module.names:
             target = module.names[rest[0]]
             if isinstance(target, str):
                 return self.find(".".join([target, *rest[1:]]), seen)
-            unknown = target is None or rest[1:]
-            return Found("unknown", name) if unknown else Found("here", name, module, target)
-        unclear = module.opaque or bool(rest[1:])
+            if target is None or len(rest) > 1:
+                return Found("unknown", name)
+            return Found("here", name, module, target)
+        is_unclear = module.opaque or len(rest) > 1
         for star in module.stars:
-            if star.split(".")[0] in classic.PACKAGES and star not in self.modules:
-                if rest[0] in classic.template_names(star):
-                    return Found("outside", f"{star}.{rest[0]}")
-            elif star not in self.modules:
-                unclear = True
-            else:
-                found = self.find(".".join([star, *rest]), seen)
-                if found.kind in ("here", "outside"):
-                    return found
-                unclear |= found.kind == "unknown"
-        unclear |= module.package and f"{module.name.replace('.', '/')}/{rest[0]}" in self.stems
-        return Found("unknown" if unclear else "missing", name)
+            found = self._through_star(star, rest, seen)
+            if found.kind in ("here", "outside"):
+                return found
+            if found.kind == "unknown":
+                is_unclear = True
+        if module.package and f"{module.name.replace('.', '/')}/{rest[0]}" in self.stems:
+            is_unclear = True
+        return Found("unknown" if is_unclear else "missing", name)
+
+    def _through_star(self, star: str, rest: list[str], seen: set[str]) -> Found:
+        """What a name stands for if an import of everything in `star` has brought it."""
+        name = ".".join([star, *rest])
+        if star in self.modules:
+            return self.find(name, seen)
+        if star.split(".")[0] not in classic.PACKAGES:
+            return Found("unknown", name)
+        if rest[0] in classic.template_names(star):
+            return Found("outside", f"{star}.{rest[0]}")
+        return Found("missing", name)
 
     def named(self, module: Module, node: ast.AST | None) -> Found:
         """What an expression such as `nn.Module` stands for in a module."""
-        text = dotted(node)
-        if not text:
+        name = dotted(node)
+        if not name:
             return Found("unknown", "")
-        if (module.name, text) not in self._named:
-            first, *rest = text.split(".")
-            imported = first not in module.names and first in module.aliases
-            name = ".".join([module.aliases[first], *rest]) if imported else f"{module.name}.{text}"
-            self._named[module.name, text] = self.find(name)
-        return self._named[module.name, text]
+        key = (module.name, name)
+        if key not in self._meanings:
+            self._meanings[key] = self.find(module.absolute(name))
+        return self._meanings[key]
 
-    def origins(self, module: Module, cls: ast.ClassDef, depth: int = 50) -> set[str]:
-        """The classes of other packages that a class derives from; "object", and "?" where that cannot be told."""
-        if id(cls) in self._origins or not depth:
-            return self._origins.get(id(cls), {"?"})
-        self._origins[id(cls)] = {"?"}  # for a circle
+    def origins(self, module: Module, cls: ast.ClassDef, depth: int = BASES) -> set[str]:
+        """The classes of other packages that a class derives from.
+
+        Among them are "object", and "?" where that cannot be told.
+        """
+        if id(cls) in self._origins:
+            return self._origins[id(cls)]
+        if depth == 0:
+            return {_UNCLEAR}
+        self._origins[id(cls)] = {_UNCLEAR}  # for a circle
         found: set[str] = set()
         for base in cls.bases:
-            target = self.named(module, base)
-            if target.module is not None and isinstance(target.node, ast.ClassDef):
-                found |= self.origins(target.module, target.node, depth - 1)
-            else:
-                builtin = isinstance(base, ast.Name) and base.id == "object" and target.kind == "missing"
-                found.add("object" if builtin else target.name if target.kind == "outside" else "?")
-        self._origins[id(cls)] = found = found or {"object"}
+            found.update(self._origins_of_base(module, base, depth - 1))
+        if not found:
+            found = {"object"}
+        self._origins[id(cls)] = found
         return found
+
+    def _origins_of_base(self, module: Module, base: ast.expr, depth: int) -> set[str]:
+        target = self.named(module, base)
+        if target.module is not None and isinstance(target.node, ast.ClassDef):
+            return self.origins(target.module, target.node, depth)
+        if target.kind == "outside":
+            return {target.name}
+        if target.kind == "missing" and dotted(base) == "object":
+            return {"object"}
+        return {_UNCLEAR}
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What is in a folder, by name."""
+    with os.scandir(folder) as listing:
+        return sorted(itertools.islice(listing, ENTRIES), key=attrgetter("name"))
+
+
+def _files(folder: _Folder, entries: list[os.DirEntry[str]]) -> list[str]:
+    """The paths of the files of the wanted kinds in a folder."""
+    found = []
+    for entry in entries:
+        if entry.name.endswith(_WANTED) and not entry.is_dir(follow_symlinks=False):
+            found.append(f"{folder.path}{entry.name}")
+    return found
+
+
+def _reason(error: Exception) -> str:
+    """Why a file was not read."""
+    if isinstance(error, SyntaxError):
+        return f"syntax error in line {error.lineno}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
+
+
+def _stems(files: list[str]) -> set[str]:
+    """The paths without endings of all Python files, and of all folders that hold files."""
+    found = set()
+    for path in files:
+        if path.endswith(".py"):
+            found.add(path.removesuffix(".py"))
+        parts = path.split("/")
+        for length in range(1, len(parts)):
+            found.add("/".join(parts[:length]))
+    return found
+
+
+def _added(modules: dict[str, Module]) -> dict[str, list[str]]:
+    """What the user has added to each of the classic's own files.
+
+    Args:
+        modules: by path.
+    """
+    found = {}
+    for path in classic.NAMES:
+        if path in modules:
+            found[path] = classic.added(path, modules[path].tree)
+    return found

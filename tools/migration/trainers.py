@@ -1,12 +1,14 @@
-"""What a project's trainers and loaders would meet: what the bases here have, and what they have no more."""
+"""What a project's trainers would meet: what the base here has, and what it has no more."""
 
 import ast
 from collections.abc import Iterator
+from operator import attrgetter
 
 from tools.migration import classic
-from tools.migration.project import Module, Project, dotted
+from tools.migration.module import Finding, Module
+from tools.migration.project import Found, Project
+from tools.migration.syntax import attributes_set, dotted, is_open, method_of_super, nodes_in
 
-Lines = Iterator[tuple[int, int, str]]
 #: Attributes of the classic's trainer that are no more, and what there is.
 GONE = {
     "save_period": 'self.config["trainer"]["save_period"]',
@@ -21,141 +23,188 @@ SHARED = {
     "step": "it is the batch of the epoch, set to 0 after each",
     "lr": "it is the table's column lr",
 }
+_MONITORED = ("mnt_best", "mnt_mode")
+_NEVER_CALLED = ("_save_checkpoint", "_resume_checkpoint")
+_INF_LOOP = "utils.util.inf_loop"
+#: Bases of bases that are looked at.
+_DEPTH = 20
 
 
-def trainer_findings(project: Project, module: Module, cls: ast.ClassDef) -> Lines:
-    """Findings in one class that derives from the BaseTrainer: rank, line and text."""
+def trainer_findings(project: Project, module: Module, cls: ast.ClassDef) -> Iterator[Finding]:
+    """Findings in one class that derives from the BaseTrainer."""
     methods = {node.name: node for node in cls.body if isinstance(node, ast.FunctionDef)}
-    for name, node in methods.items():
-        if name in ("_save_checkpoint", "_resume_checkpoint"):
-            text = f"{cls.name}.{name} would never be called, and is refused: what has a state_dict is saved by itself"
-            yield 0, node.lineno, text
-        elif name in classic.new_methods("base.base_trainer", "BaseTrainer"):
-            yield 0, node.lineno, f"{cls.name}.{name} takes the place of a method that the epochs need: rename it"
+    yield from _overrides(module, cls, methods)
     yield from _calls_of_base(project, module, cls)
-    yield from _attributes(project, module, cls, set(methods))
-    if "train" in methods and not _calls_super(methods["train"], "train"):
-        text = "a train of its own restores nothing by itself: self.restore() in it does what -r asks for"
-        yield 1, methods["train"].lineno, text
-    if "_train_epoch" in methods and not _calls_super(methods["_train_epoch"], "_train_epoch"):
-        text = (
-            f"{cls.name} has a loop of its own: it resumes exactly, but only from the edges of epochs; of the new"
-            " settings accumulate, clip_grad_norm, precision, compile, save_step and the like do nothing in it"
-        )
-        yield 1, methods["_train_epoch"].lineno, text
-    for call in [node for node in ast.walk(cls) if isinstance(node, ast.Call)]:
-        if project.named(module, call.func).name in ("utils.inf_loop", "utils.util.inf_loop") or _own_inf(
-            project, module, call
-        ):
-            text = "with inf_loop a resumed run reads its data from the beginning again: it is not the unbroken run"
-            yield 1, call.lineno, text
+    own = {*methods, *_inherited(project, module, cls)}
+    yield from _attributes(module, cls, own)
+    yield from _writers(module, cls)
+    yield from _own_loops(module, cls, methods)
+    for call in nodes_in(cls, ast.Call):
+        if _is_inf_loop(project, module, call):
+            text = (
+                "with inf_loop a resumed run reads its data from the beginning again: "
+                "it is not the unbroken run"
+            )
+            yield module.different(call, text)
 
 
-def _own_inf(project: Project, module: Module, call: ast.Call) -> bool:
-    found = project.named(module, call.func)
-    return found.module is not None and found.name.endswith("utils.util.inf_loop")
+def _overrides(
+    module: Module, cls: ast.ClassDef, methods: dict[str, ast.FunctionDef]
+) -> Iterator[Finding]:
+    """Methods that take the place of the base's, or would have done so."""
+    of_base = classic.new_methods("base.base_trainer", "BaseTrainer")
+    for name, method in methods.items():
+        if name in _NEVER_CALLED:
+            text = (
+                f"{cls.name}.{name} would never be called, and is refused: "
+                "what has a state_dict is saved by itself"
+            )
+            yield module.refused(method, text)
+        elif name in of_base:
+            text = f"{cls.name}.{name} takes the place of a method that the epochs need: rename it"
+            yield module.refused(method, text)
 
 
-def _calls_super(method: ast.FunctionDef, name: str) -> bool:
-    calls = [node.func for node in ast.walk(method) if isinstance(node, ast.Call)]
-    return any(isinstance(func, ast.Attribute) and func.attr == name and _is_super(func.value) for func in calls)
-
-
-def _is_super(node: ast.AST) -> bool:
-    return isinstance(node, ast.Call) and dotted(node.func) == "super"
-
-
-def _calls_of_base(project: Project, module: Module, cls: ast.ClassDef) -> Lines:
+def _calls_of_base(project: Project, module: Module, cls: ast.ClassDef) -> Iterator[Finding]:
     """Calls of the base's constructor with other arguments than it takes."""
-    direct = [project.named(module, base).name for base in cls.bases]
-    if len(direct) != 1 or not (direct[0].startswith("base.") and direct[0].endswith(".BaseTrainer")):
+    bases = [project.named(module, base).name for base in cls.bases]
+    if len(bases) != 1 or not classic.is_base(bases[0], "BaseTrainer"):
         return
-    init = next(
-        node
-        for node in classic.template_class("base.base_trainer", "BaseTrainer").body
-        if isinstance(node, ast.FunctionDef) and node.name == "__init__"
-    )
-    takes = [argument.arg for argument in init.args.args[1:]]
-    for node in ast.walk(cls):
-        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "__init__"):
+    takes = _taken_by_base()
+    for call in nodes_in(cls, ast.Call):
+        if method_of_super(call) != "__init__" or is_open(call):
             continue
-        named = [keyword.arg for keyword in node.keywords]
-        if not _is_super(node.func.value) or None in named or any(isinstance(a, ast.Starred) for a in node.args):
-            continue
-        given = [*takes[: len(node.args)], *(name or "" for name in named)]
-        if len(node.args) > len(takes) or sorted(given) != sorted(takes):
-            yield 0, node.lineno, f"BaseTrainer takes {', '.join(takes)}: other arguments are an error"
+        surplus = len(call.args) - len(takes)
+        given = takes[: len(call.args)]
+        given += [keyword.arg or "" for keyword in call.keywords]
+        if surplus > 0 or sorted(given) != sorted(takes):
+            text = f"BaseTrainer takes {', '.join(takes)}: other arguments are an error"
+            yield module.refused(call, text)
 
 
-def _attributes(project: Project, module: Module, cls: ast.ClassDef, methods: set[str]) -> Lines:
-    nodes = [node for node in ast.walk(cls) if isinstance(node, ast.Attribute) and dotted(node.value) == "self"]
-    own = {node.attr for node in nodes if isinstance(node.ctx, ast.Store)} | methods | _inherited(project, module, cls)
-    for node in sorted(nodes, key=lambda node: node.lineno):
+def _taken_by_base() -> list[str]:
+    """The arguments of the BaseTrainer's constructor, by name."""
+    for node in classic.template_class("base.base_trainer", "BaseTrainer").body:
+        if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+            return [argument.arg for argument in node.args.args[1:]]
+    return []
+
+
+def _attributes(module: Module, cls: ast.ClassDef, own: set[str]) -> Iterator[Finding]:
+    """Attributes of the trainer that are set or read, and are another thing here.
+
+    Args:
+        own: what the class defines or inherits from the project's own bases.
+    """
+    of_self = [node for node in nodes_in(cls, ast.Attribute) if dotted(node.value) == "self"]
+    own = {*own, *(node.attr for node in of_self if isinstance(node.ctx, ast.Store))}
+    for node in sorted(of_self, key=attrgetter("lineno")):
         if isinstance(node.ctx, ast.Store):
-            if node.attr in TAKEN:
-                yield 0, node.lineno, f"self.{node.attr} is the BaseTrainer's own here: give yours another name"
-            elif node.attr in ("mnt_best", "mnt_mode"):
-                yield 0, node.lineno, f"self.{node.attr} can be read, but not set: the monitor keeps it"
-            elif node.attr in SHARED:
-                yield 1, node.lineno, f"self.{node.attr} is the BaseTrainer's own here, too ({SHARED[node.attr]})"
+            yield from _where_set(module, node)
         elif isinstance(node.ctx, ast.Load) and node.attr not in own:
-            if node.attr in GONE:
-                yield 0, node.lineno, f"the BaseTrainer has no {node.attr} any more: write {GONE[node.attr]}"
-            elif node.attr == "monitor":
-                yield 0, node.lineno, "self.monitor is an object here: self.settings.monitor is the text"
-    for assigned in [node for node in ast.walk(cls) if isinstance(node, ast.Assign)]:
-        made = isinstance(assigned.value, ast.Call) and dotted(assigned.value.func).endswith("SummaryWriter")
-        if made and "self.writer" in map(dotted, assigned.targets):
-            yield 0, assigned.lineno, "self.writer has to be the TensorboardWriter of logger/: give yours another name"
+            yield from _where_read(module, node)
 
 
-def _inherited(project: Project, module: Module, cls: ast.ClassDef, depth: int = 20) -> set[str]:
+def _where_set(module: Module, node: ast.Attribute) -> Iterator[Finding]:
+    name = node.attr
+    if name in TAKEN:
+        text = f"self.{name} is the BaseTrainer's own here: give yours another name"
+        yield module.refused(node, text)
+    elif name in _MONITORED:
+        yield module.refused(node, f"self.{name} can be read, but not set: the monitor keeps it")
+    elif name in SHARED:
+        text = f"self.{name} is the BaseTrainer's own here, too ({SHARED[name]})"
+        yield module.different(node, text)
+
+
+def _where_read(module: Module, node: ast.Attribute) -> Iterator[Finding]:
+    name = node.attr
+    if name in GONE:
+        yield module.refused(node, f"the BaseTrainer has no {name} any more: write {GONE[name]}")
+    elif name == "monitor":
+        text = "self.monitor is an object here: self.settings.monitor is the text"
+        yield module.refused(node, text)
+
+
+def _writers(module: Module, cls: ast.ClassDef) -> Iterator[Finding]:
+    """Writers in the place of the TensorboardWriter."""
+    for assign in nodes_in(cls, ast.Assign):
+        if not isinstance(assign.value, ast.Call):
+            continue
+        made = dotted(assign.value.func)
+        targets = [dotted(target) for target in assign.targets]
+        if made.endswith("SummaryWriter") and "self.writer" in targets:
+            text = "self.writer has to be the TensorboardWriter of logger/: give yours another name"
+            yield module.refused(assign, text)
+
+
+def _inherited(project: Project, module: Module, cls: ast.ClassDef) -> set[str]:
     """What the project's own bases of a class define or set."""
+    bases: dict[str, Found] = {}
+    _note_bases(project, module, cls, bases)
     found: set[str] = set()
-    for base in cls.bases if depth else ():
-        target = project.named(module, base)
-        if target.module is not None and isinstance(target.node, ast.ClassDef):
-            nodes = list(ast.walk(target.node))
-            found |= {
-                node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
-            }
-            found |= {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
-            found |= _inherited(project, target.module, target.node, depth - 1)
-        elif target.kind == "unknown":
-            found |= {*GONE, "monitor"}  # it may have them
+    for base in bases.values():
+        if isinstance(base.node, ast.ClassDef):
+            found.update(node.attr for node in attributes_set(base.node))
+            found.update(node.name for node in nodes_in(base.node, ast.FunctionDef))
+        elif base.kind == "unknown":
+            found.update([*GONE, "monitor"])  # it may have them
     return found
 
 
-def loader_findings(project: Project, module: Module, cls: ast.ClassDef) -> Lines:
-    """Findings in one class that derives from the BaseDataLoader: rank, line and text."""
-    for node in cls.body:
-        if isinstance(node, ast.FunctionDef):
-            if node.name in classic.new_methods("base.base_data_loader", "BaseDataLoader"):
-                yield 0, node.lineno, f"{cls.name}.{node.name} takes the place of a method that batches need: rename it"
-    distributed = _distributed(project, module, cls)
-    for call in [node for node in ast.walk(cls) if isinstance(node, ast.Call)]:
-        for keyword in call.keywords if isinstance(call.func, ast.Attribute) and _is_super(call.func.value) else ():
-            made = isinstance(keyword.value, ast.Call) and keyword.value.func
-            if keyword.arg == "sampler" and (
-                dotted(keyword.value) in distributed or _is_distributed(project, module, made)
-            ):
-                yield (
-                    0,
-                    keyword.value.lineno,
-                    "a DistributedSampler is refused: training on several GPUs is not there yet",
-                )
+def _note_bases(
+    project: Project,
+    module: Module,
+    cls: ast.ClassDef,
+    found: dict[str, Found],
+    depth: int = _DEPTH,
+) -> None:
+    """Note what a class derives from, through the project's own classes, each once.
+
+    Args:
+        found: where it is noted, by name.
+        depth: how many bases of bases are looked at.
+    """
+    if depth == 0:
+        return
+    for base in cls.bases:
+        target = project.named(module, base)
+        if target.name in found:
+            continue
+        found[target.name] = target
+        if target.module is not None and isinstance(target.node, ast.ClassDef):
+            _note_bases(project, target.module, target.node, found, depth - 1)
 
 
-def _is_distributed(project: Project, module: Module, func: ast.AST | bool) -> bool:
-    return isinstance(func, ast.AST) and project.named(module, func).name.split(".")[-1] == "DistributedSampler"
+def _own_loops(
+    module: Module, cls: ast.ClassDef, methods: dict[str, ast.FunctionDef]
+) -> Iterator[Finding]:
+    """Loops over epochs or batches in the place of the base's."""
+    train = methods.get("train")
+    if train is not None and not _calls_super(train):
+        text = (
+            "a train of its own restores nothing by itself: "
+            "self.restore() in it does what -r asks for"
+        )
+        yield module.different(train, text)
+    epoch = methods.get("_train_epoch")
+    if epoch is not None and not _calls_super(epoch):
+        text = (
+            f"{cls.name} has a loop of its own: it resumes exactly, but only from the edges of "
+            "epochs; of the new settings accumulate, clip_grad_norm, precision, compile, save_step "
+            "and the like do nothing in it"
+        )
+        yield module.different(epoch, text)
 
 
-def _distributed(project: Project, module: Module, cls: ast.ClassDef) -> set[str]:
-    """The variables that hold a DistributedSampler, in any case."""
-    assigned = [node for node in ast.walk(cls) if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)]
-    made = [
-        node
-        for node in assigned
-        if isinstance(node.value, ast.Call) and _is_distributed(project, module, node.value.func)
-    ]
-    return {dotted(target) for node in made for target in node.targets} - {""}
+def _calls_super(method: ast.FunctionDef) -> bool:
+    """Whether a method calls the base's of the same name."""
+    return any(method_of_super(call) == method.name for call in nodes_in(method, ast.Call))
+
+
+def _is_inf_loop(project: Project, module: Module, call: ast.Call) -> bool:
+    """Whether a call is one of inf_loop, the template's or the project's own."""
+    found = project.named(module, call.func)
+    if found.name in ("utils.inf_loop", _INF_LOOP):
+        return True
+    return found.module is not None and found.name.endswith(_INF_LOOP)
