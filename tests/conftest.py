@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers")]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 #: Files that take long, and are begun with: a worker that had one of them last would let the others wait.
@@ -34,7 +34,9 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def own_logging(capfd):
-    """Each test has its own handlers: a run leaves those of its log folder behind."""
+    """Each test has its own handlers and levels: a run leaves those of its own behind."""
+    for name in ("checkpoint", "trainer", "config"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
     root = logging.getLogger()
     before = list(root.handlers)
     yield

@@ -1,0 +1,146 @@
+"""What is wrong with the data is told as such: the sample, the batch, the file."""
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+import tiny
+from base import BaseDataLoader
+from base.base_data_loader import training_batches
+from machinery.errors import DataError
+from tiny import Counted, Noisy
+
+
+class Spoilt(tiny.Points):
+    def __getitem__(self, i):
+        if i == 57:
+            raise ValueError("not an image")
+        return super().__getitem__(i)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_corrupt_sample_is_named(tmp_path, workers):
+    class Spoiling(tiny.Trainer):
+        def _train_epoch(self, epoch):
+            if epoch == 2:
+                self.data_loader._passes.fetcher.dataset = Spoilt(103)
+            return super()._train_epoch(epoch)
+
+    config = tiny.settings(
+        tmp_path, data_loader__args={"num_workers": workers, "validation_split": 0.0}
+    )
+    config["trainer"]["monitor"] = "off"
+    trainer = tiny.build(config, trainer_class=Spoiling)
+    with pytest.raises(DataError) as caught:
+        trainer.train()
+    text = str(caught.value)
+    assert (
+        "ValueError: not an image\n  in sample 57" in text
+        and "test_bad_data.py:" in text
+        and 'raise ValueError("not' in text
+    )
+    assert text.endswith("checkpoint-epoch1.pth") and caught.value.exit_code == 3
+
+
+def test_a_batch_of_one_with_batchnorm_names_drop_last(tmp_path):
+    config = tiny.settings(
+        tmp_path, data_loader__args={"n": 97, "validation_split": 0.0}, trainer__monitor="off"
+    )
+    with pytest.raises(
+        DataError,
+        match=r"a batch of one sample cannot pass BatchNorm: set data_loader.args.drop_last",
+    ):
+        tiny.train(config)
+    config["data_loader"]["args"]["drop_last"] = True
+    assert tiny.train(config).epoch == 3
+
+
+def test_data_that_is_shorter_than_it_says_is_told(tmp_path, capfd):
+    class Own(tiny.Trainer):
+        samples = 18
+
+        def __init__(self, *args, **options):
+            super().__init__(
+                *args, **{**options, "data_loader": DataLoader(Counted(self.samples, 40), 8)}
+            )
+
+    # Where a run stands at the end of an epoch inside a pass, nothing is read.
+    unread = DataLoader(Counted(18, 40), 8)
+    unread.dataset.n = None
+    assert not list(training_batches(unread, 3, 3, 1))
+    settings = tiny.settings(tmp_path, trainer__epochs=1, trainer__len_epoch=5)
+    with pytest.raises(DataError, match="pass 1 gave 0 of the 5 batches"):
+        tiny.train(settings, trainer_class=type("Empty", (Own,), {"samples": 0}))
+    tiny.train(settings, trainer_class=Own)
+    assert "pass 1 gave 3 of the 5 batches that the loader's len promises" in capfd.readouterr().out
+
+
+class Shrinking:
+    """Promises more batches than it has."""
+
+    def __len__(self):
+        return 9
+
+    def __iter__(self):
+        return iter([[1, 2], [3, 4]])
+
+
+class Breaking(IterableDataset):
+    def __len__(self):
+        return 40
+
+    def __iter__(self):
+        yield torch.randn(6), 1
+        raise FileNotFoundError("shard-7.tar")
+
+
+@pytest.mark.parametrize(
+    "loader, told",
+    [
+        (
+            lambda: BaseDataLoader(Noisy(), 8, False, 0.0, 0, batch_sampler=Shrinking()),
+            "batch 2 of pass 1: IndexError",
+        ),
+        (
+            lambda: BaseDataLoader(Breaking(), 8, False, 0.0, 0),
+            "shard-7.tar\n  at .*test_bad_data.py:",
+        ),
+        (lambda: BaseDataLoader(Breaking(), 8, False, 0.0, 2), "FileNotFoundError: shard-7.tar"),
+        (
+            lambda: DataLoader(Breaking(), 8),
+            "the loader 'DataLoader' could not .*FileNotFoundError: shard-7.tar",
+        ),
+        (lambda: DataLoader(Breaking(), 8, num_workers=2), "FileNotFoundError: shard-7.tar"),
+        (
+            lambda: DataLoader(
+                [(lambda: 1, 2)] * 9, 3, num_workers=1, multiprocessing_context="spawn"
+            ),
+            "could not make batch 0 of pass 1: .*pickle",
+        ),
+        (
+            lambda: BaseDataLoader(
+                [(lambda: 1, 2)] * 9, 3, False, 0.0, 1, multiprocessing_context="spawn"
+            ),
+            "could not make batch 0 of pass 1: .*pickle",
+        ),
+    ],
+)
+def test_what_a_loader_raises_is_about_the_data(tmp_path, loader, told):
+    class Own(tiny.Trainer):
+        def __init__(self, *args, **options):
+            super().__init__(
+                *args, **{**options, "data_loader": loader(), "valid_data_loader": None}
+            )
+
+    with pytest.raises(DataError, match=told) as caught:
+        tiny.train(tiny.settings(tmp_path, trainer__monitor="off"), trainer_class=Own)
+    assert "nothing had been saved yet" in str(caught.value)
+
+
+def test_a_missing_file_of_a_loader_is_about_the_data(tmp_path, monkeypatch):
+    def missing(**_):
+        return open(tmp_path / "nothing.csv")
+
+    monkeypatch.setattr(tiny.TinyLoader, "__init__", lambda self, **_: missing())
+    with pytest.raises(DataError, match=r"data_loader \(TinyLoader\): FileNotFoundError"):
+        tiny.build(tiny.settings(tmp_path))

@@ -1,0 +1,38 @@
+"""Training in float64, so that several processes can be compared with one to the last bits."""
+
+import tiny
+from trainer import Trainer
+
+
+class Exact(Trainer):
+    """In float64, so that another order of sums shows in the last bits alone."""
+
+    def __init__(self, model, *args, **kwargs):
+        super().__init__(model.double(), *args, **kwargs)
+
+    def _forward(self, batch):
+        return super()._forward((batch[0].double(), batch[1]))
+
+
+def train(config, resume=None, trainer_class=Exact):
+    """Weights, the epochs' numbers, and how many samples the last epoch was over."""
+    trainer = tiny.build(config, resume=resume, trainer_class=trainer_class)
+    logs = []
+    report = trainer._report
+    trainer._report = lambda epoch, log, seconds: (logs.append(log), report(epoch, log, seconds))
+    trainer.train()
+    weights = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    weights = {name.removeprefix("module."): value for name, value in weights.items()}
+    return weights, logs, trainer.valid_metrics.count("loss"), trainer.checkpoint_dir
+
+
+def settings(folder, **changes):
+    plain = {"arch__args": {"dropout": 0.0, "norm": False}, "trainer__epochs": 2}
+    plain["optimizer"] = {"type": "SGD", "args": {"lr": 0.05, "momentum": 0.9}}
+    return tiny.settings(folder, **{**plain, **changes})
+
+
+def furthest(first, second):
+    """The largest difference of two sets of weights."""
+    assert first.keys() == second.keys()
+    return max(float((first[name] - second[name]).abs().max()) for name in first)

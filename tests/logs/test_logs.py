@@ -1,0 +1,172 @@
+"""The table of epochs and TensorBoard: one axis, no point twice, and trouble with them ends no run."""
+
+import logging
+import re
+
+import pytest
+
+import tiny
+from logger.visualization import EpochTable, MetricsFile, TensorboardWriter, Writers
+
+
+def test_the_table_goes_on_after_a_cut(tmp_path):
+    path = tmp_path / "metrics.csv"
+    table = MetricsFile(path)
+    for epoch in (1, 2, 3):
+        table.log({"epoch": epoch, "loss": 1 / epoch}, 0)
+    with open(path, "a") as file:
+        file.write("4,0.2")  # a kill in the middle of a line
+    again = MetricsFile(path)
+    again.cut(2)
+    again.log({"epoch": 3, "loss": 0.25}, 0)
+    again.log({"epoch": 4, "loss": 0.125, "extra": 7}, 0)
+    assert path.read_text() == "epoch,loss,extra\n1,1.0,\n2,0.5,\n3,0.25,\n4,0.125,7\n"
+
+
+@pytest.mark.parametrize(
+    "spoilt", [b"\x00\xff\xfe,\n1,2\n", b"name,loss\n1,2\n", b"epoch,loss\n1,2,3\nx,\n2\n2,0.5\n"]
+)
+def test_a_spoilt_table_does_not_end_a_run(tmp_path, spoilt, caplog):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(spoilt)
+    table = MetricsFile(path)
+    table.cut(2)
+    table.log({"epoch": 3, "loss": 0.25}, 0)
+    if b"0.5" in spoilt:  # what is no row goes
+        assert path.read_text() == "epoch,loss\n2,0.5\n3,0.25\n"
+    else:
+        assert (
+            path.read_text() == "epoch,loss\n3,0.25\n" and "renamed metrics.csv.old" in caplog.text
+        )
+        assert (tmp_path / "metrics.csv.old").read_bytes() == spoilt
+
+
+def test_trouble_with_logs_warns_once_and_goes_on(tmp_path, caplog):
+    logger = logging.getLogger("trouble")
+    table = MetricsFile(tmp_path)  # a folder is in the way
+    table.cut(1)
+    assert caplog.text.count("cannot be written, training goes on") == 1
+    writers = Writers(table)
+    writers.log({"epoch": 1}, 0)
+    writers.log({"epoch": 2}, 0)
+    assert caplog.text.count("MetricsFile is off from here on, training goes on") == 1
+    writer = TensorboardWriter(tmp_path / "file" / "x", logger, enabled=True)
+    (tmp_path / "file").write_text("")
+    writer.add_scalar("a", 1.0)
+    writer.add_scalar("a", 1.0)
+    assert caplog.text.count("TensorBoard is off from here on, training goes on") == 1
+    with pytest.raises(AttributeError):
+        writer.add_nothing("a")
+
+
+def test_tensorboard_has_both_curves_on_one_axis(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def events(folder):
+        accumulator = EventAccumulator(str(folder))
+        accumulator.Reload()
+        return {
+            tag: [event.step for event in accumulator.Scalars(tag)]
+            for tag in accumulator.Tags()["scalars"]
+        }
+
+    writer = TensorboardWriter(tmp_path, logging.getLogger("test"), enabled=True)
+    for step in (10, 20, 30):
+        writer.set_step(step)
+        writer.add_scalar("loss", 1.0)
+        writer.set_step(step, "valid")
+        writer.add_scalar("loss", 2.0)
+    writer.close()
+    for first in tmp_path.glob(
+        "*/*"
+    ):  # as if it were of an hour ago: files are read in the order of their names
+        first.rename(
+            first.with_name(
+                re.sub(r"\d{10}", lambda match: str(int(match[0]) - 3600), first.name, count=1)
+            )
+        )
+    again = TensorboardWriter(tmp_path, logging.getLogger("test"), enabled=True)
+    again.continue_from(21)
+    again.set_step(25)
+    again.add_scalar("loss", 3.0)
+    again.set_step(25, "valid")
+    again.add_scalar("loss", 3.0)
+    again.close()
+    assert events(tmp_path / "train") == events(tmp_path / "valid") == {"loss": [10, 20, 25]}
+
+
+def test_tensorboard_can_compare_runs(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    best = [1]
+    writer = TensorboardWriter(
+        tmp_path, logging.getLogger("test"), True, {"lr": 0.1, "name": "x"}, lambda: best[0]
+    )
+    for epoch, loss in ((1, 2.0), (2, 3.0), (3, 1.0)):
+        best[0] = 3 if epoch == 3 else 1
+        writer.log({"loss/train": loss, "lr": 0.1}, 10 * epoch)
+        writer.log({"loss/valid": loss, "accuracy/valid": 0.5}, 10 * epoch)
+        writer.log(
+            {"epoch": epoch, "val_loss": loss, "val_accuracy": 0.5, "lr": 0.1, "samples/s": 9.0},
+            10 * epoch,
+        )
+    writer.close()
+    valid, train = (EventAccumulator(str(tmp_path / name)).Reload() for name in ("valid", "train"))
+    assert [point.value for point in valid.Scalars("best/loss")] == [2.0, 2.0, 1.0]
+    assert set(valid.Tags()["scalars"]) == {"loss", "accuracy", "best/loss", "best/accuracy"}
+    assert set(train.Tags()["scalars"]) == {"loss", "lr", "samples_per_second"}
+    assert valid.summary_metadata["_hparams_/experiment"].plugin_data.plugin_name == "hparams"
+
+
+def test_the_table_fits_and_says_what_is_left_out(caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
+    names = ("accuracy", "precision", "recall", "f1", "auc", "top_k_acc")
+    row = {"epoch": 1, "loss": 0.5, **dict.fromkeys(names, 0.5), "val_loss": 0.4}
+    row |= {f"val_{name}": 0.5 for name in names} | {"lr": 0.1, "seconds": 1.0, "samples/s": 9.0}
+    for columns in ("80", "60", "1000"):
+        monkeypatch.setenv("COLUMNS", columns)
+        caplog.clear()
+        table = EpochTable(logging.getLogger("table"), lambda: 1, "val_auc")
+        table.log(row, 1)
+        *left_out, header, cells = [record.getMessage() for record in caplog.records]
+        assert columns == "60" or max(len(header), len(cells)) <= int(columns)
+        assert (
+            "val_auc" in header.split() and len(header.split()) == len(cells.split()) - 1
+        )  # the star
+        assert bool(left_out) == (columns != "1000")
+        if left_out:
+            assert set(left_out[0].split(": ")[1].split(", ")) == set(row) - set(header.split())
+
+
+def test_an_off_writer_does_nothing(tmp_path):
+    writer = TensorboardWriter(tmp_path, logging.getLogger("test"), enabled=False)
+    writer.add_scalar("a", 1.0)
+    writer.add_figure("a", None)
+    writer.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_points_after_a_crash_in_the_first_epoch_are_dropped(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    class Crashing(tiny.Trainer):
+        def _update(self, batches):
+            super()._update(batches)
+            if self.step == 8:
+                raise ValueError("crash")
+
+    settings = {
+        "trainer__tensorboard": True,
+        "trainer__save_step": 3,
+        "trainer__epochs": 1,
+        "trainer__log_step": 1,
+    }
+    config = tiny.settings(tmp_path, **settings)
+    crashed = tiny.build(config, trainer_class=Crashing)
+    with pytest.raises(ValueError, match="crash"):
+        crashed.train()
+    path = crashed.checkpoint_dir / "checkpoint-epoch1-step6.pth"
+    log_dir = tiny.train(config, resume=path).config.log_dir
+    accumulator = EventAccumulator(str(log_dir / "train"))
+    accumulator.Reload()
+    assert [event.step for event in accumulator.Scalars("loss")] == list(range(1, 12))

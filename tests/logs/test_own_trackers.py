@@ -1,0 +1,93 @@
+"""Trackers of the user's own get what is trained, and cannot end a run."""
+
+import sys
+
+import tiny
+from tiny import interrupted
+
+
+class Tracker:
+    def __init__(self, fail_at=None):
+        self.rows, self.closed, self.fail_at = [], 0, fail_at
+
+    def log(self, numbers, step):
+        if len(self.rows) == self.fail_at:
+            raise ConnectionError("no network")
+        self.rows.append((step, dict(numbers)))
+
+    def close(self):
+        self.closed += 1
+
+
+def test_a_tracker_gets_windows_and_epochs(tmp_path):
+    trainer = tiny.build(tiny.settings(tmp_path, trainer__clip_grad_norm=1.0))
+    tracker = Tracker()
+    trainer.writers.add(tracker)
+    trainer.train()
+    assert tracker.closed == 1
+    assert [step for step, row in tracker.rows if "epoch" in row] == [11, 22, 33]
+    assert [step for step, row in tracker.rows if "loss/train" in row] == [
+        4,
+        8,
+        11,
+        15,
+        19,
+        22,
+        26,
+        30,
+        33,
+    ]
+    assert all("grad_norm/train" in row for _, row in tracker.rows if "loss/train" in row)
+    assert [row["val_loss"] for _, row in tracker.rows if "epoch" in row] == [
+        row["loss/valid"] for _, row in tracker.rows if "loss/valid" in row
+    ]
+    header, *rows = tiny.rows(trainer)
+    assert [float(row[header.index("loss")]) for row in rows] == [
+        row["loss"] for _, row in tracker.rows if "epoch" in row
+    ]
+
+
+def test_a_tracker_that_fails_is_left_out(tmp_path, capfd):
+    plain = tiny.train(tiny.settings(tmp_path / "plain"))
+    trainer = tiny.build(tiny.settings(tmp_path))
+    failing = Tracker(fail_at=2)
+    trainer.writers.add(failing)
+    trainer.train()
+    assert failing.closed == 1
+    text = "".join(capfd.readouterr())
+    assert (
+        text.count("Tracker is off from here on, training goes on: ConnectionError: no network")
+        == 1
+    )
+    assert tiny.digest(trainer.model) == tiny.digest(plain.model) and len(tiny.rows(trainer)) == 4
+
+
+def test_a_tracker_that_leaves_is_left_out(tmp_path, capfd):
+    class Leaving(Tracker):
+        def log(self, numbers, step):
+            sys.exit()
+
+    trainer = tiny.build(tiny.settings(tmp_path))
+    trainer.writers.add(Leaving())
+    trainer.train()
+    assert "Leaving is off from here on, training goes on: SystemExit" in "".join(
+        capfd.readouterr()
+    )
+    assert len(tiny.rows(trainer)) == 4
+
+
+def test_a_tracker_is_closed_at_a_stop(tmp_path):
+    trackers = []
+
+    def build(config, trainer_class, **kwargs):
+        trainer = tiny_build(config, trainer_class=trainer_class, **kwargs)
+        trackers.append(Tracker())
+        trainer.writers.add(trackers[-1])
+        return trainer
+
+    tiny_build, tiny.build = tiny.build, build
+    try:
+        interrupted(tiny.settings(tmp_path), after=13)
+    finally:
+        tiny.build = tiny_build
+    assert [tracker.closed for tracker in trackers] == [1]

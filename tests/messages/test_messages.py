@@ -1,0 +1,69 @@
+"""Messages reach people: whatever the streams, the terminal and the error are."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import tiny
+from machinery.files import read_json
+from machinery.telling import described, printable, told
+from parse_config import ConfigParser
+from projects import ROOT
+
+
+def test_code_that_leaves_does_not_pass_for_done(tmp_path):
+    class Leaving(tiny.Trainer):
+        def _forward(self, batch):
+            sys.exit()
+
+    trainer = tiny.build(tiny.settings(tmp_path), trainer_class=Leaving)
+    with pytest.raises(RuntimeError, match=r"exit\(None\) was called"):
+        trainer.train()
+    assert read_json(trainer.checkpoint_dir / "status.json")["exit_code"] == 1
+
+
+class Unspeakable(Exception):
+    def __str__(self):
+        raise ValueError("no words")
+
+
+def test_an_error_that_cannot_be_told_is_told():
+    for error in (
+        Unspeakable(),
+        ValueError("x" * 10_000),
+        ValueError("\n" * 5_000 + "end"),
+        ValueError(),
+    ):
+        text = told(error)
+        assert len(text.splitlines()) <= 3 and len(text) < 1000
+
+
+def test_values_that_cannot_be_described_are_left_out():
+    endless: dict = {}
+    endless["x"] = endless
+
+    class Odd:
+        shape, dtype = 5, "odd"
+
+    for value in (endless, Odd(), torch.Tensor, [[]] * 10**6, None, "text"):
+        assert len(described(value)) < 100
+    assert (
+        described((torch.ones(2, 3), {"y": torch.ones(2).long()}))
+        == "([2, 3] float32, (y: [2] int64))"
+    )
+
+
+def test_a_terminal_is_not_commanded(capfd):
+    assert printable("a\x1b[31mb\r\x9b\ud800 é…\n\t") == "a?[31mb??? é…\n\t"
+    ConfigParser(
+        {**tiny.CONFIG, "my\x1b[31mkey": 1, "trainer": {**tiny.CONFIG["trainer"], "verbosity": 2}}
+    )
+    assert "\x1b" not in "".join(capfd.readouterr())
+
+
+def test_exit_codes_survive_streams_that_cannot_be_written():
+    for stream in ("2>/dev/full", ">/dev/full 2>/dev/full", "2>&-"):
+        line = f"{sys.executable} train.py -c nope.json {stream}"
+        assert subprocess.run(line, shell=True, cwd=ROOT).returncode == 2

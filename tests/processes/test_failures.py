@@ -1,0 +1,167 @@
+"""Where one of several processes fails, all of them end, soon, and one of them says why."""
+
+import os
+import signal
+import sys
+import threading
+
+import pytest
+import torch
+
+import ranks
+import tiny
+from exact import Exact, settings
+from machinery import distributed
+from machinery.errors import ConfigError, DataError
+from machinery.files import read_json
+from trainer import Trainer
+
+
+def train_and_fail(config, how, rank, step):
+    class Fails(Exact):
+        def _update(self, batches):
+            super()._update(batches)
+            if rank == distributed.rank() and self.step == step:
+                fail(how)
+
+    trainer = tiny.build(config, run_id="run", trainer_class=Fails)
+    trainer.train()
+
+
+def fail(how):
+    if how == "raise":
+        raise ValueError("an idea of mine")
+    if how == "data":
+        raise DataError("a file is gone")
+    if how == "exit":
+        sys.exit(7)
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "stall":
+        threading.Event().wait()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("how", ["raise", "data", "exit", "kill"])
+def test_a_process_that_fails_ends_all(tmp_path, how, rank):
+    processes, place = ranks.start(tmp_path, 2, train_and_fail, settings(tmp_path), how, rank, 6)
+    codes, outputs = ranks.finish(processes, place)
+    assert all(codes)
+    status = read_json(tmp_path / "models" / "Tiny" / "run" / "status.json")
+    told = "".join(outputs)
+    if how in ("raise", "data"):
+        assert codes[rank] == {"raise": 1, "data": 3}[how] == status["exit_code"]
+        assert status["state"] == "failed" and (
+            "idea" in status["message"] or "gone" in status["message"]
+        )
+        assert told.count("error: process 1: " if rank else "error: ") == 1, told
+        assert "another process" not in told
+    elif how == "kill":
+        assert codes[rank] == -signal.SIGKILL
+        assert told.count("another process is lost") == 1, told
+        assert (status["state"], status["exit_code"]) == (("failed", 1))
+    info = (tmp_path / "log" / "Tiny" / "run" / "info.log").read_text()
+    assert how in ("exit", "kill") or ("idea" in info or "gone" in info)
+
+
+def test_one_that_does_not_answer_is_not_waited_for(tmp_path):
+    config = settings(tmp_path, trainer__timeout=3)
+    processes, _ = ranks.start(tmp_path, 2, train_and_fail, config, "stall", 1, 6)
+    processes[0].join(30)
+    assert processes[0].exitcode == 1
+    processes[1].kill()
+    status = read_json(tmp_path / "models" / "Tiny" / "run" / "status.json")
+    assert (
+        status["state"] == "failed"
+        and "kept this one waiting too long (Timed out" in status["message"]
+    )
+
+
+def build_only(config):
+    try:
+        tiny.build(config)
+    except ConfigError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize(
+    ("size", "changes", "told"),
+    [
+        (
+            3,
+            {"data_loader__args": {"batch_size": 2}},
+            "batch_size: 2 samples are too few for 3 processes",
+        ),
+        (
+            2,
+            {"data_loader__args": {"n": 102}, "arch__args": {}},
+            "a batch of 2 leaves one of 2 processes a single",
+        ),
+        (
+            2,
+            {"metrics": ["Counting"]},
+            "on several processes Counting needs a method merge_state(other)",
+        ),
+    ],
+)
+def test_what_would_go_wrong_is_refused_before_there_is_a_folder(tmp_path, size, changes, told):
+    tiny.Counting = Counting
+    for answer in ranks.run(tmp_path, size, build_only, settings(tmp_path / "runs", **changes)):
+        assert told in answer
+    assert not (tmp_path / "runs").exists()
+
+
+class Counting:
+    __module__ = "tiny"
+
+    def __init__(self):
+        self.reset()
+
+    def reset(self):
+        self.seen = 0
+
+    def update(self, output, target):
+        self.seen += len(target)
+
+    def compute(self):
+        return self.seen
+
+
+def save_fails(config):
+    """A disk that is full for the main process is an error of all."""
+    if distributed.is_main():
+        from machinery.checkpoints import file as checkpoint
+
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        checkpoint.torch = type(
+            "Full",
+            (),
+            {"save": staticmethod(full), "__getattr__": lambda _, name: getattr(torch, name)},
+        )()
+    try:
+        tiny.train(config, trainer_class=Trainer)
+    except BaseException as error:
+        return type(error).__name__, getattr(error, "exit_code", None)
+
+
+def test_a_full_disk_ends_all_with_its_own_code(tmp_path):
+    assert ranks.run(tmp_path, 2, save_fails, settings(tmp_path)) == [("StorageError", 6)] * 2
+
+
+class Odd(Exception):
+    """As urllib's errors have it, a number that is no exit code."""
+
+    code = 404
+
+
+def test_a_number_that_an_error_has_is_no_exit_code(tmp_path):
+    class Fails(Trainer):
+        def _update(self, batches):
+            raise Odd("a page is gone")
+
+    with pytest.raises(Odd):
+        tiny.build(tiny.settings(tmp_path), run_id="run", trainer_class=Fails).train()
+    assert read_json(tmp_path / "models" / "Tiny" / "run" / "status.json")["exit_code"] == 1
+    assert "Traceback" in (tmp_path / "log" / "Tiny" / "run" / "info.log").read_text()

@@ -1,0 +1,267 @@
+"""Several processes as a user starts them: by -d, by torchrun, by a scheduler that kills and starts again."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+import torch
+
+from projects import ROOT, command, copy_template
+
+SHORT = ["--set", "trainer.len_epoch=6", "--set", "trainer.tensorboard=false"]
+
+
+CRASH = """
+import os
+import pathlib
+
+import train
+import trainer.trainer
+from utils import distributed
+
+after = trainer.trainer.Trainer._after_update
+
+
+def crash(self, batches):
+    after(self, batches)
+    flag = pathlib.Path("crashed")
+    if self.epoch == 2 and self.step == 3 and distributed.rank() == 1 and not flag.exists():
+        flag.touch()
+        os.kill(os.getpid(), 9)
+
+
+trainer.trainer.Trainer._after_update = crash
+train.command()
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    return copy_template(tmp_path_factory.mktemp("launch") / "project")
+
+
+def run_of(project, name):
+    return project / "saved" / "models" / "Digits_LeNet" / name
+
+
+def weights(project, name, file="checkpoint-epoch3.pth"):
+    return torch.load(run_of(project, name) / file, weights_only=True)["state_dict"]
+
+
+@pytest.fixture(scope="module")
+def unbroken(project):
+    arguments = (
+        "-c",
+        "config.json",
+        "-d",
+        "0,1",
+        "--run_id",
+        "unbroken",
+        *SHORT,
+        "--set",
+        "trainer.epochs=3",
+    )
+    result = command(project, "train.py", *arguments)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_d_trains_on_several(project, unbroken):
+    run = run_of(project, "unbroken")
+    status, (environment,) = (
+        json.loads((run / f"{name}.json").read_text()) for name in ("status", "environment")
+    )
+    assert (status["state"], status["exit_code"], environment["processes"]) == ("finished", 0, 2)
+    assert unbroken.count("run folder: ") == unbroken.count("epoch    loss") == 1
+    assert (
+        len(
+            [
+                line
+                for line in unbroken.splitlines()
+                if line.startswith("    ") and line.split()[0] in "123"
+            ]
+        )
+        == 3
+    )
+    assert (
+        len((project / "saved/log/Digits_LeNet/unbroken/metrics.csv").read_text().splitlines()) == 4
+    )
+
+
+def test_several_evaluate_what_one_evaluates(project, unbroken):
+    results = []
+    for devices in (["-d", "0,1,2"], []):
+        assert (
+            command(project, "test.py", "-r", run_of(project, "unbroken"), *devices).returncode == 0
+        )
+        results.append(
+            json.loads((run_of(project, "unbroken") / "test.json").read_text())["results"][0]
+        )
+    several, one = results
+    assert several["samples"] == one["samples"] == 1000
+    assert several["metrics"]["accuracy"] == one["metrics"]["accuracy"]
+    assert several["metrics"]["loss"] == pytest.approx(one["metrics"]["loss"], rel=1e-6)
+
+
+def test_mistakes_are_told_once_with_their_exit_code(project):
+    result = command(
+        project, "train.py", "-c", "config.json", "-d", "0,1", "--set", "trainer.monitor=min nix"
+    )
+    assert result.returncode == 2 and result.stderr.count("no metric is called 'nix'") == 1
+    assert len(result.stderr.splitlines()) == 1
+    result = command(
+        project, "train.py", "-c", "config.json", "-d", "0,1,2", "--set", "trainer.epoch=1"
+    )
+    assert result.returncode == 2 and result.stderr.startswith(
+        "error: command line"
+    )  # before torchrun is started
+
+
+def test_a_check_leaves_nothing(project, unbroken):
+    before = sorted(run_of(project, "").iterdir())
+    result = command(
+        project,
+        "train.py",
+        "-c",
+        "config.json",
+        "-d",
+        "0,1",
+        "--check",
+        "--set",
+        "trainer.epochs=3",
+    )
+    assert result.returncode == 0 and "check passed" in result.stdout
+    assert sorted(run_of(project, "").iterdir()) == before
+
+
+def test_a_scheduler_s_command_starts_goes_on_and_finishes(project, unbroken):
+    arguments = ["-c", "config.json", "--run_id", "auto", "-r", "auto", "-d", "0,1", *SHORT]
+    for epochs, said in (
+        (2, "run folder"),
+        (3, "resuming from"),
+        (3, "nothing to do (epoch 3 of 3)"),
+    ):
+        result = command(project, "train.py", *arguments, "--set", f"trainer.epochs={epochs}")
+        assert result.returncode == 0 and said in result.stdout, result.stderr
+    expected = weights(project, "unbroken")
+    assert all(
+        torch.equal(value, expected[name]) for name, value in weights(project, "auto").items()
+    )
+
+
+def test_torchrun_starts_again_what_has_crashed(project, unbroken):
+    (project / "crash.py").write_text(CRASH)
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        "--max-restarts=1",
+    ]
+    arguments = [
+        "crash.py",
+        "-c",
+        "config.json",
+        "--run_id",
+        "again",
+        "-r",
+        "auto",
+        *SHORT,
+        "--set",
+        "trainer.epochs=3",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    result = subprocess.run(
+        [*torchrun, *arguments], cwd=project, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0 and "checkpoint-epoch1.pth" in result.stdout, result.stderr
+    assert (project / "crashed").exists()
+    expected = weights(project, "unbroken")
+    assert all(
+        torch.equal(value, expected[name]) for name, value in weights(project, "again").items()
+    )
+
+
+def test_several_machines_by_the_command_of_the_page(project, unbroken):
+    page = (ROOT / "docs" / "processes.md").read_text()
+    (line,) = re.findall(r"^torchrun (--nnodes(?:.*\\\n)*.*)$", page, re.M)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        endpoint = f"localhost:{free.getsockname()[1]}"
+    line = (
+        line.replace("\\\n", " ").replace("=HOST:29500", f"={endpoint}").replace("node=4", "node=1")
+    )
+    words = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        *shlex.split(line),
+        *SHORT,
+        "--set",
+        "trainer.epochs=3",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    start = partial(subprocess.Popen, words, cwd=project, env=environment, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with start(**pipes) as one, start(**pipes) as other:
+        said = [one.communicate()[0], other.communicate()[0]]
+    assert [one.returncode, other.returncode] == [0, 0], said
+    assert "".join(said).count("run folder: ") == 1
+    expected = weights(project, "unbroken")
+    assert all(
+        torch.equal(value, expected[name]) for name, value in weights(project, "NAME").items()
+    )
+
+
+@pytest.mark.parametrize(
+    ("signum", "code"),
+    [
+        ("SIGTERM", 143),
+        pytest.param("SIGUSR1", 143, marks=pytest.mark.soak),
+        ("SIGINT", 130),
+        ("SIGKILL", -9),
+    ],
+)
+def test_a_signal_for_the_launcher_reaches_all(project, signum, code):
+    arguments = [
+        "-c",
+        "config.json",
+        "-d",
+        "0,1",
+        "--run_id",
+        signum,
+        "--set",
+        "trainer.epochs=1000",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        [sys.executable, "train.py", *arguments],
+        cwd=project,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        for line in process.stdout:
+            if line.startswith("    2 "):
+                process.send_signal(getattr(signal, signum))
+                break
+        rest = process.stdout.read()  # until the last of the processes has ended
+        assert process.wait() == code
+    status = json.loads((run_of(project, signum) / "status.json").read_text())
+    assert status["state"] == "stopped" and status["exit_code"] == (
+        130 if signum == "SIGINT" else 143
+    )
+    assert rest.count("resume: python train.py -r") == 1
+    assert list(run_of(project, signum).glob("checkpoint-epoch*.pth"))
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)

@@ -1,0 +1,96 @@
+"""tools/benchmark.py: both sides compute the same, and the figures are what they are called."""
+
+import logging
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from data_loader.data_loaders import DigitsDataLoader
+from machinery.files import ROOT
+from model.model import MnistModel
+from tools import bare_loop, benchmark
+from tools.benchmarks import commands, libraries, loops
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    logging.disable(logging.WARNING)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def test_the_benchmarks_sides_compute_the_same(tmp_path, capfd):
+    case = loops.steps(tmp_path, n=320)  # it compares the losses of both sides itself
+    figures = benchmark.figure(case, runs=1)
+    validation = benchmark.figure(loops.validation(tmp_path), runs=1)
+    assert figures["ours_s"] > 0 and figures["unit"] == "step" and validation["ratio"] > 0
+    assert "step of a linear model" in capfd.readouterr().out
+
+
+def test_other_libraries_are_columns(tmp_path, capfd):
+    case = loops.Case("a case", "run", lambda: 0.2, lambda: 0.1, {"lightning": lambda: 0.4})
+    assert benchmark.figure(case, runs=1)["others"] == {"lightning": 4.0}
+    assert "200.0 ms   100.0 ms   2.000" in capfd.readouterr().out
+    assert set(libraries.installed()) <= {"lightning", "accelerate", "ignite"}
+
+
+def test_the_bare_loop_is_the_template_s_own_training(tmp_path):
+    network, by_hand = MnistModel(), bare_loop.LeNet()
+    by_hand.load_state_dict(network.state_dict())
+    train, test = bare_loop.digits(torch.device("cpu"))
+    for data, training in ((train, True), (test, False)):
+        loader = DigitsDataLoader(training=training, shuffle=False, batch_size=500)
+        assert torch.equal(data[0], torch.cat([images for images, _ in loader]))
+        assert torch.equal(data[1], torch.cat([labels for _, labels in loader]))
+    x, y = next(iter(DigitsDataLoader(training=False, shuffle=False, batch_size=1000)))
+    with torch.no_grad():
+        output = network.eval()(x)
+    loss, accuracy = bare_loop.evaluate(by_hand, test)
+    assert loss == pytest.approx(float(torch.nn.functional.nll_loss(output, y)), rel=1e-5)
+    assert accuracy == pytest.approx(float((output.argmax(1) == y).float().mean()))
+    turned = bare_loop.augmented(x)
+    assert turned.shape == x.shape and not torch.equal(turned, x)
+
+
+def test_the_bare_loop_runs():
+    command = [sys.executable, "tools/bare_loop.py", "--epochs", "1"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("epoch 1: loss ")
+    never = subprocess.run(
+        [*command, "--until", "0.999"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert never.returncode == 1 and "0.999 was never reached" in never.stderr
+
+
+def test_the_time_to_an_accuracy_ends_with_the_epoch_that_reaches_it(tmp_path, monkeypatch):
+    def ran(*command):
+        assert "seed=1" in command
+        folder = tmp_path / "log" / "Digits_LeNet" / "accuracy1"
+        folder.mkdir(parents=True)
+        rows = ["epoch,val_accuracy,seconds", "1,0.9,2", "2,0.96,4", "3,0.95,8", "4,0.99,16"]
+        (folder / "metrics.csv").write_text("\n".join(rows))
+        return 31.5
+
+    monkeypatch.setattr(commands, "seconds", ran)
+    assert commands.accuracy(tmp_path, 0.96).ours() == 31.5 - 24
+    (tmp_path / "log" / "Digits_LeNet" / "accuracy1").rename(tmp_path / "aside")
+    with pytest.raises(RuntimeError, match=r"seed 1 did not reach 0\.999"):
+        commands.accuracy(tmp_path, 0.999).ours()
+
+
+def test_peak_memory_is_that_of_the_side(tmp_path):
+    def case(folder):
+        return loops.Case("a case", "run", lambda: float(torch.ones(30_000_000).sum()), lambda: 0.0)
+
+    if benchmark.PEAK.exists():
+        assert benchmark.peak(case, "ours", tmp_path) > 100 > benchmark.peak(case, "bare", tmp_path)
+
+
+def test_the_sides_are_compared(tmp_path, monkeypatch):
+    case = loops.steps(tmp_path, n=320)
+    case.ours()
+    monkeypatch.setattr(loops, "bare_epoch", lambda *args: 7.0)
+    with pytest.raises(AssertionError):
+        case.bare()

@@ -1,0 +1,98 @@
+"""tools/tune.py: what is measured is the training, and what is recommended is faster."""
+
+import json
+import os
+import re
+import sys
+
+import pytest
+import torchvision.datasets  # noqa: F401
+
+import forked
+from projects import ROOT
+from scripts import words
+
+
+def _measured(given):
+    os.chdir(ROOT)
+    import argparse
+
+    from parse_config import ConfigParser
+    from tools.tuning.measuring import measured
+    from train import OPTIONS
+
+    sys.argv = ["train.py", *map(str, given), "--check"]
+    print(json.dumps(measured(ConfigParser.from_args(argparse.ArgumentParser(), OPTIONS), 0.05)))
+
+
+def figures(folder, **more):
+    output = folder / "output.txt"
+    output.unlink(missing_ok=True)
+    assert forked.finish(forked.start(_measured, words(folder, **more), output=output)) == 0, (
+        output.read_text()
+    )
+    return json.loads(output.read_text().splitlines()[-1])
+
+
+def test_what_is_measured_is_the_training(tmp_path):
+    plain, channels, workers = (
+        figures(tmp_path, **more)
+        for more in ({}, {"trainer.channels_last": "true"}, {"data_loader.args.num_workers": 1})
+    )
+    assert plain["rate"] > 0 and plain["facts"]["convolves"] and plain["facts"]["fused"]
+    assert workers["losses"][:10] == plain["losses"][:10] and workers["facts"]["workers"] == 1
+    assert channels["losses"][:10] == pytest.approx(plain["losses"][:10], abs=1e-3)
+
+
+def test_tuning_recommends_what_is_faster_together():
+    from tools.tune import Figure, Tuner, tuned
+
+    gains = {
+        "trainer.channels_last": 1.3,
+        "optimizer.args.fused": 1.2,
+        "trainer.compile": 1.25,
+        "trainer.threads": 0.8,
+    }
+
+    class Made(Tuner):
+        """Channels last and compiling are no good together; fused is good with everything."""
+
+        def figure(self, settings):
+            self.facts = {
+                "cores": 2,
+                "device": "cpu",
+                "threads": 2,
+                "workers": 0,
+                "arguments": [],
+                "fused": True,
+            }
+            self.facts |= {"convolves": True, "batch": 64, "samples": 500}
+            rate = 1000.0
+            for key in settings:
+                rate *= gains.get(key, 1.0)
+            if {"trainer.channels_last", "trainer.compile"} <= settings.keys():
+                rate = 900.0
+            if settings.get("trainer.precision") == "bf16":
+                return Figure(error="error: no bf16 here")
+            return Figure(rate, 100.0, (2.0, 1.0 + 1e-6 * len(settings)), 1.0)
+
+    lines = []
+    tuner = Made([], 1, 1)
+    best = tuned(tuner, lines.append)
+    assert best == {"trainer.channels_last": True, "optimizer.args.fused": True}
+    text = "\n".join(lines)
+    assert (
+        len([line for line in lines if "other batches" in line]) == 2
+    )  # one and two workers; here their losses differ
+    assert tuner.line("data_loader.args.num_workers=1", Figure(1000.0, 1.0)).endswith(
+        "losses unknown"
+    )
+    both = tuner.line(
+        "trainer.channels_last=true data_loader.num_workers=1", Figure(1000.0, 1.0, (2.0, 1.5))
+    )
+    assert both.endswith(" 0.5  other last bits")
+    assert (
+        "error: no bf16 here" in text
+        and re.search(r"fused=true +1,560 +1\.56 ", text)
+        and "batch_size=128" in text
+    )

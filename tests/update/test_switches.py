@@ -1,0 +1,138 @@
+"""The switches of the trainer: each does what it says, leaves checkpoints clean, and survives a resume."""
+
+import functools
+
+import pytest
+import torch
+from torch import nn
+
+import tiny
+from base import BaseModel
+from examples.ema import EMATrainer
+from machinery.checkpoints import file as checkpoint
+from machinery.errors import CheckpointError
+from tiny import interrupted
+
+
+@pytest.fixture
+def eager_compiler(monkeypatch):
+    """torch.compile without a C++ compiler, which would take half a minute."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+
+
+class Convolutions(BaseModel):
+    """Asserts its memory format."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3, padding=1)
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x):
+        assert x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+        assert self.conv.weight.is_contiguous(memory_format=torch.channels_last)
+        return self.fc(self.conv(x).mean(dim=(2, 3)))
+
+
+class Images(tiny.Points):
+    def __getitem__(self, i):
+        x, y = super().__getitem__(i)
+        return torch.stack([x, x + 1])[:, :, None] * torch.ones(5), y
+
+
+def digests(path):
+    state = checkpoint.load(path)
+    return {name: value.numpy().tobytes() for name, value in state["state_dict"].items()}
+
+
+def test_channels_last(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        tiny, "TinyModel", type("TinyModel", (Convolutions,), {"__module__": "tiny"})
+    )
+    monkeypatch.setattr(tiny, "Points", Images)
+    trainer = tiny.train(tiny.settings(tmp_path, trainer__channels_last=True))
+    assert trainer.epoch == 3
+
+
+@pytest.mark.parametrize("kind", [tiny.Trainer, EMATrainer])
+def test_compile_leaves_checkpoints_clean(tmp_path, capfd, eager_compiler, kind):
+    config = tiny.settings(tmp_path / "a", trainer__compile=True, trainer__verbosity=1)
+    trainer = tiny.train(config, trainer_class=kind)
+    assert hasattr(trainer.model, "_orig_mod")
+    state = checkpoint.load(trainer.checkpoint_dir / "checkpoint-epoch3.pth")
+    assert (
+        not any("_orig_mod" in name for name in state["state_dict"])
+        and state["arch"] == "TinyModel"
+    )
+    config = tiny.settings(tmp_path / "b", trainer__compile=True)
+    path = interrupted(config, after=16, cls=() if kind is tiny.Trainer else (kind,))
+    resumed = tiny.train(config, resume=path, trainer_class=kind)
+    assert digests(resumed.checkpoint_dir / "checkpoint-epoch3.pth") == digests(
+        trainer.checkpoint_dir / "checkpoint-epoch3.pth"
+    )
+
+
+def test_ema_is_torchs_average_and_is_what_validation_judges(tmp_path):
+    seen = []
+
+    class Looking(EMATrainer):
+        def _after_update(self, batches):
+            super()._after_update(batches)
+            seen.append({name: p.detach().clone() for name, p in self.model.named_parameters()})
+
+        def _valid_epoch(self, epoch):
+            log = super()._valid_epoch(epoch)
+            average, self.ema.module = self.ema.module, self.model
+            judged = self.evaluate(self.valid_data_loader)
+            self.ema.module = average
+            assert log == self.evaluate(self.valid_data_loader) != judged
+            return log
+
+    trainer = tiny.train(tiny.settings(tmp_path, trainer__ema_decay=0.8), trainer_class=Looking)
+    expected = seen[0]
+    for weights in seen[1:]:
+        expected = {name: 0.8 * value + 0.2 * weights[name] for name, value in expected.items()}
+    for name, parameter in trainer.ema.module.named_parameters():
+        assert torch.allclose(parameter, expected[name], atol=1e-6)
+    # Training itself is as without.
+    plain = tiny.train(tiny.settings(tmp_path / "plain"))
+    assert tiny.digest(plain.model) == tiny.digest(trainer.model)
+
+
+@pytest.mark.parametrize("in_validation", [False, True])
+def test_ema_resumes_exactly(tmp_path, in_validation):
+    whole = tiny.train(
+        tiny.settings(tmp_path / "a", trainer__ema_decay=0.9), trainer_class=EMATrainer
+    )
+    config = tiny.settings(tmp_path / "b", trainer__ema_decay=0.9)
+    path = interrupted(
+        config, after=4 if in_validation else 16, in_validation=in_validation, cls=(EMATrainer,)
+    )
+    resumed = tiny.train(config, resume=path, trainer_class=EMATrainer)
+    assert tiny.rows(resumed) == tiny.rows(whole)
+    assert tiny.digest(resumed.model) == tiny.digest(whole.model)
+    assert tiny.digest(resumed.ema) == tiny.digest(whole.ema)
+    assert int(resumed.ema.n_averaged) == 33
+
+
+def test_ema_is_not_added_to_a_run(tmp_path):
+    path = interrupted(tiny.settings(tmp_path), after=16)
+    with pytest.raises(
+        CheckpointError, match=r"holds other parts than this trainer:\n  missing: ema"
+    ):
+        tiny.train(tiny.settings(tmp_path), resume=path, trainer_class=EMATrainer)
+
+
+def test_deterministic(tmp_path):
+    try:
+        trainer = tiny.train(tiny.settings(tmp_path, trainer__deterministic=True))
+        assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
+        assert trainer.epoch == 3
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_what_is_off_is_not_there(tmp_path):
+    trainer = tiny.build(tiny.settings(tmp_path))
+    assert isinstance(trainer.model, tiny.TinyModel)
+    assert not torch.are_deterministic_algorithms_enabled()
