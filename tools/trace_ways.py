@@ -5,8 +5,8 @@ checkout: `--root PATH`.
 """
 
 import argparse
-import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -116,7 +116,7 @@ def config(root: Path, folder: Path) -> str:
     from parse_config import ConfigParser
 
     path = folder / "config.json"
-    path.write_text(json.dumps(json.loads((root / "config.json").read_text())))
+    shutil.copyfile(root / "config.json", path)
     sys.argv[:] = ["train.py", "-c", str(path)]
     with Trace(root) as trace:
         ConfigParser.from_args(argparse.ArgumentParser()).init_obj("arch", module_arch)
