@@ -70,4 +70,4 @@ class TrainerSettings(Section):
     deterministic: bool = False
     """Refuse GPU operations that may give other bits each time."""
     on_nan: Literal["stop", "skip", "ignore"] = "stop"
-    """A loss that is not finite: "stop" the run, "skip" the step (so for a gradient), "ignore" it."""
+    """A loss that is not finite: "stop" the run, "skip" the step (gradients too), "ignore" it."""
