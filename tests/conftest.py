@@ -1,4 +1,5 @@
-"""Settings of the test run: one thread for each process, the project importable, loggers as they were."""
+"""Settings of the test run: one thread for each process, the project importable, loggers as they
+were."""
 
 import logging
 import os
@@ -11,18 +12,19 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers")]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-#: Files that take long, and are begun with: a worker that had one of them last would let the others wait.
+#: Files that take long, and are begun with: a worker that had one of them last would let the others
+#: wait.
 LONG = (
     "launch",
     "new_project",
     "together",
     "examples",
+    "sweep",
     "failures",
     "commands",
     "components",
-    "daily",
-    "resume",
     "trackers",
+    "resume",
 )
 
 

@@ -1,4 +1,5 @@
-"""A classic project (config, loaders, model, trainer with its own loop, train.py) runs unchanged."""
+"""A classic project (config, loaders, model, trainer with its own loop, train.py) runs
+unchanged."""
 
 import csv
 import shutil
@@ -79,8 +80,10 @@ def test_a_util_py_of_the_project_s_own_may_stay(tmp_path):
     shutil.copytree(CLASSIC, folder, dirs_exist_ok=True)
     (folder / "utils" / "util.py").write_text(
         "import torch\nfrom itertools import repeat\nfrom utils.metrics import MetricTracker\n\n"
-        "def prepare_device(n_gpu_use):\n    print('my own')\n    return torch.device('cpu'), []\n\n"
-        "def inf_loop(data_loader):\n    for loader in repeat(data_loader):\n        yield from loader\n\n"
+        "def prepare_device(n_gpu_use):\n    print('my "
+        "own')\n    return torch.device('cpu'), []\n\n"
+        "def inf_loop(data_loader):\n    for loader in "
+        "repeat(data_loader):\n        yield from loader\n\n"
         "def helper():\n    return 5\n"
     )
     text = (folder / "train.py").read_text()

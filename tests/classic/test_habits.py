@@ -225,14 +225,17 @@ def test_a_run_from_a_notebook(tmp_path):
 import sys; sys.path.insert(0, {str(ROOT)!r})
 from parse_config import ConfigParser
 from train import main
-trainer = main(ConfigParser({str(ROOT / "config.json")!r}, modification={{"trainer;epochs": 1, "trainer;len_epoch": 3,
-    "trainer;save_dir": {str(tmp_path / "saved")!r}}}, run_id="one"))
+changes = {{"trainer;epochs": 1, "trainer;len_epoch": 3}}
+changes["trainer;save_dir"] = {str(tmp_path / "saved")!r}
+config = ConfigParser({str(ROOT / "config.json")!r}, modification=changes, run_id="one")
+trainer = main(config)
 from train import load_run
 import torch
 for path in (trainer.checkpoint_dir, trainer.checkpoint_dir / "checkpoint-epoch1.pth"):
     model, config = load_run(path)
     assert not model.training and config["name"] == "Digits_LeNet"
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), trainer.model.state_dict().values()))
+    trained = trainer.model.state_dict()
+    assert all(torch.equal(value, trained[name]) for name, value in model.state_dict().items())
 """
     (tmp_path / "notebook.py").write_text(code)
     result = command(tmp_path, "notebook.py")

@@ -9,7 +9,7 @@ from projects import command, copy_template
 from typed import SHORT
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A project with one run of two short epochs, under -W error."""
     folder = copy_template(tmp_path_factory.mktemp("commands") / "project")

@@ -56,7 +56,8 @@ def test_r_auto_finds_the_newest_unfinished_run(trained):
     # In use by another process: passed over.
     (second / "checkpoint-epoch2.pth").unlink()
     script = (
-        "import sys, subprocess; from pathlib import Path; from machinery.checkpoints.run_folder import own; "
+        "import sys, subprocess; from pathlib import Path; "
+        "from machinery.checkpoints.run_folder import own; "
         "lock = own(Path(sys.argv[1])); sys.exit(subprocess.call([sys.executable, *sys.argv[2:]]))"
     )
     fourth = command(folder, "-c", script, second, *auto)

@@ -246,7 +246,8 @@ def test_json_and_type_errors_load_no_torch(trained, text):
     script = (
         "import sys, train; sys.argv = ['train.py', '-c', 'bad.json']\n"
         "try: train.command()\n"
-        "except sys.modules['machinery.errors'].UserError: print([m for m in ('torch', 'numpy') if m in sys.modules])"
+        "except sys.modules['machinery.errors'].UserError: "
+        "print([m for m in ('torch', 'numpy') if m in sys.modules])"
     )
     assert command(folder, "-c", script).stdout.strip() == "[]"
 

@@ -1,4 +1,5 @@
-"""Everything torch has, by name: optimizers, schedulers, parameter groups, freezing; and what is refused, with why."""
+"""Everything torch has, by name: optimizers, schedulers, parameter groups, freezing; and what is
+refused, with why."""
 
 import inspect
 import json
@@ -281,39 +282,108 @@ def test_freezing(tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"arch": {"type": "TinyModel", "freeze": ["fc9.*"]}}, "arch.freeze: 'fc9.*' matches no parameter; there are: fc1"),
+        (
+            {"arch": {"type": "TinyModel", "freeze": ["fc9.*"]}},
+            "arch.freeze: 'fc9.*' matches no parameter; there are: fc1",
+        ),
         ({"arch": {"type": "TinyModel", "freeze": ["*"]}}, "the model has no parameter to train"),
-        ({"lr_scheduler": {"type": "OneCycleLR", "args": {"max_lr": 1, "total_steps": 7}}}, "made for 7 steps, but the run takes 3"),
-        ({"lr_scheduler": {"type": "OneCycleLR", "args": {"max_lr": 1, "epochs": 3, "steps_per_epoch": 11}}}, "made for 33 steps, but the run takes 3 (one every epoch)"),
-        ({"lr_scheduler": {"type": "ReduceLROnPlateau"}, "trainer__monitor": "max val_accuracy"}, 'set its "mode" to "max"'),
-        ({"lr_scheduler": {"type": "OneCycleLR", "args": {"max_lr": -1}}}, "lr_scheduler: makes learning rates of -"),
-        ({"optimizer": {"type": "Adam", "lr": 3}}, "optimizer.lr is unknown: did you mean optimizer.args.lr?"),
-        ({"arch": {"type": "TinyModel", "width": 3}}, "arch.width is unknown: did you mean arch.args.width?"),
+        (
+            {"lr_scheduler": {"type": "OneCycleLR", "args": {"max_lr": 1, "total_steps": 7}}},
+            "made for 7 steps, but the run takes 3",
+        ),
+        (
+            {
+                "lr_scheduler": {
+                    "type": "OneCycleLR",
+                    "args": {"max_lr": 1, "epochs": 3, "steps_per_epoch": 11},
+                }
+            },
+            "made for 33 steps, but the run takes 3 (one every epoch)",
+        ),
+        (
+            {"lr_scheduler": {"type": "ReduceLROnPlateau"}, "trainer__monitor": "max val_accuracy"},
+            'set its "mode" to "max"',
+        ),
+        (
+            {"lr_scheduler": {"type": "OneCycleLR", "args": {"max_lr": -1}}},
+            "lr_scheduler: makes learning rates of -",
+        ),
+        (
+            {"optimizer": {"type": "Adam", "lr": 3}},
+            "optimizer.lr is unknown: did you mean optimizer.args.lr?",
+        ),
+        (
+            {"arch": {"type": "TinyModel", "width": 3}},
+            "arch.width is unknown: did you mean arch.args.width?",
+        ),
         ({"epochs": 3}, "epochs is unknown: did you mean 'trainer.epochs'?"),
         ({"trainer__seed": 3}, "trainer.seed is unknown: did you mean 'seed'?"),
         ({"loss": "cross_entropie"}, "has no loss 'cross_entropie': did you mean 'cross_entropy'?"),
-        ({"trainer__accumulate": 12}, "trainer.accumulate: 12 batches are more than the 11 of an epoch"),
-        ({"trainer__save_step": 11}, "trainer.save_step: an epoch has 11 batches, so this would never save"),
-        ({"trainer__monitor": "off", "trainer__early_stop": 3}, "trainer.early_stop: there is nothing to judge by"),
+        (
+            {"trainer__accumulate": 12},
+            "trainer.accumulate: 12 batches are more than the 11 of an epoch",
+        ),
+        (
+            {"trainer__save_step": 11},
+            "trainer.save_step: an epoch has 11 batches, so this would never save",
+        ),
+        (
+            {"trainer__monitor": "off", "trainer__early_stop": 3},
+            "trainer.early_stop: there is nothing to judge by",
+        ),
         ({"trainer__monitor": "min val_los"}, "trainer.monitor: no metric is called 'val_los'"),
-        ({"data_loader__args": {"validation_split": 0.0}}, "'val_loss' (there is no validation data)"),
+        (
+            {"data_loader__args": {"validation_split": 0.0}},
+            "'val_loss' (there is no validation data)",
+        ),
         ({"metrics": [{"type": "accuracy", "name": "lr"}]}, "metrics: the name 'lr' is taken"),
         ({"metrics": [{"type": "accuracy", "name": "loss"}]}, "metrics: the name 'loss' is taken"),
-        ({"optimizer": {"type": "LBFGS"}, "trainer__precision": "fp16"}, "LBFGS computes its loss several times"),
-        ({"data_loader__args": {"validation_split": 1.0}}, "validation_split 1.0 of 103 leaves 0 for training"),
-        ({"data_loader__args": {"validation_split": 103}}, "validation_split 103 of 103 leaves 0 for training"),
-        ({"data_loader__args": {"pin_memori": True}}, "TinyLoader has no argument 'pin_memori': did you mean 'pin_memory'?"),
+        (
+            {"optimizer": {"type": "LBFGS"}, "trainer__precision": "fp16"},
+            "LBFGS computes its loss several times",
+        ),
+        (
+            {"data_loader__args": {"validation_split": 1.0}},
+            "validation_split 1.0 of 103 leaves 0 for training",
+        ),
+        (
+            {"data_loader__args": {"validation_split": 103}},
+            "validation_split 103 of 103 leaves 0 for training",
+        ),
+        (
+            {"data_loader__args": {"pin_memori": True}},
+            "TinyLoader has no argument 'pin_memori': did you mean 'pin_memory'?",
+        ),
         ({"data_loader__args": {"nonsense": 1}}, "TinyLoader has no argument 'nonsense'"),
-        ({"data_loader__args": {"prefetch_factor": "2"}}, 'TinyLoader takes prefetch_factor as int | None, found "2"'),
-        ({"data_loader__args": {"persistent_workers": "no"}}, 'TinyLoader takes persistent_workers as bool, found "no"'),
-        ({"optimizer__args": {"lr": "0.1"}}, 'optimizer.args.lr: Adam takes lr as float | Tensor, found "0.1"'),
-        ({"optimizer__args": {"lr": 0.1, "betas": [0.9]}}, "optimizer.args.betas: Adam takes betas as tuple[float | Tensor, float | Tensor], found a list"),
+        (
+            {"data_loader__args": {"prefetch_factor": "2"}},
+            'TinyLoader takes prefetch_factor as int | None, found "2"',
+        ),
+        (
+            {"data_loader__args": {"persistent_workers": "no"}},
+            'TinyLoader takes persistent_workers as bool, found "no"',
+        ),
+        (
+            {"optimizer__args": {"lr": "0.1"}},
+            'optimizer.args.lr: Adam takes lr as float | Tensor, found "0.1"',
+        ),
+        (
+            {"optimizer__args": {"lr": 0.1, "betas": [0.9]}},
+            "optimizer.args.betas: Adam takes betas as "
+            "tuple[float | Tensor, float | Tensor], found a list",
+        ),
         ({"optimizer__args": {"lr": 0.1, "amsgrad": 1}}, "Adam takes amsgrad as bool, found 1"),
-        ({"lr_scheduler": {"type": "StepLR", "args": {"step_size": 0.5}}}, "StepLR takes step_size as int, found 0.5"),
+        (
+            {"lr_scheduler": {"type": "StepLR", "args": {"step_size": 0.5}}},
+            "StepLR takes step_size as int, found 0.5",
+        ),
         ({"lr_scheduler": {"type": "StepLR"}}, "lr_scheduler.args: StepLR needs 'step_size'"),
-        ({"lr_scheduler": {"type": "StepLR", "args": {"optimizer": 1, "step_size": 1}}}, "the program gives StepLR its optimizer"),
+        (
+            {"lr_scheduler": {"type": "StepLR", "args": {"optimizer": 1, "step_size": 1}}},
+            "the program gives StepLR its optimizer",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_makes_no_sense_is_told_before_anything_is_written(tmp_path, changes, message):
     with pytest.raises(ConfigError) as caught:
         build(tiny.settings(tmp_path / "runs", **changes))

@@ -1,4 +1,5 @@
-"""A good config with one mistake in it: told with exit code 2 before a folder is made, or it trains."""
+"""A good config with one mistake in it: told with exit code 2 before a folder is made, or it
+trains."""
 
 import copy
 import json

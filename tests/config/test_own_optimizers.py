@@ -117,7 +117,8 @@ def test_optimizers_and_schedulers_of_ones_own(tmp_path, optim, optimizer, kind)
         ),
         (
             {"type": "SignSDG"},
-            "model.optim_of_the_test and torch.optim have no optimizer 'SignSDG': did you mean 'SignSGD'",
+            "model.optim_of_the_test and torch.optim have "
+            "no optimizer 'SignSDG': did you mean 'SignSGD'",
         ),
         ({"type": "Halving"}, "have no optimizer 'Halving'"),
         ({"type": "nothing"}, "made a NoneType, not a Optimizer"),

@@ -73,7 +73,7 @@ MOMENTUM = {"type": "RMSprop", "args": {"lr": 0.01}}
             {"arch__freeze": ["fc2.bias"]},
             "parameters in its groups",
         ),
-        ({}, {"lr_scheduler__interval": "step"}, "lr_scheduler.interval cannot be changed_config"),
+        ({}, {"lr_scheduler__interval": "step"}, "lr_scheduler.interval cannot be changed"),
         (
             {},
             {"lr_scheduler__args": {"step_size": 2, "gamma": 0.5, "last_epoch": -1}},
@@ -82,7 +82,7 @@ MOMENTUM = {"type": "RMSprop", "args": {"lr": 0.01}}
         (
             {"lr_scheduler": {"type": "LinearLR", "args": {"total_iters": 4}}},
             {"lr_scheduler": {"type": "LinearLR", "args": {"total_iters": 3}}},
-            "total_iters of a running LinearLR cannot be changed_config",
+            "total_iters of a running LinearLR cannot be changed",
         ),
     ],
 )

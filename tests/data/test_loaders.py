@@ -1,4 +1,5 @@
-"""Data loaders: the same batches whatever the workers are, exact splits, and the classic interface."""
+"""Data loaders: the same batches whatever the workers are, exact splits, and the classic
+interface."""
 
 import gzip
 import itertools

@@ -1,4 +1,5 @@
-"""The tasks of docs/own_tasks.md: each diff applies as it stands, is short, and trains, continues and is tested."""
+"""The tasks of docs/own_tasks.md: each diff applies as it stands, is short, and trains, continues
+and is tested."""
 
 import json
 import re
@@ -168,7 +169,8 @@ from utils import ROOT
 model, config = load_run("saved/models/Table_MLP/RUN")
 held_out = TableLoader(**config["data_loader"]["args"]).split_validation()
 with torch.no_grad():
-    for data in (held_out, [tuple(torch.stack(part) for part in zip(*Table(ROOT / "data/table/test.csv")))]):
+    test = Table(ROOT / "data/table/test.csv")
+    for data in (held_out, [tuple(torch.stack(part) for part in zip(*test))]):
         y, output = (torch.cat(part).double() for part in zip(*((y, model(x)) for x, y in data)))
         print(len(y), float(1 - ((output - y) ** 2).sum() / ((y - y.mean()) ** 2).sum()))
 """

@@ -1,4 +1,5 @@
-"""The pages: links lead somewhere, commands exist and take what they are shown with, those of docs/tools.md run."""
+"""The pages: links lead somewhere, commands exist and take what they are shown with, those of
+docs/tools.md run."""
 
 import csv
 import json
@@ -56,7 +57,8 @@ def test_each_page_can_be_found_and_the_readme_is_short():
 
 
 def commands(text):
-    """The commands of a page's blocks, without comments; those that go over several lines in one."""
+    """The commands of a page's blocks, without comments; those that go over several lines in
+    one."""
     for kind, block in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.S | re.M):
         for line in re.split(r"\n(?=\S)", block.replace("\\\n", " ")):
             if not kind and re.match(r"(python|torchrun) ", line):
@@ -182,7 +184,10 @@ def test_mistakes_are_told_as_they_are_shown(project):
 
 def test_a_checkpoint_is_plain_data(project):
     (code,) = re.findall(r"```python\n(state = torch.*?)```", PAGES["docs/how_it_works.md"], re.S)
-    load = "import os, torch, model.model\nmodel = model.model.MnistModel()\nos.chdir('saved/models/NAME/RUN')\n"
+    load = (
+        "import os, torch, model.model\nmodel = "
+        "model.model.MnistModel()\nos.chdir('saved/models/NAME/RUN')\n"
+    )
     run(project, "-c", load + code)
 
 

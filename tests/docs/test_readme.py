@@ -1,4 +1,5 @@
-"""What the pages say is so: their commands run, the table is the schema's, the tree is the project's."""
+"""What the pages say is so: their commands run, the table is the schema's, the tree is the
+project's."""
 
 import copy
 import re

@@ -1,4 +1,5 @@
-"""The README's six changes: each diff applies as it stands, is under 20 lines, trains, and is continued exactly."""
+"""The README's six changes: each diff applies as it stands, is under 20 lines, trains, and is
+continued exactly."""
 
 import re
 import shlex
@@ -75,7 +76,10 @@ def changed_project(request, tmp_path_factory):
     return request.param, folder
 
 
-APPLY = "import subprocess, sys; subprocess.run(['git', 'apply', '-v', '-'], input=sys.argv[1].encode(), check=True)"
+APPLY = (
+    "import subprocess, sys; subprocess.run(['git', 'apply', "
+    "'-v', '-'], input=sys.argv[1].encode(), check=True)"
+)
 
 
 WORDS = (
@@ -120,7 +124,8 @@ def test_it_is_clean(changed_project):
 
 @pytest.mark.parametrize("changed_project", ["update"], indirect=True)
 def test_centred_gradients_are_of_mean_zero(changed_project):
-    """The formula of the page: plain SGD moves the weights of each output by what sums to nothing."""
+    """The formula of the page: plain SGD moves the weights of each output by what sums to
+    nothing."""
     _, folder = changed_project
     words = [
         "--set",

@@ -1,4 +1,5 @@
-"""Each example trains as it stands, is stopped and continued exactly, and is tested; on several processes, too."""
+"""Each example trains as it stands, is stopped and continued exactly, and is tested; on several
+processes, too."""
 
 import argparse
 import csv
@@ -407,7 +408,8 @@ def test_a_gan_accumulates_and_skips(tmp_path):
 
 
 def _cells(config):
-    """Run the notebook's code as Jupyter would, in the folder where it stands, with another config."""
+    """Run the notebook's code as Jupyter would, in the folder where it stands, with another
+    config."""
     warnings.simplefilter(
         "ignore", DeprecationWarning
     )  # an older matplotlib has some with newer packages

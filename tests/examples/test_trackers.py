@@ -1,4 +1,5 @@
-"""Trackers: what MLflow's own server and Weights & Biases offline have got is what was trained, and changes nothing."""
+"""Trackers: what MLflow's own server and Weights & Biases offline have got is what was trained, and
+changes nothing."""
 
 import csv
 import json

@@ -181,7 +181,8 @@ def test_a_daemon_without_streams_trains(tmp_path, closed):
 
 
 def test_the_classic_command_of_this_project_is_shown_at_the_end(tmp_path):
-    """The lines that are printed are typed as they are, from another folder with a space in its name."""
+    """The lines that are printed are typed as they are, from another folder with a space in its
+    name."""
     start = tmp_path / "a b"
     start.mkdir()
     options = [

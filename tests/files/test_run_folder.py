@@ -151,7 +151,10 @@ def test_a_process_owns_a_run_once(tmp_path):
     for folder in (run.folder, link):
         with pytest.raises(ConfigError, match="in use by this process"):
             Run(folder)
-    code = "import sys, pathlib; from machinery.checkpoints.run import Run; Run(pathlib.Path(sys.argv[1]))"
+    code = (
+        "import sys, pathlib; from machinery.checkpoints.run "
+        "import Run; Run(pathlib.Path(sys.argv[1]))"
+    )
     other = subprocess.run(
         [sys.executable, "-c", code, run.folder], cwd=ROOT, capture_output=True, text=True
     )

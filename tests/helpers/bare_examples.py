@@ -1,6 +1,8 @@
-"""Each example's task as a bare PyTorch script: its networks and its data, loops and figures by hand.
+"""Each example's task as a bare PyTorch script: its networks and its data, loops and figures by
+hand.
 
-Nothing of the trainer, the metrics or the config's optimizers is used. Batches come from the example's loaders, whose
+Nothing of the trainer, the metrics or the config's optimizers is used. Batches come from the
+example's loaders, whose
 order and augmentation have tests of their own.
 """
 
@@ -256,7 +258,8 @@ def tabular(net, loader, valid, epochs, trainer):
 
 
 def figures(name, trainer, epochs):
-    """The figures of the task and the weights after so many epochs, from the networks and the data of a trainer."""
+    """The figures of the task and the weights after so many epochs, from the networks and the data
+    of a trainer."""
     net = copy.deepcopy(trainer.model)
     found = globals()[name](net, trainer.data_loader, trainer.valid_data_loader, epochs, trainer)
     return found, net.state_dict()

@@ -1,4 +1,5 @@
-"""Child processes for tests that kill: forked, so that they start with torch imported, each in a process group."""
+"""Child processes for tests that kill: forked, so that they start with torch imported, each in a
+process group."""
 
 import multiprocessing
 import os
@@ -10,8 +11,9 @@ import torch
 
 from machinery.telling import end_command
 
-# The first backward of a process looks how many devices there are, starts threads for them, and no fork of it can call
-# backward any more. Once fake tensors have been made (by torch.export), it finds one without a GPU; now it finds none.
+# The first backward of a process looks how many devices there are, starts threads for them, and no
+# fork of it can call backward any more. Once fake tensors have been made (by torch.export), it
+# finds one without a GPU; now it finds none.
 torch.ones(1, requires_grad=True).sum().backward()
 
 
@@ -45,7 +47,8 @@ def _command(function, args, output, errors):
     except SystemExit:
         raise
     except BaseException as error:
-        # That of a project, whose classes are others than those of the tests, if it has come to set it.
+        # That of a project, whose classes are others than those of the tests, if it has come to set
+        # it.
         hook = sys.excepthook if sys.excepthook.__name__ == end_command.__name__ else end_command
         hook(type(error), error, error.__traceback__)
         sys.exit(1)

@@ -20,7 +20,8 @@ torch.optim.SGD([torch.zeros(1, requires_grad=True)])
 
 
 def start(folder, size, function, *args, timeout=TIMEOUT):
-    """Run `function(*args)` in `size` processes; they, and the folder of their results and outputs."""
+    """Run `function(*args)` in `size` processes; they, and the folder of their results and
+    outputs."""
     place = Path(tempfile.mkdtemp(dir=folder))
     given = [(rank, size, place, timeout, function, args) for rank in range(size)]
     return [forked.start(_rank, *each, output=place / f"{each[0]}.txt") for each in given], place

@@ -13,7 +13,8 @@ from trainer import Trainer
 
 
 def script(name, words, stop_at=0):
-    """Run a script of the project in this process; in an update of the second epoch, it gets a SIGTERM."""
+    """Run a script of the project in this process; in an update of the second epoch, it gets a
+    SIGTERM."""
     after = Trainer._after_update
 
     def stopping(self, batches):

@@ -290,7 +290,8 @@ class Counted(IterableDataset):
 
 
 class Several(Trainer):
-    """A teacher that is switched off, networks in a list and in a dict, and a layer of the model that stays frozen."""
+    """A teacher that is switched off, networks in a list and in a dict, and a layer of the model
+    that stays frozen."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

@@ -1,4 +1,5 @@
-"""The table of epochs and TensorBoard: one axis, no point twice, and trouble with them ends no run."""
+"""The table of epochs and TensorBoard: one axis, no point twice, and trouble with them ends no
+run."""
 
 import logging
 import re

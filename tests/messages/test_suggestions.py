@@ -1,6 +1,8 @@
-"""What the program suggests is typed here, literally: each suggestion is brought about, followed, and has to help.
+"""What the program suggests is typed here, literally: each suggestion is brought about, followed,
+and has to help.
 
-A command takes a quarter of a second: it runs in a forked process that has torch already, but none of the project.
+A command takes a quarter of a second: it runs in a forked process that has torch already, but none
+of the project.
 """
 
 import ast
@@ -139,9 +141,11 @@ import torch
 import train
 from parse_config import ConfigParser
 
-trainer = train.build(ConfigParser.from_args(argparse.ArgumentParser(), train.OPTIONS, partial=False))
+parser = argparse.ArgumentParser()
+trainer = train.build(ConfigParser.from_args(parser, train.OPTIONS, partial=False))
 other = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 0.1)
-trainer.other_scheduler = torch.optim.lr_scheduler.OneCycleLR(other, 0.1, total_steps=trainer.epochs)
+schedulers = torch.optim.lr_scheduler
+trainer.other_scheduler = schedulers.OneCycleLR(other, 0.1, total_steps=trainer.epochs)
 trainer.train()
 """
 
@@ -318,7 +322,8 @@ MEANS = {
 
 
 def filled(line, name):
-    """A command whose short forms are written out; $RUN is a name of the test's own, $FOLDER that run's folder."""
+    """A command whose short forms are written out; $RUN is a name of the test's own, $FOLDER that
+    run's folder."""
     for short, long in MEANS.items():
         line = line.replace(short, long)
     names = {"RUN": name, "FOLDER": f"{Path(ONE).parent}/{name}"}
@@ -364,6 +369,11 @@ def slip(name, of, says, wrong, then=""):
     )
 
 
+def lines_of(table):
+    """The lines of a table; one that begins with a space goes on with the line before."""
+    return table.strip().replace("\n ", " ").splitlines()
+
+
 #: Mistakes: a name, a piece of the code, what is said, what is set, and what instead.
 SLIPS = r"""
 split | leaves both some | a (share) or number that | $SPLIT=1.0 | $SPLIT=0.99
@@ -371,21 +381,32 @@ split-number | leaves both some | a share or (number) that | $SPLIT=5000 | $SPLI
 split-nothing | leaves both some | a (share) or number that | $SPLIT=0.0001 | $SPLIT=0.01
 data | set data_loader.args.data_dir | or set (\S+) | data_loader.args.data_dir=elsewhere | $1=data
 loss | name one of model/loss.py | one of (model/loss.py) | loss=null | loss=nll_loss
-two-metrics | give one a name | one a (name) of | metrics=["accuracy", "accuracy"] | metrics=["accuracy", $OTHER]
-metric-name | give the metric a "name" | a "(name)" of | metrics=[{"type": "accuracy", "name": "lr"}] | metrics=[$OTHER]
-metric | no metric is called | there are: .*(val_loss) | trainer.monitor=min val_los | trainer.monitor=min $1
+two-metrics | give one a name | one a (name) of | metrics=["accuracy", "accuracy"]
+ | metrics=["accuracy", $OTHER]
+metric-name | give the metric a "name" | a "(name)" of
+ | metrics=[{"type": "accuracy", "name": "lr"}] | metrics=[$OTHER]
+metric | no metric is called | there are: .*(val_loss) | trainer.monitor=min val_los
+ | trainer.monitor=min $1
 key | : did you mean {}? | mean (\S+)\? | trainer.epoch=1 | $1=1
 section | : did you mean {}? | mean (\S+)\? | trainr.epochs=1 | $1.epochs=1
 type | : did you mean {}? | mean '(\S+)'\? | arch.type=MnistModl | arch.type=$1
-argument | : did you mean {}? | mean '(\S+)'\? | data_loader.args.shuffel=true | data_loader.args.$1=true
-unknown | is unknown: did you mean | mean '(\S+)'\? | lr_scheduler={"typ": $STEP} | lr_scheduler={"$1": $STEP}
-misplaced | is unknown: did you mean | \.(\S+)\.lr\? | optimizer=$SGD"lr": 0.1} | optimizer=$SGD"$1": {"lr": 0.1}}
+argument | : did you mean {}? | mean '(\S+)'\? | data_loader.args.shuffel=true
+ | data_loader.args.$1=true
+unknown | is unknown: did you mean | mean '(\S+)'\? | lr_scheduler={"typ": $STEP}
+ | lr_scheduler={"$1": $STEP}
+misplaced | is unknown: did you mean | \.(\S+)\.lr\? | optimizer=$SGD"lr": 0.1}
+ | optimizer=$SGD"$1": {"lr": 0.1}}
 given | leave it out | (leave it out) | optimizer.args.params=1 |
-total_steps | leave total_steps | leave (total_steps), | lr_scheduler=$MAX, "total_steps": 9}} | lr_scheduler=$MAX}}
-interval | leave total_steps | set "(interval)" | lr_scheduler=$MAX, $FOUR} | lr_scheduler=$MAX, $FOUR, "$1": "step"}
-plateau | ReduceLROnPlateau judges epochs | "(\S+)": "(epoch)" | $PLATEAU, "interval": "step"} | $PLATEAU, "$1": "$2"}
-mode | set its "mode" | "(mode)" to "(min)" | $PLATEAU, "args": {"mode": "max"}} | $PLATEAU, "args": {"$1": "$2"}}
-need | {} needs {} | needs '(.*)' | lr_scheduler={"type": "StepLR"} | lr_scheduler={"type": "StepLR", "args": {"$1": 1}}
+total_steps | leave total_steps | leave (total_steps), | lr_scheduler=$MAX, "total_steps": 9}}
+ | lr_scheduler=$MAX}}
+interval | leave total_steps | set "(interval)" | lr_scheduler=$MAX, $FOUR}
+ | lr_scheduler=$MAX, $FOUR, "$1": "step"}
+plateau | ReduceLROnPlateau judges epochs | "(\S+)": "(epoch)" | $PLATEAU, "interval": "step"}
+ | $PLATEAU, "$1": "$2"}
+mode | set its "mode" | "(mode)" to "(min)" | $PLATEAU, "args": {"mode": "max"}}
+ | $PLATEAU, "args": {"$1": "$2"}}
+need | {} needs {} | needs '(.*)' | lr_scheduler={"type": "StepLR"}
+ | lr_scheduler={"type": "StepLR", "args": {"$1": 1}}
 there-are | there are: {} | there are: (\w+) | arch.type=Nothing | arch.type=$1
 pattern | matches no parameter | there are: (\S+), | arch.freeze=["convv.*"] | arch.freeze=["$1"]
 """
@@ -436,7 +457,8 @@ GOING_ON = [
     resumes("nan", f"$NEW --set optimizer.type=SGD --set 'lr_scheduler={LEAP}'", done=r"\n +2 "),
     resumes(
         "nan-after-a-best-that-was-not-due",
-        """$NEW --set 'loss={"type": "Late", "args": {"n": 4}}' --set trainer.save_period=5 --set trainer.epochs=4""",
+        """$NEW --set 'loss={"type": "Late", "args": {"n": 4}}' --set trainer.save_period=5 --set
+        trainer.epochs=4""",
         done=r"\n +4 ",
     ),
     case(
@@ -563,7 +585,8 @@ STARTING = [
     new_run(
         "rate",
         "--lr 0.1",
-        """$NEW --set 'lr_scheduler={"type": "CosineAnnealingLR", "args": {"T_max": 2, "eta_min": 1e-5}}'""",
+        """$NEW --set 'lr_scheduler={"type": "CosineAnnealingLR", "args": {"T_max": 2, "eta_min":
+        1e-5}}'""",
         "a running schedule cannot take another",
     ),
     new_run("length", "--set trainer.epochs=4", "$NEW $CYCLE"),
@@ -637,7 +660,7 @@ SETTING = [
             of,
             says,
             f"{test} -r $FOLDER",
-            then=f"""--set '$1={{"type": "DigitsDataLoader", "args": {{"training": {training}}}}}'""",
+            then=f'--set \'$1={{"type": "DigitsDataLoader", "args": {{"training": {training}}}}}\'',
             before="""$NEW --set trainer.monitor=off --set 'data_loader={"type": "Bare"}'""",
         )
         for name, of, says, test, training in (
@@ -665,7 +688,7 @@ SETTING = [
         "--set trainer.threads=2",
         "--set $1",
     ),
-    *(slip(*(field.strip() for field in line.split(" |"))) for line in SLIPS.strip().splitlines()),
+    *(slip(*(field.strip() for field in line.split(" |"))) for line in lines_of(SLIPS)),
 ]
 
 
@@ -748,7 +771,10 @@ def test_nothing_is_said_that_would_not_help(project, name):
 )
 def test_commands_work_where_they_are_printed(project, where, script, options):
     folder = project / where
-    train = f"{shlex.quote(str(project / script))} -c {shlex.quote(str(project / 'short.json'))} {options}"
+    train = (
+        f"{shlex.quote(str(project / script))} -c "
+        f"{shlex.quote(str(project / 'short.json'))} {options}"
+    )
     said = typed(folder, train)
     assert said.code == 0, said.text
     for what, done in (("test", "test data, 1,000 samples"), ("continue", r"\n +3 +\d")):
@@ -1185,8 +1211,10 @@ def test_what_it_says_of_code_helps(tmp_path, says):
 
 #: What a suggestion looks like in the code.
 SUGGESTION = re.compile(
-    r"(?:^|[ (:])-(?:-[a-z]|[cr] )|python |continue:|resume:|did you mean|in_batch|would change|may be|too few|"
-    r"\b(?:set|raise|leave|give|use|try|start|choose|write|take|move|convert|keep|delete|say|name one|"
+    r"(?:^|[ (:])-(?:-[a-z]|[cr] )|python |continue:|resume:|did "
+    r"you mean|in_batch|would change|may be|too few|"
+    r"\b(?:set|raise|leave|give|use|try|start|choose|write|take|move|convert|keep|delete|say|"
+    r"name one|"
     r"stop it|finish|let the|there are|needs|stand in double quotes|a comma before|is missing)\b"
 )
 

@@ -1,4 +1,5 @@
-"""Several processes as a user starts them: by -d, by torchrun, by a scheduler that kills and starts again."""
+"""Several processes as a user starts them: by -d, by torchrun, by a scheduler that kills and starts
+again."""
 
 import json
 import os

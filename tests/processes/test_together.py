@@ -1,4 +1,5 @@
-"""Any number of processes train the same model: the same batches, gradients, averages and decisions."""
+"""Any number of processes train the same model: the same batches, gradients, averages and
+decisions."""
 
 import importlib.util
 import math
@@ -385,7 +386,8 @@ def test_an_update_that_one_process_skips_is_skipped_by_all(tmp_path):
 
 
 class Bent(GANTrainer):
-    """The GAN with noise that is a function of the data, so that it does not depend on the process."""
+    """The GAN with noise that is a function of the data, so that it does not depend on the
+    process."""
 
     def _forward(self, batch):
         data = batch[0]
@@ -421,7 +423,8 @@ class Unfreezing(OwnLoop):
 
 
 def train_bent(kind, folder):
-    """The weights of all networks of a trainer that is not the template's, in float64, and its last numbers."""
+    """The weights of all networks of a trainer that is not the template's, in float64, and its last
+    numbers."""
     torch.set_default_dtype(torch.float64)
     for thing in (Generator, spread, dict_accuracy, dict_loss):
         setattr(tiny, thing.__name__, thing)

@@ -1,4 +1,5 @@
-"""SIGKILL at any instant: the run goes on with the same command, and ends with the bits of the unbroken one."""
+"""SIGKILL at any instant: the run goes on with the same command, and ends with the bits of the
+unbroken one."""
 
 import json
 import random
@@ -25,7 +26,8 @@ KINDS = [
 
 
 def command(config, run_id, kill_at=0, report=None):
-    """`train.py -c CONFIG --run_id RUN -r auto`, killed at an instant, or reporting how many instants there were."""
+    """`train.py -c CONFIG --run_id RUN -r auto`, killed at an instant, or reporting how many
+    instants there were."""
     killer = forked.KillAt(kill_at)
     sys.setprofile(killer)
     tiny.build(tiny.command_line("-c", config, "--run_id", run_id, "-r", "auto")).train()
@@ -173,6 +175,7 @@ def test_two_processes_survive_many_kills(tmp_path, kind):
     instants, expected = prepare_together(tmp_path, kind)
     kills = [run_together(tmp_path, number, instants, expected) for number in range(20)]
     print(
-        f"kind {kind}: {len(kills)} runs of two processes, {sum(kills)} kills, {instants} instants each"
+        f"kind {kind}: {len(kills)} runs of two processes, "
+        f"{sum(kills)} kills, {instants} instants each"
     )
     assert sum(kills) >= 60

@@ -1,4 +1,5 @@
-"""Metrics that are objects come back from a checkpoint inside an epoch as they were, or the epoch is done again."""
+"""Metrics that are objects come back from a checkpoint inside an epoch as they were, or the epoch
+is done again."""
 
 from collections import defaultdict, deque
 

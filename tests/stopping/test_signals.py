@@ -1,4 +1,5 @@
-"""Polite stops: a signal to the process or to its group, wherever the run is, saves at most one step later."""
+"""Polite stops: a signal to the process or to its group, wherever the run is, saves at most one
+step later."""
 
 import itertools
 import os

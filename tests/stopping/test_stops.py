@@ -81,7 +81,8 @@ def test_a_stop_before_the_first_step_of_an_epoch_is_one_after_the_epoch_before(
 
 
 def test_a_signal_at_any_line_of_a_fetch_ends_it_quietly():
-    """At each line of `until`, and in each of the iterator's own: no exception, and no batch is lost unsaid."""
+    """At each line of `until`, and in each of the iterator's own: no exception, and no batch is
+    lost unsaid."""
     for at in range(1, 60):
         count, stop = 0, StopRequest()
 

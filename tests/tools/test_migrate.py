@@ -1,4 +1,5 @@
-"""What the report on a classic project says is what happens: each finding is also met by running the template."""
+"""What the report on a classic project says is what happens: each finding is also met by running
+the template."""
 
 import importlib.metadata
 import importlib.util
@@ -64,7 +65,8 @@ class Trainer(BaseTrainer):
 
 
 def written(folder, **files):
-    """A project like the fixture's, with these files in place of its own; slashes are two underscores."""
+    """A project like the fixture's, with these files in place of its own; slashes are two
+    underscores."""
     shutil.copytree(CLASSIC, folder, dirs_exist_ok=True)
     for name, text in files.items():
         path = folder / (name.replace("__", "/") + (".json" if isinstance(text, dict) else ".py"))
@@ -122,26 +124,88 @@ def test_the_fixture_meets_nothing_that_is_refused(tmp_path):
 
 # The place, the code, the words of the report, and those of the error.
 REFUSED = [
-    *(("the_class", f"def {name}(self, *args):\n    pass", f"Trainer.{name} would never be called", "never be called")
-      for name in ("_save_checkpoint", "_resume_checkpoint")),
-    *(("the_class", f"def {name}(self):\n    pass", f"Trainer.{name} takes the place of a method", "argument")
-      for name in ("_report", "_finish", "_run_epoch", "_save", "_save_epoch")),
-    *(("the_setup", f"self.{name} = None", f"self.{name} is the BaseTrainer's own here", "None|obj") for name in TAKEN),
-    ("the_setup", "self.period = self.save_period", "the BaseTrainer has no save_period any more", "save_period"),
-    ("the_epoch", "print(self.mnt_metric)", "the BaseTrainer has no mnt_metric any more", "mnt_metric"),
-    ("the_epoch", "print(self.early_stop)", "the BaseTrainer has no early_stop any more", "early_stop"),
-    ("the_setup", "self._prepare_device(1)", "the BaseTrainer has no _prepare_device any more", "_prepare_device"),
+    *(
+        (
+            "the_class",
+            f"def {name}(self, *args):\n    pass",
+            f"Trainer.{name} would never be called",
+            "never be called",
+        )
+        for name in ("_save_checkpoint", "_resume_checkpoint")
+    ),
+    *(
+        (
+            "the_class",
+            f"def {name}(self):\n    pass",
+            f"Trainer.{name} takes the place of a method",
+            "argument",
+        )
+        for name in ("_report", "_finish", "_run_epoch", "_save", "_save_epoch")
+    ),
+    *(
+        (
+            "the_setup",
+            f"self.{name} = None",
+            f"self.{name} is the BaseTrainer's own here",
+            "None|obj",
+        )
+        for name in TAKEN
+    ),
+    (
+        "the_setup",
+        "self.period = self.save_period",
+        "the BaseTrainer has no save_period any more",
+        "save_period",
+    ),
+    (
+        "the_epoch",
+        "print(self.mnt_metric)",
+        "the BaseTrainer has no mnt_metric any more",
+        "mnt_metric",
+    ),
+    (
+        "the_epoch",
+        "print(self.early_stop)",
+        "the BaseTrainer has no early_stop any more",
+        "early_stop",
+    ),
+    (
+        "the_setup",
+        "self._prepare_device(1)",
+        "the BaseTrainer has no _prepare_device any more",
+        "_prepare_device",
+    ),
     ("the_setup", "self.mnt_best = 0", "self.mnt_best can be read, but not set", "mnt_best|setter"),
-    ("the_setup", "self.mnt_mode = 'off'", "self.mnt_mode can be read, but not set", "mnt_mode|setter"),
+    (
+        "the_setup",
+        "self.mnt_mode = 'off'",
+        "self.mnt_mode can be read, but not set",
+        "mnt_mode|setter",
+    ),
     ("the_setup", "self.monitor.split()", "self.monitor is an object here", "split"),
-    ("the_setup", "self.writer = SummaryWriter(str(config.save_dir))", "self.writer has to be the", "continue_from"),
-    ("the_setup", "self.config._config", "the config has no _config: write config.config", "_config"),
+    (
+        "the_setup",
+        "self.writer = SummaryWriter(str(config.save_dir))",
+        "self.writer has to be the",
+        "continue_from",
+    ),
+    (
+        "the_setup",
+        "self.config._config",
+        "the config has no _config: write config.config",
+        "_config",
+    ),
     ("the_setup", "self.config.log_levels[2]", "the config has no log_levels", "log_levels"),
     ("the_setup", "self.config._save_dir", "the config has no _save_dir", "_save_dir"),
     ("the_setup", "self.config._log_dir", "the config has no _log_dir", "_log_dir"),
-    ("the_setup", "self.config.initialize('arch', None)", "the config has no initialize: write init_obj", "initialize"),
+    (
+        "the_setup",
+        "self.config.initialize('arch', None)",
+        "the config has no initialize: write init_obj",
+        "initialize",
+    ),
     ("the_setup", "self.config.resume = None", "config.resume cannot be set", "resume|setter"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
@@ -167,7 +231,8 @@ def test_an_older_constructor_is_told(tmp_path):
         )
         (told,) = found(written(tmp_path / "project", trainer__trainer=text), 0)
         assert told.startswith(
-            f"trainer/trainer.py:{line_of(text, 'super()')}: BaseTrainer takes model, criterion, metric_ftns"
+            f"trainer/trainer.py:{line_of(text, 'super()')}: "
+            f"BaseTrainer takes model, criterion, metric_ftns"
         )
         with pytest.raises(TypeError, match="positional argument"):
             trainer_of(text, tmp_path)
@@ -179,7 +244,10 @@ def test_what_an_own_class_defines_is_not_missed(tmp_path):
         the_epoch="print(self.save_period, self.early_stop)",
     )
     trainer_of(text, tmp_path).train()
-    below = "from trainer.trainer import Trainer\n\n\nclass Below(Trainer):\n    def f(self):\n        self.save_period\n"
+    below = (
+        "from trainer.trainer import Trainer\n\n\nclass "
+        "Below(Trainer):\n    def f(self):\n        self.save_period\n"
+    )
     folder = written(tmp_path / "project", trainer__trainer=text, trainer__below=below)
     assert found(folder, 0) == []
     # An override is also told in a class that derives from one of the project's own.
@@ -347,28 +415,39 @@ def test_imports_of_what_is_no_more(tmp_path, monkeypatch):
     for line in lines:
         with pytest.raises(ImportError):
             exec(line, {})
-    there = "from base import *\nfrom utils import ensure_dir, read_json, write_json, inf_loop, prepare_device\n"
-    there += "from logger import TensorboardWriter, setup_logging, visualization\nimport numpy as np\nimport utils.util\n"
+    there = (
+        "from base import *\nfrom utils import ensure_dir, "
+        "read_json, write_json, inf_loop, prepare_device\n"
+    )
+    there += (
+        "from logger import TensorboardWriter, setup_logging, "
+        "visualization\nimport numpy as np\nimport utils.util\n"
+    )
     there += "try:\n    from utils import helper\nexcept ImportError:\n    pass\n"
     exec(there, {})
     told = found(written(tmp_path / "a", model__more="\n".join(lines), model__there=there), 0)
     assert [text.split(": ")[0] for text in told] == [
         f"model/more.py:{n}" for n in range(1, len(lines) + 1)
     ]
-    # What stands in a util.py of the project's own, or in a file that is replaced, is told with its place.
+    # What stands in a util.py of the project's own, or in a file that is replaced, is told with its
+    # place.
     monkeypatch.setattr(sys.modules["utils.util"], "helper", 5, raising=False)
     with pytest.raises(ImportError):
         exec(lines[0], {})
     exec("from utils.util import helper", {})
     base = "class BaseTrainer:\n    def train(self):\n        pass\n\n\nclass BaseGAN:\n    pass\n"
-    more = "from utils import helper, read_json\nfrom utils.util import helper\nfrom base.base_trainer import BaseGAN\n"
+    more = (
+        "from utils import helper, read_json\nfrom utils.util "
+        "import helper\nfrom base.base_trainer import BaseGAN\n"
+    )
     told = found(
         written(tmp_path / "b", utils__util=UTIL, base__base_trainer=base, model__more=more), 0
     )
     assert told[:3] == [
         "model/more.py:1: utils has no helper here: write from utils.util import helper",
         "model/more.py:1: utils has no read_json here",
-        "model/more.py:3: base.base_trainer has no BaseGAN here: it is in base/base_trainer.py, which is replaced; move"
+        "model/more.py:3: base.base_trainer has no BaseGAN here: "
+        "it is in base/base_trainer.py, which is replaced; move"
         " it to a file of your own",
     ]
     text = migrate.report(tmp_path / "b")
@@ -397,8 +476,8 @@ def test_names_that_libraries_have_dropped(tmp_path):
         with pytest.raises(AttributeError):
             eval(line, {"np": np, "collections": collections})
     text = (
-        "import collections\nimport numpy as np\nprint(np.float32, np.int64, collections.OrderedDict)\n"
-        + "\n".join(lines)
+        "import collections\nimport numpy as "
+        "np\nprint(np.float32, np.int64, collections.OrderedDict)\n" + "\n".join(lines)
     )
     told = found(written(tmp_path, model__more=text), 0)
     assert told == [
@@ -475,17 +554,46 @@ class Points(Dataset):
 
 
 COMPONENTS = [
-    ("arch", "model.model", {"type": "Nets"}, "config.json:4:5: arch: 'Nets' is not in model/model.py"),
-    ("arch", "model.model", {"type": "Net", "args": {"weights": None}}, "arch.args.weights: Net takes weights as str"),
-    ("arch", "model.model", {"type": "Net", "args": {"width": 1.5}}, "arch.args.width: Net takes width as int"),
+    (
+        "arch",
+        "model.model",
+        {"type": "Nets"},
+        "config.json:4:5: arch: 'Nets' is not in model/model.py",
+    ),
+    (
+        "arch",
+        "model.model",
+        {"type": "Net", "args": {"weights": None}},
+        "arch.args.weights: Net takes weights as str",
+    ),
+    (
+        "arch",
+        "model.model",
+        {"type": "Net", "args": {"width": 1.5}},
+        "arch.args.width: Net takes width as int",
+    ),
     ("arch", "model.model", {"type": "Net", "args": {"width": 3, "depth": None}}, None),
     ("arch", "model.model", {"type": "nn"}, None),  # a name all the same
-    ("data_loader", "model.model", {"type": "Points", "args": {"n": 3}}, "Points is refused, because it is no"),
-    ("lr_scheduler", "torch.optim.lr_scheduler", {"type": "StepLR", "args": {"step_size": 2, "verbose": True}},
-     "lr_scheduler.args.verbose: StepLR has no argument 'verbose'"),
-    ("optimizer", "torch.optim", {"type": "Adma", "args": {}}, "torch.optim has no optimizer 'Adma': did you mean"),
+    (
+        "data_loader",
+        "model.model",
+        {"type": "Points", "args": {"n": 3}},
+        "Points is refused, because it is no",
+    ),
+    (
+        "lr_scheduler",
+        "torch.optim.lr_scheduler",
+        {"type": "StepLR", "args": {"step_size": 2, "verbose": True}},
+        "lr_scheduler.args.verbose: StepLR has no argument 'verbose'",
+    ),
+    (
+        "optimizer",
+        "torch.optim",
+        {"type": "Adma", "args": {}},
+        "torch.optim has no optimizer 'Adma': did you mean",
+    ),
     ("optimizer_D", "torch.optim", {"type": "SGD", "args": {"lr": 0.1, "momentum": 0.9}}, None),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("section", "place", "component", "told"), COMPONENTS)
@@ -611,11 +719,17 @@ def test_hostile_files_are_lines_of_the_report(tmp_path, monkeypatch):
     folder = written(tmp_path / "project")
     bad = folder / "model"
     contents = {
-        "binary": bytes(range(256)), "null": b"a\0b", "huge": b"#" * (project.PYTHON + 1), "syntax": b"def f(:\n",
-        "parens": b"(" * 50_000, "attributes": b"a" + b".b" * 50_000, "sums": b"1" + b"+1" * 50_000,
+        "binary": bytes(range(256)),
+        "null": b"a\0b",
+        "huge": b"#" * (project.PYTHON + 1),
+        "syntax": b"def f(:\n",
+        "parens": b"(" * 50_000,
+        "attributes": b"a" + b".b" * 50_000,
+        "sums": b"1" + b"+1" * 50_000,
         "latin": b"x = '\xe9'",
-        "cookie": b"# coding: zlib\n", "digits": b"x = " + b"9" * 10_000,
-    }  # fmt: skip
+        "cookie": b"# coding: zlib\n",
+        "digits": b"x = " + b"9" * 10_000,
+    }
     for name, content in contents.items():
         (bad / f"{name}.py").write_bytes(content)
     (bad / "loop").symlink_to(bad)
@@ -636,7 +750,8 @@ def test_hostile_files_are_lines_of_the_report(tmp_path, monkeypatch):
     (folder / "other" / "pyvenv.cfg").write_text("")
     # Classes and imports in circles.
     (bad / "one.py").write_text(
-        "from model.two import *\nfrom model.one import *\nclass A(B, C, C): pass\nclass B(A, A): pass\n"
+        "from model.two import *\nfrom model.one import "
+        "*\nclass A(B, C, C): pass\nclass B(A, A): pass\n"
     )
     (bad / "two.py").write_text(
         "from model.one import *\nfrom model.two import *\nclass C(A, A): pass\n"

@@ -102,7 +102,8 @@ def test_a_sweep_goes_on_after_a_failing_point_and_a_kill(tmp_path):
                 if "seed" in row
                 else True
             )
-    # A point whose worker was killed, and one that had not begun: both are found again, and nothing else is done.
+    # A point whose worker was killed, and one that had not begun: both are found again, and nothing
+    # else is done.
     storage = JournalStorage(JournalFileBackend(str(tmp_path / "sweeps" / "try" / "journal.log")))
     study = optuna.load_study(study_name="try", storage=storage)
     for more in (0.003, 0.004):

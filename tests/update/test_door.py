@@ -1,4 +1,5 @@
-"""The door for an update: group, compute, backward, step; the same on one process and on several."""
+"""The door for an update: group, compute, backward, step; the same on one process and on
+several."""
 
 import pytest
 import torch
@@ -472,7 +473,8 @@ class ZippedByTheDoor(Zipped):
 
 
 def own(kind, folder):
-    # 60 samples in batches of 8: the last holds 4, of which each of three processes has another number.
+    # 60 samples in batches of 8: the last holds 4, of which each of three processes has another
+    # number.
     config = settings(
         folder, trainer__monitor="off", data_loader__args={"n": 75, "validation_split": 15}
     )

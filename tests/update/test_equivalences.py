@@ -1,4 +1,5 @@
-"""Watching a run changes nothing, and what should be equal is: accumulation, bare loops, validation and test."""
+"""Watching a run changes nothing, and what should be equal is: accumulation, bare loops, validation
+and test."""
 
 import itertools
 

@@ -1,6 +1,7 @@
 """The GPU's path without a GPU: steps on device meta, and on a fake cuda:0, for every precision.
 
-On meta, a tensor left on the CPU fails, and so does whatever reads a value: a step that passes never waits for the GPU.
+On meta, a tensor left on the CPU fails, and so does whatever reads a value: a step that passes
+never waits for the GPU.
 """
 
 from collections import Counter
@@ -164,7 +165,8 @@ def test_what_a_step_costs_in_calls(tmp_path, monkeypatch):
 
 
 class Operations(TorchDispatchMode):
-    """Counts the operations that run, and the memory they take: results that share none with the arguments."""
+    """Counts the operations that run, and the memory they take: results that share none with the
+    arguments."""
 
     def __init__(self):
         super().__init__()
@@ -200,7 +202,8 @@ def bare_step(model, optimizer, data, target, sums):
 
 
 def test_what_a_step_costs_in_operations(tmp_path):
-    """Over those of a bare loop: as few as sums in float64 take, and no copy of a batch or of the weights."""
+    """Over those of a bare loop: as few as sums in float64 take, and no copy of a batch or of the
+    weights."""
     trainer = tiny.build(
         tiny.settings(tmp_path, metrics=["accuracy"], data_loader__args={"kind": "whole"})
     )

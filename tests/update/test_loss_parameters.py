@@ -1,4 +1,5 @@
-"""Parameters that nobody trains are named, and those of a loss are trained if the config says so."""
+"""Parameters that nobody trains are named, and those of a loss are trained if the config says
+so."""
 
 import pytest
 import torch
@@ -40,7 +41,10 @@ def test_a_loss_is_trained_saved_and_continued_exactly(tmp_path):
 def test_a_loss_that_nobody_trains_is_named_with_two_ways_out(tmp_path, messages):
     trainer = built(tmp_path, trained=False)
     trainer.train()
-    told = "the loss has parameters that no optimizer trains: shift: requires_grad_(False) freezes them"
+    told = (
+        "the loss has parameters that no optimizer "
+        "trains: shift: requires_grad_(False) freezes them"
+    )
     assert f"{told}, --set optimizer.loss=true trains them" in messages()
     frozen = built(tmp_path, trained=False)
     frozen.criterion.requires_grad_(False)
@@ -52,7 +56,10 @@ def test_parameters_of_the_model_that_no_optimizer_has_are_named(tmp_path, messa
     trainer = tiny.build(tiny.settings(tmp_path, trainer__verbosity=1, lr_scheduler=None))
     trainer.optimizer = torch.optim.SGD(trainer.model.fc2.parameters(), lr=0.1)
     trainer.train()
-    told = "the model has parameters that no optimizer trains: fc1.weight, fc1.bias, norm.weight, … (4): freeze them"
+    told = (
+        "the model has parameters that no optimizer trains: "
+        "fc1.weight, fc1.bias, norm.weight, … (4): freeze them"
+    )
     assert told in messages()
     other = tiny.build(tiny.settings(tmp_path, trainer__verbosity=1, lr_scheduler=None))
     other.optimizer = torch.optim.SGD(other.model.fc2.parameters(), lr=0.1)

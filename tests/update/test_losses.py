@@ -1,4 +1,5 @@
-"""A loss is one number with a gradient, the mean over the samples of its batch, and is told if it is not."""
+"""A loss is one number with a gradient, the mean over the samples of its batch, and is told if it
+is not."""
 
 from functools import partial
 

@@ -12,7 +12,6 @@ from machinery.checkpoints import environment
 from machinery.errors import ConfigError
 from machinery.order import seeding
 from machinery.update.metrics import MetricTracker
-from machinery.update.runtime import prepare_device
 from parse_config import ConfigParser
 from utils import prepare_device
 
@@ -38,7 +37,10 @@ def test_a_busy_machine_is_told(tmp_path, monkeypatch, capfd, threads, load, tol
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     tiny.train(tiny.settings(tmp_path, trainer__epochs=1, trainer__verbosity=2))
-    advice = "4 threads on 4 cores that have a load of 3.2 already: --set trainer.threads=1 may be faster"
+    advice = (
+        "4 threads on 4 cores that have a load of 3.2 "
+        "already: --set trainer.threads=1 may be faster"
+    )
     assert capfd.readouterr().out.count(advice) == told == bool(environment.crowded())
 
 

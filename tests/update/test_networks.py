@@ -1,4 +1,5 @@
-"""Networks keep the mode that the user gave them, wherever the trainer holds them, and are on the device."""
+"""Networks keep the mode that the user gave them, wherever the trainer holds them, and are on the
+device."""
 
 import pytest
 import torch

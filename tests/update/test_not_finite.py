@@ -1,4 +1,5 @@
-"""A loss or a weight that is not finite: stop, skip and ignore do what they say, and leave no trace."""
+"""A loss or a weight that is not finite: stop, skip and ignore do what they say, and leave no
+trace."""
 
 import re
 from functools import partial

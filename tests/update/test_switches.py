@@ -1,4 +1,5 @@
-"""The switches of the trainer: each does what it says, leaves checkpoints clean, and survives a resume."""
+"""The switches of the trainer: each does what it says, leaves checkpoints clean, and survives a
+resume."""
 
 import functools
 
