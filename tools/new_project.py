@@ -23,12 +23,13 @@ EXAMPLES = ROOT / "examples"
 LEFT_OUT = re.compile(
     r"README\.md|"
     r"tools/(bench.*|migrat.*|bare_loop\.py|new_project\.py|write_schema\.py|trace_ways\.py)|"
-    r"tests/(house|plainness)\.py|"
-    r"tests/test_(tools|readme|docs|ten_minutes|new_project|own_tasks|structure|migrate|"
-    r"suggestions)\.py"
+    r"tests/(docs|house)/.*|"
+    r"tests/helpers/(house|plainness)\.py|"
+    r"tests/messages/test_suggestions\.py|"
+    r"tests/tools/test_(benchmark|migrate|new_project)\.py"
 )
 #: What is about all examples.
-OF_ALL = ("tests/test_examples.py", "docs/examples.md")
+OF_ALL = ("tests/examples/test_examples.py", "docs/examples.md")
 #: An example that the tests take.
 OF_TESTS = "lbfgs"
 #: Where there is no git to say what belongs to the template.

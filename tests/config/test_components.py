@@ -22,8 +22,6 @@ OPTIMIZERS = sorted(
     and issubclass(value, torch.optim.Optimizer)
     and value is not torch.optim.Optimizer
 )
-
-
 SCHEDULERS = sorted(
     name
     for name, value in vars(torch.optim.lr_scheduler).items()
@@ -32,8 +30,6 @@ SCHEDULERS = sorted(
     and not name.startswith("_")
     and name != "LRScheduler"
 )
-
-
 ARGUMENTS = {
     "ConstantLR": {},
     "CosineAnnealingLR": {"T_max": 3},
@@ -47,8 +43,6 @@ ARGUMENTS = {
     "ReduceLROnPlateau": {"patience": 0},
     "StepLR": {"step_size": 1},
 }
-
-
 REFUSED = {
     "Muon": "Muon only supports 2D parameters",
     "LambdaLR": "a function cannot come from a config",

@@ -20,17 +20,9 @@ from pages import changed, log_of, run, runs
 from projects import ROOT, command, copy_template
 
 README = (ROOT / "README.md").read_text()
-
-
 PAGE = (ROOT / "docs" / "own_tasks.md").read_text()
-
-
 TASKS = dict(zip("abc", PAGE.split("\n## ")[1:4], strict=True))
-
-
 EPOCHS = {"a": 20, "b": 12, "c": 2}
-
-
 CLASSES = ["bar", "disc", "ring"]
 
 

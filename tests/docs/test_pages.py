@@ -19,11 +19,7 @@ PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text()
     for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
 }
-
-
 TOOLS = PAGES["docs/tools.md"]
-
-
 SHORT = [
     "--set",
     "data_loader.args.validation_split=0.85",

@@ -21,11 +21,7 @@ from projects import ROOT, command, copy_template
 from tools.write_schema import outputs
 
 README = (ROOT / "README.md").read_text()
-
-
 PAGES = {path.stem: path.read_text() for path in (ROOT / "docs").glob("*.md")}
-
-
 SHORT = ["--set", "trainer.epochs=1", "--set", "trainer.len_epoch=3"]
 
 

@@ -15,21 +15,11 @@ from projects import ROOT, command, copy_template
 SECTION = (
     (ROOT / "README.md").read_text().split("\n## Your own task in ten minutes")[1].split("\n## ")[0]
 )
-
-
 FOUND = re.findall(r"\*\*(A.*?)```diff\n(.*?)```\n```\npython (train\.py .*?)\n```", SECTION, re.S)
-
-
 CHANGES = {re.sub(r"^an? |\W.*", "", text.lower()): (text, diff) for text, diff, _ in FOUND}
-
-
 #: What each command sets.
 SETS = {name: shlex.split(line)[4:] for name, (*_, line) in zip(CHANGES, FOUND, strict=True)}
-
-
 NAMES = {"model", "dataset", "loss", "metric", "update", "second"}
-
-
 #: Something that only a network trained with the change has.
 SEEN = {
     "model": lambda row, state: "1.weight" in state["state_dict"],
@@ -80,8 +70,6 @@ APPLY = (
     "import subprocess, sys; subprocess.run(['git', 'apply', "
     "'-v', '-'], input=sys.argv[1].encode(), check=True)"
 )
-
-
 WORDS = (
     "--set",
     "trainer.len_epoch=9",

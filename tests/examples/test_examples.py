@@ -26,8 +26,6 @@ from projects import ROOT
 from scripts import run, script
 
 NAMES = sorted(path.parent.name for path in (ROOT / "examples").glob("*/config.json"))
-
-
 #: What makes them short.
 LESS = {
     "autoencoder": {"data_loader.args.validation_split": 0.8},

@@ -211,8 +211,6 @@ DECISIVE = [
     "git_commit",
     "git_dirty",
 ]
-
-
 DECISIVE += ["data"]
 
 

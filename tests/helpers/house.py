@@ -53,6 +53,14 @@ def rooms() -> dict[str, list[Path]]:
     return found
 
 
+def around() -> dict[str, list[Path]]:
+    """The files beside the core that it does not know, by folder."""
+    found = {place: _python(place) for place in AROUND}
+    classic = ROOT / "tests" / "classic_project"  # is written as people wrote them
+    found["tests"] = [path for path in found["tests"] if classic not in path.parents]
+    return found
+
+
 def core() -> list[Source]:
     """The files of the project but tests, tools and examples."""
     found = []

@@ -18,6 +18,10 @@ class Tracker:
     def close(self):
         self.closed += 1
 
+    def rows_with(self, name):
+        """By step, what has been logged together with a number."""
+        return {step: row for step, row in self.rows if name in row}
+
 
 def test_a_tracker_gets_windows_and_epochs(tmp_path):
     trainer = tiny.build(tiny.settings(tmp_path, trainer__clip_grad_norm=1.0))
@@ -25,26 +29,18 @@ def test_a_tracker_gets_windows_and_epochs(tmp_path):
     trainer.writers.add(tracker)
     trainer.train()
     assert tracker.closed == 1
-    assert [step for step, row in tracker.rows if "epoch" in row] == [11, 22, 33]
-    assert [step for step, row in tracker.rows if "loss/train" in row] == [
-        4,
-        8,
-        11,
-        15,
-        19,
-        22,
-        26,
-        30,
-        33,
-    ]
-    assert all("grad_norm/train" in row for _, row in tracker.rows if "loss/train" in row)
-    assert [row["val_loss"] for _, row in tracker.rows if "epoch" in row] == [
-        row["loss/valid"] for _, row in tracker.rows if "loss/valid" in row
-    ]
+    epochs = tracker.rows_with("epoch")
+    windows = tracker.rows_with("loss/train")
+    validations = tracker.rows_with("loss/valid")
+    assert list(epochs) == [11, 22, 33]
+    assert list(windows) == [4, 8, 11, 15, 19, 22, 26, 30, 33]
+    for row in windows.values():
+        assert "grad_norm/train" in row
+    for step, row in epochs.items():
+        assert row["val_loss"] == validations[step]["loss/valid"]
     header, *rows = tiny.rows(trainer)
-    assert [float(row[header.index("loss")]) for row in rows] == [
-        row["loss"] for _, row in tracker.rows if "epoch" in row
-    ]
+    losses = [float(row[header.index("loss")]) for row in rows]
+    assert losses == [row["loss"] for row in epochs.values()]
 
 
 def test_a_tracker_that_fails_is_left_out(tmp_path, capfd):

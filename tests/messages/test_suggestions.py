@@ -41,8 +41,6 @@ from projects import OWN, ROOT, SHARED, copy_template
 from trainer import Trainer
 
 PROJECT = {Path(part).stem for part in SHARED + OWN} | {"examples", "tools"}
-
-
 #: What a project may hold.
 MODELS = '''
 
@@ -93,8 +91,6 @@ class Late:
         self.calls += output.requires_grad
         return F.nll_loss(output, target) * (float("nan") if self.calls > self.n else 1)
 '''
-
-
 LOADERS = '''
 
 class Roots(DigitsDataLoader):
@@ -148,8 +144,6 @@ schedulers = torch.optim.lr_scheduler
 trainer.other_scheduler = schedulers.OneCycleLR(other, 0.1, total_steps=trainer.epochs)
 trainer.train()
 """
-
-
 #: Trains without reading a command line, as in a notebook.
 SWEEP = """
 from parse_config import ConfigParser
@@ -157,8 +151,6 @@ from train import main
 
 main(ConfigParser("short.json", run_id="sweep"))
 """
-
-
 #: Trains beside others that keep the cores busy.
 CROWDED = """
 import os
@@ -167,8 +159,6 @@ import train
 os.getloadavg = lambda: (99.0, 99.0, 99.0)
 train.command()
 """
-
-
 #: A script in a folder of its own.
 AWAY = """
 import sys
@@ -178,17 +168,9 @@ import train
 
 train.command()
 """
-
-
 CYCLE = '{"type": "OneCycleLR", "args": {"max_lr": 0.01}}'
-
-
 LEAP = '{"type": "StepLR", "args": {"step_size": 1, "gamma": 1e30}}'
-
-
 ONE = "saved/models/Digits_LeNet/one"
-
-
 QUICK = "--set trainer.epochs=1 --set trainer.len_epoch=2 --set trainer.tensorboard=false"
 
 
@@ -413,8 +395,6 @@ pattern | matches no parameter | there are: (\S+), | arch.freeze=["convv.*"] | a
 
 
 IDLE, ONE_SAMPLE = "raise trainer.", "a batch of one sample"
-
-
 GOING_ON = [
     goes_on("continue", "$NEW", r"\n +3 +\d"),
     case("test", "test:     {}", "test: +(.*)", "$NEW", done="test data, 1,000 samples"),
@@ -710,8 +690,6 @@ def test_what_it_says_helps(project, request, case):
 
 
 INSIDE = "$C --bs 3599 --set arch.type=Norm --set trainer.len_epoch=null --set trainer.save_step=1"
-
-
 NOTHING = {
     "second-scheduler": ("two.py -c short.json", "\nbest val_loss .*\ntest: ", "continue"),
     "idle-of-fixed-length": (
@@ -1148,11 +1126,7 @@ def train_on_two(path, **options):
 
 
 TEXTS = DataLoader(["one", "two", "three", "four"], batch_size=2)
-
-
 OTHERS = DistributedSampler(range(9), 2, 0)
-
-
 #: What is said, of which function with which arguments, and with which it is not.
 IN_CODE = {
     "_save_checkpoint would never be called: leave it out": (
@@ -1217,8 +1191,6 @@ SUGGESTION = re.compile(
     r"name one|"
     r"stop it|finish|let the|there are|needs|stand in double quotes|a comma before|is missing)\b"
 )
-
-
 #: Those that are followed in functions of their own, in this order.
 FOLLOWED = """what to train: -c {}
 -r auto needs
@@ -1272,41 +1244,36 @@ trainer.epochs is missing
 restarts may fail""".splitlines()
 
 
-def literals():
-    """The texts of the core, with {} for what is put in."""
-    for path in [
-        *ROOT.glob("*.py"),
-        *(path for part in SHARED + OWN for path in (ROOT / part).rglob("*.py")),
-    ]:
-        tree = ast.parse(path.read_text())
-        docs = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-        parts = {
-            part
-            for node in ast.walk(tree)
-            if isinstance(node, ast.JoinedStr)
-            for part in node.values
-        }
-        for node in ast.walk(tree):
-            if isinstance(node, ast.JoinedStr):
-                yield "".join(
-                    part.value if isinstance(part, ast.Constant) else "{}" for part in node.values
-                )
-            elif (
-                isinstance(node, ast.Constant)
-                and isinstance(node.value, str)
-                and node not in docs | parts
-            ):
+def literals(path):
+    """The texts of a file, with {} for what is put in."""
+    tree = ast.parse(path.read_text())
+    passed_over = set()  # docstrings, and pieces of a text
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr):
+            passed_over.add(node.value)
+        elif isinstance(node, ast.JoinedStr):
+            passed_over.update(node.values)
+            yield "".join(getattr(piece, "value", "{}") for piece in map(constant, node.values))
+        elif isinstance(node, ast.Constant) and node not in passed_over:
+            if isinstance(node.value, str):
                 yield node.value
 
 
+def constant(piece):
+    """A piece of a text that is always the same; None where something is put in."""
+    return piece if isinstance(piece, ast.Constant) else None
+
+
 def test_every_suggestion_is_followed():
-    texts = [text for text in literals() if " " in text.strip()]
+    paths = list(ROOT.glob("*.py"))
+    for part in SHARED + OWN:
+        paths += (ROOT / part).rglob("*.py")
+    texts = []
+    for path in paths:
+        texts += [text for text in literals(path) if " " in text.strip()]
     known = [param.values[0].of for param in (*GOING_ON, *STARTING, *SETTING)] + [*FOLLOWED, *NONE]
-    new = [
-        text
-        for text in texts
-        if SUGGESTION.search(text) and not any(piece in text for piece in known)
-    ]
+    new = list(filter(SUGGESTION.search, texts))
+    for piece in known:
+        assert any(piece in text for text in texts), f"nothing says this any more: {piece}"
+        new = [text for text in new if piece not in text]
     assert not new, f"type what these suggest in a test here: {new}"
-    gone = [piece for piece in known if not any(piece in text for text in texts)]
-    assert not gone, f"nothing says this any more: {gone}"

@@ -17,8 +17,6 @@ import torch
 from projects import ROOT, command, copy_template
 
 SHORT = ["--set", "trainer.len_epoch=6", "--set", "trainer.tensorboard=false"]
-
-
 CRASH = """
 import os
 import pathlib

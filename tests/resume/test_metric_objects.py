@@ -180,8 +180,6 @@ class ResettingItself(WithState):
 
 
 COME_BACK = [WithState, NotPersistent, ResettingItself]
-
-
 DO_NOT = [Metric, Arrays, Nested, Sets, Deques, Defaults, Holding, Module, Buffers, Rare, WithSet]
 
 

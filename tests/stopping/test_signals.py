@@ -15,11 +15,7 @@ from base import BaseDataLoader
 from machinery.checkpoints import file as checkpoint, run_folder
 
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGUSR1: 143, signal.SIGHUP: 129}
-
-
 PLACES = ["training", "validation", "saving"]
-
-
 GRID = list(itertools.product(CODES, [False, True], [0, 2], PLACES))
 
 

@@ -27,11 +27,7 @@ from tools.migration.project import Project
 from tools.migration.trainers import TAKEN
 
 CLASSIC = ROOT / "tests" / "classic_project"
-
-
 CONFIG = json.loads((CLASSIC / "config.json").read_text())
-
-
 TRAINER = """
 from base import BaseTrainer
 from utils import MetricTracker, inf_loop

@@ -11,8 +11,6 @@ import pytest
 from projects import ROOT, command, copy_template
 
 PAGE = (ROOT / "docs" / "own_tasks.md").read_text()
-
-
 IDENTITY = {
     f"GIT_{who}_{what}": "me@there" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
 }

@@ -37,7 +37,7 @@ def test_chances_are_those_of_scores_and_of_probabilities():
         assert torch.allclose(chances_of(scores.float()), expected, atol=1e-6)
 
 
-def test_predictions_of_a_split_and_of_files(trained):
+def test_predictions_of_a_split_are_those_of_the_test(trained):
     out, model = trained / "said", trained / "models" / "Digits_LeNet" / "a"
     printed = run(trained, "tools/predict.py", "-r", model, "--out", out)
     with open(out / "predictions.csv", newline="") as file:
@@ -57,7 +57,13 @@ def test_predictions_of_a_split_and_of_files(trained):
     assert all(
         float(recall) == pytest.approx(recalled[name], abs=1e-4) for name, _, recall, *_ in classes
     )
-    # The same pictures, from files.
+
+
+def test_predictions_of_files_are_those_of_the_split(trained):
+    out, model = trained / "said", trained / "models" / "Digits_LeNet" / "a"
+    run(trained, "tools/predict.py", "-r", model, "--out", out)
+    with open(out / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
     from data_loader.data_loaders import MNIST_MEAN, MNIST_STD, DigitsDataLoader
 
     images = DigitsDataLoader(training=False).dataset.images[::300]

@@ -141,17 +141,9 @@ def test_a_check_tells_it_too(project):
 
 
 SCORES = torch.randn(16, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
-
-
 CLASSES = torch.arange(16) % 5
-
-
 YES_OR_NO = (torch.arange(80).reshape(16, 5) % 2).float()
-
-
 PIXELS = torch.randn(4, 5, 3, 3, generator=torch.Generator().manual_seed(0))
-
-
 UNEVEN = torch.arange(1.0, 6.0)
 
 
