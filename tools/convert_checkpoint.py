@@ -53,7 +53,7 @@ class Pickles(NamedTuple):
     """Pickles that stand one after the other."""
 
     stream: io.BytesIO
-    count: int
+    number: int
 
 
 def read_inert(path: Path) -> Any:
@@ -77,13 +77,14 @@ def read_inert(path: Path) -> Any:
 
 def _numbers() -> list[Any]:
     """What NumPy's numbers are made by, as `safe_globals` takes it."""
+    core: Any
     if hasattr(np, "_core"):
-        scalar = np._core.multiarray.scalar
+        core = np._core
     else:  # NumPy 1
-        scalar = np.core.multiarray.scalar
+        core = np.core
     makers: list[Any] = [np.dtype]
     for package in ("core", "_core"):
-        makers.append((scalar, f"numpy.{package}.multiarray.scalar"))
+        makers.append((core.multiarray.scalar, f"numpy.{package}.multiarray.scalar"))
     for name in _NUMBERS:
         makers.append(type(np.dtype(name)))
     return makers
@@ -93,7 +94,7 @@ def _named_in(path: Path) -> set[str]:
     """All names that the pickles of a torch file ask for."""
     pickles = _pickles(path)
     found = set()
-    for _ in range(pickles.count):
+    for _ in range(pickles.number):
         for operation, argument, _position in pickletools.genops(pickles.stream):
             if operation.name == "GLOBAL":
                 found.add(str(argument).replace(" ", "."))

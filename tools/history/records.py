@@ -275,7 +275,8 @@ def _best(record: Record, status: dict[str, Any]) -> Best:
     except (KeyError, TypeError, ValueError):  # a run whose monitor has changed judges anew
         pass
     values = pd.to_numeric(record.history[watched], errors="coerce")
-    values = values[values.abs() < math.inf]
+    finite = values.abs() < math.inf
+    values = values[finite]
     if values.empty:
         return Best()
     if mode == "min":

@@ -43,7 +43,8 @@ def differences(records: list[Record]) -> pd.DataFrame:
         columns[name] = _texts(record, list(keys))
     table = pd.DataFrame(columns, index=list(keys), dtype=object)
     table = table.fillna(_NOTHING).rename_axis("key")
-    return table[table.nunique(axis=1) > 1]
+    differ = table.nunique(axis=1) > 1
+    return table[differ]
 
 
 def _facts(record: Record) -> dict[str, Any]:
