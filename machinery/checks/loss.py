@@ -83,15 +83,15 @@ def _misfit(criterion: Any, output: torch.Tensor, target: torch.Tensor) -> str:
 
     What it takes is told by what it does: the negative log-likelihood falls by 1 if all scores rise
     by 1, cross entropy does not change, and at scores of 0 it is the logarithm of
-    the number of classes; binary cross entropy of logits is log 2 there.
+    the number of classes.
     """
     copied = copy.deepcopy(criterion)  # which may count its calls
     values = output.detach()
-    at_zero = float(copied(torch.zeros_like(values), target))
-    if values.shape == target.shape:
-        if _near(at_zero, math.log(2)) and _ends_in_sigmoid(output):
-            return "the loss takes logits, but the model ends in a sigmoid: leave the sigmoid out"
+    if _takes_logits(copied, values, target) and _ends_in_sigmoid(output):
+        return "the loss takes logits, but the model ends in a sigmoid: leave the sigmoid out"
+    if values.ndim < 2 or values.shape == target.shape:
         return ""
+    at_zero = float(copied(torch.zeros_like(values), target))
     rise = float(copied(values + 1, target)) - float(copied(values, target))
     total = values.exp().sum(1)
     if _near(rise, -1.0) and not _are_ones(total):
@@ -103,6 +103,15 @@ def _misfit(criterion: Any, output: torch.Tensor, target: torch.Tensor) -> str:
             what = "the rows are probabilities that sum to 1"
             return f"the loss takes scores, but {what}: leave the model's softmax out"
     return ""
+
+
+def _takes_logits(criterion: Any, values: torch.Tensor, target: torch.Tensor) -> bool:
+    """Whether a loss is binary cross entropy of logits: by its values at 0, 1 and -1."""
+    ones = torch.ones_like(values)
+    if not _near(float(criterion(0 * ones, target)), math.log(2)):
+        return False
+    both = float(criterion(ones, target)) + float(criterion(-ones, target))
+    return _near(both, 2 * math.log(1 + math.e) - 1)
 
 
 def _are_ones(values: torch.Tensor) -> bool:

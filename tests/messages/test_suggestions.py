@@ -1020,6 +1020,106 @@ def test_a_model_in_evaluation_mode_is_put_back(tmp_path, capfd):
     assert "model.train()" not in capfd.readouterr().out
 
 
+class LogSoftmaxed(tiny.TinyModel):
+    def forward(self, x):
+        return super().forward(x).log_softmax(1)
+
+
+class Softmaxed(tiny.TinyModel):
+    def forward(self, x):
+        return super().forward(x).softmax(1)
+
+
+class Score(tiny.TinyModel):
+    def forward(self, x):
+        return super().forward(x)[:, :1]
+
+
+class Sigmoid(Score):
+    def forward(self, x):
+        return super().forward(x).sigmoid()
+
+
+def log_likelihood(output, target):
+    return nn.functional.nll_loss(output, target)
+
+
+def logits(output, target):
+    right = (target == 0).float()[:, None]
+    return nn.functional.binary_cross_entropy_with_logits(output, right)
+
+
+#: What a loss is given in place of what it takes: what is said, what is set, and what instead.
+MISFITS = [
+    (
+        "let the model end in log_softmax",
+        ("TinyModel", "log_likelihood"),
+        ("LogSoftmaxed", "log_likelihood"),
+    ),
+    (
+        "or take cross_entropy as the loss",
+        ("TinyModel", "log_likelihood"),
+        ("TinyModel", "cross_entropy"),
+    ),
+    (
+        "leave the model's softmax out",
+        ("Softmaxed", "cross_entropy"),
+        ("TinyModel", "cross_entropy"),
+    ),
+    ("leave the sigmoid out", ("Sigmoid", "logits"), ("Score", "logits")),
+]
+
+
+@pytest.mark.parametrize("says, wrong, right", MISFITS)
+def test_what_it_says_of_a_loss_that_does_not_fit_helps(
+    tmp_path, monkeypatch, capfd, says, wrong, right
+):
+    for each in (LogSoftmaxed, Softmaxed, Score, Sigmoid, log_likelihood, logits):
+        monkeypatch.setattr(tiny, each.__name__, each, raising=False)
+        monkeypatch.setattr(each, "__module__", "tiny")
+
+    def told(arch, loss):
+        more = {"metrics": [], "trainer__epochs": 1, "trainer__verbosity": 1}
+        tiny.train(tiny.settings(tmp_path, arch={"type": arch}, loss=loss, **more))
+        return capfd.readouterr().out
+
+    assert says in told(*wrong)
+    assert "the loss takes" not in told(*right)
+
+
+def left_out(path, train_all=False, **changes):
+    """A trainer of the last layer alone, or of all by two optimizers."""
+    config = tiny.settings(path, lr_scheduler=None, trainer__verbosity=1, **changes)
+    trainer = tiny.build(config)
+    last = list(trainer.model.fc2.parameters())
+    trainer.optimizer = torch.optim.SGD(last, lr=0.1)
+    if train_all:
+        body = [*trainer.model.fc1.parameters(), *trainer.model.norm.parameters()]
+        trainer.others = [torch.optim.SGD(body, lr=0.1)]
+    return trainer
+
+
+def test_parameters_that_nobody_trains_are_frozen_or_trained(tmp_path, capfd):
+    left_out(tmp_path).train()
+    (said,) = re.findall(
+        r"freeze them \((arch.freeze), " r".*\), or give them to an optimizer",
+        capfd.readouterr().out,
+    )
+    assert said == "arch.freeze"
+    left_out(tmp_path, arch={"type": "TinyModel", "freeze": ["fc1.*", "norm.*"]}).train()
+    left_out(tmp_path, train_all=True).train()
+    with_loss = {"loss": {"type": "Shifted"}, "trainer__verbosity": 1}
+    frozen = tiny.build(tiny.settings(tmp_path, **with_loss))
+    frozen.criterion.requires_grad_(False)
+    frozen.train()
+    assert "no optimizer trains" not in capfd.readouterr().out
+    tiny.train(tiny.settings(tmp_path, **with_loss))
+    (option,) = re.findall(r"--set (optimizer.loss)=true trains them", capfd.readouterr().out)
+    changes = {option.replace(".", "__"): True}
+    tiny.init_optimizer_from(ConfigParser(tiny.settings(tmp_path, **with_loss, **changes))).train()
+    assert "no optimizer trains" not in capfd.readouterr().out
+
+
 class Overrides(Trainer):
     def _save_checkpoint(self, epoch, save_best=False):
         raise AssertionError
@@ -1222,7 +1322,12 @@ use bf16 or fp32
 leave self._schedule
 the name is taken
 leave an empty group out
-try a smaller lr""".splitlines()
+try a smaller lr
+freeze them (arch.freeze
+requires_grad_(False) freezes them
+let the model end in log_softmax
+the loss takes logits, but
+leave the model's softmax out""".splitlines()
 
 
 #: What only looks like one: help, origins, and what is told beside a suggestion.
