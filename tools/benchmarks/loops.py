@@ -191,6 +191,7 @@ class _Epoch:
         return resident(self._data, 64, split=0.1)
 
     def ours(self) -> float:
+        """Seconds of the template."""
         train = self._loader()
         valid = train.split_validation()
         model = self._model()
@@ -198,6 +199,7 @@ class _Epoch:
         return timed(trainer.train)
 
     def bare(self) -> float:
+        """Seconds of the loop by hand."""
         train = self._loader()
         sampler: Any = train.sampler
         kept = torch.as_tensor(sampler.indices)
@@ -210,7 +212,7 @@ class _Epoch:
         bare_evaluation(model, self._on_device, held_out, nll_loss)
 
     def other(self, library: Library) -> float:
-        """Of another library."""
+        """Seconds of another library."""
         loader = self._loader()
         sampler: Any = loader.sampler
         train = self._part(sampler.indices)
@@ -292,6 +294,7 @@ class _Steps:
         return nn.Linear(self._data.x.shape[1], 4).to(device())
 
     def ours(self) -> float:
+        """Seconds of the template."""
         settings: dict[str, Any] = {
             "epochs": self._epochs,
             "tensorboard": False,
@@ -304,6 +307,7 @@ class _Steps:
         return seconds / self._updates
 
     def bare(self) -> float:
+        """Seconds of the loop by hand."""
         linear = self._model()
         data = Data(self._data.x.to(device()), self._data.y.to(device()))
         losses: list[float] = []
@@ -321,7 +325,7 @@ class _Steps:
             losses.append(bare_epoch(linear, data, order, self._SIZE, cross_entropy))
 
     def other(self, library: Library) -> float:
-        """Of another library."""
+        """Seconds of another library."""
         data = Data(self._data.x.cpu(), self._data.y.cpu())
         model = self._model()
         task = Task(model, data, None, self._SIZE, cross_entropy, device(), self._folder)
