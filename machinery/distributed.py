@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from machinery import torchrun
-from machinery.errors import UserError
+from machinery.errors import ConfigError, UserError
 
 T = TypeVar("T")
 
@@ -60,6 +60,32 @@ def _read_world() -> World:
 world = _read_world()
 if world.launched:
     torchrun.end_with_launcher()
+
+
+def check_launch() -> None:
+    """Refuse to train alone as one of several processes whose launcher does not say who is who.
+
+    Each of them would train a run of its own.
+
+    Raises:
+        ConfigError: with the command that works.
+    """
+    if world.launched:
+        return
+    told = os.environ.get("WORLD_SIZE", "")
+    if told.isdecimal() and int(told) > 1:
+        how = "--nnodes=$WORLD_SIZE --node_rank=$RANK --nproc_per_node=1"
+        where = "--master_addr=$MASTER_ADDR --master_port=$MASTER_PORT"
+        raise ConfigError(
+            f"WORLD_SIZE is {told}, but LOCAL_RANK is not set, so each process would train alone:\n"
+            f"  torchrun {how} {where} train.py …"
+        )
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "")
+    if tasks.isdecimal() and int(tasks) > 1:
+        raise ConfigError(
+            f"srun has started {tasks} tasks of this, each would train alone: one task a node,\n"
+            "  srun --ntasks-per-node=1 torchrun … train.py … (examples/slurm)"
+        )
 
 
 def rank() -> int:

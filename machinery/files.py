@@ -1,5 +1,6 @@
 """Reading and writing small files, with the standard library alone."""
 
+import errno
 import json
 import os
 import shlex
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from machinery.errors import StorageError
+
+#: What file systems say that cannot flush a folder (FUSE, SMB).
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
 
 #: The project's root folder: where `train.py` stands, whatever the current folder is.
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,12 +71,16 @@ def write_json(content: Mapping[str, Any] | list[Any], fname: str | Path) -> Non
 
 def sync_folder(folder: Path) -> None:
     """Make a rename in `folder` survive a power cut (where the system can)."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

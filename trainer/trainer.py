@@ -301,9 +301,7 @@ class Trainer(BaseTrainer):
             weight = computed.weight
         if group is not None:
             group.add_loss(loss.detach(), weight)
-        if weight != 1:
-            loss = loss * weight
-        self.runtime.backward(loss)
+        self.runtime.backward(loss, weight)
 
     def _apply_group(
         self, group: Group, optimizers: Sequence[Optimizer], again: Again | None

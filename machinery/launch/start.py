@@ -104,6 +104,7 @@ def open_run(launch: Launch, runs: Path) -> Run:
         ConfigError: another process owns it.
         StorageError: its folders cannot be made.
     """
+    distributed.check_launch()
     if not launch.trains:
         assert launch.checkpoint is not None
         return Run(launch.checkpoint.parent, owned=False)

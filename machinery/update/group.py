@@ -45,7 +45,7 @@ class Shares:
     def __init__(self, sizes: list[float], wholes: list[float] | None) -> None:
         self.sizes = sizes
         #: Whether the mean of each batch is what is wanted, as of one batch of one process.
-        self.plain = wholes is sizes and len(sizes) == 1
+        self.plain = wholes is sizes and len(sizes) == 1 and sizes[0] != 0
         self._wait: Callable[[], list[float]] | None = None
         self._wholes: list[float] = []
         if wholes is not None:
@@ -63,6 +63,8 @@ class Shares:
             self._wholes = self._wait()
             self._wait = None
         of_update = 1.0
+        if self._wholes[k] == 0:
+            return 0.0
         if len(self._wholes) > 1:
             of_update = self._wholes[k] / sum(self._wholes)
         if self._wholes is self.sizes:  # of one process
@@ -359,6 +361,8 @@ class Group:
 
     def add_loss(self, loss: torch.Tensor, weight: float) -> None:
         """Note a loss whose gradients are added, and what it counts for."""
+        if weight == 0:  # a loss over no samples is NaN
+            loss = torch.zeros_like(loss)
         self.losses.append(loss)
         self.weights.append(weight)
 

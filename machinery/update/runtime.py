@@ -170,8 +170,16 @@ class Runtime:
             return _NOTHING
         return torch.autocast(self.device.type, dtype=self._dtype)
 
-    def backward(self, loss: torch.Tensor) -> None:
-        """Add the gradients of `loss`."""
+    def backward(self, loss: torch.Tensor, weight: float = 1.0) -> None:
+        """Add the gradients of `loss`, as many times as it weighs.
+
+        What counts nothing takes no part: 0 times a loss over no samples, which is NaN, is NaN. Of
+        several processes each has to, because they wait for each other's gradients.
+        """
+        if weight == 0 and self._alone:
+            return
+        if weight != 1:
+            loss = loss * weight
         if self._scaled:
             loss = self._scaler.scale(loss)
         if self._alone:

@@ -17,12 +17,12 @@ def expect_steps(optimizer: Optimizer) -> None:
 
 
 def step_scheduler(scheduler: Any, log: Mapping[str, float], judged_by: str) -> None:
-    """Step a scheduler; a plateau looks at a number of the log.
+    """Step a scheduler; a plateau looks at a number of the log, and waits where there is none.
 
     Args:
         judged_by: its name.
     """
-    if isinstance(scheduler, ReduceLROnPlateau):
-        scheduler.step(log[judged_by])
-    else:
+    if not isinstance(scheduler, ReduceLROnPlateau):
         scheduler.step()
+    elif judged_by in log:
+        scheduler.step(log[judged_by])

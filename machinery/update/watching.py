@@ -30,15 +30,17 @@ class Monitor:
         self.bad_epochs = 0
 
     def update(self, epoch: int, log: Mapping[str, float]) -> bool:
-        """Judge an epoch; only a strictly better, finite value is an improvement."""
+        """Judge an epoch; only a strictly better, finite value is an improvement.
+
+        One without the value, such as an epoch that is not validated, is not judged.
+        """
         if not self.on:
             return False
-        value = math.nan
-        if self.name in log:
-            value = float(log[self.name])
-        else:
-            what = f"epoch {epoch} has no {self.name}, and counts as no improvement"
+        if self.name not in log:
+            what = f"epoch {epoch} has no {self.name}, and is not judged"
             logging.getLogger("trainer").warning(what)
+            return False
+        value = float(log[self.name])
         if not self._is_better(value):
             self.bad_epochs += 1
             return False

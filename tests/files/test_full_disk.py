@@ -3,8 +3,10 @@
 import errno
 import logging
 import logging.handlers
+import os
 import re
 import shutil
+import stat
 
 import pytest
 import torch
@@ -30,8 +32,6 @@ def failing(error, epoch):
     "number, words", [(errno.ENOSPC, "No space left on device"), (errno.EROFS, "Read-only file")]
 )
 def test_a_disk_that_is_full_or_read_only(tmp_path, monkeypatch, number, words):
-    import os
-
     trainer = tiny.build(tiny.settings(tmp_path))
     monkeypatch.setattr(torch, "save", failing(OSError(number, os.strerror(number)), epoch=2))
     with pytest.raises(StorageError) as caught:
@@ -86,3 +86,17 @@ def test_logs_that_cannot_be_written_warn_once_and_training_goes_on(
     assert text.count("TensorBoard is off from here on, training goes on: OSError") == 1
     assert text.count("MetricsFile is off from here on, training goes on: OSError") == 1
     assert text.count("info.log cannot be written, training goes on") == 1
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_cannot_flush_a_folder_is_written_to(tmp_path, monkeypatch, number):
+    fsync = os.fsync
+
+    def of_files(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", of_files)
+    trainer = tiny.train(tiny.settings(tmp_path, trainer__epochs=1))
+    assert (trainer.checkpoint_dir / "checkpoint-epoch1.pth").exists()

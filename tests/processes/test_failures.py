@@ -165,3 +165,30 @@ def test_a_number_that_an_error_has_is_no_exit_code(tmp_path):
         tiny.build(tiny.settings(tmp_path), run_id="run", trainer_class=Fails).train()
     assert read_json(tmp_path / "models" / "Tiny" / "run" / "status.json")["exit_code"] == 1
     assert "Traceback" in (tmp_path / "log" / "Tiny" / "run" / "info.log").read_text()
+
+
+@pytest.mark.parametrize(
+    "variables, says",
+    [
+        (
+            {"WORLD_SIZE": "4", "RANK": "1"},
+            r"WORLD_SIZE is 4, but LOCAL_RANK is not set.*\n  torchrun ",
+        ),
+        (
+            {"SLURM_STEP_NUM_TASKS": "2"},
+            r"srun has started 2 tasks of this.*\n  srun --ntasks-per-node=1",
+        ),
+        ({"WORLD_SIZE": "1", "RANK": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "8"}, None),
+    ],
+)
+def test_a_launch_that_does_not_say_who_is_who_is_refused(tmp_path, monkeypatch, variables, says):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    if says is None:
+        tiny.build(tiny.settings(tmp_path))
+        return
+    with pytest.raises(ConfigError, match=says):
+        tiny.build(tiny.settings(tmp_path))
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(distributed.world, "launched", True)
+    tiny.build(tiny.settings(tmp_path))

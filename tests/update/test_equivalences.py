@@ -5,6 +5,7 @@ import itertools
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import tiny
 from machinery.order.seeding import seed_everything
@@ -182,3 +183,62 @@ def test_one_long_permutation(tmp_path):
     passes = [torch.cat([y for _, y in itertools.islice(loader, 7)]) for _ in range(2)]
     assert len(passes[0]) == 64
     assert not torch.equal(*passes)
+
+
+class Ignoring(tiny.Trainer):
+    """The mean is over the targets that are not -100."""
+
+    def _forward(self, batch):
+        output = self.model(batch[0])
+        return F.cross_entropy(output, batch[1]), output, batch[1]
+
+    def batch_size_of(self, batch):
+        return int((batch[1] != -100).sum())
+
+
+def ignoring(folder, void, kind=Ignoring, **changes):
+    """Trained on 64 points in their order, of which some have no target."""
+    arguments = {"n": 64, "shuffle": False, "validation_split": 0}
+    config = tiny.settings(
+        folder,
+        arch__args={"norm": False, "dropout": 0.0},
+        metrics=[],
+        trainer__monitor="off",
+        trainer__epochs=2,
+        data_loader__args={**arguments, **changes.pop("data_loader__args", {})},
+        **changes,
+    )
+    trainer = tiny.build(config, trainer_class=kind)
+    trainer.data_loader.dataset.noise = False
+    trainer.data_loader.dataset.y[void] = -100
+    trainer.train()
+    return trainer
+
+
+def test_a_batch_that_counts_nothing_takes_no_part_in_an_update(tmp_path):
+    void = torch.arange(64) // 8 % 2 == 1
+    whole = ignoring(tmp_path / "whole", void, data_loader__args={"batch_size": 16})
+    parts = ignoring(
+        tmp_path / "parts", void, data_loader__args={"batch_size": 8}, trainer__accumulate=2
+    )
+    for name, value in whole.model.state_dict().items():
+        assert torch.allclose(value, parts.model.state_dict()[name], atol=1e-6)
+    losses = [[row[1] for row in tiny.rows(trainer)[1:]] for trainer in (whole, parts)]
+    assert [float(loss) for loss in losses[0]] == pytest.approx([float(x) for x in losses[1]])
+
+
+class Watching(Ignoring):
+    """Notes of each update whether it has changed the weights."""
+
+    def _update(self, batches):
+        before = tiny.digest(self.model)
+        super()._update(batches)
+        self.changed = [*getattr(self, "changed", []), tiny.digest(self.model) != before]
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+def test_an_update_that_counts_nothing_changes_nothing(tmp_path, policy):
+    void = torch.arange(64) >= 48
+    arguments = {"data_loader__args": {"batch_size": 16}, "trainer__on_nan": policy}
+    trainer = ignoring(tmp_path, void, Watching, **arguments)
+    assert trainer.changed == [True, True, True, False] * 2

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+import tiny
 from machinery.errors import ConfigError
 from machinery.update.watching import Monitor
 from model.metric import accuracy, top_k_acc
@@ -85,3 +86,35 @@ def test_a_value_of_another_shape_is_an_error(shape):
     assert tracker.avg("x") == 1.5
     tracker.update("x", torch.ones(7))  # the classic call, without a number of samples
     assert tracker.count("x") == 17
+
+
+class EverySecond(tiny.Trainer):
+    """Validates after the second epoch, the fourth, and so on."""
+
+    def _train_epoch(self, epoch):
+        loader = self.valid_data_loader
+        if epoch % 2:
+            self.valid_data_loader = None
+        log = super()._train_epoch(epoch)
+        self.valid_data_loader = loader
+        return log
+
+
+def test_an_epoch_without_the_number_that_judges_is_not_judged(tmp_path, monkeypatch):
+    plateau = {"type": "ReduceLROnPlateau", "args": {"patience": 0}}
+    config = tiny.settings(tmp_path, lr_scheduler=plateau, trainer__epochs=9, trainer__early_stop=2)
+    trainer = tiny.build(config, trainer_class=EverySecond)
+    judged = []
+    kind = type(trainer.lr_scheduler)
+    step = kind.step
+
+    def noted(scheduler, value):
+        judged.append(value)
+        step(scheduler, value)
+
+    monkeypatch.setattr(kind, "step", noted)
+    trainer._valid_epoch = lambda epoch: {"loss": 1.0 + epoch}
+    trainer.train()
+    # The second epoch is the best; the fourth and the sixth are not, and then it stops.
+    assert judged == [3.0, 5.0, 7.0]
+    assert trainer.epoch == 6 and trainer.monitor.best_epoch == 2
