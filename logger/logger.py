@@ -88,6 +88,9 @@ def _settings(log_config: str | Path, folder: Path | None) -> dict[str, Any]:
 
     Args:
         folder: where the files go; None: there are none yet.
+
+    Raises:
+        ValueError: what stands there is no file.
     """
     settings: dict[str, Any] = read_json(log_config)
     handlers = {}
@@ -104,7 +107,10 @@ def _settings(log_config: str | Path, folder: Path | None) -> dict[str, Any]:
 
 def _file_settings(handler: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The settings of a handler that writes to a file, which is in `folder`."""
-    filename = str(folder / handler["filename"])
+    path = folder / handler["filename"]
+    if path.is_symlink() or (path.exists() and not path.is_file()):  # a pipe would be waited for
+        raise ValueError(f"{path} is a link, or no file")
+    filename = str(path)
     if distributed.is_main():
         return {**handler, "filename": filename}
     # What is rotated by several would be lost: the others add to the file what is wrong with them.

@@ -11,7 +11,7 @@ from pathlib import Path
 from machinery import distributed
 from machinery.checkpoints import run_folder
 from machinery.checkpoints.run import Run
-from machinery.errors import CheckpointError, ConfigError
+from machinery.errors import CheckpointError, ConfigError, StorageError
 from machinery.files import ensure_dir
 from machinery.launch.launch import Launch
 
@@ -113,7 +113,15 @@ def open_run(launch: Launch, runs: Path) -> Run:
         # The main process makes it; the others get copies, which own nothing.
         run = distributed.from_main(partial(_new_run, launch, runs))
     ensure_dir(run.log_dir)
+    _refuse_links(run.log_dir)
     return run
+
+
+def _refuse_links(folder: Path) -> None:
+    """Refuse a folder of logs that leads elsewhere, itself or by a folder in it."""
+    for path in (folder, *folder.iterdir()):
+        if path.is_symlink() and path.is_dir():
+            raise StorageError(f"{path} is a link, and is not written to")
 
 
 def _new_run(launch: Launch, runs: Path) -> Run:

@@ -1,6 +1,8 @@
 """A run's record is true: what continues it, what is written, and what is said of its end."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 import tiny
 from logger.logger import setup_logging
 from machinery.checkpoints import environment, file as checkpoint
-from machinery.errors import CheckpointError, ConfigError, DataError, NonFiniteError
+from machinery.errors import CheckpointError, ConfigError, DataError, NonFiniteError, StorageError
 from machinery.files import shown_command
 from projects import ROOT, command
 from tiny import interrupted, write_config
@@ -152,6 +154,37 @@ def test_info_log_that_cannot_be_opened_ends_no_run(tmp_path, capfd):
     trainer.train()
     assert "no log files, training goes on" in capfd.readouterr().out
     setup_logging(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["link", "link to nothing", "pipe"])
+def test_what_stands_in_the_place_of_info_log_is_not_written_to(tmp_path, capfd, kind):
+    trainer = tiny.build(tiny.settings(tmp_path / "runs", trainer__epochs=1))
+    log = trainer.config.log_dir / "info.log"
+    precious = tmp_path / "precious.txt"
+    if kind == "pipe":
+        os.mkfifo(log)
+    else:
+        log.symlink_to(precious)
+    if kind == "link":
+        precious.write_text("mine")
+    trainer.train()
+    assert "no log files, training goes on" in capfd.readouterr().out
+    assert not precious.exists() or precious.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["", "train"])
+def test_a_folder_of_logs_that_is_a_link_is_refused(tmp_path, name):
+    first = tiny.train(tiny.settings(tmp_path / "runs", trainer__epochs=1))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    place = first.config.log_dir / name
+    if not name:
+        shutil.rmtree(place)
+    place.symlink_to(elsewhere)
+    again = tiny.command_line("-r", first.checkpoint_dir, "--set", "trainer.epochs=2")
+    with pytest.raises(StorageError, match="is a link, and is not written to"):
+        tiny.build(again)
+    assert not list(elsewhere.iterdir())
 
 
 def test_commands_are_quoted_and_named_from_where_they_are_typed(tmp_path, monkeypatch):
