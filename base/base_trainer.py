@@ -30,13 +30,13 @@ from machinery.order.outstanding import OUTSTANDING, first_tensor
 from machinery.stopping import StopRequest
 from machinery.update import networks, together
 from machinery.update.runtime import learning_rate, unwrap
-from machinery.update.watching import Monitor, numbers_of
+from machinery.update.watching import Monitor, Monitored, numbers_of
 from parse_config import ConfigParser
 
 Log = dict[str, float]
 
 
-class BaseTrainer(ABC):
+class BaseTrainer(Monitored, ABC):
     """Runs the epochs; a subclass defines `_train_epoch`.
 
     Whatever attribute of the trainer has `state_dict` and `load_state_dict` (networks, optimizers,
@@ -65,6 +65,8 @@ class BaseTrainer(ABC):
     accumulate: int = 1
     # Whether its losses are weighted by what their batches count for, on several processes.
     _weighs_losses: bool = False
+    # Whether the weights are what `step` batches of the epoch have made of them.
+    _whole: bool = False
 
     def __init__(
         self,
@@ -146,7 +148,7 @@ class BaseTrainer(ABC):
 
     def train(self) -> None:
         """Run the epochs from where the run stands to the last, or until nothing improves."""
-        owned = outcome.owned(self._checkpoints, self._position, to_files)
+        owned = outcome.owned(self._checkpoints, self._position, self._save_whole, to_files)
         with self.stop, owned, contextlib.closing(self.writers):
             epochs = self._start()
             self._connect()
@@ -166,16 +168,6 @@ class BaseTrainer(ABC):
                 if finished:
                     break
             self._finish(idle=not epochs)
-
-    @property
-    def mnt_best(self) -> float:
-        """The best value so far, by its classic name."""
-        return self.monitor.best
-
-    @property
-    def mnt_mode(self) -> str:
-        """Whether the lowest ("min") or the highest ("max") is the best, by its classic name."""
-        return self.monitor.mode
 
     def _best_epoch(self) -> int:
         return self.monitor.best_epoch
@@ -351,6 +343,11 @@ class BaseTrainer(ABC):
         """Save inside the epoch in hand, after `self.step` of its batches."""
         self._save(self.step)
 
+    def _save_whole(self) -> None:
+        """Save what an error has left that came between two updates."""
+        if self._whole and self.step:
+            self._save_step()
+
     def _leave(self) -> None:
         """Save and leave: a signal has asked for it."""
         where = f" in epoch {self.epoch}, step {self.step}"
@@ -366,8 +363,9 @@ class BaseTrainer(ABC):
         if self.config.launch.checking:
             self._finish_check(idle)
             return
-        held = (self._checkpoints, self.monitor, self._held())
-        for line in outcome.summary(*held, self.epochs, self.epoch, idle):
+        for line in outcome.summary(
+            self._checkpoints, self.monitor, self._held(), self.epochs, self.epoch, idle
+        ):
             self.logger.info(line)
 
     def _finish_check(self, idle: bool) -> None:

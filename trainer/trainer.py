@@ -138,7 +138,9 @@ class Trainer(BaseTrainer):
     def _train_epoch(self, epoch: int) -> Log:
         """Train one epoch, validate, step an epoch scheduler; the averages over all samples."""
         networks.to_training(self._networks())
+        self._whole = True
         for batches in self._groups(epoch):
+            self._whole = False
             self._stepped = False
             try:
                 self._update(batches)
@@ -147,6 +149,7 @@ class Trainer(BaseTrainer):
                 note_batch(error, self)
                 raise
             self._after_update(len(batches))
+            self._whole = True
         self._log_window()
         log = self.train_metrics.result()
         stuck = self.runtime.no_step_was_possible()
@@ -210,8 +213,9 @@ class Trainer(BaseTrainer):
     def _check_update(self) -> None:
         """Refuse a first update that has not come through the door: nothing would watch it."""
         if self._layers is not None and not self._stepped:
-            kind = type(self).__name__
-            raise UserError(f"{kind}._update has made no group.step(…) of a self.group(batches)")
+            raise UserError(
+                f"{type(self).__name__}._update has made no group.step(…) of a self.group(batches)"
+            )
 
     def group(self, batches: Sequence[Any]) -> Group:
         """Batches that make up one update, or some of them; within it, `compute` is on them.

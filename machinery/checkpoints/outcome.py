@@ -13,7 +13,7 @@ from machinery.checkpoints import run_folder
 from machinery.checkpoints.parts import Held
 from machinery.checkpoints.run import Run
 from machinery.checkpoints.saving import Checkpoints, is_of_epoch
-from machinery.errors import DataError, LostError, Stopped, StorageError, UserError
+from machinery.errors import DataError, LostError, NonFiniteError, Stopped, StorageError, UserError
 from machinery.files import ROOT, read_json, shown, shown_command, write_json
 from machinery.telling import in_place_of
 from machinery.update.watching import Monitor
@@ -28,6 +28,7 @@ _LOST = (
 def owned(
     checkpoints: Checkpoints,
     position: Callable[[], dict[str, Any]],
+    save: Callable[[], None],
     to_log: Callable[[Path, str], None],
 ) -> Iterator[None]:
     """Own the run folder for the time of the training, and leave its outcome in status.json.
@@ -35,6 +36,7 @@ def owned(
     Args:
         checkpoints: of the run.
         position: says where the run is.
+        save: saves what has been trained, if it is whole.
         to_log: writes a message to the log files in a folder.
     """
     run = checkpoints.run
@@ -42,6 +44,7 @@ def owned(
         yield
         run.status("finished", **position(), exit_code=0)
     except BaseException as error:
+        _save_before(error, checkpoints, save)
         told = worded(error, checkpoints)
         if isinstance(told, LostError):
             _end_silent_processes(told)
@@ -51,6 +54,25 @@ def owned(
         raise told from told.__cause__
     finally:
         run.close()
+
+
+def _save_before(error: BaseException, checkpoints: Checkpoints, save: Callable[[], None]) -> None:
+    """Lose nothing to an error that is not the weights', such as one of a file that is missing.
+
+    Of several processes, the others would have to save with this one.
+    """
+    no_fault_of_theirs = isinstance(error, Exception | SystemExit)
+    if not no_fault_of_theirs or isinstance(error, NonFiniteError | StorageError | Stopped):
+        return
+    before = checkpoints.newest
+    if not checkpoints.run.stays or not distributed.alone():
+        return
+    try:
+        save()
+    except Exception:  # the error that ends the run is the one to be told
+        return
+    if checkpoints.newest != before and not isinstance(error, DataError):  # which is worded so
+        logging.getLogger("trainer").info(checkpoints.resume_hint())
 
 
 def _end_silent_processes(error: LostError) -> None:

@@ -90,6 +90,22 @@ class Monitor:
         self.bad_epochs = state["bad_epochs"]
 
 
+class Monitored:
+    """What is monitored, by its classic names."""
+
+    monitor: Monitor
+
+    @property
+    def mnt_best(self) -> float:
+        """The best value so far."""
+        return self.monitor.best
+
+    @property
+    def mnt_mode(self) -> str:
+        """Whether the lowest ("min") or the highest ("max") is the best."""
+        return self.monitor.mode
+
+
 class _Bad(NamedTuple):
     """A loss that is not finite, as one process has seen it."""
 
