@@ -117,6 +117,17 @@ def test_every_scheduler_trains_or_says_why_not(tmp_path, name, interval):
     works(tmp_path, tiny.settings(tmp_path, lr_scheduler=scheduler), refusal)
 
 
+def test_without_a_monitor_a_plateau_is_one_of_the_validation_loss(tmp_path):
+    config = tiny.settings(
+        tmp_path,
+        lr_scheduler={"type": "ReduceLROnPlateau"},
+        trainer__monitor="off",
+        trainer__epochs=1,
+    )
+    trainer = tiny.train(config, trainer_class=tiny.best_by_epoch([7.0]))
+    assert trainer.lr_scheduler.best == 7.0
+
+
 def test_lbfgs_solves_what_it_should(tmp_path):
     config = tiny.settings(
         tmp_path,
@@ -134,10 +145,12 @@ def test_lbfgs_solves_what_it_should(tmp_path):
     assert second.monitor.best < 0.5 * first.monitor.best
 
 
-def test_lbfgs_takes_the_steps_of_a_hand_written_loop(tmp_path):
+@pytest.mark.parametrize("search", [None, "strong_wolfe"])
+def test_lbfgs_takes_the_steps_of_a_hand_written_loop(tmp_path, search):
+    arguments = {"lr": 0.1, "max_iter": 3, "line_search_fn": search}
     config = tiny.settings(
         tmp_path,
-        optimizer={"type": "LBFGS", "args": {"lr": 0.1, "max_iter": 3}},
+        optimizer={"type": "LBFGS", "args": arguments},
         arch={"type": "TinyModel", "args": {"dropout": 0.0, "norm": False}},
         lr_scheduler=None,
         data_loader__args={"kind": "whole", "validation_split": 0.0},
@@ -146,7 +159,7 @@ def test_lbfgs_takes_the_steps_of_a_hand_written_loop(tmp_path):
     )
     trainer, bare = build(config), build({**config, "name": "Bare"})
     trainer.train()
-    optimizer = torch.optim.LBFGS(bare.model.parameters(), lr=0.1, max_iter=3)
+    optimizer = torch.optim.LBFGS(bare.model.parameters(), **arguments)
     bare.model.train()
     for _ in range(2):
         for x, y in bare.data_loader:

@@ -15,12 +15,14 @@ from torch.utils.data import (
     StackDataset,
     Subset,
     SubsetRandomSampler,
+    default_collate,
 )
 
 import tiny
 from base import BaseDataLoader
 from data_loader.data_loaders import DigitsDataLoader
 from examples.mnist import MnistDataLoader
+from machinery import distributed
 from machinery.errors import ConfigError, DataError
 from machinery.order import seeding
 from tiny import Counted
@@ -46,6 +48,95 @@ def test_workers_change_nothing(kind, workers):
     )
     for _ in range(2):
         assert same(batches(here), batches(there))
+
+
+class Draws(torch.utils.data.Dataset):
+    """Samples that are draws."""
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, i):
+        return torch.rand(2)
+
+
+class DrawsRows(Draws):
+    """Whole batches, for each sample of which is drawn twice."""
+
+    def __getitems__(self, indices):
+        return torch.cat([seeding.uniform_rows(len(indices), 1) for _ in range(2)], dim=1)
+
+
+class DrawsFreely(Draws):
+    """Whole batches of draws from torch's and numpy's generators."""
+
+    def __getitems__(self, indices):
+        numbers = torch.from_numpy(np.random.rand(len(indices)))
+        return torch.stack([torch.rand(len(indices)), numbers.float()], dim=1)
+
+
+def drawn(samples):
+    return torch.rand(len(samples), 2)
+
+
+DRAWING = {
+    "samples": (Draws(), default_collate),
+    "rows": (DrawsRows(), default_collate),
+    "whole batches": (DrawsFreely(), default_collate),
+    "collate function": (Draws(), drawn),
+}
+
+
+def drawing(kind, workers=0):
+    return BaseDataLoader(DRAWING[kind][0], 8, False, 0.0, workers, DRAWING[kind][1])
+
+
+@pytest.mark.parametrize("kind", DRAWING)
+def test_each_pass_draws_numbers_of_its_own(kind):
+    loader = drawing(kind)
+    first, second, again = (torch.cat([*loader.batches(epoch)]) for epoch in (1, 2, 1))
+    assert len(torch.cat([first, second]).unique()) == 2 * 20 * 2
+    assert torch.equal(first, again)
+    assert torch.equal(torch.cat([*loader.batches(2, 1)]), second[8:])
+    assert torch.equal(torch.cat([*drawing(kind, workers=2)]), first)
+
+
+@pytest.mark.parametrize("kind", DRAWING)
+def test_each_process_draws_numbers_of_its_own(monkeypatch, kind):
+    monkeypatch.setattr(distributed.world, "size", 2)
+    shares = []
+    for rank in (0, 1):
+        monkeypatch.setattr(distributed.world, "rank", rank)
+        shares += drawing(kind).batches(1)
+    assert len(torch.cat(shares).unique()) == 20 * 2
+
+
+def test_each_step_draws_numbers_of_its_own():
+    loader = tiny.TinyLoader()
+    numbers = [float(torch.rand(())) for epoch in (0, 1, 2) for _ in loader.batches(epoch, 0, 3)]
+    assert len(set(numbers)) == 9
+
+
+class Heard(list):
+    """Samples or batches in one order, which hear of the epochs."""
+
+    def __init__(self, values):
+        super().__init__(values)
+        self.epochs = []
+
+    def set_epoch(self, epoch):
+        self.epochs.append(epoch)
+
+
+@pytest.mark.parametrize(
+    "options", [{"sampler": Heard(range(9))}, {"batch_sampler": Heard([[0, 1], [2]])}]
+)
+def test_a_sampler_hears_of_the_epoch(options):
+    loader = BaseDataLoader(tiny.Points(9), 4, False, 0.0, 0, **options)
+    for _ in range(3):
+        list(loader)
+    (sampler,) = options.values()
+    assert sampler.epochs == [1, 2, 3]
 
 
 def test_passes_differ_and_can_be_entered_anywhere():

@@ -2,11 +2,13 @@
 
 import collections
 import enum
+import io
 import os
 import pickle
 import random
 import resource
 import signal
+import stat
 import zipfile
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import torch
 from torch import nn
 
 import tiny
+from machinery import files
 from machinery.checkpoints import file as checkpoint, run_folder
 from machinery.errors import CheckpointError, StorageError
 from machinery.plain_data import plain
@@ -207,6 +210,18 @@ def test_no_code_runs(tmp_path, monkeypatch, unsafe_default):
         checkpoint.load(tmp_path / "signed.pth")
 
 
+def test_compressed_entries_are_refused_also_with_a_right_checksum(tmp_path):
+    rewritten(tmp_path, "unsigned.zip", lambda *entry: entry, compression=zipfile.ZIP_DEFLATED)
+    path = tmp_path / "signed.pth"
+    with open(path, "wb") as file:
+        hashing = checkpoint._HashingFile(file)
+        hashing.write((tmp_path / "unsigned.zip").read_bytes())
+        hashing.finish()
+    assert checkpoint.damage(path) is None
+    with pytest.raises(CheckpointError, match="has compressed entries"):
+        checkpoint.load(path)
+
+
 def foreign(folder):
     (folder / "text.pth").write_text("hello")
     (folder / "json.pth").write_text("{}")
@@ -261,6 +276,65 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
         signal.signal(signal.SIGXFSZ, ignored)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+class Flipping(io.FileIO):
+    """A disk that writes the first bit wrong."""
+
+    def write(self, data):
+        content = bytearray(data)
+        if content and self.tell() == 0:
+            content[0] ^= 1
+        return super().write(content)
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_what_was_written_wrong_does_not_replace_what_was_there(tmp_path, monkeypatch, copied):
+    path, source = saved(tmp_path), saved(tmp_path, "source.pth", epoch=2)
+    before = path.read_bytes()
+    monkeypatch.setattr(files, "_opened", Flipping)
+    with pytest.raises(StorageError, match=r"could not write .*checkpoint-epoch1.pth: .* damaged"):
+        if copied:
+            checkpoint.copy(source, path)
+        else:
+            checkpoint.save({**STATE, "epoch": 2}, path)
+    assert path.read_bytes() == before
+    assert sorted(tmp_path.iterdir()) == [path, source]
+
+
+@pytest.fixture
+def done(monkeypatch):
+    """What has been synced and renamed, in order."""
+    events = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(descriptor):
+        found = os.fstat(descriptor)
+        events.append("folder" if stat.S_ISDIR(found.st_mode) else found.st_size)
+        fsync(descriptor)
+
+    def replaced(source, target):
+        events.append("renamed")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    return events
+
+
+@pytest.mark.parametrize("how", ["saved", "copied", "as JSON"])
+def test_a_file_is_on_disk_before_it_has_its_name_and_the_name_after(tmp_path, done, how):
+    path = tmp_path / "new.pth"
+    if how == "saved":
+        checkpoint.save(STATE, path)
+    elif how == "copied":
+        source = saved(tmp_path)
+        done.clear()
+        checkpoint.copy(source, path)
+    else:
+        files.write_json({"a": 1}, path)
+    assert done[-3:] == [path.stat().st_size, "renamed", "folder"]
+    assert done.count("renamed") == 1
 
 
 def test_what_is_no_regular_file_is_not_replaced():

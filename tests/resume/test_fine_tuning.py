@@ -23,6 +23,13 @@ def test_fine_tuning_from_a_run_folder_takes_its_best(tmp_path, capfd):
     assert f"weights from {folder}/model_best.pth" in capfd.readouterr().out
 
 
+def states(trainer):
+    """Those of the optimizer, the schedule, the monitor and the rest, as text."""
+    parts = trainer._held().parts
+    assert {"optimizer", "lr_scheduler", "monitor"} <= parts.keys()
+    return {name: repr(part.state_dict()) for name, part in parts.items()}
+
+
 def test_fine_tuning_takes_the_weights_only(tmp_path):
     config = tiny.settings(tmp_path, trainer__epochs=1)
     source = tiny.train(config)
@@ -31,7 +38,10 @@ def test_fine_tuning_takes_the_weights_only(tmp_path):
     config = tiny.settings(tmp_path, arch={"type": "TinyModel", "args": {}, "skip": ["fc2.*"]})
     trainer = tiny.build(ConfigParser(config, launch=Launch("fine-tune", checkpoint=path)))
     fresh = trainer.model.fc2.weight.clone()
+    others = states(trainer)
     trainer.restore()
+    assert states(trainer) == others
+    assert (trainer.start_epoch, trainer.epoch, trainer.step) == (1, 1, 0)
     assert torch.equal(trainer.model.fc1.weight, state["state_dict"]["fc1.weight"])
     assert torch.equal(trainer.model.fc2.weight, fresh)
 

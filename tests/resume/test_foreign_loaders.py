@@ -70,6 +70,15 @@ def test_the_sampler_of_a_foreign_loader_hears_of_the_epoch():
     assert list.__getitem__(sampler, slice(None)) == [1, 2, 3]
 
 
+def test_each_batch_of_a_foreign_loader_draws_numbers_of_its_own():
+    class Draws(Noisy):
+        def __getitem__(self, i):
+            return torch.rand(2)
+
+    numbers = torch.cat(list(training_batches(DataLoader(Draws(), 8), 0, 20, 1)))
+    assert len(numbers.unique()) == 2 * 80 * 2
+
+
 class WithState(DataLoader):
     """As torchdata's loaders are: it would go on from a place of its own."""
 

@@ -65,6 +65,7 @@ def test_resuming_at_an_epoch_edge(tmp_path):
     path = trainer.checkpoint_dir / "checkpoint-epoch2.pth"
     again = tiny.train(config, resume=path)
     assert (tiny.digest(again.model), tiny.rows(again), vars(again.monitor)) == expected
+    assert path.exists()
     # The later checkpoint was set aside, not overwritten in silence.
     assert (trainer.checkpoint_dir / "checkpoint-epoch3.pth.old").exists()
 
@@ -78,6 +79,32 @@ def test_resuming_with_other_workers_and_threads(tmp_path):
     config["data_loader"]["args"]["num_workers"] = 1
     trainer = tiny.train(config, resume=second)
     assert (tiny.digest(trainer.model), tiny.rows(trainer), vars(trainer.monitor)) == expected
+
+
+class Growing(tiny.Trainer):
+    """Scales the loss up in every third step."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.runtime._scaler.set_growth_interval(3)
+
+
+def test_the_scale_of_the_loss_is_resumed(tmp_path):
+    config = tiny.settings(tmp_path, trainer__precision="fp16", trainer__epochs=1)
+    whole = tiny.train(config, trainer_class=Growing)
+    scale = whole.runtime.state_dict()
+    assert scale["scale"] > 2**16
+    path = interrupted(config, after=7, cls=(Growing,))
+    resumed = tiny.train(config, resume=path, trainer_class=Growing)
+    assert resumed.runtime.state_dict() == scale
+    assert tiny.digest(resumed.model) == tiny.digest(whole.model)
+
+
+def test_a_process_counts_the_samples_that_it_has_trained_on(tmp_path):
+    config = tiny.settings(tmp_path, trainer__epochs=2)
+    path = interrupted(config, after=18)
+    assert path.name == "checkpoint-epoch2-step7.pth"
+    assert tiny.train(config, resume=path)._samples == 83 - 7 * 8
 
 
 class WithHook(Interrupted):

@@ -18,12 +18,14 @@ def built(tmp_path, kind, **changes):
     return tiny.build(tiny.settings(tmp_path, **changes), trainer_class=kind)
 
 
-def test_it_is_an_error_to_go_through_half_of_a_group(tmp_path):
+@pytest.mark.parametrize("times", [1, 3])
+def test_it_is_an_error_to_go_through_half_of_a_group(tmp_path, times):
     class Half(Trainer):
         def _update(self, batches):
             with self.group(batches) as group:
                 for batch in group:
-                    self.backward(self.compute(batch))
+                    for _ in range(times):
+                        self.backward(self.compute(batch))
                     break
                 group.step(self.optimizer)
 
@@ -155,6 +157,20 @@ def old_update(self, batches):
         self.runtime.backward(terms["loss"])
 
 
+def nested_update(self, batches):
+    def add_gradients():
+        for batch in batches:
+            terms, _, _ = self._compute(batch, self.train_metrics)
+            self.runtime.backward(terms["loss"])
+
+    add_gradients()
+
+
+def mapped_update(self, batches):
+    for terms, _, _ in map(lambda batch: self._compute(batch, self.train_metrics), batches):
+        self.runtime.backward(terms["loss"])
+
+
 def scheduled_update(self, batches):
     Trainer._update(self, batches)
     self._schedule("step", {})
@@ -166,6 +182,8 @@ def scheduled_update(self, batches):
         ({"_apply": lambda self, optimizer, losses: True}, r"Old\._apply would never be called"),
         ({"_record": lambda self, *args: None}, r"Old\._record would never be called"),
         ({"_update": old_update}, r"Old\._update uses self\._compute, which is gone"),
+        ({"_update": nested_update}, r"Old\._update uses self\._compute, which is gone"),
+        ({"_update": mapped_update}, r"Old\._update uses self\._compute, which is gone"),
         ({"_update": scheduled_update}, "leave self._schedule"),
     ],
 )
@@ -175,6 +193,12 @@ def test_the_doors_of_before_are_refused_with_the_lines_to_write(tmp_path, metho
     with pytest.raises(ConfigError, match=message) as caught:
         built(tmp_path, old)
     assert "group.step(self.optimizer)" in str(caught.value) or "_schedule" in message
+
+
+def test_the_doors_of_before_are_refused_in_a_class_in_between(tmp_path):
+    between = type("Between", (Trainer,), {"_apply": lambda self, optimizer, losses: True})
+    with pytest.raises(ConfigError, match=r"Between\._apply would never be called"):
+        built(tmp_path, type("Own", (between,), {}))
 
 
 class Cut(Trainer):
@@ -254,17 +278,56 @@ def test_a_skipped_update_of_two_steps_leaves_no_trace(tmp_path):
     assert trainer.train_metrics.count("loss") == 83 - 8
 
 
-def looked_at(self, batches):
+class InTurn(Trainer):
+    """Two steps an update, each on the batches times a factor of its own."""
+
+    factors = (1.0, 1.0)
+
+    def _update(self, batches):
+        self.applied, self.means = [], [self.model.norm.running_mean.clone()]
+        with self.group(batches) as group:
+            for factor in self.factors:
+                for data, target in group:
+                    self.backward(self.compute((data * factor, target)))
+                self.applied.append(group.step(self.optimizer))
+                self.means.append(self.model.norm.running_mean.clone())
+
+
+@pytest.mark.parametrize("factors", [(1.0, torch.nan), (torch.nan, 1.0)])
+def test_a_step_of_an_update_is_skipped_alone(tmp_path, factors):
+    kind = type("Spoilt", (InTurn,), {"factors": factors})
+    trainer = built(tmp_path, kind, trainer__on_nan="skip", trainer__epochs=1)
+    trainer.train()
+    assert trainer.applied == [factor == 1 for factor in factors]
+    same = [torch.equal(a, b) for a, b in zip(trainer.means, trainer.means[1:])]
+    assert same == [factor != 1 for factor in factors]
+    assert trainer.train_metrics.count("loss") == 83
+
+
+def look(self, batch):
     with torch.no_grad():
-        self.compute(batches[0])
+        self.compute((batch[0] * 0, batch[1]))
+
+
+def look_before(self, batches):
+    look(self, batches[0])
     Trainer._update(self, batches)
 
 
-def test_a_look_without_gradients_is_not_counted_as_training(tmp_path):
+def look_within(self, batches):
+    with self.group(batches) as group:
+        for batch in group:
+            look(self, batch)
+            self.backward(self.compute(batch))
+        group.step(self.optimizer)
+
+
+@pytest.mark.parametrize("update", [look_before, look_within])
+def test_a_look_without_gradients_is_not_counted_as_training(tmp_path, update):
     plain = built(
         tmp_path / "plain", Trainer, trainer__epochs=1, arch__args={"dropout": 0.0, "norm": False}
     )
-    kind = type("Looking", (Trainer,), {"_update": looked_at})
+    kind = type("Looking", (Trainer,), {"_update": update})
     looking = built(
         tmp_path / "looking", kind, trainer__epochs=1, arch__args={"dropout": 0.0, "norm": False}
     )

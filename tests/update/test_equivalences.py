@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 import tiny
+from examples.lbfgs.trainer import LBFGSTrainer
 from machinery.order.seeding import seed_everything
 
 
@@ -142,24 +143,51 @@ def test_a_foreign_loader_is_reproducible(tmp_path):
     assert train("a") == train("b")
 
 
-def test_clipping_bounds_the_update(tmp_path):
-    norms = []
+class Measured(tiny.Trainer):
+    """Keeps how far each update moves the weights."""
 
-    class Watching(tiny.Trainer):
-        def _update(self, batches):
-            before = torch.cat([p.detach().flatten() for p in self.model.parameters()])
-            super()._update(batches)
-            after = torch.cat([p.detach().flatten() for p in self.model.parameters()])
-            norms.append(float((after - before).norm()))
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.moves = []
 
-    config = tiny.settings(
-        tmp_path,
-        optimizer={"type": "SGD", "args": {"lr": 1.0}},
-        trainer__clip_grad_norm=0.01,
-        lr_scheduler=None,
-    )
-    tiny.train(config, trainer_class=Watching)
-    assert max(norms) <= 0.01 * 1.001
+    def _update(self, batches):
+        before = torch.cat([p.detach().flatten() for p in self.model.parameters()])
+        super()._update(batches)
+        after = torch.cat([p.detach().flatten() for p in self.model.parameters()])
+        self.moves.append(float((after - before).norm()))
+
+
+class MeasuredLBFGS(Measured, LBFGSTrainer):
+    pass
+
+
+CLIPPED = {
+    "one group": {},
+    "two groups": {},
+    "fp16": {"trainer__precision": "fp16"},
+    # Its first step goes along the gradient; later ones are as long as the curvature says.
+    "lbfgs": {
+        "optimizer": {"type": "LBFGS", "args": {"lr": 1.0, "max_iter": 1}},
+        "trainer__len_epoch": 1,
+    },
+}
+
+
+@pytest.mark.parametrize("case", CLIPPED)
+def test_clipping_bounds_the_update(tmp_path, case):
+    changes = {
+        "optimizer": {"type": "SGD", "args": {"lr": 1.0}},
+        "trainer__clip_grad_norm": 0.01,
+        "trainer__epochs": 1,
+        "lr_scheduler": None,
+    }
+    config = tiny.settings(tmp_path, **{**changes, **CLIPPED[case]})
+    trainer = tiny.build(config, trainer_class=MeasuredLBFGS if case == "lbfgs" else Measured)
+    if case == "two groups":
+        first, *rest = trainer.model.parameters()
+        trainer.optimizer = torch.optim.SGD([{"params": [first]}, {"params": rest}], lr=1.0)
+    trainer.train()
+    assert 0.001 < max(trainer.moves) <= 0.01 * 1.001
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -59,6 +59,13 @@ def test_metrics_give_one_value_a_sample():
     assert top_k_acc(output, torch.tensor([2, 1]), k=2).tolist() == [0, 1]
 
 
+def test_a_tie_is_no_improvement():
+    for mode, better in (("min", 0.4), ("max", 0.6)):
+        monitor = Monitor(f"{mode} loss", None)
+        judged = [monitor.update(e, {"loss": v}) for e, v in enumerate([0.5, 0.5, better], 1)]
+        assert judged == [True, False, True] and monitor.best_epoch == 3
+
+
 def test_monitor_wants_strict_finite_improvement():
     monitor = Monitor("max accuracy", 2)
     assert [monitor.update(e, {"accuracy": v}) for e, v in enumerate([0.5, 0.5, math.nan], 1)] == [

@@ -51,6 +51,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     assert status(trainer)["state"] == "failed"
 
 
+def test_the_step_is_named_also_in_a_resumed_epoch(tmp_path):
+    path = tiny.interrupted(tiny.settings(tmp_path), after=19)
+    kind = type("AtOnce", (Breaking,), {"at": 1})
+    trainer = tiny.build(tiny.settings(tmp_path), resume=path, trainer_class=kind)
+    with pytest.raises(NonFiniteError, match="the loss became nan in epoch 2, step 9 "):
+        trainer.train()
+
+
 def test_the_losses_are_looked_at_before_a_stop_saves(tmp_path):
     class Stopping(Breaking):
         def _after_update(self, batches):
@@ -346,3 +354,4 @@ def test_a_skipped_step_leaves_reassigned_buffers_and_the_average_alone(tmp_path
     settings = {"trainer__on_nan": "skip", "trainer__ema_decay": 0.5, "trainer__epochs": 1}
     trainer = tiny.train(tiny.settings(tmp_path, **settings), trainer_class=Spoilt)
     assert torch.isfinite(trainer.model.seen).all()
+    assert int(trainer.ema.n_averaged) == 11 - 1
