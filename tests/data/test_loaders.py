@@ -129,13 +129,13 @@ class Heard(list):
 
 
 @pytest.mark.parametrize(
-    "options", [{"sampler": Heard(range(9))}, {"batch_sampler": Heard([[0, 1], [2]])}]
+    "option, values", [("sampler", range(9)), ("batch_sampler", [[0, 1], [2]])]
 )
-def test_a_sampler_hears_of_the_epoch(options):
-    loader = BaseDataLoader(tiny.Points(9), 4, False, 0.0, 0, **options)
+def test_a_sampler_hears_of_the_epoch(option, values):
+    sampler = Heard(values)
+    loader = BaseDataLoader(tiny.Points(9), 4, False, 0.0, 0, **{option: sampler})
     for _ in range(3):
         list(loader)
-    (sampler,) = options.values()
     assert sampler.epochs == [1, 2, 3]
 
 

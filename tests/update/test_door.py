@@ -166,9 +166,9 @@ def nested_update(self, batches):
     add_gradients()
 
 
-def mapped_update(self, batches):
-    for terms, _, _ in map(lambda batch: self._compute(batch, self.train_metrics), batches):
-        self.runtime.backward(terms["loss"])
+def hardest_update(self, batches):
+    hardest = max(batches, key=lambda batch: self._compute(batch, self.train_metrics)[0]["loss"])
+    Trainer._update(self, [hardest])
 
 
 def scheduled_update(self, batches):
@@ -183,7 +183,7 @@ def scheduled_update(self, batches):
         ({"_record": lambda self, *args: None}, r"Old\._record would never be called"),
         ({"_update": old_update}, r"Old\._update uses self\._compute, which is gone"),
         ({"_update": nested_update}, r"Old\._update uses self\._compute, which is gone"),
-        ({"_update": mapped_update}, r"Old\._update uses self\._compute, which is gone"),
+        ({"_update": hardest_update}, r"Old\._update uses self\._compute, which is gone"),
         ({"_update": scheduled_update}, "leave self._schedule"),
     ],
 )
