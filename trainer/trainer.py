@@ -304,7 +304,7 @@ class Trainer(BaseTrainer):
         if computed.weighs:
             weight = computed.weight
         if group is not None:
-            group.add_loss(loss.detach(), weight)
+            group.add_loss(loss.detach(), weight, computed.number)
         self.runtime.backward(loss, weight)
 
     def _apply_group(

@@ -213,6 +213,8 @@ class Computed:
         self.target = target
         #: Samples of this process; 0 for a stand-in.
         self.size = counts.size
+        #: Which batch of its update it is.
+        self.number = counts.number
         self.group = group
         self._counts = counts
         #: Whether the loss has a weight other than 1.
@@ -279,6 +281,8 @@ class Group:
         #: The losses since the last step, and what each counts for.
         self.losses: list[torch.Tensor] = []
         self.weights: list[float] = []
+        # The numbers of their batches.
+        self._learnt: set[int] = set()
         #: What has been computed, and is counted once its step applies.
         self.uncounted: list[Computed] = []
         self._sizes = sizes
@@ -359,8 +363,9 @@ class Group:
         self._counted[counts.number] = counted
         return True
 
-    def add_loss(self, loss: torch.Tensor, weight: float) -> None:
-        """Note a loss whose gradients are added, and what it counts for."""
+    def add_loss(self, loss: torch.Tensor, weight: float, number: int) -> None:
+        """Note a loss whose gradients are added, what it counts for, and of which batch it is."""
+        self._learnt.add(number)
         if weight == 0:  # a loss over no samples is NaN
             loss = torch.zeros_like(loss)
         self.losses.append(loss)
@@ -381,6 +386,7 @@ class Group:
 
     def forget_losses(self) -> None:
         """Begin to collect losses anew."""
+        self._learnt = set()
         self.losses = []
         self.weights = []
 
@@ -420,7 +426,7 @@ class Group:
     def _check_complete(self) -> None:
         """Refuse a step on gradients of some batches alone."""
         total = len(self.batches)
-        if 0 < total <= len(self.losses) and self._handed_out == total:
+        if 0 < total == len(self._learnt) and self._handed_out == total:
             return
         if total == 0:
             raise UserError("an update has no batches: leave an empty group out")
@@ -428,7 +434,7 @@ class Group:
             done = f"{self._handed_out} of the group's {total} batches"
             hint = "for batch in group: …"
             raise UserError(f"an update has gone through {done} only, its step is wrong: {hint}")
-        done = f"{len(self.losses)} of the group's {total} batches"
+        done = f"{len(self._learnt)} of the group's {total} batches"
         hint = "self.backward(self.compute(batch)) for each"
         raise UserError(f"an update has the gradients of {done} only: {hint}")
 
