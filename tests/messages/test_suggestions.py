@@ -1327,7 +1327,10 @@ freeze them (arch.freeze
 requires_grad_(False) freezes them
 let the model end in log_softmax
 the loss takes logits, but
-leave the model's softmax out""".splitlines()
+leave the model's softmax out
+WORLD_SIZE is {}, but
+--nnodes=$WORLD_SIZE
+--master_addr=$MASTER_ADDR""".splitlines()
 
 
 #: What only looks like one: help, origins, and what is told beside a suggestion.
@@ -1346,7 +1349,8 @@ needs about
 --run_id {}: expected
 no dot at its start
 trainer.epochs is missing
-restarts may fail""".splitlines()
+restarts may fail
+srun has started {}""".splitlines()
 
 
 def literals(path):

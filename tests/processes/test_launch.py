@@ -264,3 +264,25 @@ def test_a_signal_for_the_launcher_reaches_all(project, signum, code):
     assert list(run_of(project, signum).glob("checkpoint-epoch*.pth"))
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
+
+
+@pytest.mark.soak
+def test_the_command_that_half_a_launch_is_told_works(project):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    told = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    arguments = f"train.py -c config.json --run_id half {shlex.join(SHORT)} --set trainer.epochs=1"
+    refused = command(project, *shlex.split(arguments), env={**told, "RANK": "0"})
+    assert refused.returncode == 2
+    (line,) = re.findall(r"\n  (torchrun .*) train.py …", refused.stderr)
+    line = line.replace("torchrun", f"{sys.executable} -m torch.distributed.run")
+    environment = {**os.environ, **told, "OMP_NUM_THREADS": "1"}
+    options = {"cwd": project, "shell": True, "text": True}
+    processes = []
+    for rank in "01":
+        variables = {**environment, "RANK": rank}
+        processes.append(subprocess.Popen(f"{line} {arguments}", env=variables, **options))
+    assert [process.wait() for process in processes] == [0, 0]
+    environments = json.loads((run_of(project, "half") / "environment.json").read_text())
+    assert [each["processes"] for each in environments] == [2]
