@@ -137,7 +137,9 @@ class Runtime:
         if training and not distributed.alone():
             model = self._parallel(model)
         if self._settings.compile:
-            model = cast(nn.Module, torch.compile(model))
+            # Shapes that become dynamic once there was another one would give other last bits than
+            # a resumed run has, where they are not yet.
+            model = cast(nn.Module, torch.compile(model, dynamic=False))
         return model
 
     def _parallel(self, model: nn.Module) -> nn.Module:

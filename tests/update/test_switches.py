@@ -137,3 +137,28 @@ def test_what_is_off_is_not_there(tmp_path):
     trainer = tiny.build(tiny.settings(tmp_path))
     assert isinstance(trainer.model, tiny.TinyModel)
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_compiled_model_has_code_for_each_shape(tmp_path, monkeypatch):
+    asked = []
+
+    def compiled(model, **options):
+        asked.append(options)
+        return model
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    tiny.build(tiny.settings(tmp_path, trainer__compile=True))
+    assert asked == [{"dynamic": False}]
+
+
+@pytest.mark.soak
+def test_a_compiled_run_is_resumed_exactly(tmp_path):
+    config = tiny.settings(tmp_path / "whole", trainer__compile=True, trainer__epochs=2)
+    whole = tiny.train(config)  # whose last batch is smaller
+    torch._dynamo.reset()
+    config = tiny.settings(tmp_path / "part", trainer__compile=True, trainer__epochs=2)
+    path = interrupted(config, after=15)
+    torch._dynamo.reset()
+    again = tiny.train(config, resume=path)
+    assert tiny.digest(again.model) == tiny.digest(whole.model)
+    assert tiny.rows(again) == tiny.rows(whole)
