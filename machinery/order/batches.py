@@ -11,6 +11,7 @@ from torch.utils.data import Dataset, Sampler, Subset, SubsetRandomSampler
 from machinery import distributed
 from machinery.errors import DataError, UserError
 from machinery.order import seeding
+from machinery.order.generators import own_generators, seed_own
 from machinery.telling import told
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
@@ -206,6 +207,7 @@ class SeededFetcher(Dataset[Any]):
             self._subsets.append(np.asarray(inner.indices, dtype=np.int64))
             inner = inner.dataset
         self._whole: Any = inner if _takes_batches(inner) else None
+        self._own = own_generators(inner)
         self._draws_freely = not getattr(inner, "draws_rows_only", False)
 
     @property
@@ -235,7 +237,7 @@ class SeededFetcher(Dataset[Any]):
         indices = index.indices
         for subset in self._subsets:
             indices = subset[indices]
-        if self._draws_freely:
+        if self._draws_freely or self._own:
             self._seed_batch(index)
         with seeding.Rows(self.seed, self.name, index.epoch, index.position, index.stride):
             batch = self._whole.__getitems__(torch.as_tensor(indices))
@@ -248,7 +250,7 @@ class SeededFetcher(Dataset[Any]):
         samples = []
         for offset, i in enumerate(index.indices.tolist()):
             place = index.position + offset * index.stride
-            seeding.seed_everything(self.seed, self.name, "sample", index.epoch, place)
+            self._seed("sample", index.epoch, place)
             try:
                 samples.append(self.dataset[i])
             except Exception as error:
@@ -259,8 +261,13 @@ class SeededFetcher(Dataset[Any]):
 
     def _seed_batch(self, index: BatchIndex) -> None:
         """Seed what is drawn for the batch as a whole, such as MixUp in `collate_fn`."""
-        rank = distributed.rank()
-        seeding.seed_everything(self.seed, self.name, "batch", index.epoch, index.batch, rank)
+        self._seed("batch", index.epoch, index.batch, distributed.rank())
+
+    def _seed(self, *place: int | str) -> None:
+        """Seed the global generators, and those of the dataset."""
+        seeding.seed_everything(self.seed, self.name, *place)
+        if self._own:
+            seed_own(self._own, self.seed, self.name, *place)
 
 
 def _takes_batches(dataset: Any) -> bool:

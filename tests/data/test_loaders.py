@@ -3,6 +3,7 @@ interface."""
 
 import gzip
 import itertools
+import random
 import struct
 
 import numpy as np
@@ -75,6 +76,40 @@ class DrawsFreely(Draws):
         return torch.stack([torch.rand(len(indices)), numbers.float()], dim=1)
 
 
+class Shift:
+    """A transform with a generator of its own."""
+
+    def __init__(self, generator):
+        self.generator = generator
+
+    def draw(self):
+        if isinstance(self.generator, torch.Generator):
+            return float(torch.rand((), generator=self.generator))
+        return float(self.generator.random())
+
+
+class DrawsByTransforms(Draws):
+    """Samples that are draws of two transforms."""
+
+    def __init__(self, *generators):
+        self.transforms = {"train": [Shift(generator) for generator in generators]}
+
+    def __getitem__(self, i):
+        return torch.tensor([shift.draw() for shift in self.transforms["train"]])
+
+
+class DrawsBatchesByItsOwn(Draws):
+    """Whole batches of draws from a generator of the dataset."""
+
+    draws_rows_only = True  # of the global ones
+
+    def __init__(self):
+        self.rng = np.random.default_rng(1)
+
+    def __getitems__(self, indices):
+        return torch.from_numpy(self.rng.random((len(indices), 2)))
+
+
 def drawn(samples):
     return torch.rand(len(samples), 2)
 
@@ -84,6 +119,15 @@ DRAWING = {
     "rows": (DrawsRows(), default_collate),
     "whole batches": (DrawsFreely(), default_collate),
     "collate function": (Draws(), drawn),
+    "numpy's of its own": (
+        DrawsByTransforms(np.random.default_rng(1), np.random.RandomState(1)),
+        default_collate,
+    ),
+    "others of its own": (
+        DrawsByTransforms(random.Random(1), torch.Generator().manual_seed(1)),
+        default_collate,
+    ),
+    "batches of its own": (DrawsBatchesByItsOwn(), default_collate),
 }
 
 

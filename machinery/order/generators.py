@@ -1,0 +1,68 @@
+"""Generators that a dataset holds itself: seeded by place, as the global ones are.
+
+Left alone they would go on in each worker from the same state, and give the same augmentation in
+each pass and in each worker.
+"""
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from machinery.order.seeding import mix
+
+_KINDS = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
+#: How far below the dataset they are looked for, and at how many objects.
+_DEPTH = 6
+_OBJECTS = 10_000
+#: Of a container so many items are looked at: transforms, not samples.
+_ITEMS = 100
+
+
+def own_generators(dataset: Any) -> list[Any]:
+    """The generators among the attributes of a dataset, and of what it holds, such as transforms.
+
+    One that the dataset makes later is not found.
+    """
+    found: list[Any] = []
+    seen: set[int] = set()
+    waiting = [(dataset, 0)]
+    while waiting and len(seen) < _OBJECTS:
+        value, depth = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, _KINDS):
+            found.append(value)
+        elif depth < _DEPTH:
+            waiting += [(each, depth + 1) for each in _inside(value)]
+    return found
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    """What an object holds; nothing of a class, a module or an array."""
+    if isinstance(value, type | ModuleType | torch.Tensor | np.ndarray | str | bytes):
+        return ()
+    if isinstance(value, Mapping):
+        return list(value.values())[:_ITEMS]
+    if isinstance(value, list | tuple):
+        return value[:_ITEMS]
+    return list(getattr(value, "__dict__", {}).values())
+
+
+def seed_own(generators: Sequence[Any], *place: int | str) -> None:
+    """Seed generators from a place, each with a seed of its own."""
+    for number, generator in enumerate(generators):
+        value = mix(*place, "own", number)
+        if isinstance(generator, torch.Generator):
+            generator.manual_seed(value)
+        elif isinstance(generator, np.random.Generator):
+            bits = generator.bit_generator
+            bits.state = type(bits)(value).state  # type: ignore[call-arg]
+        elif isinstance(generator, np.random.RandomState):
+            generator.seed(value & 0xFFFFFFFF)
+        else:
+            generator.seed(value)
