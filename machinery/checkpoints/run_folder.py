@@ -70,7 +70,7 @@ def create(parent: Path, run_id: str | None) -> Path:
     ensure_dir(parent)
     if run_id is not None:
         folder = parent / run_id
-        if not _make(folder):
+        if not _make(folder) and not _has_saved_nothing(folder):
             raise ConfigError(_taken(folder))
         return folder
     name = datetime.now().strftime("%Y%m%d_%H%M%S")
@@ -93,11 +93,21 @@ def _make(folder: Path) -> bool:
     return True
 
 
+def _has_saved(folder: Path) -> bool:
+    """Whether there are checkpoints in a folder."""
+    return any(checkpoints(folder)) or (folder / BEST).exists()
+
+
+def _has_saved_nothing(folder: Path) -> bool:
+    """Whether a folder is that of a run that has ended before its first checkpoint."""
+    return (folder / "status.json").is_file() and not _has_saved(folder)
+
+
 def _taken(folder: Path) -> str:
     """What to do about a run_id whose folder is there."""
-    if any(checkpoints(folder)) or (folder / BEST).exists():
+    if _has_saved(folder):
         return f"the run {folder} exists: continue it with -r auto, or choose another --run_id"
-    return f"the run {folder} exists: it has saved nothing: choose another --run_id"
+    return f"{folder} exists, and is no run: choose another --run_id"
 
 
 def check_possible(folder: Path) -> None:

@@ -232,3 +232,25 @@ def test_paths_that_cannot_be(tmp_path, monkeypatch, option, path):
     (tmp_path / "loop.json").symlink_to("loop.json")
     with pytest.raises((ConfigError, CheckpointError), match=r"cannot be read|does not exist"):
         tiny.command_line(option, path)
+
+
+class AtOnce(tiny.Trainer):
+    def _update(self, batches):
+        raise KeyError("a mistake at the first batch")
+
+
+def test_a_name_is_free_again_where_a_run_has_saved_nothing(tmp_path):
+    config = tiny.settings(tmp_path, trainer__epochs=1)
+    with pytest.raises(KeyError):
+        tiny.build(config, run_id="one", trainer_class=AtOnce).train()
+    trainer = tiny.build(config, run_id="one")
+    with pytest.raises(ConfigError, match="in use"):
+        tiny.build(config, run_id="one")
+    trainer.train()
+    with pytest.raises(ConfigError, match="exists: continue it with -r auto"):
+        tiny.build(config, run_id="one")
+    foreign = tmp_path / "models" / "Tiny" / "two"
+    foreign.mkdir()
+    (foreign / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="exists, and is no run: choose another --run_id"):
+        tiny.build(config, run_id="two")

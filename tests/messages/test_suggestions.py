@@ -485,16 +485,6 @@ STARTING = [
         "$1 $RUN",
     ),
     case(
-        "exists-without-a-checkpoint",
-        "it has saved nothing: choose",
-        "saved nothing: choose another (--run_id)",
-        "$C -r $ONE",
-        "--run_id $RUN",
-        "$1 'another run'",
-        before="""$NEW -r $ONE --set 'loss={"type": "Late", "args": {"n": 0}}'""",
-        done="weights from",
-    ),
-    case(
         "runs",
         "its runs: {}",
         r"its runs: (.*)",
