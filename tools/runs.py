@@ -26,7 +26,7 @@ from tools.history.choosing import (
 )
 from tools.history.finding import find_runs
 from tools.history.records import Record
-from tools.history.tables import as_table, cell, differences, number
+from tools.history.tables import as_table, cell, differences, for_spreadsheets, number
 
 #: Columns that are shown also where they hold nothing.
 _ALWAYS = ("run", "status")
@@ -52,7 +52,7 @@ def main() -> None:
         table = as_table(records)
         print(shown_runs(table))
     if args.csv is not None:
-        _write(args.csv, table.to_csv(index=bool(args.diff)))
+        _write(args.csv, for_spreadsheets(table).to_csv(index=bool(args.diff)))
     if args.html is not None:
         from tools.history.page import page  # matplotlib takes a second
 

@@ -14,6 +14,7 @@ import torchvision.datasets  # noqa: F401
 
 import forked
 from machinery.files import read_json, write_json
+from projects import ROOT
 from scripts import run
 
 
@@ -312,3 +313,22 @@ def test_two_runs_of_one_name_differ(trained, tmp_path):
     ]
     printed = run(tmp_path, "tools/runs.py", tmp_path, "--diff", *runs)
     assert "optimizer.args.lr" in printed and "0.01" in printed
+
+
+def test_no_cell_of_a_csv_is_a_formula(tmp_path):
+    config = read_json(ROOT / "config.json")
+    config.update({"note": "@SUM(1)", "=key": -1.5})
+    for name in ("=cmd", "+1", "fine"):
+        folder = tmp_path / "models" / name / "run"
+        folder.mkdir(parents=True)
+        write_json(
+            {**config, "name": name, "note": "@SUM(1)", "=key": -1.5}, folder / "config.json"
+        )
+    output = tmp_path / "table.csv"
+    run(tmp_path, "tools/runs.py", tmp_path, "--show", "note", "=key", "--csv", output)
+    with open(output, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(row["run"] for row in rows) == ["'+1/run", "'=cmd/run", "fine/run"]
+    assert {row["note"] for row in rows} == {"'@SUM(1)"} and {row["'=key"] for row in rows} == {
+        "-1.5"
+    }

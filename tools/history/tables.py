@@ -13,6 +13,8 @@ _NOTHING = "—"
 _NO_FACTS = ("command", "host")
 #: Whole numbers beyond are shown by their powers of ten.
 _LARGE = 1e15
+#: How a text begins that a spreadsheet takes for a formula.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def as_table(records: list[Record]) -> pd.DataFrame:
@@ -70,6 +72,29 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         value = json.dumps(value, default=str)
     return str(scalar(value))
+
+
+def for_spreadsheets(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of which no cell is a formula: a run may come from anybody.
+
+    Source: OWASP, "CSV Injection".
+    """
+    safe = table.map(_no_formula)
+    safe.columns = [_no_formula(name) for name in table.columns]
+    safe.index = [_no_formula(name) for name in table.index]
+    safe.index.name = table.index.name
+    return safe
+
+
+def _no_formula(value: Any) -> Any:
+    """A cell of a CSV file; a text that a spreadsheet would run begins with a quote."""
+    if not isinstance(value, str) or not value.startswith(_FORMULA):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def cell(value: Any) -> str:
