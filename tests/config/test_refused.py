@@ -177,7 +177,6 @@ def test_names_that_a_component_may_have(tmp_path, monkeypatch):
 
 
 def test_mistakes_with_classes_of_losses_are_told(tmp_path):
-
     module = types.ModuleType("model.names_of_the_test")
 
     class Weighted(torch.nn.Module):
@@ -199,7 +198,6 @@ def test_mistakes_with_classes_of_losses_are_told(tmp_path):
 
 
 def test_a_function_that_makes_something_else_is_refused(tmp_path):
-
     module = types.ModuleType("data_loader.of_the_test")
     exec("def read_digits(n):\n    return [n]", vars(module))
     config = tiny.settings(tmp_path, data_loader={"type": "read_digits", "args": {"n": 3}})

@@ -54,7 +54,6 @@ def test_a_foreign_loader_with_workers_resumes_exactly(tmp_path, persistent):
 
 
 def test_the_sampler_of_a_foreign_loader_hears_of_the_epoch():
-
     class Heard(list):
         def set_epoch(self, epoch):
             self.append(epoch)
