@@ -255,6 +255,8 @@ def test_columns_go_by_their_names(tmp_path):
         ConfigError, match=r"has no numbers hight, rent; there are: area, .* quarter \(text\), rent"
     ):
         TableLoader(str(tmp_path / "rents.csv"), "rent", [*COLUMNS, "hight"])
+    with pytest.raises(ConfigError, match="has no numbers quarter, rent"):  # it would be 0 in all
+        TableLoader(str(tmp_path / "rents.csv"), "rent", [*COLUMNS, "quarter"])
     with pytest.raises(DataError, match=r"tpyo\.csv cannot be read"):
         TableLoader(str(tmp_path / "tpyo.csv"), "rent", COLUMNS)
     table.assign(rent=table.rent.where(table.index != 7)).to_csv(
@@ -335,6 +337,14 @@ def test_a_stream_is_the_same_for_any_number_of_workers(tmp_path):
     assert values[1] == pytest.approx(values[0], rel=1e-6) and values[2] == pytest.approx(
         values[0], rel=1e-6
     )
+
+
+def test_a_stream_drops_its_last_batch_in_training_alone():
+    from examples.stream.data import SpiralsLoader
+
+    loader = SpiralsLoader(samples=20, batch_size=8, drop_last=True)
+    sizes = [[len(batch[1]) for batch in loader.batches(epoch)] for epoch in (1, 0, 1)]
+    assert sizes == [[8, 8], [8, 8, 4], [8, 8]]
 
 
 def _reading(words, stop_at, workers):

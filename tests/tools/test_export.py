@@ -133,3 +133,14 @@ def test_what_computes_something_else_is_refused_and_takes_no_place(trained, tmp
     (tmp_path / "README.md").write_text("mine")
     assert "is no card" in run(tmp_path, "tools/export.py", *given, code=2)
     assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_results_that_are_not_finite_are_not_taken_for_equal():
+    from tools.export import off
+
+    call = ((torch.ones(3),), {})
+    infinite = torch.nn.Identity()
+    assert off(infinite, lambda _: torch.ones(3), call) == 0
+    assert off(infinite, lambda _: torch.full((3,), torch.inf), call) == float("inf")
+    infinite.forward = lambda x: x / 0
+    assert off(infinite, lambda _: torch.full((3,), torch.inf), call) == float("inf")

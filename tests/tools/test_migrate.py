@@ -821,3 +821,21 @@ def test_what_is_new_here_is_known():
     assert {"restore", "_report", "_position"} <= classic.new_methods(
         "base.base_trainer", "BaseTrainer"
     )
+
+
+def test_bases_that_cross_are_looked_at_once(tmp_path):
+    lines = [
+        "from base import BaseTrainer",
+        "class A0(BaseTrainer): pass",
+        "class B0(BaseTrainer): pass",
+    ]
+    for level in range(1, 60):  # of which each has twice as many ways up as the one before
+        for name in "AB":
+            lines.append(f"class {name}{level}(A{level - 1}, B{level - 1}): pass")
+    folder = written(tmp_path, model__crossing="\n".join(lines))
+    assert not any("crossing" in text for text in found(folder, 0))
+
+
+def test_a_star_of_collections_is_no_mistake(tmp_path):
+    folder = written(tmp_path, model__star="from collections import *\n")
+    assert not any("star.py" in text for text in found(folder, 0))
