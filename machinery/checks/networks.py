@@ -7,6 +7,8 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from machinery.update.runtime import unwrap
+
 #: So many parameters are named.
 _NAMED = 3
 
@@ -24,7 +26,7 @@ def warn_of_networks(
         hint = "model.train() would change that"
         logger.warning(f"the model is in evaluation mode, and trains in it: {hint}")
     trained = _trained_by(optimizers)
-    untrained = _untrained(model, trained)
+    untrained = _untrained(unwrap(model), trained)
     if untrained:
         hint = "freeze them (arch.freeze, requires_grad_(False)), or give them to an optimizer"
         logger.warning(f"the model has parameters that no optimizer trains: {untrained}: {hint}")
@@ -49,7 +51,7 @@ def _untrained(network: nn.Module, trained: set[int]) -> str:
     names = []
     for name, parameter in network.named_parameters():
         if parameter.requires_grad and id(parameter) not in trained:
-            names.append(name.removeprefix("module."))
+            names.append(name)
     if len(names) > _NAMED:
         return f"{', '.join(names[:_NAMED])}, … ({len(names)})"
     return ", ".join(names)

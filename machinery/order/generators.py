@@ -43,14 +43,23 @@ def own_generators(dataset: Any) -> list[Any]:
 
 
 def _inside(value: Any) -> Iterable[Any]:
-    """What an object holds; nothing of a class, a module or an array."""
-    if isinstance(value, type | ModuleType | torch.Tensor | np.ndarray | str | bytes):
+    """What an object holds; nothing of a class, a module or an array.
+
+    Of containers plain ones alone: another may be data that is read as it is asked for, or a file
+    that each worker has to open itself.
+    """
+    if isinstance(value, type | ModuleType | torch.Tensor | np.ndarray):
         return ()
-    if isinstance(value, Mapping):
+    if type(value) is dict:
         return list(value.values())[:_ITEMS]
-    if isinstance(value, list | tuple):
-        return value[:_ITEMS]
-    return list(getattr(value, "__dict__", {}).values())
+    if type(value) in (list, tuple):
+        return list(value[:_ITEMS])
+    if isinstance(value, Mapping | Sequence):
+        return ()
+    try:
+        return list(vars(value).values())
+    except Exception:  # one without attributes, or whose proxy fails
+        return ()
 
 
 def seed_own(generators: Sequence[Any], *place: int | str) -> None:

@@ -5,6 +5,7 @@ import gzip
 import itertools
 import random
 import struct
+from collections import UserDict
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from examples.mnist import MnistDataLoader
 from machinery import distributed
 from machinery.errors import ConfigError, DataError
 from machinery.order import seeding
+from machinery.order.generators import own_generators
 from tiny import Counted
 
 
@@ -133,6 +135,26 @@ DRAWING = {
 
 def drawing(kind, workers=0):
     return BaseDataLoader(DRAWING[kind][0], 8, False, 0.0, workers, DRAWING[kind][1])
+
+
+class Lazy(UserDict):
+    """Data that is opened when it is asked for, which each worker has to do itself."""
+
+    def values(self):
+        raise AssertionError("it was opened")
+
+    def __getitem__(self, key):
+        raise AssertionError("it was opened")
+
+
+def test_looking_for_generators_opens_no_data():
+    dataset = DrawsByTransforms(np.random.default_rng(1), random.Random(1))
+    dataset.file = Lazy({"x": 1})
+    dataset.itself = dataset
+    dataset.files = [dataset.file, {"again": dataset.file}]
+    assert own_generators(dataset) != []
+    loader = BaseDataLoader(dataset, 8, False, 0.0, 0)
+    assert len(torch.cat([*loader.batches(1)]).unique()) == 40
 
 
 @pytest.mark.parametrize("kind", DRAWING)
