@@ -24,7 +24,7 @@ def main(config: ConfigParser, split: str) -> None:
     trainer = build(config, training=False)
     trainer.restore()
     metrics = trainer.evaluate(loader, trainer.valid_metrics)
-    samples = trainer.valid_metrics.count(trainer.loss_terms[0])
+    samples = trainer.valid_metrics.samples_everywhere()
     logger.info(f"{config.resume}, {split} data, {samples:,} samples")
     width = max((len(name) for name in metrics), default=0)
     for name, value in metrics.items():

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from base.base_data_loader import BaseDataLoader
 from logger.logger import setup_logging, to_files
-from logger.visualization import EpochTable, MetricsFile, TensorboardWriter, Writers
+from logger.visualization import EpochTable, MetricsFile, TensorboardWriter, Writers, row_of_epoch
 from machinery import distributed
 from machinery.checkpoints import environment, outcome, parts, saving
 from machinery.checkpoints.restoring import Position
@@ -225,10 +225,7 @@ class BaseTrainer(Monitored, ABC):
             setup_logging(run.log_dir)
             distributed.from_main(self._begin)
             run.start_clock()
-        told = f"run folder: {self.checkpoint_dir}"
-        if not distributed.alone():
-            told += f", {distributed.size()} processes"
-        self.logger.info(told)
+        self.logger.info(outcome.whereabouts(run))
         return epochs
 
     def _end_was_lost(self) -> bool:
@@ -281,11 +278,7 @@ class BaseTrainer(Monitored, ABC):
 
     def _position(self) -> dict[str, Any]:
         """Where the run stands, for status.json."""
-        position: dict[str, Any] = {"epoch": self.epoch, "step": self.step}
-        if self.monitor.best_epoch:
-            best = {self.monitor.name: self.monitor.best, "epoch": self.monitor.best_epoch}
-            position["best"] = best
-        return position
+        return {"epoch": self.epoch, "step": self.step, **self.monitor.judgement()}
 
     def _report(self, epoch: int, log: Log, seconds: float) -> None:
         """The numbers of an epoch, for the table and all other writers."""
@@ -293,10 +286,8 @@ class BaseTrainer(Monitored, ABC):
         if math.isnan(lr):
             lr = learning_rate(self.optimizer)
         samples = self._samples or split.samples_in(self.data_loader)
-        speed = samples / max(seconds, 1e-9)
-        row = {"epoch": epoch, **log, "lr": lr, "seconds": round(seconds, 3), "samples/s": speed}
         step = epoch * max(self.len_epoch, 1)
-        self.writers.log(row, step)
+        self.writers.log(row_of_epoch(epoch, log, lr, seconds, samples), step)
         self.writer.set_step(step)
         self.writer.add_weights(unwrap(self.model))
 
@@ -370,10 +361,9 @@ class BaseTrainer(Monitored, ABC):
 
     def _finish_check(self, idle: bool) -> None:
         """Read back what was saved, as a continued run would."""
-        done = "the run is at its end"
         newest = self._checkpoints.newest
+        idle = idle or newest is None
         if newest is not None and not idle:
             start = self.config.launch.continued(newest).start(self.config.checked)
             start.restore(self._held(), self.config.run.environment)
-            done = "trained, validated, saved and read back"
-        self.logger.info(f"check passed: {done}; nothing of it is kept")
+        self.logger.info(outcome.check_passed(idle))

@@ -3,8 +3,11 @@
 import logging
 import threading
 import time
+from typing import NamedTuple
 
 from tqdm import tqdm
+
+from machinery import distributed
 
 # tqdm's own lock is shared with forked processes: one that is killed while it holds it would leave
 # it locked for ever. Nobody else writes to this terminal.
@@ -60,3 +63,25 @@ class Progress(tqdm):  # type: ignore[type-arg]
             f"{where}, {loss}, {rate:,.0f} samples/s, {left} left",
             extra={"aside": not self.disable},
         )
+
+
+class Done(NamedTuple):
+    """Where a run is: an epoch, and how many of its batches are done, with so many samples."""
+
+    epoch: int
+    step: int
+    samples: float
+
+
+def progress_of(done: Done, epochs: int, batches: int) -> Progress:
+    """The progress of an epoch, which the main process shows where there is a terminal.
+
+    Args:
+        epochs: of the run.
+        batches: in an epoch.
+    """
+    hidden = None
+    if not distributed.is_main():
+        hidden = True
+    label = f"epoch {done.epoch}/{epochs}"
+    return Progress(label, done.step, batches, done.samples, hidden)

@@ -13,6 +13,21 @@ def are_of_an_epoch(numbers: Mapping[str, float]) -> bool:
     return "epoch" in numbers
 
 
+def row_of_epoch(
+    epoch: int, log: Mapping[str, float], lr: float, seconds: float, samples: float
+) -> dict[str, float]:
+    """The numbers of a whole epoch.
+
+    Args:
+        log: its averages.
+        lr: the learning rate of its last update.
+        seconds: that it took.
+        samples: that it trained on.
+    """
+    speed = samples / max(seconds, 1e-9)
+    return {"epoch": epoch, **log, "lr": lr, "seconds": round(seconds, 3), "samples/s": speed}
+
+
 class Writer:
     """Writes numbers somewhere.
 

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from base.base_data_loader import one_pass, training_batches
 from base.base_trainer import BaseTrainer, Log
-from logger.progress import Progress
+from logger.progress import Done, Progress, progress_of
 from machinery import distributed
 from machinery.checks.layer_table import watch
 from machinery.checks.loss import no_mean_loss, warn_of_loss
@@ -27,10 +27,11 @@ from machinery.checks.settings import check_settings
 from machinery.errors import UserError
 from machinery.telling import note_batch
 from machinery.update import networks
-from machinery.update.group import Again, Computed, Counts, Group, Sizes
+from machinery.update.group import Again, Computed, Group
 from machinery.update.metrics import MetricTracker, by_kind, named_terms
 from machinery.update.runtime import Runtime
 from machinery.update.schedule import expect_steps, step_scheduler
+from machinery.update.sizes import Counts, Sizes
 from machinery.update.watching import LossWatch
 from parse_config import ConfigParser
 
@@ -49,6 +50,8 @@ class Trainer(BaseTrainer):
 
     #: The names of the loss terms that `_forward` returns; the first is minimised.
     loss_terms: Sequence[str] = ("loss",)
+    #: A method of your own says what the mean loss of a batch is over, if not over its samples.
+    loss_size_of: Callable[[Any], float] | None = None
 
     def __init__(
         self,
@@ -102,7 +105,7 @@ class Trainer(BaseTrainer):
         self._samples_before = 0.0
         self._alone = distributed.alone()
         in_samples = type(self).batch_size_of is BaseTrainer.batch_size_of
-        self._sizes = Sizes(self.batch_size_of, in_samples)
+        self._sizes = Sizes(self.batch_size_of, self.loss_size_of, in_samples, self.criterion)
         # The update under way, and whether it has made a step.
         self._group: Group | None = None
         self._stepped = False
@@ -154,7 +157,7 @@ class Trainer(BaseTrainer):
         log = self.train_metrics.result()
         stuck = self.runtime.no_step_was_possible()
         self._watch.check_learnt(epoch, stuck or self.loss_terms[0] not in log)
-        self._samples = self.train_metrics.count(self.loss_terms[0]) - self._samples_before
+        self._samples = self.train_metrics.samples_everywhere() - self._samples_before
         if self.valid_data_loader is not None:
             with networks.evaluating(self._networks()):
                 for name, value in self._valid_epoch(epoch).items():
@@ -192,16 +195,12 @@ class Trainer(BaseTrainer):
         """Begin an epoch's averages, or go on with those of an earlier process."""
         if self.step == 0:
             self.train_metrics.reset()
-        self._samples_before = self.train_metrics.count(self.loss_terms[0])
+        self._samples_before = self.train_metrics.samples_everywhere()
         self._watch.start(self.step)
         if epoch == self.start_epoch:
             self._layers = watch(self.model)
-        label = f"epoch {epoch}/{self.epochs}"
-        hidden = None  # where there is no terminal
-        if not distributed.is_main():
-            hidden = True
-        samples = self._samples_before
-        self._progress = Progress(label, self.step, self.len_epoch, samples, hidden)
+        done = Done(epoch, self.step, self._samples_before)
+        self._progress = progress_of(done, self.epochs, self.len_epoch)
 
     def _update(self, batches: Sequence[Any]) -> None:
         """One optimizer step on some batches, as if they were one large batch."""
@@ -263,7 +262,8 @@ class Trainer(BaseTrainer):
                 else:
                     self._add_to_averages(self.train_metrics, computed)
         if self._judges_loss:
-            warn_of_loss(self.criterion, computed.output, computed.target)
+            of_samples = self._sizes.are_samples
+            warn_of_loss(self.criterion, computed.output, computed.target, of_samples)
             self._judges_loss = False
         return computed
 
@@ -305,7 +305,7 @@ class Trainer(BaseTrainer):
             weight = computed.weight
         if group is not None:
             group.add_loss(loss.detach(), weight, computed.number)
-        self.runtime.backward(loss, weight)
+        self.runtime.backward(loss, weight, computed.output)
 
     def _apply_group(
         self, group: Group, optimizers: Sequence[Optimizer], again: Again | None
@@ -333,15 +333,17 @@ class Trainer(BaseTrainer):
 
     def _add_to_averages(self, tracker: MetricTracker, batch: Computed) -> None:
         """Add a batch to averages; a stand-in adds nothing."""
-        if batch.size == 0:
+        if batch.samples == 0:
             return
+        tracker.samples += batch.samples
         output = batch.output
         target = batch.target
         with torch.no_grad():
-            for name, value in batch.terms.items():
-                tracker.update(name, value, batch.size)
+            if batch.size:
+                for name, value in batch.terms.items():
+                    tracker.update(name, value, batch.size)
             for metric in self._functions:
-                tracker.update(metric.__name__, metric(output, target), batch.size)
+                tracker.update(metric.__name__, metric(output, target), batch.samples)
             if self._objects:
                 tracker.update_objects(output, target)
 
@@ -377,7 +379,7 @@ class Trainer(BaseTrainer):
         self.writers.log(window, (self.epoch - 1) * self.len_epoch + self.step)
         loss = self.loss_terms[0]
         shown = f"{loss} {averages[loss]:.4g}"
-        self._progress.show(self.step, shown, self.train_metrics.count(loss))
+        self._progress.show(self.step, shown, self.train_metrics.samples_everywhere())
 
     def _look_at_losses(self) -> None:
         """End the run if a loss was not finite, and `on_nan` says so."""
@@ -431,9 +433,4 @@ class Trainer(BaseTrainer):
         """Step the scheduler if it steps at this interval; a plateau is judged by a number."""
         if self.lr_scheduler is None or interval != self.interval:
             return
-        judged_by = self.loss_terms[0]
-        if self.monitor.on:
-            judged_by = self.monitor.name
-        elif "val_loss" in log:
-            judged_by = "val_loss"
-        step_scheduler(self.lr_scheduler, log, judged_by)
+        step_scheduler(self.lr_scheduler, log, self.monitor, self.loss_terms[0])

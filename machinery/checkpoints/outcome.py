@@ -150,6 +150,26 @@ def _too_few(checkpoints: Checkpoints) -> str:
     )
 
 
+def whereabouts(run: Run) -> str:
+    """Where a run is kept, and how many processes train it."""
+    told = f"run folder: {run.folder}"
+    if not distributed.alone():
+        told += f", {distributed.size()} processes"
+    return told
+
+
+def check_passed(idle: bool) -> str:
+    """What has been tried, in words.
+
+    Args:
+        idle: there was nothing left to train.
+    """
+    done = "trained, validated, saved and read back"
+    if idle:
+        done = "the run is at its end"
+    return f"check passed: {done}; nothing of it is kept"
+
+
 def summary(
     checkpoints: Checkpoints, monitor: Monitor, held: Held, epochs: int, done: int, idle: bool
 ) -> list[str]:

@@ -12,7 +12,7 @@ from machinery.errors import ConfigError
 from machinery.telling import described
 
 #: How many samples the judgement takes at most.
-_SAMPLES = 16
+_SAMPLES = 64
 #: What changes nothing but the shape or the precision of a tensor, as autograd names it.
 _OF_SHAPE = ("View", "UnsafeView", "Squeeze", "Unsqueeze", "Reshape", "Select", "Slice", "ToCopy")
 #: So many of these are looked through.
@@ -43,12 +43,15 @@ def no_mean_loss(loss: Any) -> ConfigError:
     return ConfigError(f"the loss is {found}: {expected}")
 
 
-def warn_of_loss(criterion: Any, output: Any, target: Any) -> None:
+def warn_of_loss(criterion: Any, output: Any, target: Any, of_samples: bool = True) -> None:
     """Warn of a loss that does not fit what it is given, as far as that can be told.
 
     It takes something else than the model gives, or is not the mean over the samples of a batch.
     One that compares the samples of a batch with each other has an attribute `in_batch`, which is
     true, and is not judged for that.
+
+    Args:
+        of_samples: it is taken for the mean over samples.
     """
     logger = logging.getLogger("trainer")
     try:
@@ -57,13 +60,12 @@ def warn_of_loss(criterion: Any, output: Any, target: Any) -> None:
         misfit = ""
     if misfit:
         logger.warning(misfit)
-    if _compares_samples(criterion):
+    if _compares_samples(criterion) or not of_samples:
         return
-    try:
-        judged = _judge(criterion, output, target)
-        shapes = f"output {described(output)}, target {described(target)}"
-    except Exception:  # not every loss takes a slice of a batch, or float64
+    judged = _judge(criterion, output, target)
+    if judged is None:
         return
+    shapes = f"output {described(output)}, target {described(target)}"
     if judged.whole != judged.again or _is_mean(judged):  # a random one cannot be judged
         return
     what = (
@@ -71,8 +73,9 @@ def warn_of_loss(criterion: Any, output: Any, target: Any) -> None:
         f"but {judged.of_pairs:.8g} as the mean over pairs of them ({shapes})"
     )
     hint = (
-        "A sum? Shapes that are broadcast? "
-        "If it is meant, give the loss an attribute in_batch = True"
+        "A sum? Shapes that are broadcast? If it is the mean over something else (tokens, weights),"
+        " let the trainer's loss_size_of(batch) say over how much; "
+        "if it compares samples with each other, give the loss an attribute in_batch = True"
     )
     logger.warning(f"{what}: averages depend on the batch size. {hint}")
 
@@ -141,14 +144,41 @@ def _compares_samples(criterion: Any) -> bool:
     return hasattr(criterion, "in_batch") and bool(criterion.in_batch)
 
 
+def _judge(criterion: Any, output: Any, target: Any) -> _Judged | None:
+    """Compute the loss of some samples at once and of pairs of them; None where it cannot be.
+
+    In float64 and of outputs that are moved, as far as the loss takes that: where all outputs are
+    alike, as at the start, so are the losses of all samples, whatever they are weighted by.
+    """
+    for dtype in (torch.float64, torch.float32):
+        for scale in (1.0, 0.0):
+            try:
+                moved = _moved(output.detach().to(dtype), scale)
+                judged = _judge_in(dtype, criterion, moved, target)
+            except Exception:  # not every loss takes a slice of a batch, or these numbers
+                continue
+            if math.isfinite(judged.whole) and math.isfinite(judged.of_pairs):
+                return judged
+    return None
+
+
+def _moved(output: torch.Tensor, scale: float) -> torch.Tensor:
+    """Outputs that differ from each other; what is in [0, 1], as probabilities are, stays there."""
+    wave = torch.arange(output.numel(), dtype=output.dtype, device=output.device).sin()
+    wave = scale * wave.reshape(output.shape)
+    if bool(((output >= 0) & (output <= 1)).all()):
+        return output * (1 - wave.abs() / 2)
+    return output + wave
+
+
 @torch.no_grad()
-def _judge(criterion: Any, output: Any, target: Any) -> _Judged:
-    """Compute the loss in float64, of some samples at once and of pairs of them."""
+def _judge_in(dtype: torch.dtype, criterion: Any, output: torch.Tensor, target: Any) -> _Judged:
+    """Compute the loss in a precision."""
     criterion = copy.deepcopy(criterion)  # which may count its calls
     if isinstance(criterion, nn.Module):
-        criterion = criterion.double()
-    output = _exact(output)
-    target = _exact(target)
+        criterion = criterion.to(dtype)
+    if target.is_floating_point():
+        target = target.detach().to(dtype)
     if output.shape != target.shape and output.numel() == target.numel():
         # The target's numbers in it: even where all outputs are the same, a broadcast is seen.
         output = output + target.reshape(output.shape)
@@ -163,12 +193,6 @@ def _judge(criterion: Any, output: Any, target: Any) -> _Judged:
     if whole.dtype == torch.float64:
         tolerance = 1e-9
     return _Judged(samples, float(whole), float(again), sum(pairs) / len(pairs), tolerance)
-
-
-def _exact(values: torch.Tensor) -> torch.Tensor:
-    if values.is_floating_point():
-        return values.detach().double()
-    return values
 
 
 def _is_mean(judged: _Judged) -> bool:

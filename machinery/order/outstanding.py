@@ -15,18 +15,23 @@ from machinery.errors import UserError
 
 def first_tensor(batch: Any) -> torch.Tensor | None:
     """The first tensor of a batch, in the order of its containers."""
+    for tensor in tensors_in(batch):
+        return tensor
+    return None
+
+
+def tensors_in(batch: Any) -> Iterator[torch.Tensor]:
+    """The tensors of a batch, in the order of its containers."""
     if isinstance(batch, torch.Tensor):
-        return batch
+        yield batch
+        return
     values: Iterable[Any] = ()
     if isinstance(batch, list | tuple):
         values = batch
     elif isinstance(batch, Mapping):
         values = batch.values()
     for value in values:
-        tensor = first_tensor(value)
-        if tensor is not None:
-            return tensor
-    return None
+        yield from tensors_in(value)
 
 
 def same_batch(first: Any, second: Any) -> bool:

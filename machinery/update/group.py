@@ -8,186 +8,18 @@ with self.group(batches) as group:
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch.optim import Optimizer
 
 from machinery import distributed
-from machinery.errors import DataError, UserError
-from machinery.order.batches import Share
-from machinery.order.outstanding import OUTSTANDING, same_batch
+from machinery.errors import UserError
+from machinery.order.outstanding import same_batch
 from machinery.update.runtime import Runtime
+from machinery.update.sizes import Counts, Sizes
 
 Again = Callable[[], None]
-
-
-class Sized(NamedTuple):
-    """How large a batch is: in samples, tokens or whatever the mean loss is over."""
-
-    #: Of this process' share; 0 for a stand-in, which counts nothing.
-    size: float
-    #: Of the shares of all processes together; None: they have to be asked.
-    whole: float | None
-
-
-class Shares:
-    """What the batches of one update count for.
-
-    How large the whole batches are that several processes have shares of is added up while they
-    compute, if nobody knows.
-
-    Args:
-        sizes: of what this process has of the batches.
-        wholes: of the whole batches, if they are known.
-    """
-
-    def __init__(self, sizes: list[float], wholes: list[float] | None) -> None:
-        self.sizes = sizes
-        #: Whether the mean of each batch is what is wanted, as of one batch of one process.
-        self.plain = wholes is sizes and len(sizes) == 1 and sizes[0] != 0
-        self._wait: Callable[[], list[float]] | None = None
-        self._wholes: list[float] = []
-        if wholes is not None:
-            self._wholes = wholes
-        else:
-            self._wait = distributed.totals(sizes)
-
-    def weight(self, k: int) -> float:
-        """What the mean loss over batch k has to be multiplied by.
-
-        The gradients' sum over the batches, averaged over the processes, is then that of the mean
-        over all samples of the update. Waits for the other processes if they had to be asked.
-        """
-        if self._wait is not None:
-            self._wholes = self._wait()
-            self._wait = None
-        of_update = 1.0
-        if self._wholes[k] == 0:
-            return 0.0
-        if len(self._wholes) > 1:
-            of_update = self._wholes[k] / sum(self._wholes)
-        if self._wholes is self.sizes:  # of one process
-            return of_update
-        return of_update * self.sizes[k] * distributed.size() / self._wholes[k]
-
-
-class Counts(NamedTuple):
-    """What a batch counts for."""
-
-    #: Samples of this process; 0 for a stand-in.
-    size: float
-    #: Of the batches of its update, and which of them it is; None for an evaluation.
-    shares: Shares | None
-    number: int
-    #: How much of that batch it is.
-    fraction: float = 1.0
-
-
-class Sizes:
-    """How large the batches of a trainer are.
-
-    Args:
-        size_of: says it of a batch: samples, tokens or whatever the mean loss is over.
-        in_samples: sizes are numbers of samples.
-    """
-
-    def __init__(self, size_of: Callable[[Any], float], in_samples: bool) -> None:
-        self.size_of = size_of
-        self._in_samples = in_samples
-        self._alone = distributed.alone()
-        self._fetched: list[Any] = []
-        self._first = 0
-        self._loader: Any = None
-        self._sized: dict[int, Sized] = {}
-
-    def fetch(self, batches: Sequence[Any], first: int, loader: Any) -> None:
-        """Note the batches that are fetched for an update.
-
-        Args:
-            first: the number of the first, counted from the beginning of the run.
-            loader: that they are from; one of ours knows what share of a batch this process has.
-        """
-        self._fetched = list(batches)
-        self._first = first
-        self._loader = loader
-        self._sized = {}
-
-    def of(self, batch: Any) -> Sized:
-        """How large a batch is: one that was fetched for the update, or one of the user's own.
-
-        What is made of stand-ins counts nothing, as they do.
-
-        Raises:
-            DataError: it holds other samples than its share says.
-        """
-        for number, fetched in enumerate(self._fetched):
-            if same_batch(fetched, batch):
-                return self._of_fetched(number)
-        if OUTSTANDING.weight_of(batch) == 0:
-            return Sized(0, None)
-        if self._stand_ins() == len(self._fetched) > 0:
-            return Sized(0, None)
-        if self._stand_ins() > 0:
-            raise UserError(
-                "some of an update's batches are stand-ins, and nobody knows of which this one is "
-                "made: let self.group(…) have the batches themselves"
-            )
-        return Sized(self.size_of(batch), None)
-
-    def _of_fetched(self, number: int) -> Sized:
-        """A fetched batch, measured once."""
-        if number not in self._sized:
-            size = self.size_of(self._fetched[number])
-            self._sized[number] = _by_order(size, self._share(number), self._in_samples)
-        return self._sized[number]
-
-    def _share(self, number: int) -> Share | None:
-        """What this process has of a fetched batch, in samples; None where there is no order."""
-        if not hasattr(self._loader, "share"):
-            return None
-        passes, k = divmod(self._first + number, len(self._loader))
-        share: Share | None = self._loader.share(k, passes + 1)
-        return share
-
-    def _stand_ins(self) -> int:
-        """How many of the fetched batches count nothing."""
-        sizes = [self._of_fetched(number).size for number in range(len(self._fetched))]
-        return sizes.count(0)
-
-    def shares(self, batches: Sequence[Any]) -> Shares:
-        """What the batches of an update count for."""
-        if self._alone:
-            sizes = [self.size_of(batch) for batch in batches]
-            return Shares(sizes, sizes)
-        measured = [self.of(batch) for batch in batches]
-        sizes = [sized.size for sized in measured]
-        wholes = [sized.whole for sized in measured if sized.whole is not None]
-        if len(wholes) < len(sizes):
-            return Shares(sizes, None)
-        return Shares(sizes, wholes)
-
-    def counts(self, batch: Any) -> Counts:
-        """What a batch counts for in an evaluation, or in a loop of the user's own."""
-        if self._alone or not torch.is_grad_enabled():
-            return Counts(self.size_of(batch), None, 0)
-        shares = self.shares([batch])
-        return Counts(shares.sizes[0], shares, 0)
-
-
-def _by_order(size: float, share: Share | None, in_samples: bool) -> Sized:
-    """A fetched batch, as far as the order tells how large the whole of it is."""
-    if share is None:
-        return Sized(size, None)
-    # Beyond the order, an iteration of the user's own gives batches that are no stand-ins.
-    if share.mine == 0 and share.whole > 0:
-        size = 0
-    if not (in_samples and share.exact):
-        return Sized(size, None)
-    if size != share.mine:
-        what = f"a part of {share.mine} samples holds {size}"
-        raise DataError(f"{what}, as if __getitems__ left some out")
-    return Sized(size, share.whole)
 
 
 class Computed:
@@ -211,8 +43,10 @@ class Computed:
         self.terms = terms
         self.output = output
         self.target = target
-        #: Samples of this process; 0 for a stand-in.
+        #: What the mean loss is over, in this process; 0 for a stand-in.
         self.size = counts.size
+        #: Samples of this process; 0 for a stand-in.
+        self.samples = counts.samples
         #: Which batch of its update it is.
         self.number = counts.number
         self.group = group
@@ -342,23 +176,24 @@ class Group:
 
         What is made of a part of it counts for that part.
         """
-        sizes = self._shares.sizes
+        shares = self._shares
         for number, other in enumerate(self.batches):
             if other is batch or same_batch(other, batch):
-                return Counts(sizes[number], self._shares, number)
+                return Counts(shares.sizes[number], shares.samples[number], shares, number)
         if self._current is None:
             hint = "for batch in group: self.backward(self.compute(…))"
             raise UserError(f"a batch is none of the update's, and made of none in hand: {hint}")
-        whole = sizes[self._current]
+        whole = shares.sizes[self._current]
         if whole == 0:  # a stand-in
-            return Counts(0, self._shares, self._current)
+            return Counts(0, 0, shares, self._current)
         size = self._sizes.size_of(batch)
-        return Counts(size, self._shares, self._current, size / whole)
+        samples = self._sizes.samples(batch, size)
+        return Counts(size, samples, shares, self._current, size / whole)
 
     def counts_first(self, counts: Counts) -> bool:
         """Whether samples are computed for the first time, and so to be counted."""
-        counted = self._counted.get(counts.number, 0) + counts.size
-        if counted > self._shares.sizes[counts.number]:
+        counted = self._counted.get(counts.number, 0) + counts.samples
+        if counted > self._shares.samples[counts.number]:
             return False
         self._counted[counts.number] = counted
         return True

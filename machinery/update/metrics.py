@@ -44,10 +44,13 @@ class MetricTracker(metric_objects.OfAllProcesses):
         """Forget all values."""
         self._sums: dict[str, Any] = dict.fromkeys(self._keys, 0.0)
         self._counts: dict[str, float] = dict.fromkeys(self._keys, 0)
+        #: Samples of this process that have been counted.
+        self.samples: float = 0
         # The sums and counts that `since_last` has given.
         self._seen: dict[str, tuple[float, float]] = {}
-        # The counts of all processes, as of the last reading.
+        # The counts of all processes, and their samples, as of the last reading.
         self._total: dict[str, float] = {}
+        self._total_samples: float = 0
         for metric in self.objects.values():
             metric.reset()
 
@@ -119,8 +122,10 @@ class MetricTracker(metric_objects.OfAllProcesses):
 
     def _read(self) -> "_Totals":
         """Sums and counts of all processes."""
-        everywhere = _added(distributed.gathered(_Totals(self._own_sums(), self._counts)))
+        own = _Totals(self._own_sums(), self._counts, self.samples)
+        everywhere = _added(distributed.gathered(own))
         self._total = everywhere.counts
+        self._total_samples = everywhere.samples
         return everywhere
 
     def _own_sums(self) -> dict[str, float]:
@@ -138,9 +143,19 @@ class MetricTracker(metric_objects.OfAllProcesses):
             return self._counts.get(key, 0)
         return self._total.get(key, 0)
 
+    def samples_everywhere(self) -> float:
+        """How many samples have been counted; of all processes, as of the last reading."""
+        if distributed.alone():
+            return self.samples
+        return self._total_samples
+
     def state_dict(self) -> dict[str, Any]:
         """Sums and counts, for a checkpoint inside an epoch; of several processes those of each."""
-        own: dict[str, Any] = {"sums": self._own_sums(), "counts": dict(self._counts)}
+        own: dict[str, Any] = {
+            "sums": self._own_sums(),
+            "counts": dict(self._counts),
+            "samples": self.samples,
+        }
         if self.objects:
             own["objects"] = {
                 name: metric_objects.counted(metric) for name, metric in self.objects.items()
@@ -160,8 +175,9 @@ class MetricTracker(metric_objects.OfAllProcesses):
         of them now.
         """
         saved = state.get("parts", [state])
-        all_counted = [_Totals(each["sums"], each["counts"]) for each in saved]
+        all_counted = [_as_totals(each) for each in saved]
         self._total = _added(all_counted).counts
+        self._total_samples = _added(all_counted).samples
         self._seen = dict(state["seen"])
         if len(saved) == distributed.size():
             mine = slice(distributed.rank(), distributed.rank() + 1)
@@ -172,6 +188,7 @@ class MetricTracker(metric_objects.OfAllProcesses):
         own = _added(all_counted[mine])
         self._sums = {**dict.fromkeys(self._keys, 0.0), **own.sums}
         self._counts = {**dict.fromkeys(self._keys, 0), **own.counts}
+        self.samples = own.samples
         objects = [each.get("objects", {}) for each in saved[mine]]
         for name, metric in self.objects.items():
             states = [each[name] for each in objects if each.get(name) is not None]
@@ -179,20 +196,31 @@ class MetricTracker(metric_objects.OfAllProcesses):
 
 
 class _Totals(NamedTuple):
-    """What a process has counted: sums and counts by name."""
+    """What a process has counted: sums and counts by name, and samples."""
 
     sums: Mapping[str, float]
     counts: dict[str, float]
+    samples: float
+
+
+def _as_totals(state: Mapping[str, Any]) -> _Totals:
+    """What a process has counted, from its state."""
+    samples = state.get("samples")
+    if samples is None:  # of an earlier version, where all averages were over samples
+        samples = max(state["counts"].values(), default=0)
+    return _Totals(state["sums"], state["counts"], samples)
 
 
 def _added(processes: Iterable[_Totals]) -> _Totals:
     """The sums and the counts of several processes, each added up by name."""
     sums: dict[str, float] = {}
     counts: dict[str, float] = {}
+    samples: float = 0
     for each in processes:
         _add(sums, each.sums)
         _add(counts, each.counts)
-    return _Totals(sums, counts)
+        samples += each.samples
+    return _Totals(sums, counts, samples)
 
 
 def _add(totals: dict[str, float], numbers: Mapping[str, float]) -> None:

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from machinery import distributed
 from machinery.config.settings import TrainerSettings
 from machinery.errors import ConfigError
-from machinery.order.outstanding import OUTSTANDING
+from machinery.order.outstanding import OUTSTANDING, tensors_in
 from machinery.update.watching import LossWatch
 
 Context = contextlib.AbstractContextManager[Any]
@@ -172,14 +172,21 @@ class Runtime:
             return _NOTHING
         return torch.autocast(self.device.type, dtype=self._dtype)
 
-    def backward(self, loss: torch.Tensor, weight: float = 1.0) -> None:
+    def backward(self, loss: torch.Tensor, weight: float = 1.0, output: Any = None) -> None:
         """Add the gradients of `loss`, as many times as it weighs.
 
         What counts nothing takes no part: 0 times a loss over no samples, which is NaN, is NaN. Of
-        several processes each has to, because they wait for each other's gradients.
+        several processes each has to, because they wait for each other's gradients: they are of the
+        output then, and zero.
+
+        Args:
+            output: that the loss is of.
         """
-        if weight == 0 and self._alone:
-            return
+        if weight == 0:
+            if self._alone:
+                return
+            if not bool(torch.isfinite(loss)):
+                loss = _zero(output, loss)
         if weight != 1:
             loss = loss * weight
         if self._scaled:
@@ -296,6 +303,20 @@ class Runtime:
         """Go on with a saved loss scale."""
         if state:
             self._scaler.load_state_dict(state)
+
+
+def _zero(output: Any, loss: torch.Tensor) -> torch.Tensor:
+    """A loss of 0, [], with the gradients of an output, zeros; `loss` itself if it has none."""
+    zero = torch.zeros_like(loss, requires_grad=False)
+    found = False
+    for tensor in tensors_in(output):
+        if tensor.requires_grad:
+            found = True
+            # No product: 0 times what is infinite is NaN.
+            zero = zero + torch.where(torch.zeros_like(tensor, dtype=torch.bool), tensor, 0).sum()
+    if found:
+        return zero
+    return loss
 
 
 def _weights(optimizers: Sequence[Optimizer]) -> list[torch.Tensor]:

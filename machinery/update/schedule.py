@@ -6,6 +6,8 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from machinery.update.watching import Monitor
+
 
 def expect_steps(optimizer: Optimizer) -> None:
     """Tell torch that the order of optimizer and scheduler is fixed in the trainer.
@@ -16,13 +18,21 @@ def expect_steps(optimizer: Optimizer) -> None:
     optimizer._opt_called = True  # type: ignore[attr-defined]
 
 
-def step_scheduler(scheduler: Any, log: Mapping[str, float], judged_by: str) -> None:
+def step_scheduler(scheduler: Any, log: Mapping[str, float], monitor: Monitor, loss: str) -> None:
     """Step a scheduler; a plateau looks at a number of the log, and waits where there is none.
 
+    That is what is monitored; if nothing is, the loss, of the validation if there is one.
+
     Args:
-        judged_by: its name.
+        loss: the name of the loss.
     """
     if not isinstance(scheduler, ReduceLROnPlateau):
         scheduler.step()
-    elif judged_by in log:
+        return
+    judged_by = loss
+    if monitor.on:
+        judged_by = monitor.name
+    elif "val_loss" in log:
+        judged_by = "val_loss"
+    if judged_by in log:
         scheduler.step(log[judged_by])

@@ -72,6 +72,12 @@ class Monitor:
         """Whether the patience is at its end."""
         return self.bad_epochs >= self.patience
 
+    def judgement(self) -> dict[str, Any]:
+        """The best epoch so far, for status.json; nothing where none was judged."""
+        if self.best_epoch == 0:
+            return {}
+        return {"best": {self.name: self.best, "epoch": self.best_epoch}}
+
     def state_dict(self) -> dict[str, Any]:
         """Best value, its epoch, and the epochs since."""
         return {

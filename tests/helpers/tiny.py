@@ -155,6 +155,10 @@ def cross_entropy(output, target):
     return F.cross_entropy(output, target)
 
 
+def margin(output, target):
+    return F.multi_margin_loss(output, target)
+
+
 class Shifted(nn.Module):
     """Cross entropy with a learned shift of the scores."""
 

@@ -72,7 +72,7 @@ in_batch.in_batch = True
 
 
 class Weighted(nn.Module):
-    """A mean over classes' weights in float32, which cannot be judged in float64."""
+    """A mean over classes' weights in float32, which cannot be judged in float64 alone."""
 
     def forward(self, output, target):
         return F.cross_entropy(output, target, weight=torch.tensor([1.0, 5.0, 0.1]))
@@ -88,7 +88,7 @@ class Weighted(nn.Module):
         ("in_batch", False),
         ({"type": "cross_entropy", "name": "renamed"}, False),
         ({"type": "in_batch", "name": "renamed"}, False),
-        ("Weighted", False),
+        ("Weighted", True),
     ],
 )
 @pytest.mark.parametrize("kind", ["points", "whole"])

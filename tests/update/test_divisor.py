@@ -1,0 +1,180 @@
+"""What a loss is the mean over, and how many samples a batch holds, are two counts."""
+
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import exact
+import ranks
+import tiny
+from machinery.update.divisor import Divisor, divisor_of
+from trainer import Trainer
+
+WEIGHT = torch.tensor([1.0, 5.0, 0.1])
+
+
+class WithWeights(nn.CrossEntropyLoss):
+    """Cross entropy with weights of three classes."""
+
+    def __init__(self):
+        super().__init__(weight=WEIGHT.double())
+
+
+class Hidden(nn.Module):
+    """The same, with weights that nobody sees from outside."""
+
+    def forward(self, output, target):
+        return F.cross_entropy(output, target, weight=WEIGHT.to(output.dtype))
+
+
+class Holes(tiny.Points):
+    """Every third sample's class is ignored, in blocks: whole batches of 4 without any class."""
+
+    def __getitem__(self, i):
+        x, y = super().__getitem__(i)
+        return x, torch.where(torch.tensor(i // 4 % 3 == 1), -100, y)
+
+
+class HolesLoader(tiny.TinyLoader):
+    """The tiny loader of samples some of which are ignored."""
+
+    def __init__(self, batch_size=8, validation_split=0.2, training=True, **options):
+        data = Holes(103, noise=False)
+        super(tiny.TinyLoader, self).__init__(data, batch_size, False, validation_split, 0)
+
+
+class Weighing(exact.Exact):
+    """Says what the loss is the mean over, because nobody sees it."""
+
+    def loss_size_of(self, batch):
+        return float(WEIGHT.double()[batch[1]].sum())
+
+
+@pytest.fixture(autouse=True)
+def parts(monkeypatch):
+    for part in (WithWeights, Hidden, HolesLoader):
+        monkeypatch.setattr(tiny, part.__name__, part, raising=False)
+
+
+def evaluated(tmp_path, batch_size, kind, **changes):
+    """The validation of untrained weights."""
+    args = {"batch_size": batch_size}
+    config = exact.settings(tmp_path / str(batch_size), data_loader__args=args, **changes)
+    trainer = tiny.build(config, trainer_class=kind)
+    log = trainer.evaluate(trainer.valid_data_loader, trainer.valid_metrics)
+    return log, trainer.valid_metrics.samples_everywhere()
+
+
+CASES = {
+    "class weights": (exact.Exact, {"loss": "WithWeights"}),
+    "ignored targets": (exact.Exact, {"data_loader__type": "HolesLoader"}),
+    "as the trainer says": (Weighing, {"loss": "Hidden"}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_loss_is_the_same_for_every_batch_size(tmp_path, case):
+    kind, changes = CASES[case]
+    logs = []
+    for batch_size in (1, 4, 7, 63):
+        log, samples = evaluated(tmp_path, batch_size, kind, **changes)
+        assert samples == 20
+        logs.append(log)
+    for log in logs[1:]:
+        assert log["loss"] == pytest.approx(logs[0]["loss"], abs=1e-12)
+        assert log["accuracy"] == logs[0]["accuracy"]  # over samples, whatever the loss is over
+
+
+def trained(tmp_path, name, kind, batch_size, accumulate, **changes):
+    args = {"batch_size": batch_size, "validation_split": 0, "shuffle": False}
+    config = exact.settings(
+        tmp_path / name,
+        data_loader__args=args,
+        trainer__accumulate=accumulate,
+        trainer__monitor="off",
+        **changes,
+    )
+    return exact.train(config, trainer_class=kind)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_accumulated_batches_are_one_large_batch(tmp_path, case):
+    kind, changes = CASES[case]
+    parts = trained(tmp_path, "parts", kind, 4, 3, **changes)
+    whole = trained(tmp_path, "whole", kind, 12, 1, **changes)
+    assert exact.furthest(parts[0], whole[0]) < 1e-12
+    for one, other in zip(parts[1], whole[1], strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], abs=1e-12)
+
+
+def train_here(config, kind):
+    """In a process of its own, where the fixture has set nothing."""
+    for part in (WithWeights, Hidden, HolesLoader):
+        setattr(tiny, part.__name__, part)
+    return exact.train(config, trainer_class=kind)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_are_one(tmp_path, case):
+    kind, changes = CASES[case]
+    args = {"batch_size": 5, "shuffle": False}
+    config = exact.settings(tmp_path, data_loader__args=args, trainer__accumulate=2, **changes)
+    alone = ranks.run(tmp_path, 1, train_here, config, kind)[0]
+    for weights, logs, _, _ in ranks.run(tmp_path, 2, train_here, config, kind):
+        assert exact.furthest(weights, alone[0]) < 1e-12
+        for one, other in zip(logs, alone[1], strict=True):
+            assert one["loss"] == pytest.approx(other["loss"], abs=1e-12)
+            assert one["val_loss"] == pytest.approx(other["val_loss"], abs=1e-12)
+            assert one["accuracy"] == other["accuracy"]
+
+
+BATCH = (torch.zeros(6, 2), torch.tensor([0, 1, 2, -100, 1, 0]))
+
+
+@pytest.mark.parametrize(
+    "loss, size",
+    [
+        (tiny.cross_entropy, 5),
+        (F.nll_loss, 5),
+        (nn.CrossEntropyLoss(), 5),
+        (nn.CrossEntropyLoss(ignore_index=1), 4),
+        (nn.CrossEntropyLoss(label_smoothing=0.2, weight=WEIGHT), 1 + 5 + 0.1 + 5 + 1),
+        (partial(F.cross_entropy, weight=WEIGHT, ignore_index=0), 5 + 0.1 + 5),
+        (nn.CrossEntropyLoss(reduction="sum"), 6),
+        (nn.MultiMarginLoss(weight=WEIGHT), 6),
+        (nn.MSELoss(), 6),
+        (None, 6),
+    ],
+)
+def test_what_a_loss_of_torch_divides_by_is_known(loss, size):
+    data, target = BATCH
+    if isinstance(loss, partial) or getattr(loss, "ignore_index", -100) != -100:
+        target = target.abs() % 3
+        size = {4: 3, 10.1: 10.1 + 5}[size]
+    assert divisor_of(loss, lambda batch: len(batch[0]))((data, target)) == pytest.approx(size)
+
+
+def test_a_batch_without_classes_is_measured_in_samples():
+    divisor = Divisor(None, -100, lambda batch: 17)
+    assert divisor((torch.zeros(6, 2), torch.zeros(6))) == 17
+    assert divisor({"x": torch.zeros(6)}) == 17
+    assert divisor((torch.zeros(6), torch.zeros(6), torch.zeros(6))) == 17
+
+
+def test_class_weights_that_nobody_sees_are_told_with_each_way_out(tmp_path, capfd):
+    config = exact.settings(tmp_path, loss="Hidden", trainer__epochs=1)
+    tiny.train(config, trainer_class=Trainer)
+    assert "let the trainer's loss_size_of(batch) say" in capfd.readouterr().out
+    tiny.train(exact.settings(tmp_path, loss="WithWeights"), trainer_class=exact.Exact)
+    tiny.train(config, trainer_class=Said)
+    assert "averages depend" not in capfd.readouterr().out
+
+
+class Said(Trainer):
+    """As its message says."""
+
+    def loss_size_of(self, batch):
+        return float(WEIGHT.double()[batch[1]].sum())
