@@ -69,6 +69,7 @@ class ConfigParser(Factory):
                 launch = Launch("continue", checkpoint=Path(resume), run_id=run_id)
         #: What is to be done, and the parsed command line.
         self.launch = launch
+        self.starting = launch.begins
         self._run: Run | None = None
 
     @classmethod

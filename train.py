@@ -31,8 +31,8 @@ def main(config: ConfigParser) -> "Trainer":
 def build(config: ConfigParser, training: bool = True) -> "Trainer":
     """The trainer with all its parts.
 
-    For test.py (`training=False`) it has no data, and nothing is optimized. A second network or a
-    tracker belongs here.
+    For test.py (`training=False`) it has no data and no schedule, and nothing is optimized. A
+    second network or a tracker belongs here.
     """
     import model.loss as module_loss
     import model.metric as module_metric
@@ -55,11 +55,10 @@ def build(config: ConfigParser, training: bool = True) -> "Trainer":
     model = model.to(device)
     criterion = config.init_ftn("loss", module_loss)
     metrics = config.init_ftns("metrics", module_metric)
-    optimizer: Any = None
+    optimizer = init_optimizer(config, model, module_optim, loss=criterion)
     lr_scheduler: Any = None
     trackers: list[Any] = []
     if training:
-        optimizer = init_optimizer(config, model, module_optim, loss=criterion)
         lr_scheduler = init_scheduler(config, optimizer, len(data_loader), module_optim)
         trackers = config.init_ftns("trainer.trackers", module_trainer, config, required=Writer)
     data = (data_loader, valid_data_loader)

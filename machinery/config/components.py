@@ -18,7 +18,7 @@ Modules = tuple[ModuleType, ...]
 #: Where modules that a config names may be.
 OWN = ("model", "data_loader", "trainer", "examples")
 #: The keys of components themselves.
-KEYS = ("type", "args", "name", "freeze", "skip", "interval")
+KEYS = ("type", "args", "starting_args", "name", "freeze", "skip", "interval")
 
 
 class Component(NamedTuple):
@@ -35,8 +35,17 @@ class Component(NamedTuple):
 
     @property
     def args(self) -> Mapping[str, Any]:
-        """The arguments that the config gives it."""
+        """The arguments that the config gives it, those for starting values among them."""
+        return {**self.lasting_args, **self.values.get("starting_args", {})}
+
+    @property
+    def lasting_args(self) -> Mapping[str, Any]:
+        """The arguments that the config gives it also where its values come from a checkpoint."""
         return self.values.get("args", {})
+
+    def restored(self) -> "Component":
+        """The component as it is made where its values come from a checkpoint."""
+        return self._replace(values={**self.values, "starting_args": {}})
 
 
 class Kind(NamedTuple):

@@ -36,6 +36,8 @@ class Factory:
         self.source = checked.source
         self.settings = checked.settings
         self._values = checked.values
+        #: Whether weights start here, rather than being a checkpoint's.
+        self.starting = True
 
     def __getitem__(self, name: str) -> Any:
         return self._values[name]
@@ -78,6 +80,8 @@ class Factory:
         for component in self._components(name):
             given = Given(kind_of(component.path).given)
             bind(self.source, component, modules, given, required)
+            if component.args != component.lasting_args:
+                bind(self.source, component.restored(), modules, given, required)
 
     def trainer_class(self, module: ModuleType, required: type) -> Any:
         """The class that `trainer.type` names.
@@ -106,6 +110,8 @@ class Factory:
         if not found:
             return None
         (component,) = found
+        if not self.starting:
+            component = component.restored()
         built = self._build(component, _as_tuple(module), args, kwargs)
         if name == "arch" and component.values.get("freeze"):
             self._freeze(built, component.values["freeze"])
@@ -136,7 +142,13 @@ class Factory:
         seeding.seed_everything(seed, *draw)
         where = self._named(component)
         arguments = {**component.args, **kwargs}
-        built = distributed.in_turn(partial(construct, target, args, arguments, where))
+        try:
+            built = distributed.in_turn(partial(construct, target, args, arguments, where))
+        except ConfigError as error:
+            missing = isinstance(error.__cause__, OSError)
+            if missing and path == ("arch",) and not self.starting:
+                raise _no_starting_weights(error) from error.__cause__
+            raise
         base = kind_of(path).base()
         if base is not None and not isinstance(built, base):
             raise ConfigError(f"{where}: made a {type(built).__name__}, not a {base.__name__}")
@@ -269,6 +281,13 @@ def construct(
         if isinstance(error, OSError) and "data_loader" in where:
             raise DataError(message) from error
         raise ConfigError(message) from error
+
+
+def _no_starting_weights(error: ConfigError) -> ConfigError:
+    """The error of a network that wants a file, though its weights are in a checkpoint."""
+    what = "the weights come from the checkpoint: leave out what only gave starting weights"
+    hint = "--set arch.args.NAME=null, and arch.starting_args in the config of another run"
+    return ConfigError(f"{error}\n  {what}: {hint}")
 
 
 def _as_tuple(module: ModuleType | Modules) -> Modules:

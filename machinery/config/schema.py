@@ -40,6 +40,8 @@ class NamedComponent(Component):
 class Arch(Component):
     """The network."""
 
+    starting_args: dict[str, Any] = Field({})
+    """Arguments that only give it starting weights; left out where these are a checkpoint's."""
     freeze: list[str] = Field([])
     """Patterns of parameters that are not trained, such as "conv1.*"."""
     skip: list[str] = Field([])

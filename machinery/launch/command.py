@@ -112,8 +112,9 @@ def _saved_source(launch: Launch) -> Source:
 
 def _refuse_paths_to_be_made(source: Source) -> None:
     """Let a checkpoint, which may come from anybody, name no new path outside the project."""
+    unused = ("trainer.", "arch.starting_args.")  # or checked elsewhere
     for entry in source.entries():
-        if entry.key == "$schema" or entry.key.startswith("trainer."):
+        if entry.key == "$schema" or entry.key.startswith(unused):
             continue
         if not isinstance(entry.value, str) or entry.origin.startswith("command line"):
             continue

@@ -57,6 +57,11 @@ class Launch:
         return self.task == "fine-tune"
 
     @property
+    def begins(self) -> bool:
+        """Whether the networks are made anew, and not read whole from a checkpoint."""
+        return self.trains and not self.continues
+
+    @property
     def new(self) -> bool:
         """Whether nobody has seen a batch of this run yet, or all is tried as if so."""
         return self.checking or not self.continues

@@ -70,7 +70,7 @@ def places(name, folder):
     """The settings that put an example's data and runs in a folder."""
     found = {"trainer.save_dir": folder, "n_gpu": 0}
     found |= {"data_loader.args.data_dir": folder / "drawn_shapes"} if name == "finetune" else {}
-    found |= {"arch.args.weights": "null"} if name == "finetune" else {}
+    found |= {"arch.starting_args.weights": "null"} if name == "finetune" else {}
     return found | ({"data_loader.args.file": folder / "rents.csv"} if name == "tabular" else {})
 
 

@@ -129,6 +129,7 @@ def test_a_second_network_handed_over_in_train_reaches_test(tmp_path):
 
 NETWORK = """    import torch
 
+    assert trainer.optimizer.param_groups  # also where nothing is optimized
     trainer.second = torch.nn.BatchNorm1d(4).to(device)
     trainer.second.running_mean += 7 if data_loader is not None else 0
     forward = trainer._forward
