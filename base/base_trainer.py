@@ -24,7 +24,7 @@ from machinery.checkpoints.restoring import Position
 from machinery.checkpoints.saving import Checkpoints
 from machinery.checks.methods import check_overrides
 from machinery.checks.networks import warn_of_networks
-from machinery.errors import CheckpointError, ConfigError
+from machinery.errors import CheckpointError, ConfigError, NonFiniteError
 from machinery.order import seeding, split
 from machinery.order.outstanding import OUTSTANDING, first_tensor
 from machinery.stopping import StopRequest
@@ -155,13 +155,13 @@ class BaseTrainer(Monitored, ABC):
             for epoch in epochs:
                 started = time.perf_counter()
                 log = self._run_epoch(epoch)
+                spoilt = ""
                 if self.settings.on_nan == "stop":
-                    hint = self._checkpoints.skip_hint()
-                    self.monitor.check_finite(epoch, log, self.lr, hint)
+                    spoilt = self.monitor.not_finite(epoch, log, self.lr)
                 improved = self.monitor.update(epoch, log)
                 self._report(epoch, log, time.perf_counter() - started)
                 finished = epoch == self.epochs or self.monitor.exhausted
-                self._save_epoch(epoch, improved, finished)
+                self._save_epoch(epoch, improved, finished, spoilt)
                 if self.monitor.exhausted:
                     without = f"{self.monitor.bad_epochs} epochs without improvement"
                     self.logger.info(f"early stop: {without}")
@@ -316,14 +316,20 @@ class BaseTrainer(Monitored, ABC):
         )
         self._checkpoints.save(content, due, improved)
 
-    def _save_epoch(self, epoch: int, improved: bool, finished: bool) -> None:
-        """Save a finished epoch as the period asks, always the best, the last and before a stop."""
+    def _save_epoch(self, epoch: int, improved: bool, finished: bool, spoilt: str = "") -> None:
+        """Save a finished epoch as the period asks, always the best, the last and before a stop.
+
+        Args:
+            spoilt: why the run ends here, though the weights are whole; "" if it doesn't.
+        """
         monitor = self.monitor
         if finished and monitor.on and not monitor.best_epoch:
             self.logger.warning(f"{monitor.name} was never finite: there is no model_best.pth")
         asked = self.stop.signum is not None
-        due = epoch % self.settings.save_period == 0 or finished or asked
+        due = epoch % self.settings.save_period == 0 or finished or asked or spoilt != ""
         self._save(None, due, improved, finished)
+        if spoilt:
+            raise NonFiniteError(f"{spoilt}\n  {self._checkpoints.skip_hint()}")
         if self.stop.signum is None or finished:
             return
         if not due:  # asked for while the best was being written

@@ -22,6 +22,7 @@ from machinery.checkpoints.fitting import (
     part_problems,
     weights_problems,
 )
+from machinery.checkpoints.judging import judge_anew
 from machinery.checkpoints.parts import Held
 from machinery.config.checking import Checked
 from machinery.errors import CheckpointError, ConfigError, UserError
@@ -279,6 +280,7 @@ class Continued(_WithParts):
         found = changes(optimizer, scheduler, content["optimizer"], before, now)
         self._load(held, parts)
         apply_changes(found, optimizer, scheduler)
+        judge_anew(parts, before, now)
         for key, old, new in self._changed:
             _logger.info(f"{key} {_shown(old)} -> {_shown(new)}")
         progress = content["progress"]

@@ -25,6 +25,10 @@ class Monitor:
         #: Whether there is anything to watch.
         self.on = self.mode != "off"
         self.patience: float = early_stop or math.inf
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin to judge anew."""
         self.best = math.inf if self.mode == "min" else -math.inf
         self.best_epoch = 0
         self.bad_epochs = 0
@@ -49,16 +53,12 @@ class Monitor:
         self.bad_epochs = 0
         return True
 
-    def check_finite(self, epoch: int, log: Mapping[str, float], lr: float, hint: str) -> None:
-        """Refuse an epoch whose number that judges it is not finite.
-
-        Raises:
-            NonFiniteError: with the number.
-        """
+    def not_finite(self, epoch: int, log: Mapping[str, float], lr: float) -> str:
+        """What the number is that judges an epoch, in words, if it is not finite; else ""."""
         value = log.get(self.name, 0.0)
         if self.on and not math.isfinite(value):
-            what = f"{self.name} became {value} in epoch {epoch} (lr {lr:.3g})"
-            raise NonFiniteError(f"{what}\n  {hint}")
+            return f"{self.name} became {value} in epoch {epoch} (lr {lr:.3g})"
+        return ""
 
     def _is_better(self, value: float) -> bool:
         if not math.isfinite(value):

@@ -1,5 +1,6 @@
 """model_best.pth is the best so far, whatever came between, and a place to resume from."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -73,8 +74,8 @@ def test_the_best_is_written_whenever_it_improves(tmp_path, save_period):
         def _valid_epoch(self, epoch):
             return {"loss": [5.0, 4.0, 4.0, 3.0, 3.5][epoch - 1]}
 
-        def _save_epoch(self, epoch, improved, finished):
-            super()._save_epoch(epoch, improved, finished)
+        def _save_epoch(self, epoch, improved, finished, spoilt):
+            super()._save_epoch(epoch, improved, finished, spoilt)
             best = checkpoint.load(self.checkpoint_dir / "model_best.pth")
             seen.append((best["epoch"], best["monitor_best"]))
 
@@ -135,3 +136,40 @@ def test_the_best_that_is_named_at_the_end_is_the_file_s(tmp_path, capfd):
         "best val_loss" not in told
         and "checkpoint-epoch2.pth" in told.split("test:")[1].splitlines()[0]
     )
+
+
+PLATEAU = {"type": "ReduceLROnPlateau", "args": {"patience": 0, "factor": 0.5}}
+JUDGED_ANEW = {
+    "monitor": {"trainer__monitor": "min loss"},
+    "validation data": {"valid_data_loader": {"type": "TinyLoader", "args": {"n": 30}}},
+}
+AS_BEFORE = {
+    "nothing": {},
+    "batches": {"data_loader__args": {"validation_split": 0.2, "num_workers": 1}},
+    "another metric": {"metrics": ["accuracy"]},
+}
+
+
+@pytest.mark.parametrize("changed", [*JUDGED_ANEW, *AS_BEFORE])
+def test_what_is_judged_otherwise_is_not_compared_with_the_old_best(tmp_path, changed):
+    before = {
+        "lr_scheduler": PLATEAU,
+        "data_loader__args": {"validation_split": 0.2},
+        "trainer__epochs": 2,
+        "trainer__early_stop": 9,
+    }
+    trainer = tiny.train(tiny.settings(tmp_path, **before), trainer_class=best_by_epoch([0.1, 0.2]))
+    assert trainer.lr_scheduler.best == 0.1 and trainer.monitor.bad_epochs == 1
+    now = {**before, **JUDGED_ANEW.get(changed, {}), **AS_BEFORE.get(changed, {})}
+    resumed = tiny.build(
+        tiny.settings(tmp_path, **now), resume=trainer.checkpoint_dir / "checkpoint-epoch2.pth"
+    )
+    resumed.restore()
+    plateau = resumed.lr_scheduler
+    if changed in JUDGED_ANEW:
+        assert plateau.best == math.inf and plateau.num_bad_epochs == 0
+        assert resumed.monitor.best_epoch == 0 and resumed.monitor.bad_epochs == 0
+    else:
+        assert plateau.best == 0.1 and resumed.monitor.best_epoch == 1
+        assert resumed.monitor.bad_epochs == 1
+    assert plateau.optimizer.param_groups[0]["lr"] == trainer.optimizer.param_groups[0]["lr"]

@@ -101,11 +101,20 @@ def test_a_monitored_value_that_is_not_finite(tmp_path, messages):
         NonFiniteError, match=r"val_loss became nan in epoch 2 \(lr 0.0?1?.*\n  resume: "
     ):
         trainer.train()
-    assert finite(trainer.checkpoint_dir) == ["checkpoint-epoch1.pth", "model_best.pth"]
-    trainer = tiny.train(
+    # The weights are whole: the epoch is not lost.
+    saved = ["checkpoint-epoch1.pth", "checkpoint-epoch2.pth", "model_best.pth"]
+    assert finite(trainer.checkpoint_dir) == saved
+    ignoring = tiny.train(
         tiny.settings(tmp_path / "ignore", trainer__on_nan="ignore"), trainer_class=Blind
     )
-    assert trainer.monitor.best_epoch == 1
+    assert ignoring.monitor.best_epoch == 1
+    resumed = tiny.train(
+        tiny.settings(tmp_path / "stop", trainer__on_nan="ignore"),
+        resume=trainer.checkpoint_dir / "checkpoint-epoch2.pth",
+        trainer_class=Blind,
+    )
+    assert resumed.monitor.best_epoch == 1 and resumed.start_epoch == 3
+    assert tiny.digest(resumed.model) == tiny.digest(ignoring.model)
 
 
 def test_a_skipped_batch_leaves_no_trace(tmp_path):

@@ -1,0 +1,75 @@
+"""Whether a continued run judges its epochs by another number, or on other data, than before."""
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+Config = Mapping[str, Any]
+#: Arguments of a loader that change its batches, and not which samples there are.
+_OF_BATCHES = (
+    "batch_size",
+    "shuffle",
+    "num_workers",
+    "drop_last",
+    "pin_memory",
+    "prefetch_factor",
+    "persistent_workers",
+    "timeout",
+)
+
+
+def judge_anew(parts: Mapping[str, Any], before: Config, now: Config) -> None:
+    """Forget the best value so far where the epochs to come cannot be compared with it.
+
+    Args:
+        parts: of the trainer, by name; the monitor and the scheduler, which a plateau steps, judge.
+        before, now: the configs.
+    """
+    old = _judging(before)
+    changed = [key for key, value in _judging(now).items() if old[key] != value]
+    if not changed:
+        return
+    scheduler = parts.get("lr_scheduler")
+    if isinstance(scheduler, ReduceLROnPlateau):
+        scheduler.best = math.inf
+        if scheduler.mode == "max":
+            scheduler.best = -math.inf
+        scheduler.num_bad_epochs = 0
+    parts["monitor"].forget()
+    what = f"{', '.join(changed)} changed"
+    logging.getLogger("trainer").info(f"{what}: epochs are judged anew, the best so far is left")
+
+
+def _judging(config: Config) -> dict[str, Any]:
+    """What says by which number epochs are judged, and on which data."""
+    monitor = config.get("trainer", {}).get("monitor", "off")
+    name = monitor.rpartition(" ")[2].removeprefix("val_")
+    numbers = {"loss": config.get("loss")}
+    for metric in config.get("metrics") or []:
+        numbers[_name_of(metric)] = metric
+    judged_by = name
+    if name not in numbers:  # of the trainer's own, or none
+        judged_by = "loss"
+    return {
+        "trainer.monitor": monitor,
+        judged_by: numbers[judged_by],
+        "the validation data": config.get("valid_data_loader") or _held_out(config),
+    }
+
+
+def _name_of(metric: Any) -> str:
+    """The name of a metric in the logs."""
+    if not isinstance(metric, Mapping):
+        metric = {"type": metric}
+    return str(metric.get("name") or metric["type"].rpartition(".")[2])
+
+
+def _held_out(config: Config) -> dict[str, Any]:
+    """What says which samples the training loader holds out."""
+    loader = config.get("data_loader") or {}
+    args = loader.get("args", {})
+    kept = {key: value for key, value in args.items() if key not in _OF_BATCHES}
+    return {**loader, "args": kept}
