@@ -24,6 +24,7 @@ from machinery.checkpoints.restoring import Position
 from machinery.checkpoints.saving import Checkpoints
 from machinery.checks.methods import check_overrides
 from machinery.checks.networks import warn_of_networks
+from machinery.checks.own_values import OwnValues
 from machinery.errors import CheckpointError, ConfigError, NonFiniteError
 from machinery.order import seeding, split
 from machinery.order.outstanding import OUTSTANDING, first_tensor
@@ -105,12 +106,13 @@ class BaseTrainer(Monitored, ABC):
         # Whether the run had come to its end.
         self._ended = False
         launch = config.launch
-        self._checkpoints = Checkpoints(config.run, settings.keep_last, launch.script)
-        if launch.continues:
-            self._checkpoints.newest = launch.checkpoint
+        self._checkpoints = Checkpoints(
+            config.run, settings.keep_last, launch.script, launch.goes_on_from
+        )
         self.checkpoint_dir = config.run.folder
         self.stop = StopRequest(self._dropped)
         self._make_writers()
+        self._own = OwnValues({*vars(self), *dir(BaseTrainer)})
 
     def _make_writers(self) -> None:
         """Where the numbers go; a tracker of your own is added in train.py."""
@@ -152,6 +154,7 @@ class BaseTrainer(Monitored, ABC):
         with self.stop, owned, contextlib.closing(self.writers):
             epochs = self._start()
             self._connect()
+            self._own.begin(vars(self))
             for epoch in epochs:
                 started = time.perf_counter()
                 log = self._run_epoch(epoch)
@@ -264,6 +267,7 @@ class BaseTrainer(Monitored, ABC):
         self.stop.agree()
         if self.stop.signum is not None:
             self._leave()
+        self._own.begin_epoch(self._held())
         # Such a loop doesn't ask whether to stop, so there a signal ends the epoch at once.
         with self.stop.unpolled():
             log = self._train_epoch(epoch)
@@ -305,6 +309,7 @@ class BaseTrainer(Monitored, ABC):
         held = self._held()
         position = Position(self.epoch, step, self.lr, finished)
         self._checkpoints.check_finite(held, position, self.settings.on_nan)
+        self._own.warn(vars(self), inside=step is not None)
         together.agree(self._networks())
         content = saving.content_of(
             self.model,
@@ -326,7 +331,9 @@ class BaseTrainer(Monitored, ABC):
         if finished and monitor.on and not monitor.best_epoch:
             self.logger.warning(f"{monitor.name} was never finite: there is no model_best.pth")
         asked = self.stop.signum is not None
-        due = epoch % self.settings.save_period == 0 or finished or asked or spoilt != ""
+        due = epoch % self.settings.save_period == 0 or finished or asked
+        if spoilt:
+            due = True
         self._save(None, due, improved, finished)
         if spoilt:
             raise NonFiniteError(f"{spoilt}\n  {self._checkpoints.skip_hint()}")

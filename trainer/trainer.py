@@ -19,12 +19,13 @@ from base.base_data_loader import one_pass, training_batches
 from base.base_trainer import BaseTrainer, Log
 from logger.progress import Done, Progress, progress_of
 from machinery import distributed
+from machinery.checks.fitting import check_parts
 from machinery.checks.layer_table import watch
 from machinery.checks.loss import no_mean_loss, warn_of_loss
-from machinery.checks.methods import check_doors, check_needed_methods
-from machinery.checks.processes import check_processes
-from machinery.checks.settings import check_settings
+from machinery.checks.methods import check_methods
+from machinery.checks.own_values import OwnValues
 from machinery.errors import UserError
+from machinery.order import seeding
 from machinery.telling import note_batch
 from machinery.update import networks
 from machinery.update.group import Again, Computed, Group
@@ -69,14 +70,12 @@ class Trainer(BaseTrainer):
         self.len_epoch = len_epoch or config.settings.trainer.len_epoch or 0
         if self.len_epoch == 0 and data_loader is not None:
             self.len_epoch = len(data_loader)
-        precision = config.settings.trainer.precision
-        check_needed_methods(type(self), Trainer, criterion, optimizer, precision)
-        scheduled = config.settings.lr_scheduler
-        by_step = scheduled is not None and scheduled.interval == "step"
-        check_doors(type(self), Trainer, by_step)
+        check_methods(type(self), Trainer, criterion, optimizer, config.settings)
         if config.launch.trains:  # before the run folder is made
-            validated = valid_data_loader is not None
-            self._check(config, model, metric_ftns, data_loader, validated, device)
+            loaders = (data_loader, valid_data_loader)
+            settings, where = config.settings.trainer, config.where
+            terms, batches = self.loss_terms, self.len_epoch
+            check_parts(settings, where, terms, metric_ftns, model, loaders, batches, device)
         super().__init__(model, criterion, metric_ftns, optimizer, config)
         self.device = device
         self.data_loader = data_loader
@@ -116,22 +115,7 @@ class Trainer(BaseTrainer):
         own_loss = type(self)._forward is not Trainer._forward
         self._judges_loss = self.config.launch.new and not own_loss
         self._weighs_losses = type(self)._train_epoch is Trainer._train_epoch
-
-    def _check(
-        self,
-        config: ConfigParser,
-        model: nn.Module,
-        metrics: Sequence[Any],
-        loader: Any,
-        validated: bool,
-        device: torch.device,
-    ) -> None:
-        """Refuse settings that make no sense together."""
-        names = [*self.loss_terms, *(metric.__name__ for metric in metrics)]
-        settings = config.settings.trainer
-        check_settings(settings, config.where, names, validated, self.len_epoch)
-        synced = settings.sync_batchnorm and device.type != "cpu"
-        check_processes(model, loader, metrics, synced)
+        self._own = OwnValues({*vars(self), *dir(Trainer)})
 
     def _tracker(self) -> MetricTracker:
         """Averages of loss terms and metrics."""
@@ -163,6 +147,8 @@ class Trainer(BaseTrainer):
                 for name, value in self._valid_epoch(epoch).items():
                     log[f"val_{name}"] = value
         log = distributed.from_main(lambda: log)
+        # What draws from here on does so alike after a resume inside the epoch.
+        seeding.seed_everything(self.seed, "epoch end", epoch, distributed.rank())
         self._schedule("epoch", log)
         return log
 
@@ -197,6 +183,7 @@ class Trainer(BaseTrainer):
             self.train_metrics.reset()
         self._samples_before = self.train_metrics.samples_everywhere()
         self._watch.start(self.step)
+        self._own.begin_batches(self._held())
         if epoch == self.start_epoch:
             self._layers = watch(self.model)
         done = Done(epoch, self.step, self._samples_before)
@@ -358,6 +345,7 @@ class Trainer(BaseTrainer):
         if self._layers is not None:
             self.logger.info(self._layers())
             self._layers = None
+            self.train_metrics.warn_of_unsaved(self.epoch)
         if self.step // self.log_step > before // self.log_step:
             self._log_window()
         if self.save_step is not None and self.step < self.len_epoch:
@@ -387,11 +375,7 @@ class Trainer(BaseTrainer):
 
     def _save_step(self) -> None:
         self._look_at_losses()
-        unsaved = ", ".join(self.train_metrics.unsaved())
-        if unsaved:
-            what = f"{unsaved} has no state_dict, and counts what no checkpoint can hold"
-            self.logger.warning(f"{what}: epoch {self.epoch} is not saved before its end")
-        else:
+        if not self.train_metrics.warn_of_unsaved(self.epoch):
             super()._save_step()
 
     def _valid_epoch(self, epoch: int) -> Log:

@@ -27,12 +27,13 @@ class Checkpoints:
         run: where they go.
         keep_last: how many epochs' files stay; None keeps all.
         script: which continues the run.
+        newest: the file that the run goes on from.
     """
 
-    def __init__(self, run: Run, keep_last: int | None, script: Path) -> None:
+    def __init__(self, run: Run, keep_last: int | None, script: Path, newest: Path | None) -> None:
         self.run = run
         #: The file that was written or restored last.
-        self.newest: Path | None = None
+        self.newest = newest
         self.script = script
         self._keep_last = keep_last
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from machinery.config.schema import Config
 from machinery.errors import ConfigError
 
 #: The doors of an update in earlier versions, and what stands in their place.
@@ -21,17 +22,31 @@ _DOORS = """
             group.step(self.optimizer)"""
 
 
-def check_needed_methods(
+def check_methods(
+    own: type, template: type, criterion: Any, optimizer: Any, settings: Config
+) -> None:
+    """Refuse a trainer that lacks a method, or whose methods go through doors that are gone.
+
+    Args:
+        own, template: the trainer's class, and the one whose methods it may have replaced.
+        settings: of the config.
+
+    Raises:
+        ConfigError: naming the method, or where there is one.
+    """
+    _check_needed_methods(own, template, criterion, optimizer, settings.trainer.precision)
+    scheduled = settings.lr_scheduler
+    by_step = scheduled is not None and scheduled.interval == "step"
+    _check_doors(own, template, by_step)
+
+
+def _check_needed_methods(
     own: type, template: type, criterion: Any, optimizer: Any, precision: str
 ) -> None:
     """Refuse a loss and an optimizer that only a trainer with methods of its own can use.
 
     Args:
-        own, template: the trainer's class, and the one whose methods it may have replaced.
         precision: in which it computes.
-
-    Raises:
-        ConfigError: naming the method, or where there is one.
     """
     names = ("_forward", "compute", "_update", "_train_epoch")
     replaced = {name for name in names if _is_replaced(name, own, template)}
@@ -48,15 +63,11 @@ def check_needed_methods(
         raise ConfigError(f"trainer.precision: {what}: use bf16 or fp32")
 
 
-def check_doors(own: type, template: type, by_step: bool) -> None:
+def _check_doors(own: type, template: type, by_step: bool) -> None:
     """Refuse an update that goes through the doors of an earlier version.
 
     Args:
-        own, template: the trainer's class, and the one that it is derived from.
         by_step: the schedule steps after each update.
-
-    Raises:
-        ConfigError: naming the method, with the lines to write.
     """
     for kind in own.__mro__[: own.__mro__.index(template)]:
         for name, method in vars(kind).items():

@@ -52,6 +52,13 @@ class Launch:
         return self.task == "continue"
 
     @property
+    def goes_on_from(self) -> Path | None:
+        """The checkpoint whose run goes on; None where another begins, or none is trained."""
+        if self.continues:
+            return self.checkpoint
+        return None
+
+    @property
     def fine_tunes(self) -> bool:
         """Whether a new run takes the weights of the checkpoint, and nothing else."""
         return self.task == "fine-tune"

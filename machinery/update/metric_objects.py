@@ -4,11 +4,15 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from machinery import distributed
 from machinery.errors import CheckpointError
 from machinery.plain_data import plain
+
+#: What a metric may count with.
+_COUNTS = (int, float, list, dict, set, torch.Tensor)
 
 
 class OfAllProcesses:
@@ -28,6 +32,46 @@ def of_all(metric: Any) -> Any:
     for other in others:
         first.merge_state(other)
     return first
+
+
+def kept_aside(metric: Any, fresh: Any) -> list[str]:
+    """What torchmetrics' state_dict leaves out, because no add_state says that it is a state.
+
+    Args:
+        fresh: the metric as it was made.
+    """
+    if not hasattr(metric, "add_state"):
+        return []
+    if type(metric).state_dict is not _base_of(metric).state_dict:  # of its own making
+        return []
+    metric.persistent(True)
+    states = metric.state_dict()
+    before = vars(fresh)
+    found = []
+    for name, value in vars(metric).items():
+        if name.startswith("_") or name in states or not isinstance(value, _COUNTS):
+            continue
+        if name not in before or not _alike(before[name], value):
+            found.append(name)
+    return found
+
+
+def _base_of(metric: Any) -> Any:
+    """The class of torchmetrics that has `add_state`."""
+    for kind in type(metric).__mro__:
+        if "add_state" in vars(kind):
+            return kind
+    return type(metric)
+
+
+def _alike(first: Any, second: Any) -> bool:
+    """Whether two values are the same; what cannot be compared is not."""
+    try:
+        return (
+            bool(torch.equal(first, second)) if isinstance(first, torch.Tensor) else first == second
+        )
+    except (TypeError, ValueError, RuntimeError):
+        return False
 
 
 def counted(metric: Any) -> Any:

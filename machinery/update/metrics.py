@@ -1,6 +1,7 @@
 """Exact averages over samples, summed where the values are."""
 
 import copy
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -166,7 +167,21 @@ class MetricTracker(metric_objects.OfAllProcesses):
 
     def unsaved(self) -> list[str]:
         """The objects whose counts no checkpoint holds."""
-        return [n for n, metric in self.objects.items() if metric_objects.counted(metric) is None]
+        found = []
+        for name, metric in self.objects.items():
+            kept_aside = metric_objects.kept_aside(metric, self._fresh[name])
+            if kept_aside or metric_objects.counted(metric) is None:
+                found.append(name)
+        return found
+
+    def warn_of_unsaved(self, epoch: int) -> bool:
+        """Tell of objects whose counts no checkpoint holds; whether there are any."""
+        unsaved = ", ".join(self.unsaved())
+        if unsaved == "":
+            return False
+        what = f"{unsaved} has no state_dict of all that it counts, and no checkpoint can hold it"
+        logging.getLogger("trainer").warning(f"{what}: epoch {epoch} is not saved before its end")
+        return True
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from sums and counts; tensors move to the device of the next value.

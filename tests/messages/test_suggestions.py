@@ -1318,6 +1318,8 @@ requires_grad_(False) freezes them
 let the model end in log_softmax
 the loss takes logits, but
 leave the model's softmax out
+leave out what only gave starting weights
+--set arch.args.NAME=null
 WORLD_SIZE is {}, but
 --nnodes=$WORLD_SIZE
 --master_addr=$MASTER_ADDR""".splitlines()

@@ -225,6 +225,41 @@ def test_torchmetrics_come_back():
         assert second.result() == unbroken.result()
 
 
+def test_a_counter_beside_the_states_of_torchmetrics_is_told_with_the_first_update(
+    tmp_path, monkeypatch, capfd
+):
+    torchmetrics = pytest.importorskip("torchmetrics")
+
+    class Aside(torchmetrics.Metric):
+        """Counts hits by add_state, and calls by itself."""
+
+        def __init__(self):
+            super().__init__()
+            self.calls = 0
+            self.add_state("hits", default=torch.zeros(()), dist_reduce_fx="sum")
+
+        def update(self, output, target):
+            self.calls += 1
+            self.hits += (output.argmax(1) == target).float().mean()
+
+        def compute(self):
+            return self.hits / max(self.calls, 1)
+
+        def reset(self):
+            super().reset()
+            self.calls = 0
+
+    Aside.__module__ = "tiny"
+    monkeypatch.setattr(tiny, "Aside", Aside, raising=False)
+    metrics = [{"type": "Aside", "name": "own"}]
+    whole = tiny.train(tiny.settings(tmp_path / "a", metrics=metrics))
+    assert capfd.readouterr().out.count("own has no state_dict of all that it counts") == 1
+    config = tiny.settings(tmp_path / "b", metrics=metrics)
+    path = interrupted(config, after=16)
+    assert "step" not in path.name
+    assert tiny.rows(tiny.train(config, resume=path)) == tiny.rows(whole)
+
+
 class Hits:
     """A metric object, as torchmetrics has them."""
 
