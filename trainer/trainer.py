@@ -175,7 +175,7 @@ class Trainer(BaseTrainer):
             updates = min(distributed.size(), 2)
             last = min(last, done + updates * self.accumulate)
         batches = training_batches(self.data_loader, done, last, self.seed)
-        batches = self.stop.until(batches)
+        batches = self.stop.until(self._sizes.noted(batches, done, self.data_loader))
         with contextlib.closing(self._progress):
             while True:
                 fetched = list(islice(batches, self.accumulate))
@@ -183,8 +183,7 @@ class Trainer(BaseTrainer):
                     self._leave()
                 if not fetched:
                     return
-                self._sizes.fetch(fetched, done, self.data_loader)
-                done += len(fetched)
+                self._sizes.fetch(fetched)
                 yield fetched
                 self._progress.update(len(fetched))
 

@@ -97,20 +97,27 @@ class Sizes:
         self._in_samples = in_samples
         self._alone = distributed.alone()
         self._fetched: list[Any] = []
-        self._first = 0
-        self._loader: Any = None
+        # What this process has of them, and of the next; empty where there is no order.
+        self._shares: list[Share | None] = []
+        self._next: list[Share | None] = []
         self._sized: dict[int, Sized] = {}
 
-    def fetch(self, batches: Sequence[Any], first: int, loader: Any) -> None:
-        """Note the batches that are fetched for an update.
+    def noted(self, batches: Iterator[Any], first: int, loader: Any) -> Iterator[Any]:
+        """Pass on batches, from the run's `first` on; their shares are known during their pass."""
+        if self._alone or not hasattr(loader, "share"):
+            return batches
+        return self._noted(batches, first, loader)
 
-        Args:
-            first: the number of the first, counted from the beginning of the run.
-            loader: that they are from; one of ours knows what share of a batch this process has.
-        """
+    def _noted(self, batches: Iterator[Any], first: int, loader: Any) -> Iterator[Any]:
+        for number, batch in enumerate(batches, first):
+            passes, k = divmod(number, len(loader))
+            self._next.append(loader.share(k, passes + 1))
+            yield batch
+
+    def fetch(self, batches: Sequence[Any]) -> None:
+        """Note the batches that are fetched for an update."""
         self._fetched = list(batches)
-        self._first = first
-        self._loader = loader
+        self._shares, self._next = self._next, []
         self._sized = {}
 
     def of(self, batch: Any) -> Sized:
@@ -139,16 +146,11 @@ class Sizes:
         """A fetched batch, measured once."""
         if number not in self._sized:
             size = self.size_of(self._fetched[number])
-            self._sized[number] = _by_order(size, self._share(number), self._in_samples)
+            share = None
+            if self._shares:
+                share = self._shares[number]
+            self._sized[number] = _by_order(size, share, self._in_samples)
         return self._sized[number]
-
-    def _share(self, number: int) -> Share | None:
-        """What this process has of a fetched batch, in samples; None where there is no order."""
-        if not hasattr(self._loader, "share"):
-            return None
-        passes, k = divmod(self._first + number, len(self._loader))
-        share: Share | None = self._loader.share(k, passes + 1)
-        return share
 
     def _stand_ins(self) -> int:
         """How many of the fetched batches count nothing."""
