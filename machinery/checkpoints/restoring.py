@@ -42,6 +42,10 @@ class Position(NamedTuple):
     lr: float
     #: Whether the run was at its end.
     finished: bool
+    #: Batches done before the epoch in hand, or altogether after a finished one.
+    before: int
+    #: Batches in an unfinished epoch; None: nobody knows, or there is none.
+    batches: int | None
 
 
 class Start(ABC):
@@ -265,6 +269,7 @@ class Continued(_WithParts):
         parts = self._known_parts(held)
         self._check_parts(parts)
         self._check_fixed(held.fixed)
+        position = self._position(held.fixed["batches"])
         for line in environment.differences(content["environment"], made_of):
             bits = " in the last bits"
             if line.startswith("data "):
@@ -281,13 +286,31 @@ class Continued(_WithParts):
         apply_changes(found, optimizer, scheduler)
         for key, old, new in self._changed:
             _logger.info(f"{key} {_shown(old)} -> {_shown(new)}")
-        progress = content["progress"]
-        return Position(
-            epoch=content["epoch"],
-            step=progress["step"],
-            lr=progress["lr"],
-            finished=progress["finished"],
-        )
+        return position
+
+    def _position(self, length: int) -> Position:
+        """Where the run stands.
+
+        Args:
+            length: of the epochs of a checkpoint that doesn't say it, as earlier ones don't.
+
+        Raises:
+            CheckpointError: further in an epoch than that is long.
+        """
+        progress = cast(State, self.content["progress"])
+        epoch = self.content["epoch"]
+        step = progress["step"]
+        length = progress.get("batches") or length
+        epochs_done = epoch
+        batches = None
+        if step is not None:
+            epochs_done = epoch - 1
+            batches = progress.get("in_epoch") or None
+            if 0 < (batches or length) < step:
+                where = f"{step} batches into an epoch of {batches or length}"
+                raise CheckpointError(f"{self.path} is {where}")
+        before = progress.get("before", epochs_done * max(length, 1))
+        return Position(epoch, step, progress["lr"], progress["finished"], before, batches)
 
     def _known_parts(self, held: Held) -> dict[str, Any]:
         """The parts that have a saved state: all of them, but for a converted checkpoint."""

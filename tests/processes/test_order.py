@@ -44,3 +44,36 @@ def test_an_update_over_the_ends_of_passes_knows_the_sizes_of_each(tmp_path, cou
     for weights, logs, *_ in ranks.run(tmp_path, 2, train_on_uneven, config, count):
         assert furthest(weights, alone[0]) < 1e-12
         assert logs[-1] == pytest.approx(alone[1][-1], rel=1e-6)
+
+
+class Growing(tiny.Points):
+    """Uneven in each epoch: a batch of the last leaves a process without a sample."""
+
+    epoch = 1
+
+    def __len__(self):
+        return 17 * self.epoch
+
+
+def train_on_growing(config):
+    """Train on data that is longer in each epoch."""
+
+    class Curriculum(Exact):
+        def __init__(self, *args, **options):
+            data = Growing(60, noise=False)
+            options["data_loader"] = BaseDataLoader(data, 8, True, 0.0, 0)
+            super().__init__(*args, **options)
+
+        def _train_epoch(self, epoch):
+            self.data_loader.dataset.epoch = epoch
+            return super()._train_epoch(epoch)
+
+    return train(config, trainer_class=Curriculum)
+
+
+def test_data_that_grows_is_the_same_for_any_number_of_processes(tmp_path):
+    config = settings(tmp_path, trainer__accumulate=2, trainer__epochs=3)
+    (alone,) = ranks.run(tmp_path, 1, train_on_growing, config)
+    for weights, logs, *_ in ranks.run(tmp_path, 2, train_on_growing, config):
+        assert furthest(weights, alone[0]) < 1e-12
+        assert logs[-1] == pytest.approx(alone[1][-1], rel=1e-6)
