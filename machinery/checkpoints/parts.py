@@ -156,15 +156,16 @@ def networks_in(attributes: Mapping[str, Any]) -> list[nn.Module]:
 def _objects(attributes: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """The attributes with their names, and what is in lists, tuples and dicts among them."""
     found: list[tuple[str, Any]] = []
-
-    def visit(prefix: str, items: Iterable[tuple[Any, Any]]) -> None:
-        for name, value in items:
-            if isinstance(value, dict):
-                visit(f"{prefix}{name}.", value.items())
-            elif isinstance(value, list | tuple):
-                visit(f"{prefix}{name}.", enumerate(value))
-            else:
-                found.append((f"{prefix}{name}", value))
-
-    visit("", attributes.items())
+    _visit("", attributes.items(), found)
     return found
+
+
+def _visit(prefix: str, items: Iterable[tuple[Any, Any]], found: list[tuple[str, Any]]) -> None:
+    """Add what is among items; no inner function, whose cycle would keep the attributes alive."""
+    for name, value in items:
+        if isinstance(value, dict):
+            _visit(f"{prefix}{name}.", value.items(), found)
+        elif isinstance(value, list | tuple):
+            _visit(f"{prefix}{name}.", enumerate(value), found)
+        else:
+            found.append((f"{prefix}{name}", value))

@@ -25,6 +25,7 @@ from machinery.checkpoints.fitting import (
 from machinery.checkpoints.parts import Held
 from machinery.config.checking import Checked
 from machinery.errors import CheckpointError, ConfigError, UserError
+from machinery.order.bare import BareIteration
 
 State = dict[str, Any]
 _logger = logging.getLogger("checkpoint")
@@ -322,11 +323,16 @@ class Continued(_WithParts):
             return {name: part for name, part in held.parts.items() if name in states}
         if "optimizer" not in held.parts:  # of an own class that has no state
             del states["optimizer"]
-        problems = mismatches(dict.fromkeys(held.parts), dict.fromkeys(states))
+        known = dict(held.parts)
+        for name, part in held.parts.items():  # loaders had no state in earlier checkpoints
+            if isinstance(part, BareIteration) and name not in states:
+                _logger.warning(f"{self.path} has no place of {name}: it begins a new pass")
+                del known[name]
+        problems = mismatches(dict.fromkeys(known), dict.fromkeys(states))
         if problems:
             lines = [f"{self.path} holds other parts than this trainer:", *problems]
             raise CheckpointError("\n  ".join(lines))
-        return held.parts
+        return known
 
     def _check_fixed(self, fixed: State) -> None:
         """Refuse what would silently train on other data."""
