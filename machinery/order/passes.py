@@ -12,6 +12,7 @@ from machinery.errors import DataError
 from machinery.order import seeding
 from machinery.order.batches import PassOrder, SeededFetcher, Share, Split, handed_out as handed_out
 from machinery.order.glance import glance
+from machinery.order.twins import Twins
 from machinery.stopping import shielded, start_worker
 
 #: Options of torch's DataLoader that are about workers, and an obstacle where there are none.
@@ -221,16 +222,20 @@ def replayed(
         fetch: of a batch, without its number: what data draws here is seeded from it.
     """
     _begin_pass(loader, place)
+    twins = Twins(loader)
     batches = iter(loader)
     try:
         for k in itertools.count():
             if k == last:
+                twins.judge()
                 return
             seeding.seed_everything(*fetch, k)
             try:
                 batch = next(batches)
             except StopIteration:
+                twins.judge()
                 return
+            twins.see(batch)
             if k >= first:
                 yield batch
     finally:

@@ -1336,6 +1336,7 @@ give it a batch in its constructor
 give it a __len__
 leave the DistributedSampler
 leave len_epoch out
+give each worker a part
 set validation_split to 0, and give a valid_data_loader
 beside a sampler of your own: set it to 0
 beside a batch_sampler: set them to false
