@@ -100,14 +100,14 @@ def begin_epoch(attributes: Mapping[str, Any], epoch: int) -> None:
     for name in _LOADERS:
         loader = attributes.get(name)
         if isinstance(loader, BareIteration):
-            loader.begin_epoch(epoch, saved=False)
+            loader.begin_epoch(epoch, held=False)
             names.add(loader.name)
             known.add(id(loader))
     for name, loader in _objects(attributes):
         if not isinstance(loader, BareIteration) or id(loader) in known:
             continue
         known.add(id(loader))
-        loader.begin_epoch(epoch, saved=True)
+        loader.begin_epoch(epoch, held=True)
         if loader.name in names:
             what = f"the loader {name!r} draws by this name, since another is called"
             logging.getLogger("data_loader").info(f"{what} {loader.name!r}, too")

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from machinery import distributed
+from machinery.order import seeding
 from machinery.order.batches import CLOCK, Share
 from machinery.order.outstanding import OUTSTANDING
 
@@ -29,12 +30,15 @@ class BareIteration:
 
     _passes: Any
     name: str
+    seed: int
     batch_size: int | None
     #: The pass that the next bare iteration takes.
     epoch = 1
     # The trainer's epoch that is under way; 0: none.
     _during = 0
-    # That in which the restored places were saved, and how often some were restored.
+    # Whether a trainer holds it beside its own two, and its place is saved.
+    _held = False
+    # The epoch in which the restored places were saved, and how often some were restored.
     _saved_during = 0
     _times_restored = 0
 
@@ -72,6 +76,9 @@ class BareIteration:
         try:
             for batch in batches:
                 place.batch += 1
+                if self._held:  # else a step draws for it what it has drawn for the trainer's own
+                    where = ("step", place.epoch, place.batch, distributed.rank())
+                    seeding.seed_everything(self.seed, self.name, *where)
                 yield batch
         finally:  # it is at its end, or nobody holds it any more
             self._places.remove(place)
@@ -107,14 +114,15 @@ class BareIteration:
                 yield batch
         OUTSTANDING.end(self)
 
-    def begin_epoch(self, epoch: int, saved: bool) -> None:
+    def begin_epoch(self, epoch: int, held: bool) -> None:
         """An epoch of the trainer begins: a loop of its own over the loader takes this pass.
 
         Args:
-            saved: the loader's place is saved; a pass that has been taken is not taken again then.
+            held: beside the trainer's own two; a pass that has been taken is not taken again then.
         """
         self._during = epoch
-        if not saved or self.epoch < epoch:
+        self._held = held
+        if not held or self.epoch < epoch:
             self.epoch = epoch
 
     def rename(self, name: str) -> None:

@@ -214,3 +214,28 @@ def test_a_loop_of_ones_own_takes_a_pass_of_the_trainers_loader_in_each_epoch(tm
 
     own_loop.build(tiny.settings(tmp_path, trainer__monitor="off"), cls=Loop).train()
     assert taken == [1, 2, 3]
+
+
+def test_a_step_draws_other_numbers_for_each_loader(tmp_path):
+    drawn = []
+
+    class Draws(Restarts):
+        def begin(self):
+            n = self.data_loader._passes.n_samples
+            self.second = BaseDataLoader(tiny.Points(n), 8, True, 0.0, 0)
+            super().begin()
+
+        def more(self):
+            drawn.append(float(torch.rand(())))
+            batch = super().more()
+            drawn.append(float(torch.rand(())))
+            return batch
+
+        def _forward(self, batch):
+            drawn.append(float(torch.rand(())))
+            return super()._forward(batch)
+
+    settings = tiny.settings(tmp_path, arch__args__dropout=0.0, trainer__epochs=1)
+    trainer = tiny.train(settings, trainer_class=Draws)
+    assert len(drawn) > 3 * trainer.len_epoch
+    assert len(set(drawn[: 3 * trainer.len_epoch])) == 3 * trainer.len_epoch
