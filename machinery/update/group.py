@@ -109,8 +109,9 @@ class Sizes:
         return self._noted(batches, first, loader)
 
     def _noted(self, batches: Iterator[Any], first: int, loader: Any) -> Iterator[Any]:
+        length = len(loader)
         for number, batch in enumerate(batches, first):
-            passes, k = divmod(number, len(loader))
+            passes, k = divmod(number, length)
             self._next.append(loader.share(k, passes + 1))
             yield batch
 

@@ -106,6 +106,16 @@ def test_steps_of_the_writers_are_the_batches_done(tmp_path):
     assert sorted({step for _, step in trainer.tracker.steps}) == [3, 9, 18, 29]
 
 
+def test_steps_of_the_writers_go_on_where_a_resume_changes_the_length_of_epochs(tmp_path):
+    trainer = tiny.train(tiny.settings(tmp_path, trainer__epochs=2))
+    changed = tiny.settings(tmp_path, trainer__epochs=3, data_loader__args__batch_size=32)
+    again = tiny.build(changed, resume=trainer.checkpoint_dir / "checkpoint-epoch2.pth")
+    tracker = Steps()
+    again.writers.add(tracker)
+    again.train()
+    assert {step for _, step in tracker.steps} == {2 * 11 + 3}
+
+
 def test_a_checkpoint_from_before_says_where_it_stands_by_its_epochs(tmp_path):
     config = settings(tmp_path)
     path = interrupted(config, after=15)
