@@ -1,5 +1,8 @@
 """Data that changes from pass to pass, on several processes: they train what one trains."""
 
+import os
+import signal
+
 import numpy as np
 import pytest
 
@@ -7,6 +10,8 @@ import ranks
 import tiny
 from base import BaseDataLoader
 from exact import Exact, furthest, settings, train
+from machinery.errors import Stopped
+from utils.util import inf_loop
 
 
 class UnevenBatches:
@@ -77,3 +82,49 @@ def test_data_that_grows_is_the_same_for_any_number_of_processes(tmp_path):
     for weights, logs, *_ in ranks.run(tmp_path, 2, train_on_growing, config):
         assert furthest(weights, alone[0]) < 1e-12
         assert logs[-1] == pytest.approx(alone[1][-1], rel=1e-6)
+
+
+class Semi(Exact):
+    """Learns from a second loader, too, whose passes end where they will."""
+
+    stops_at = None
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.second = BaseDataLoader(tiny.Points(37), 8, True, 0.0, 0)
+        self.batches = inf_loop(self.second)
+
+    def _forward(self, batch):
+        loss, output, target = super()._forward(batch)
+        if self.model.training:
+            other, wanted = next(self.batches)
+            loss = loss + self.criterion(self.model(other.double()), wanted)
+        return loss, output, target
+
+    def _update(self, batches):
+        super()._update(batches)
+        if (self.epoch, self.step) == self.stops_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def train_semi(config, resume=None, stops_at=None):
+    """The weights, or the checkpoint of a stop."""
+    kind = type("Semi", (Semi,), {"stops_at": stops_at})
+    trainer = tiny.build(config, resume=resume, trainer_class=kind)
+    try:
+        trainer.train()
+    except Stopped:
+        return trainer._checkpoints.newest
+    weights = trainer.model.state_dict()
+    return {name: value.clone() for name, value in weights.items()}
+
+
+def test_a_loader_that_a_trainer_holds_goes_on_at_its_place_on_all_processes(tmp_path):
+    config = settings(tmp_path, trainer__log_step=2)
+    whole = ranks.run(tmp_path, 2, train_semi, config)
+    path, _ = ranks.run(tmp_path, 2, train_semi, config, None, (2, 3))
+    assert path.name == "checkpoint-epoch2-step4.pth"
+    for weights, expected in zip(
+        ranks.run(tmp_path, 2, train_semi, config, path), whole, strict=True
+    ):
+        assert furthest(weights, expected) < 1e-12
