@@ -1337,6 +1337,7 @@ give it a __len__
 leave the DistributedSampler
 leave len_epoch out
 give each worker a part
+or set num_workers to 1
 set validation_split to 0, and give a valid_data_loader
 beside a sampler of your own: set it to 0
 beside a batch_sampler: set them to false
