@@ -18,11 +18,11 @@ from torch.utils.data import (
 from machinery import distributed
 from machinery.errors import DataError
 from machinery.order import passes, seeding, split
+from machinery.order.bare import BareIteration
 from machinery.order.batches import Share
-from machinery.order.outstanding import OUTSTANDING
 
 
-class BaseDataLoader(DataLoader[Any]):
+class BaseDataLoader(BareIteration, DataLoader[Any]):
     """A DataLoader with a validation split and the same batches everywhere and at any time.
 
     Args:
@@ -63,9 +63,7 @@ class BaseDataLoader(DataLoader[Any]):
         self.shuffle = shuffle
         self.name = name
         self.seed = seeding.root_seed()
-        #: The pass that the next bare iteration takes.
-        self.epoch = 1
-        #: Samples in a pass; 0 for iterable data, which nobody has counted.
+        #: Samples in a pass at the start; 0 for iterable data, which nobody has counted.
         self.n_samples = split.count_samples(dataset, name)
         sampler = options.pop("sampler", None)
         batch_sampler = options.pop("batch_sampler", None)
@@ -102,26 +100,6 @@ class BaseDataLoader(DataLoader[Any]):
 
     def __len__(self) -> int:
         return len(self._passes)
-
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        self.epoch += 1
-        batches = self.batches(self.epoch - 1)
-        if distributed.alone():
-            return batches
-        return self._handed_out(batches, self.epoch - 1)
-
-    def _handed_out(self, batches: Iterator[Any], epoch: int) -> Iterator[Any]:
-        """The batches of a loop of the user's own: what each counts for is noted."""
-        OUTSTANDING.begin(self)
-        for k, batch in enumerate(batches):
-            share = self.share(k, epoch)
-            weight = 1.0 if share is None else share.weight
-            if torch.is_grad_enabled():
-                OUTSTANDING.hand_out(self, batch, weight)
-                yield batch
-            elif weight:  # an evaluation takes no stand-in
-                yield batch
-        OUTSTANDING.end(self)
 
     def batches(self, epoch: int, first: int = 0, last: int | None = None) -> Iterator[Any]:
         """Batches `first` up to `last` (all) of a pass, each with what its step draws seeded.

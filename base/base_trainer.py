@@ -8,6 +8,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from base.base_data_loader import BaseDataLoader
 from logger.logger import setup_logging, to_files
 from logger.visualization import EpochTable, MetricsFile, TensorboardWriter, Writers, row_of_epoch
 from machinery import distributed
@@ -25,7 +25,7 @@ from machinery.checkpoints.saving import Checkpoints
 from machinery.checks.methods import check_overrides
 from machinery.checks.networks import warn_of_networks
 from machinery.checks.own_values import OwnValues
-from machinery.errors import CheckpointError, ConfigError, NonFiniteError
+from machinery.errors import ConfigError, NonFiniteError
 from machinery.order import seeding, split
 from machinery.order.outstanding import OUTSTANDING, first_tensor
 from machinery.stopping import StopRequest
@@ -68,6 +68,9 @@ class BaseTrainer(Monitored, ABC):
     _weighs_losses: bool = False
     # Whether the weights are what `step` batches of the epoch have made of them.
     _whole: bool = False
+    # Batches done before the epoch in hand, and how many it had when it was interrupted.
+    _before: int = 0
+    _interrupted: int | None = None
 
     def __init__(
         self,
@@ -143,10 +146,19 @@ class BaseTrainer(Monitored, ABC):
 
     def _held(self) -> parts.Held:
         """What the checkpoints hold of this trainer."""
-        fixed = parts.fixed_facts(
+        return parts.held(vars(self), self.model, self.metric_ftns, self._fixed)
+
+    @cached_property
+    def _fixed(self) -> dict[str, Any]:
+        """As it is at the start: data may change from epoch to epoch."""
+        return parts.fixed_facts(
             self.data_loader, self.seed, self.accumulate, self.len_epoch, self.metric_ftns
         )
-        return parts.held(vars(self), self.model, self.metric_ftns, fixed)
+
+    @property
+    def batches_done(self) -> int:
+        """Batches done since the run began."""
+        return self._before + self.step
 
     def train(self) -> None:
         """Run the epochs from where the run stands to the last, or until nothing improves."""
@@ -202,18 +214,16 @@ class BaseTrainer(Monitored, ABC):
 
     def _go_on_from(self, position: Position) -> None:
         """Stand where a checkpoint was saved."""
-        step = position.step
-        if step and self.len_epoch and step > self.len_epoch:
-            where = f"{step} batches into an epoch of {self.len_epoch}"
-            raise CheckpointError(f"{self.config.launch.checkpoint} is {where}")
         self.lr = position.lr
+        self._before = position.before
+        self._interrupted = position.batches
         self._ended = position.finished
         self.epoch = position.epoch
         self.start_epoch = position.epoch
-        if step is None:
+        if position.step is None:
             self.start_epoch += 1
         else:
-            self.step = step
+            self.step = position.step
 
     def _start(self) -> range:
         """Restore a checkpoint, if the run has one; the epochs to train, perhaps none."""
@@ -247,7 +257,7 @@ class BaseTrainer(Monitored, ABC):
         if torch.device(self.device).type == "cpu":
             environment.advise(self.logger)
         warn_of_networks(self.model, self.criterion, self._held().optimizers, self.logger)
-        self.writer.continue_from((self.start_epoch - 1) * self.len_epoch + self.step + 1)
+        self.writer.continue_from(self.batches_done + 1)
         self._metrics.cut(self.start_epoch - 1)
 
     def _connect(self) -> None:
@@ -261,17 +271,17 @@ class BaseTrainer(Monitored, ABC):
         """One epoch, from the randomness that belongs to its start."""
         self.epoch = epoch
         seeding.seed_everything(self.seed, "epoch", epoch, distributed.rank())
-        for loader in vars(self).values():
-            if isinstance(loader, BaseDataLoader):
-                loader.epoch = epoch  # for a loop of the user's own
         self.stop.agree()
         if self.stop.signum is not None:
             self._leave()
+        parts.begin_epoch(vars(self), epoch)
         self._own.begin_epoch(self._held())
         # Such a loop doesn't ask whether to stop, so there a signal ends the epoch at once.
         with self.stop.unpolled():
             log = self._train_epoch(epoch)
         self.stop.agree()
+        self._before += self.step or max(self.len_epoch, 1)
+        self._interrupted = None
         self.step = 0
         return distributed.from_main(lambda: numbers_of(log, self.logger))
 
@@ -290,9 +300,8 @@ class BaseTrainer(Monitored, ABC):
         if math.isnan(lr):
             lr = learning_rate(self.optimizer)
         samples = self._samples or split.samples_in(self.data_loader)
-        step = epoch * max(self.len_epoch, 1)
-        self.writers.log(row_of_epoch(epoch, log, lr, seconds, samples), step)
-        self.writer.set_step(step)
+        self.writers.log(row_of_epoch(epoch, log, lr, seconds, samples), self.batches_done)
+        self.writer.set_step(self.batches_done)
         self.writer.add_weights(unwrap(self.model))
 
     def _save(
@@ -307,7 +316,7 @@ class BaseTrainer(Monitored, ABC):
         if not (due or improved):
             return
         held = self._held()
-        position = Position(self.epoch, step, self.lr, finished)
+        position = Position(self.epoch, step, self.lr, finished, self._before, self.len_epoch)
         self._checkpoints.check_finite(held, position, self.settings.on_nan)
         self._own.warn(vars(self), inside=step is not None)
         together.agree(self._networks())

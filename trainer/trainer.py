@@ -26,6 +26,7 @@ from machinery.checks.methods import check_methods
 from machinery.checks.own_values import OwnValues
 from machinery.errors import UserError
 from machinery.order import seeding
+from machinery.order.epochs import EpochLength
 from machinery.telling import note_batch
 from machinery.update import networks
 from machinery.update.group import Again, Computed, Group
@@ -67,9 +68,8 @@ class Trainer(BaseTrainer):
         lr_scheduler: Any = None,
         len_epoch: int | None = None,
     ) -> None:
-        self.len_epoch = len_epoch or config.settings.trainer.len_epoch or 0
-        if self.len_epoch == 0 and data_loader is not None:
-            self.len_epoch = len(data_loader)
+        self._length = EpochLength(len_epoch or config.settings.trainer.len_epoch, data_loader)
+        self.len_epoch = self._length.first
         check_methods(type(self), Trainer, criterion, optimizer, config.settings)
         if config.launch.trains:  # before the run folder is made
             loaders = (data_loader, valid_data_loader)
@@ -155,16 +155,17 @@ class Trainer(BaseTrainer):
     def _groups(self, epoch: int) -> Iterator[list[Any]]:
         """The epoch's batches from where the run stands, `accumulate` of them an update."""
         self.stop.polled()  # `_after_update` asks
+        self.len_epoch = self._length.at(epoch, self.len_epoch, self.data_loader, self._interrupted)
         self._begin_counting(epoch)
+        self.writer.set_step(self.batches_done)
         done = (epoch - 1) * self.len_epoch + self.step
-        self.writer.set_step(done)
         last = epoch * self.len_epoch
         if self.config.launch.checking:
             # Several processes find out in the second update that a parameter is not used.
             updates = min(distributed.size(), 2)
             last = min(last, done + updates * self.accumulate)
         batches = training_batches(self.data_loader, done, last, self.seed)
-        batches = self.stop.until(batches)
+        batches = self.stop.until(self._sizes.noted(batches, done, self.data_loader))
         with contextlib.closing(self._progress):
             while True:
                 fetched = list(islice(batches, self.accumulate))
@@ -172,8 +173,7 @@ class Trainer(BaseTrainer):
                     self._leave()
                 if not fetched:
                     return
-                self._sizes.fetch(fetched, done, self.data_loader)
-                done += len(fetched)
+                self._sizes.fetch(fetched)
                 yield fetched
                 self._progress.update(len(fetched))
 
@@ -364,7 +364,7 @@ class Trainer(BaseTrainer):
         window["lr"] = self.lr
         if self.runtime.grad_norm is not None:
             window["grad_norm/train"] = float(self.runtime.grad_norm)
-        self.writers.log(window, (self.epoch - 1) * self.len_epoch + self.step)
+        self.writers.log(window, self.batches_done)
         loss = self.loss_terms[0]
         shown = f"{loss} {averages[loss]:.4g}"
         self._progress.show(self.step, shown, self.train_metrics.samples_everywhere())
@@ -380,7 +380,7 @@ class Trainer(BaseTrainer):
 
     def _valid_epoch(self, epoch: int) -> Log:
         """Evaluate on the validation data."""
-        step = epoch * self.len_epoch
+        step = self.batches_done
         self.writer.set_step(step, "valid")
         log = self.evaluate(self.valid_data_loader, self.valid_metrics)
         self.writers.log({f"{name}/valid": value for name, value in log.items()}, step)

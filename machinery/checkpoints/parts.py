@@ -1,5 +1,6 @@
 """What a trainer holds among its attributes: networks, and all that a checkpoint saves."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._pytree import tree_leaves
 
+from machinery.order.bare import BareIteration
 from machinery.update.runtime import unwrap
 
 #: Attributes that have a state and are no parts: loaders are read up to the place.
@@ -48,9 +50,10 @@ def held(
     bare = unwrap(model)
     parts: dict[str, Any] = {}
     known = {id(bare)} | {id(metric) for metric in metrics}
+    known |= {id(attributes.get(name)) for name in _LOADERS}
     for name, value in _objects(attributes):
         part = unwrap(value) if isinstance(value, nn.Module) else value
-        if id(part) in known or name in _LOADERS or not _has_state(part):
+        if id(part) in known or not _has_state(part):
             continue
         known.add(id(part))
         parts[name] = part
@@ -84,6 +87,32 @@ def _trained_weights(prefix: str, network: nn.Module) -> dict[str, torch.Tensor]
         if parameter.requires_grad:
             found[f"{prefix}.{name}".removeprefix(".")] = parameter
     return found
+
+
+def begin_epoch(attributes: Mapping[str, Any], epoch: int) -> None:
+    """Let the loaders of a trainer know of an epoch that begins, for loops of the user's own.
+
+    Two of one name would draw alike: one that the trainer holds beside its own two is then called
+    as its attribute is.
+    """
+    names = set()
+    known = set()
+    for name in _LOADERS:
+        loader = attributes.get(name)
+        if isinstance(loader, BareIteration):
+            loader.begin_epoch(epoch, held=False)
+            names.add(loader.name)
+            known.add(id(loader))
+    for name, loader in _objects(attributes):
+        if not isinstance(loader, BareIteration) or id(loader) in known:
+            continue
+        known.add(id(loader))
+        loader.begin_epoch(epoch, held=True)
+        if loader.name in names:
+            what = f"the loader {name!r} draws by this name, since another is called"
+            logging.getLogger("data_loader").info(f"{what} {loader.name!r}, too")
+            loader.rename(name)
+        names.add(loader.name)
 
 
 def fixed_facts(
@@ -127,15 +156,16 @@ def networks_in(attributes: Mapping[str, Any]) -> list[nn.Module]:
 def _objects(attributes: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """The attributes with their names, and what is in lists, tuples and dicts among them."""
     found: list[tuple[str, Any]] = []
-
-    def visit(prefix: str, items: Iterable[tuple[Any, Any]]) -> None:
-        for name, value in items:
-            if isinstance(value, dict):
-                visit(f"{prefix}{name}.", value.items())
-            elif isinstance(value, list | tuple):
-                visit(f"{prefix}{name}.", enumerate(value))
-            else:
-                found.append((f"{prefix}{name}", value))
-
-    visit("", attributes.items())
+    _visit("", attributes.items(), found)
     return found
+
+
+def _visit(prefix: str, items: Iterable[tuple[Any, Any]], found: list[tuple[str, Any]]) -> None:
+    """Add what is among items; no inner function, whose cycle would keep the attributes alive."""
+    for name, value in items:
+        if isinstance(value, dict):
+            _visit(f"{prefix}{name}.", value.items(), found)
+        elif isinstance(value, list | tuple):
+            _visit(f"{prefix}{name}.", enumerate(value), found)
+        else:
+            found.append((f"{prefix}{name}", value))

@@ -26,6 +26,7 @@ from machinery.checkpoints.judging import judge_anew
 from machinery.checkpoints.parts import Held
 from machinery.config.checking import Checked
 from machinery.errors import CheckpointError, ConfigError, UserError
+from machinery.order.bare import BareIteration
 
 State = dict[str, Any]
 _logger = logging.getLogger("checkpoint")
@@ -43,6 +44,10 @@ class Position(NamedTuple):
     lr: float
     #: Whether the run was at its end.
     finished: bool
+    #: Batches done before the epoch in hand, or altogether after a finished one.
+    before: int
+    #: Batches in an unfinished epoch; None: nobody knows, or there is none.
+    batches: int | None
 
 
 class Start(ABC):
@@ -266,6 +271,7 @@ class Continued(_WithParts):
         parts = self._known_parts(held)
         self._check_parts(parts)
         self._check_fixed(held.fixed)
+        position = self._position(held.fixed["batches"])
         for line in environment.differences(content["environment"], made_of):
             bits = " in the last bits"
             if line.startswith("data "):
@@ -283,13 +289,31 @@ class Continued(_WithParts):
         judge_anew(parts, before, now)
         for key, old, new in self._changed:
             _logger.info(f"{key} {_shown(old)} -> {_shown(new)}")
-        progress = content["progress"]
-        return Position(
-            epoch=content["epoch"],
-            step=progress["step"],
-            lr=progress["lr"],
-            finished=progress["finished"],
-        )
+        return position
+
+    def _position(self, length: int) -> Position:
+        """Where the run stands.
+
+        Args:
+            length: of the epochs of a checkpoint that doesn't say it, as earlier ones don't.
+
+        Raises:
+            CheckpointError: further in an epoch than that is long.
+        """
+        progress = cast(State, self.content["progress"])
+        epoch = self.content["epoch"]
+        step = progress["step"]
+        length = progress.get("batches") or length
+        epochs_done = epoch
+        batches = None
+        if step is not None:
+            epochs_done = epoch - 1
+            batches = progress.get("in_epoch") or None
+            if 0 < (batches or length) < step:
+                where = f"{step} batches into an epoch of {batches or length}"
+                raise CheckpointError(f"{self.path} is {where}")
+        before = progress.get("before", epochs_done * max(length, 1))
+        return Position(epoch, step, progress["lr"], progress["finished"], before, batches)
 
     def _known_parts(self, held: Held) -> dict[str, Any]:
         """The parts that have a saved state: all of them, but for a converted checkpoint."""
@@ -301,11 +325,16 @@ class Continued(_WithParts):
             return {name: part for name, part in held.parts.items() if name in states}
         if "optimizer" not in held.parts:  # of an own class that has no state
             del states["optimizer"]
-        problems = mismatches(dict.fromkeys(held.parts), dict.fromkeys(states))
+        known = dict(held.parts)
+        for name, part in held.parts.items():  # loaders had no state in earlier checkpoints
+            if isinstance(part, BareIteration) and name not in states:
+                _logger.warning(f"{self.path} has no place of {name}: it begins a new pass")
+                del known[name]
+        problems = mismatches(dict.fromkeys(known), dict.fromkeys(states))
         if problems:
             lines = [f"{self.path} holds other parts than this trainer:", *problems]
             raise CheckpointError("\n  ".join(lines))
-        return held.parts
+        return known
 
     def _check_fixed(self, fixed: State) -> None:
         """Refuse what would silently train on other data."""

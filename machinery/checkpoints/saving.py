@@ -134,8 +134,11 @@ def content_of(
         "step": position.step,
         "finished": position.finished,
         "lr": position.lr,
+        "before": position.before,
         **held.fixed,
     }
+    if position.step is not None:
+        progress["in_epoch"] = position.batches
     optimizer = held.parts["optimizer"]
     others = {name: part for name, part in held.parts.items() if name != "optimizer"}
     return {

@@ -55,7 +55,7 @@ class PassOrder(Sampler[BatchIndex]):
     evaluation it gets no batch.
 
     Args:
-        n_samples: how many samples the dataset has.
+        dataset: says how many samples it has, whenever a pass begins.
         batch_size: samples in a batch.
         shuffle: draw a new order for each pass.
         seed, name: of the loader.
@@ -66,7 +66,7 @@ class PassOrder(Sampler[BatchIndex]):
 
     def __init__(
         self,
-        n_samples: int,
+        dataset: Any,
         batch_size: int,
         shuffle: bool,
         seed: int,
@@ -82,13 +82,16 @@ class PassOrder(Sampler[BatchIndex]):
         self.sampler = sampler
         self.batch_sampler = batch_sampler
         self.drop_last = drop_last
-        self.n_samples = n_samples
+        self.dataset = dataset
+        self._n_at_split = len(dataset)
         self._rank = distributed.rank()
         self._size = distributed.size()
         # Which pass is under way, and which of its batches are wanted: see `take`.
         self._epoch = 1
         self._wanted = range(0)
-        # Of that pass and the one before, if a batch_sampler makes the batches: how large they are.
+        # Of that pass and the one before: how many samples each has, or how large its batches are,
+        # if a batch_sampler makes them.
+        self._samples: dict[int, int] = {}
         self._sizes: dict[int, list[int]] = {}
 
     def __len__(self) -> int:
@@ -103,9 +106,17 @@ class PassOrder(Sampler[BatchIndex]):
         return -(-self.in_pass() // self.batch_size)
 
     def in_pass(self) -> int:
-        """Samples in a pass: those of the dataset, or as many as the sampler draws."""
+        """Samples in a pass that begins: those of the dataset, or as many as the sampler draws.
+
+        Raises:
+            DataError: the dataset has another length than when a part was split off.
+        """
         if self.sampler is None:
-            return self.n_samples
+            return len(self.dataset)
+        if type(self.sampler) is Split and len(self.dataset) != self._n_at_split:
+            changed = f"{self._n_at_split} -> {len(self.dataset)} samples"
+            hint = "set validation_split to 0, and give a valid_data_loader"
+            raise DataError(f"data that is split cannot change its length, {changed}: {hint}")
         return len(self.sampler)
 
     def share(self, k: int, epoch: int) -> Share:
@@ -113,7 +124,10 @@ class PassOrder(Sampler[BatchIndex]):
         if epoch in self._sizes:
             size = self._sizes[epoch][k]
         else:
-            size = min(self.batch_size, self.in_pass() - k * self.batch_size)
+            samples = self._samples.get(epoch)
+            if samples is None:
+                samples = self.in_pass()
+            size = min(self.batch_size, samples - k * self.batch_size)
         return Share(len(range(self._rank, size, self._size)), size)
 
     def take(self, epoch: int, first: int, last: int) -> None:
@@ -130,6 +144,8 @@ class PassOrder(Sampler[BatchIndex]):
     def _cut_batches(self, epoch: int, wanted: range) -> Iterator[BatchIndex]:
         """Batches of one size, cut from the order of the pass."""
         order = self._order(epoch).numpy()
+        self._samples = {e: known for e, known in self._samples.items() if e == epoch - 1}
+        self._samples[epoch] = len(order)
         for k in wanted:
             start = k * self.batch_size
             index = self._mine(epoch, k, start, order[start : start + self.batch_size])
@@ -169,8 +185,8 @@ class PassOrder(Sampler[BatchIndex]):
         if self.sampler is not None:
             return torch.as_tensor(self._listed(self.sampler, epoch), dtype=torch.int64)
         if self.shuffle:
-            return seeding.permutation(self.n_samples, *place)
-        return torch.arange(self.n_samples)
+            return seeding.permutation(len(self.dataset), *place)
+        return torch.arange(len(self.dataset))
 
     def _listed(self, sampler: Iterable[Any], epoch: int) -> list[Any]:
         """A user's own sampler, listed once for the pass, with its draws seeded by the place."""
@@ -201,8 +217,12 @@ class SeededFetcher(Dataset[Any]):
         self.collate_fn = collate_fn
         self.seed = seed
         self.name = name
+        self.look()
+
+    def look(self) -> None:
+        """See what the dataset is and holds, now that a pass begins: it may have changed."""
         self._subsets: list[Indices] = []
-        inner = dataset
+        inner = self.dataset
         while type(inner) is Subset:
             self._subsets.append(np.asarray(inner.indices, dtype=np.int64))
             inner = inner.dataset
@@ -279,6 +299,21 @@ def _takes_batches(dataset: Any) -> bool:
     return method is not None and not str(method.__module__).startswith("torch.")
 
 
+class Clock:
+    """Counts the batches that loaders hand out in this process: what comes before what."""
+
+    def __init__(self) -> None:
+        self.handed_out = 0
+
+    def tick(self) -> None:
+        """One more."""
+        self.handed_out += 1
+
+
+#: That of this process.
+CLOCK = Clock()
+
+
 def handed_out(
     start: Callable[[], Iterator[Any]], seed: int, name: str, epoch: int, first: int
 ) -> Iterator[Any]:
@@ -308,6 +343,7 @@ def handed_out(
             if isinstance(batch, DataError):
                 raise _not_made(name, k, epoch, str(batch))
             seeding.seed_everything(seed, *place, k, rank)
+            CLOCK.tick()
             yield batch
     finally:
         # The workers end now. If the iterator went with a traceback that holds this frame, torch

@@ -5,7 +5,7 @@ each pass and in each worker.
 """
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -25,9 +25,13 @@ _ITEMS = 100
 def own_generators(dataset: Any) -> list[Any]:
     """The generators among the attributes of a dataset, and of what it holds, such as transforms.
 
-    One that the dataset makes later is not found.
+    They are looked for as a pass begins.
     """
-    found: list[Any] = []
+    return [value for value in reachable(dataset) if isinstance(value, _KINDS)]
+
+
+def reachable(dataset: Any) -> Iterator[Any]:
+    """A dataset and what it holds, each once."""
     seen: set[int] = set()
     waiting = [(dataset, 0)]
     while waiting and len(seen) < _OBJECTS:
@@ -35,14 +39,12 @@ def own_generators(dataset: Any) -> list[Any]:
         if id(value) in seen:
             continue
         seen.add(id(value))
-        if isinstance(value, _KINDS):
-            found.append(value)
-        elif depth < _DEPTH:
-            waiting += [(each, depth + 1) for each in _inside(value)]
-    return found
+        yield value
+        if depth < _DEPTH and not isinstance(value, _KINDS):
+            waiting += [(each, depth + 1) for each in inside(value)]
 
 
-def _inside(value: Any) -> Iterable[Any]:
+def inside(value: Any) -> Iterable[Any]:
     """What an object holds; nothing of a class, a module or an array.
 
     Of containers plain ones alone: another may be data that is read as it is asked for, or a file

@@ -11,6 +11,8 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate
 from machinery.errors import DataError
 from machinery.order import seeding
 from machinery.order.batches import PassOrder, SeededFetcher, Share, Split, handed_out as handed_out
+from machinery.order.glance import glance
+from machinery.order.twins import Twins
 from machinery.stopping import shielded, start_worker
 
 #: Options of torch's DataLoader that are about workers, and an obstacle where there are none.
@@ -35,7 +37,7 @@ def make_passes(
             options[key] = getattr(loader, key)
         return StreamPasses(dataset, seed, name, options)
     order = PassOrder(
-        len(dataset),
+        dataset,
         loader.batch_size,
         loader.shuffle,
         seed,
@@ -60,6 +62,8 @@ class OrderedPasses:
         self.order = order
         self.fetcher = fetcher
         self._in_workers = options["num_workers"] > 0 or options["pin_memory"]
+        # What workers that live on from pass to pass have a copy of.
+        self._copied: Any = None
         options = _worker_options(options)
         options.setdefault("generator", torch.Generator())
         # batch_size None: an index is a whole batch, with its place, which even a prefetching
@@ -73,17 +77,37 @@ class OrderedPasses:
 
     @property
     def n_samples(self) -> int:
-        """Samples in a pass."""
+        """Samples in a pass that begins."""
         return self.order.in_pass()
+
+    def rename(self, name: str) -> None:
+        """Draw by another name from the next pass on."""
+        self.order.name = name
+        self.fetcher.name = name
+
+    def tell_samplers(self, epoch: int) -> None:
+        """Let samplers of the user's own know which pass comes."""
+        tell_samplers(self.order, epoch)
 
     def batches(self, epoch: int, first: int, last: int | None) -> Iterator[Any]:
         """Batches `first` up to `last` (all) of a pass; pass 0 is an evaluation."""
         if last is None:
             last = self.order.n_batches(training=epoch > 0)
         self.order.take(epoch, first, last)
+        self.fetcher.look()
         if self._in_workers:
+            self._end_old_workers()
             return iter(self.inner)
         return map(self.fetcher.__getitem__, self.order)
+
+    def _end_old_workers(self) -> None:
+        """Let a pass have new workers if the dataset has changed since those that live on began."""
+        if not self.inner.persistent_workers:
+            return
+        now = [self.fetcher.name, glance(self.fetcher.dataset)]
+        if now != self._copied:
+            end_workers(self.inner)
+        self._copied = now
 
     def share(self, k: int, epoch: int) -> Share:
         """What this process has of batch k of a pass."""
@@ -122,6 +146,13 @@ class StreamPasses:
 
     #: Samples in a pass, which nobody has counted.
     n_samples = 0
+
+    def rename(self, name: str) -> None:
+        """Draw by another name from the next pass on."""
+        self._name = name
+
+    def tell_samplers(self, epoch: int) -> None:
+        """There are none."""
 
     def __len__(self) -> int:
         dataset = self.inner.dataset
@@ -191,32 +222,45 @@ def replayed(
         fetch: of a batch, without its number: what data draws here is seeded from it.
     """
     _begin_pass(loader, place)
+    twins = Twins(loader)
     batches = iter(loader)
     try:
         for k in itertools.count():
             if k == last:
+                twins.judge()
                 return
             seeding.seed_everything(*fetch, k)
             try:
                 batch = next(batches)
             except StopIteration:
+                twins.judge()
                 return
+            twins.see(batch)
             if k >= first:
                 yield batch
     finally:
         del batches  # see `handed_out`
 
 
+def end_workers(loader: Any) -> None:
+    """Let the next pass over a torch DataLoader have new workers; torch has no public way."""
+    loader._iterator = None
+
+
+def tell_samplers(loader: Any, epoch: int) -> None:
+    """Let the samplers of a loader, or of what orders a pass, know which one comes."""
+    for name in ("sampler", "batch_sampler"):
+        sampler: Any = getattr(loader, name, None)
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(epoch)
+
+
 def _begin_pass(loader: Any, place: tuple[Any, ...]) -> None:
     """Seed all that a pass over a loader draws from; the epoch comes last in its place."""
     seeding.seed_everything(*place)
     if getattr(loader, "persistent_workers", False):
-        # Their generators would go on from pass to pass; torch has no public way to end workers.
-        loader._iterator = None
-    for name in ("sampler", "batch_sampler"):
-        sampler: Any = getattr(loader, name, None)
-        if hasattr(sampler, "set_epoch"):
-            sampler.set_epoch(place[-1])
+        end_workers(loader)  # their generators would go on from pass to pass
+    tell_samplers(loader, place[-1])
     generator = getattr(loader, "generator", None)
     if generator is not None:  # a DataLoader's own
         generator.manual_seed(seeding.mix(*place))

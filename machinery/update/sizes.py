@@ -1,6 +1,6 @@
 """How large batches are, and what each counts for in an update."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -111,20 +111,28 @@ class Sizes:
         self.are_samples = ordered and self._same
         self._alone = distributed.alone()
         self._fetched: list[Any] = []
-        self._first = 0
-        self._loader: Any = None
+        # What this process has of them, and of the next; empty where there is no order.
+        self._shares: list[Share | None] = []
+        self._next: list[Share | None] = []
         self._sized: dict[int, Sized] = {}
 
-    def fetch(self, batches: Sequence[Any], first: int, loader: Any) -> None:
-        """Note the batches that are fetched for an update.
+    def noted(self, batches: Iterator[Any], first: int, loader: Any) -> Iterator[Any]:
+        """Pass on batches, from the run's `first` on; their shares are known during their pass."""
+        if self._alone or not hasattr(loader, "share"):
+            return batches
+        return self._noted(batches, first, loader)
 
-        Args:
-            first: the number of the first, counted from the beginning of the run.
-            loader: that they are from; one of ours knows what share of a batch this process has.
-        """
+    def _noted(self, batches: Iterator[Any], first: int, loader: Any) -> Iterator[Any]:
+        length = len(loader)
+        for number, batch in enumerate(batches, first):
+            passes, k = divmod(number, length)
+            self._next.append(loader.share(k, passes + 1))
+            yield batch
+
+    def fetch(self, batches: Sequence[Any]) -> None:
+        """Note the batches that are fetched for an update."""
         self._fetched = list(batches)
-        self._first = first
-        self._loader = loader
+        self._shares, self._next = self._next, []
         self._sized = {}
 
     def of(self, batch: Any) -> Sized:
@@ -163,7 +171,10 @@ class Sizes:
     def _of_fetched(self, number: int) -> Sized:
         """A fetched batch, measured once."""
         if number not in self._sized:
-            self._sized[number] = self._by_order(self._fetched[number], self._share(number))
+            share = None
+            if self._shares:
+                share = self._shares[number]
+            self._sized[number] = self._by_order(self._fetched[number], share)
         return self._sized[number]
 
     def _by_order(self, batch: Any, share: Share | None) -> Sized:
@@ -184,14 +195,6 @@ class Sizes:
         if not self._same:
             return Sized(size, samples, None)
         return Sized(size, samples, share.whole)
-
-    def _share(self, number: int) -> Share | None:
-        """What this process has of a fetched batch, in samples; None where there is no order."""
-        if not hasattr(self._loader, "share"):
-            return None
-        passes, k = divmod(self._first + number, len(self._loader))
-        share: Share | None = self._loader.share(k, passes + 1)
-        return share
 
     def _stand_ins(self) -> int:
         """How many of the fetched batches are stand-ins."""

@@ -230,6 +230,7 @@ def build(config, resume=None, run_id=None, trainer_class=Trainer, **kwargs):
     model = parser.init_obj("arch", HERE)
     optimizer = parser.init_obj("optimizer", torch.optim, list(model.parameters()))
     kwargs.setdefault("valid_data_loader", loader.split_validation())
+    kwargs.setdefault("data_loader", loader)
     return trainer_class(
         model,
         parser.init_ftn("loss", HERE),
@@ -237,7 +238,6 @@ def build(config, resume=None, run_id=None, trainer_class=Trainer, **kwargs):
         optimizer,
         config=parser,
         device=torch.device("cpu"),
-        data_loader=loader,
         lr_scheduler=init_scheduler(parser, optimizer, len(loader)),
         **kwargs,
     )

@@ -85,6 +85,7 @@ PRIVATE = {
     "_opt_called": "machinery/update/schedule.py",
     "_option_string_actions": "machinery/launch/options.py",
     "_orig_mod": "machinery/update/runtime.py",
+    "_version": "machinery/order/glance.py",
     "_set_pg_timeout": "machinery/distributed.py",
 }
 #: Documented and public, whatever their names look like.

@@ -1215,6 +1215,29 @@ def train_on_two(path, **options):
         raise UserError(told[0])
 
 
+class Grows(tiny.Points):
+    """As long as an epoch says."""
+
+    epoch = 1
+
+    def __len__(self):
+        return 24 * self.epoch
+
+
+def train_on_more(path, len_epoch=None, **options):
+    """Train on data that is longer in the second epoch."""
+
+    class Growing(Trainer):
+        def _train_epoch(self, epoch):
+            self.data_loader.dataset.epoch = epoch
+            return super()._train_epoch(epoch)
+
+    loader = BaseDataLoader(Grows(60), 8, True, num_workers=0, **options)
+    config = tiny.settings(path, trainer__epochs=2, trainer__len_epoch=len_epoch)
+    valid = BaseDataLoader(tiny.Points(20), 8, False, 0.0, 0)
+    tiny.train(config, trainer_class=Growing, data_loader=loader, valid_data_loader=valid)
+
+
 TEXTS = DataLoader(["one", "two", "three", "four"], batch_size=2)
 OTHERS = DistributedSampler(range(9), 2, 0)
 #: What is said, of which function with which arguments, and with which it is not.
@@ -1257,6 +1280,16 @@ IN_CODE = {
         {"drop_last": True},
     ),
     "too few for BatchNorm: .* or another batch_size": (train_on_two, {}, {"batch_size": 7}),
+    r"where trainer\.len_epoch is set: leave len_epoch out": (
+        partial(train_on_more, validation_split=0),
+        {"len_epoch": 3},
+        {},
+    ),
+    "set validation_split to 0, and give a valid_data_loader": (
+        train_on_more,
+        {"validation_split": 4},
+        {"validation_split": 0},
+    ),
     "on several processes counts needs a method merge_state": (
         partial(of_two, function=partial(check_processes, torch.nn.Identity(), None, synced=False)),
         {"metrics": [Counts()]},
@@ -1302,6 +1335,10 @@ batch_size_of(batch) say
 give it a batch in its constructor
 give it a __len__
 leave the DistributedSampler
+leave len_epoch out
+give each worker a part
+or set num_workers to 1
+set validation_split to 0, and give a valid_data_loader
 beside a sampler of your own: set it to 0
 beside a batch_sampler: set them to false
 samples are too few for
