@@ -6,8 +6,10 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 import tiny
-from machinery.checkpoints import file as checkpoint, round_trip
+from machinery.checkpoints import file as checkpoint
 from machinery.errors import CheckpointError
+from machinery.launch import read_run
+from parse_config import ConfigParser
 from tiny import digest
 from trainer import Trainer
 
@@ -209,11 +211,12 @@ def test_what_a_constructor_builds_goes_on_exactly(tmp_path, monkeypatch, traine
 def test_buffers_that_grow_go_on_exactly(tmp_path, monkeypatch, model):
     whole, continued = of_three_epochs(tmp_path, monkeypatch, model=model)
     assert torch.equal(weights(whole), weights(continued))
-    path = continued.checkpoint_dir / "checkpoint-epoch1.pth"
-    state = checkpoint.load(path)
-    for name, value in state["state_dict"].items():
-        fresh = dict(whole.model.named_buffers()).get(name)
-        assert fresh is None or fresh.layout == value.layout
+    checked, launch = read_run(continued.checkpoint_dir / "checkpoint-epoch3.pth")
+    evaluated = tiny.build(ConfigParser(checked, launch=launch))
+    evaluated.restore()
+    assert torch.equal(weights(whole), weights(evaluated))
+    for name, value in whole.model.named_buffers():
+        assert evaluated.model.get_buffer(name).layout == value.layout
 
 
 def test_a_buffer_grows_only_to_what_its_file_holds(tmp_path, monkeypatch):
@@ -362,13 +365,13 @@ class Narrow(Extra):
         return self.criterion(output, batch[1]), output, batch[1]
 
 
-@pytest.mark.parametrize("largest", [round_trip.AT_SAVE, 0])
-def test_a_state_that_appears_later_makes_the_way_at_a_save(tmp_path, monkeypatch, largest):
-    monkeypatch.setattr("machinery.checkpoints.saving.AT_SAVE", largest)
-    config = tiny.settings(tmp_path, lr_scheduler=None, arch={"type": "TinyModel"}, metrics=[])
-    trainer = tiny.build(config, trainer_class=Narrow)
-    if not largest:  # it is as slow as a save, and of such a size --check looks alone
-        trainer.train()
-        return
-    with pytest.raises(CheckpointError, match=r"optimizer \(Masters\).*gives: state\.0\.wide"):
-        trainer.train()
+def test_a_state_that_appears_later_makes_the_way_at_a_save(tmp_path, monkeypatch):
+    path = tiny.write_config(tmp_path, lr_scheduler=None, metrics=[], trainer__epochs=1)
+    message = r"optimizer \(Masters\).*gives: state\.0\.wide"
+    with pytest.raises(CheckpointError, match=message):
+        tiny.build(tiny.command_line("-c", path), trainer_class=Narrow).train()
+    # A large one would make a save twice as slow, and is looked at by --check alone.
+    monkeypatch.setattr("machinery.checkpoints.saving.AT_SAVE", 0)
+    tiny.build(tiny.command_line("-c", path), trainer_class=Narrow).train()
+    with pytest.raises(CheckpointError, match=message):
+        tiny.build(tiny.command_line("-c", path, "--check"), trainer_class=Narrow).train()
