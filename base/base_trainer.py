@@ -206,7 +206,7 @@ class BaseTrainer(Monitored, ABC):
             dataset = getattr(self.data_loader, "dataset", None)
             run.made_of(environment.describe(device, dataset))
         start = launch.start(self.config.checked)
-        position = start.restore(self._held(), run.environment)
+        position = self._checkpoints.restore(start, self._held())
         if position is not None:
             self.logger.info(f"resuming from {launch.checkpoint}")
             self._go_on_from(position)
@@ -317,7 +317,7 @@ class BaseTrainer(Monitored, ABC):
             return
         held = self._held()
         position = Position(self.epoch, step, self.lr, finished, self._before, self.len_epoch)
-        self._checkpoints.check_finite(held, position, self.settings.on_nan)
+        self._checkpoints.check(held, position, self.settings.on_nan)
         self._own.warn(vars(self), inside=step is not None)
         together.agree(self._networks())
         content = saving.content_of(

@@ -8,6 +8,7 @@ from typing import Any
 
 from logger.writers import Writer, are_of_an_epoch
 from machinery import distributed
+from machinery.telling import told
 
 #: What a `SummaryWriter` can add.
 _KINDS = (
@@ -37,10 +38,23 @@ def _no_best_epoch() -> int:
     return 0
 
 
+def _drawn(weights: Any) -> Any:
+    """Weights as a histogram shows them; None of constant, huge or non-finite ones."""
+    if not 1 < weights.numel() <= _LARGEST_HISTOGRAM:
+        return None
+    if weights.is_complex() or weights.is_sparse:
+        raise TypeError("they are complex, or sparse")
+    values = weights.detach().float()
+    if -math.inf < values.min() < values.max() < math.inf:
+        return values
+    return None
+
+
 class TensorboardWriter(Writer):
     """TensorBoard's `SummaryWriter` at a current step; its `add_…` methods do nothing if it is off.
 
-    Event files are made at the first write. Trouble warns once and never stops a training.
+    Event files are made at the first write. What cannot be drawn is left out, where nothing can be
+    written it is off; both warn once, and never stop a training.
 
     Args:
         log_dir: where the event files go.
@@ -70,6 +84,8 @@ class TensorboardWriter(Writer):
         #: The validation's numbers in the best epoch.
         self._best: dict[str, float] = {}
         self._writers: dict[str, Any] = {}
+        #: What has been said to be left out.
+        self._left_out: set[str] = set()
 
     def continue_from(self, step: int) -> None:
         """Drop the points at this step and later, which an earlier process has written."""
@@ -85,13 +101,16 @@ class TensorboardWriter(Writer):
         if not self.enabled:
             return
         for name, weights in network.named_parameters():
-            if not 1 < weights.numel() <= _LARGEST_HISTOGRAM:
+            try:
+                values = _drawn(weights)
+            except Exception as error:  # sparse, complex, or of a kind that is yet to come
+                self._leave_out(f"the weights {name}", error)
                 continue
-            if -math.inf < weights.min() < weights.max() < math.inf:
+            if values is not None:
                 self._write(
                     "add_histogram",
                     f"weights/{name}",
-                    weights.float(),
+                    values,
                     global_step=self.step,
                     bins=64,
                     mode=self.mode,
@@ -140,20 +159,20 @@ class TensorboardWriter(Writer):
 
             for summary in summaries_of(dict(hparams), dict.fromkeys(tags, 0.0)):
                 self._summary_writer("valid").file_writer.add_summary(summary)
-            self._hparams = None
         except Exception as error:
-            self._turn_off(error)
+            self._meet("the hyper-parameters", error)
+        self._hparams = None
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         """The `add_…` methods of a `SummaryWriter`."""
         if name not in _METHODS:
             raise AttributeError(f"TensorboardWriter has no method {name!r}")
 
-        def add(tag: Any, *args: Any, **kwargs: Any) -> None:
-            # The step is the argument after the data; a caller's own wins.
-            if len(args) < 2 and name != "add_graph":
+        def add(*args: Any, **kwargs: Any) -> None:
+            # The step is the argument after the tag and the data; a caller's own wins.
+            if len(args) < 3 and name != "add_graph":
                 kwargs.setdefault("global_step", self.step)
-            self._write(name, tag, *args, mode=self.mode, **kwargs)
+            self._write(name, *args, mode=self.mode, **kwargs)
 
         return add
 
@@ -165,7 +184,22 @@ class TensorboardWriter(Writer):
             method = getattr(self._summary_writer(mode), name)
             method(*args, **kwargs)
         except Exception as error:
+            tags = [value for value in (*args, kwargs.get("tag")) if isinstance(value, str)]
+            self._meet(" ".join([name.removeprefix("add_"), *tags[:1]]), error)
+
+    def _meet(self, what: str, error: Exception) -> None:
+        """Leave out what cannot be drawn; leave off where nothing can be written."""
+        if isinstance(error, OSError | ImportError):
             self._turn_off(error)
+        else:
+            self._leave_out(what, error)
+
+    def _leave_out(self, what: str, error: Exception) -> None:
+        """Warn, once, of what cannot be drawn."""
+        if what in self._left_out:
+            return
+        self._left_out.add(what)
+        self.logger.warning(f"TensorBoard cannot show {what}: {told(error, anywhere=False)}")
 
     def _summary_writer(self, mode: str) -> Any:
         """The mode's `SummaryWriter`, made at its first use."""

@@ -20,7 +20,7 @@ def plain(value: Any, name: str = "state") -> Any:
         CheckpointError: a value of any other type, named by its key path below `name`.
     """
     if isinstance(value, torch.Tensor):
-        return value.detach().as_subclass(torch.Tensor)  # the loader knows no other class
+        return _plain_tensor(value)
     if value is None or type(value) in _SCALARS:
         return value
     if isinstance(value, Mapping):
@@ -31,6 +31,14 @@ def plain(value: Any, name: str = "state") -> Any:
             return tuple(items)
         return items
     return _converted(value, name)
+
+
+def _plain_tensor(value: torch.Tensor) -> torch.Tensor:
+    """A tensor of torch's own class, for the loader knows no other."""
+    tensor = value.detach()
+    if type(tensor) is torch.Tensor:  # sparse ones become nothing else
+        return tensor
+    return tensor.as_subclass(torch.Tensor)
 
 
 def _plain_mapping(value: Mapping[Any, Any], name: str) -> dict[Any, Any]:

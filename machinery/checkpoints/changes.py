@@ -52,7 +52,9 @@ def changes(
     _check_fixed(before, now)
     arguments = _changed_arguments("optimizer", before, now)
     found = []
-    for group, saved_group in zip(optimizer.param_groups, saved["param_groups"], strict=True):
+    # The state of an optimizer that holds others may have groups elsewhere.
+    saved_groups = saved.get("param_groups", optimizer.param_groups)
+    for group, saved_group in zip(optimizer.param_groups, saved_groups, strict=True):
         found.append(_group_change(arguments, group, saved_group, optimizer, scheduler))
     for key in _changed_arguments("lr_scheduler", before, now):
         kind = type(scheduler).__name__
@@ -129,7 +131,9 @@ def apply_changes(found: list[Change], optimizer: Any, scheduler: Any) -> None:
             else:  # the schedule stays where it is
                 group[key] = group[key] * change.new_rate / change.old_rate
     if hasattr(scheduler, "base_lrs"):
-        scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+        # Groups that were added later are not among those that it schedules.
+        scheduled = optimizer.param_groups[: len(scheduler.base_lrs)]
+        scheduler.base_lrs = [group["initial_lr"] for group in scheduled]
 
 
 def _changed_arguments(section: str, before: Config, now: Config) -> list[str]:

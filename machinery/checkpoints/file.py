@@ -10,6 +10,7 @@ import hashlib
 import os
 import shutil
 import struct
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,8 +60,10 @@ class Content(TypedDict):
     config: dict[str, JsonValue]
     progress: Progress
     #: State and class of each of the trainer's other parts, by name.
-    states: NotRequired[dict[str, dict[str, Any]]]
+    states: NotRequired[dict[str, dict[Any, Any]]]
     classes: NotRequired[dict[str, str]]
+    #: What the states are made of, that of the optimizer among them: hashes by name.
+    structures: NotRequired[dict[str, str]]
     environment: NotRequired[dict[str, Any]]
     #: Whether it comes from the classic template, which saved less.
     converted: NotRequired[bool]
@@ -252,10 +255,18 @@ def _is_state_dict(state: Any) -> bool:
     return all(isinstance(value, torch.Tensor) for value in state.values())
 
 
+def read_plain(file: Path | IO[bytes], mmap: bool = False) -> Any:
+    """What `torch.save` has written, as far as it is tensors and plain data."""
+    with warnings.catch_warnings():
+        # That checking a sparse tensor, which is wanted, takes time.
+        warnings.filterwarnings("ignore", "Validating sparse tensor invariants")
+        # Explicit: the environment variable TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD turns the default off.
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+
+
 def _unpickle(path: Path, mmap: bool) -> Any:
     """What the file holds: tensors and plain data, whatever it asks for."""
     try:
-        # Explicit: the environment variable TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD turns the default off.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        return read_plain(path, mmap)
     except Exception as error:  # whatever the unpickler trips over, the file is what is wrong
         raise CheckpointError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None

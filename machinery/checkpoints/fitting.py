@@ -5,97 +5,34 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
+from machinery.checkpoints.parts import class_of
+from machinery.checkpoints.structure import items_of
+from machinery.checkpoints.weights import weights_of, weights_problems
 from machinery.errors import ConfigError
 
 NEW_RUN = "start a new run with -c and -r"
+#: Where the averages keep the states of metrics that are objects of the user's.
+_OF_METRICS = ("objects", "parts")
 
 
-def mismatches(now: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
-    """Names that are missing, unexpected or of another shape, as lines; at most 10 of each."""
-    missing = [name for name in now if name not in saved]
-    unexpected = [name for name in saved if name not in now]
-    shapes = []
-    for name, value in now.items():
-        if name in saved and isinstance(value, torch.Tensor) and not _alike(saved[name], value):
-            shapes.append(f"{name} {_shape(saved[name])} -> {_shape(value)}")
-    lines = []
-    if missing:
-        lines.append(f"missing: {_ten(missing)}")
-    if unexpected:
-        lines.append(f"unexpected: {_ten(unexpected)}")
-    if shapes:
-        lines.append(f"wrong shape: {_ten(shapes)}")
-    return lines
-
-
-def _ten(names: list[str]) -> str:
-    """The first ten names."""
-    if len(names) > 10:
-        return ", ".join(names[:10]) + ", …"
-    return ", ".join(names)
-
-
-def _shape(value: Any) -> list[int]:
-    """The shape of a tensor; that of anything else is empty."""
-    if isinstance(value, torch.Tensor):
-        return list(value.shape)
-    return []
-
-
-def _alike(saved: Any, now: torch.Tensor) -> bool:
-    """Whether a saved value can take the place of a tensor."""
-    if not isinstance(saved, torch.Tensor):
-        return False
-    if saved.shape != now.shape or saved.layout != now.layout:
-        return False
-    return saved.is_complex() == now.is_complex()
-
-
-def differing_weights(now: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
-    """The names of weights that only one side has, or that have other shapes."""
-    found = []
-    for name in {**now, **saved}:
-        if name not in now or name not in saved:
-            found.append(name)
-        elif getattr(now[name], "shape", None) != getattr(saved[name], "shape", None):
-            found.append(name)
-    return found
-
-
-def weights_problems(
-    network: nn.Module, saved: Mapping[str, Any], ordered: bool = True
-) -> list[str]:
-    """How saved weights differ from a network's.
-
-    Args:
-        ordered: they have to be in the same order, or an optimizer's state would go to others.
-    """
-    now = network.state_dict()
-    problems = mismatches(now, saved)
-    if problems or not ordered:
-        return problems
-    moved = [name for name, other in zip(now, saved, strict=True) if name != other]
-    if moved:
-        return [f"in another order: {', '.join(moved[:10])}"]
-    return []
-
-
-def part_problems(
-    name: str, part: Any, saved_class: str | None, saved: Mapping[str, Any]
-) -> list[str]:
+def part_problems(name: str, part: Any, saved_class: str | None, saved: Any) -> list[str]:
     """How the saved state of one part differs from what the part can take.
 
     Raises:
         ConfigError: a schedule was made for another length.
     """
-    kind = type(part).__name__
+    kind = class_of(part)
     if saved_class != kind:
         return [f"{name}: {saved_class} -> {kind}"]
     if isinstance(part, nn.Module):
-        return [f"{name}: {line}" for line in weights_problems(part, saved)]
+        return [f"{name}: {line}" for line in weights_problems(weights_of(part), saved)]
+    nonsense = _nonsense(part, saved)
+    if nonsense:
+        return [f"{name}: {nonsense}"]
     if isinstance(part, torch.optim.Optimizer):
-        return _group_problems(name, part.param_groups, saved["param_groups"])
+        return group_problems(name, part.param_groups, saved.get("param_groups"))
     if hasattr(part, "total_steps") and part.total_steps != saved.get("total_steps"):
         raise ConfigError(
             f"{name}: a {kind} made for {saved.get('total_steps')} steps cannot become one of "
@@ -104,11 +41,58 @@ def part_problems(
     return []
 
 
+def _nonsense(part: Any, saved: Any) -> str:
+    """What in a saved state has no type that a part knows; empty if there is none.
+
+    An object of the user's has types of its own.
+    """
+    fresh = part.state_dict()
+    if isinstance(part, torch.optim.Optimizer):
+        known = [key for key in ("state", "param_groups") if key in fresh]
+        missing = [key for key in known if key not in saved]
+        if missing:
+            return f"its state has no {', '.join(missing)}"
+        return _unlike(fresh, saved, "")
+    if isinstance(part, LRScheduler) or type(part).__module__.startswith("machinery."):
+        typed = {key: value for key, value in fresh.items() if key not in _OF_METRICS}
+        return _unlike(typed, saved, "")
+    return ""
+
+
+def _unlike(fresh: Any, saved: Any, path: str) -> str:
+    """The first value in a saved state of another type than in a fresh one; empty if none is."""
+    if fresh is None or saved is None:
+        return ""
+    if _type(fresh) is not _type(saved):
+        where = path.removeprefix(".") or "its state"
+        return f"{where} is a {type(saved).__name__}, not a {type(fresh).__name__}"
+    for key, item in items_of(fresh):
+        there = dict(items_of(saved))
+        if key in there:
+            found = _unlike(item, there[key], f"{path}.{key}")
+            if found:
+                return found
+    return ""
+
+
+def _type(value: Any) -> type:
+    """What a value is, where numbers are alike, and lists."""
+    if isinstance(value, torch.Tensor | int | float):
+        return float
+    if isinstance(value, list | tuple):
+        return list
+    if isinstance(value, Mapping):
+        return dict
+    return type(value)
+
+
 Groups = list[dict[str, Any]]
 
 
-def _group_problems(name: str, now: Groups, saved: Groups) -> list[str]:
+def group_problems(name: str, now: Groups, saved: Groups | None) -> list[str]:
     """How the groups of an optimizer differ: by the names of their parameters, or how many."""
+    if saved is None:  # it has a state of its own shape
+        return []
     by_name = _are_named(now) and _are_named(saved)
     before = _described_groups(saved, by_name)
     after = _described_groups(now, by_name)

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._pytree import tree_leaves
 
+from machinery.errors import CheckpointError
 from machinery.order.bare import BareIteration
 from machinery.update.runtime import unwrap
 
@@ -143,9 +144,44 @@ def _has_state(value: Any) -> bool:
 
 
 def state_of(part: Any) -> dict[str, Any]:
-    """The state of a part, without the schedulers inside one, which are parts, too."""
+    """The state of a part, without the schedulers inside one, which are parts, too.
+
+    Raises:
+        CheckpointError: it is no dict.
+    """
     state = part.state_dict()
+    if not isinstance(state, Mapping):
+        what = f"gives a {type(state).__name__}: a checkpoint holds dicts"
+        raise CheckpointError(f"the state_dict of a {type(part).__name__} {what}")
     return {name: value for name, value in state.items() if not isinstance(value, LRScheduler)}
+
+
+def class_of(part: Any) -> str:
+    """The class of a part; of a lazy network, which becomes another, that one."""
+    kind = getattr(part, "cls_to_become", None)
+    if not isinstance(kind, type):
+        kind = type(part)
+    return kind.__name__
+
+
+def is_plain_optimizer(part: Any) -> bool:
+    """Whether it is an optimizer that loads as torch has it: into new groups and a new state."""
+    if not isinstance(part, Optimizer):
+        return False
+    return type(part).load_state_dict is Optimizer.load_state_dict
+
+
+def load_state(part: Any, state: dict[str, Any]) -> None:
+    """Load the state of a part, no network; who holds a group of an optimizer keeps it."""
+    if not is_plain_optimizer(part):
+        part.load_state_dict(state)
+        return
+    groups = part.param_groups
+    part.load_state_dict(state)
+    for group, loaded in zip(groups, part.param_groups, strict=True):
+        group.clear()
+        group.update(loaded)
+    part.param_groups = groups
 
 
 def networks_in(attributes: Mapping[str, Any]) -> list[nn.Module]:

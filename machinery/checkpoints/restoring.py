@@ -16,14 +16,17 @@ from torch import nn
 from machinery.checkpoints import environment
 from machinery.checkpoints.changes import apply_changes, changes
 from machinery.checkpoints.file import Content
-from machinery.checkpoints.fitting import (
+from machinery.checkpoints.fitting import part_problems
+from machinery.checkpoints.judging import judge_anew
+from machinery.checkpoints.parts import Held, load_state
+from machinery.checkpoints.structure import structure
+from machinery.checkpoints.weights import (
     differing_weights,
+    load_weights,
     mismatches,
-    part_problems,
+    weights_of,
     weights_problems,
 )
-from machinery.checkpoints.judging import judge_anew
-from machinery.checkpoints.parts import Held
 from machinery.config.checking import Checked
 from machinery.errors import CheckpointError, ConfigError, UserError
 from machinery.order.bare import BareIteration
@@ -52,6 +55,9 @@ class Position(NamedTuple):
 
 class Start(ABC):
     """What a trainer starts from."""
+
+    #: Whether a run begins with it.
+    begins = False
 
     @abstractmethod
     def check_model(self, model: nn.Module) -> None:
@@ -98,6 +104,8 @@ def start_of(
 
 class Afresh(Start):
     """From nothing."""
+
+    begins = True
 
     def check_model(self, model: nn.Module) -> None:
         """Nothing can be wrong."""
@@ -149,6 +157,8 @@ class _FromFile(Start):
 class FineTuned(_FromFile):
     """A new run that begins with the weights of a checkpoint, but for those in `arch.skip`."""
 
+    begins = True
+
     def __init__(self, path: Path, content: Content, config: Checked) -> None:
         super().__init__(path, content)
         self._where = config.source.where(("arch", "skip"))
@@ -166,9 +176,10 @@ class FineTuned(_FromFile):
                 raise ConfigError(f"{self._where}: arch.skip: {pattern!r} matches no weight")
         now = self._without_skipped(weights)
         before = self._without_skipped(saved)
-        problems = mismatches(now, before)
+        own = weights_of(model)._replace(values=now)
+        problems = weights_problems(own, before, ordered=False)
         patterns = set(self._skip)
-        for name in differing_weights(now, before):
+        for name in differing_weights(now, before, own.buffers):
             module, dot, _ = name.rpartition(".")
             patterns.add(f"{module}.*" if dot else name)
         skip = json.dumps(sorted(patterns), ensure_ascii=False)
@@ -177,7 +188,7 @@ class FineTuned(_FromFile):
     def _restore(self, held: Held, made_of: State) -> Position | None:
         """Load the weights of the model, and nothing else."""
         weights = self._without_skipped(self.content["state_dict"])
-        held.model.load_state_dict(weights, strict=False)
+        load_weights(held.model, weights, strict=False)
         _logger.info(f"weights from {self.path}")
         return None
 
@@ -195,9 +206,13 @@ class _WithParts(_FromFile):
     ordered: bool
 
     def check_model(self, model: nn.Module) -> None:
+        """Nothing is made before weights are loaded: a trainer may change its model until then."""
+
+    def _check_weights(self, model: nn.Module) -> None:
         """Refuse weights of another network."""
         self._strip_prefix(model)
-        problems = weights_problems(model, self.content["state_dict"], self.ordered)
+        saved = self.content["state_dict"]
+        problems = weights_problems(weights_of(model), saved, self.ordered)
         arch = type(model).__name__
         if self.content["arch"] != arch:
             problems.insert(0, f"arch {self.content['arch']} -> {arch}")
@@ -207,8 +222,9 @@ class _WithParts(_FromFile):
         """The saved states of all parts, by name."""
         return {**self.content["states"], "optimizer": self.content["optimizer"]}
 
-    def _check_parts(self, parts: Mapping[str, Any]) -> None:
-        """Refuse states that parts cannot take."""
+    def _check_parts(self, held: Held, parts: Mapping[str, Any]) -> None:
+        """Refuse weights that the model cannot take, and states that parts cannot."""
+        self._check_weights(held.model)
         problems = []
         states = self._states()
         for name, part in parts.items():
@@ -219,9 +235,12 @@ class _WithParts(_FromFile):
 
     def _load(self, held: Held, parts: Mapping[str, Any]) -> None:
         states = self._states()
-        held.model.load_state_dict(self.content["state_dict"])
+        load_weights(held.model, self.content["state_dict"])
         for name, part in parts.items():
-            part.load_state_dict(states[name])
+            if isinstance(part, nn.Module):
+                load_weights(part, states[name])
+            else:
+                load_state(part, states[name])
 
 
 class Evaluated(_WithParts):
@@ -244,7 +263,7 @@ class Evaluated(_WithParts):
         if fresh:
             without = f"no weights of {', '.join(fresh)}: it was trained without"
             raise CheckpointError(f"{self.path} holds {without}")
-        self._check_parts(parts)
+        self._check_parts(held, parts)
         self._load(held, parts)
         return None
 
@@ -269,7 +288,8 @@ class Continued(_WithParts):
         """Load everything; where the run stands."""
         content = self.content
         parts = self._known_parts(held)
-        self._check_parts(parts)
+        self._check_parts(held, parts)
+        self._check_structures()
         self._check_fixed(held.fixed)
         position = self._position(held.fixed["batches"])
         for line in environment.differences(content["environment"], made_of):
@@ -335,6 +355,17 @@ class Continued(_WithParts):
             lines = [f"{self.path} holds other parts than this trainer:", *problems]
             raise CheckpointError("\n  ".join(lines))
         return known
+
+    def _check_structures(self) -> None:
+        """Refuse states that are not as they were saved."""
+        states = self._states()
+        changed = []
+        for name, saved in self.content.get("structures", {}).items():
+            if name not in states or structure(states[name]) != saved:
+                changed.append(name)
+        if changed:
+            what = "other keys, types or shapes than were saved"
+            raise CheckpointError(f"{self.path}: the states of {', '.join(changed)} have {what}")
 
     def _check_fixed(self, fixed: State) -> None:
         """Refuse what would silently train on other data."""

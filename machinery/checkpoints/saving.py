@@ -1,23 +1,32 @@
 """What a checkpoint holds, and when its files are written, copied and set aside."""
 
 import logging
+import math
 import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves
 
 from machinery import distributed
 from machinery.checkpoints import file as checkpoint, run_folder
+from machinery.checkpoints.built import Built
 from machinery.checkpoints.file import Content
-from machinery.checkpoints.parts import Held, state_of, trained
-from machinery.checkpoints.restoring import Position
+from machinery.checkpoints.parts import Held, class_of, state_of, trained
+from machinery.checkpoints.restoring import Position, Start
+from machinery.checkpoints.round_trip import AT_SAVE, AT_START, RoundTrips
 from machinery.checkpoints.run import Run
+from machinery.checkpoints.structure import size, structure
 from machinery.errors import CheckpointError, NonFiniteError, StorageError
 from machinery.files import shown_command
+from machinery.plain_data import plain
 from machinery.update.watching import not_finite
+
+_CHANGED = "no run could go on with what has changed since this one was built:"
+_INSTEAD = (
+    "do it in the trainer's constructor; or, with weights, undo it before the save (prune.remove, "
+    "remove_parametrizations)"
+)
 
 
 class Checkpoints:
@@ -36,13 +45,42 @@ class Checkpoints:
         self.newest = newest
         self.script = script
         self._keep_last = keep_last
+        self._built: Built | None = None
+        self._round_trips = RoundTrips()
 
-    def check_finite(self, held: Held, position: Position, on_nan: str) -> None:
-        """Let no file have weights that are not finite, unless `on_nan` is "ignore".
+    def restore(self, start: Start, held: Held) -> Position | None:
+        """Load what the run starts from; where it stands, if it goes on.
+
+        Args:
+            held: what a trainer holds that has been built.
 
         Raises:
-            NonFiniteError: with the names of weights.
+            CheckpointError: it does not fit, or no later run could go on with what is held.
         """
+        self._built = Built(held)
+        position = start.restore(held, self.run.environment)
+        if start.begins:
+            self._round_trips.check(held, AT_START)
+        return position
+
+    def check(self, held: Held, position: Position, on_nan: str) -> None:
+        """Let no file have what could not be used.
+
+        Raises:
+            NonFiniteError: weights are not finite, and `on_nan` is not "ignore"; with their names.
+            CheckpointError: a run that is built afresh could not take it.
+        """
+        self._check_finite(held, position, on_nan)
+        changes = []
+        if self._built is not None:
+            changes = self._built.changes(held)
+        if changes:
+            lines = [_CHANGED, *changes, _INSTEAD, self.resume_hint()]
+            raise CheckpointError("\n  ".join(lines))
+        largest = AT_SAVE if self.run.stays else math.inf
+        self._round_trips.check(held, largest)
+
+    def _check_finite(self, held: Held, position: Position, on_nan: str) -> None:
         spoilt = not_finite(trained(held), position.epoch, position.lr)
         if spoilt and on_nan == "ignore":
             what = f"{spoilt}; it is saved all the same: trainer.on_nan is ignore"
@@ -81,11 +119,7 @@ class Checkpoints:
 
     def _space(self, content: Content) -> str:
         """How much space a checkpoint needs, and how much there is."""
-        needed = 0
-        for value in tree_leaves(content):
-            if isinstance(value, torch.Tensor):
-                needed += value.nbytes
-        text = f"needs about {needed / 1e6:.0f} MB"
+        text = f"needs about {size(content) / 1e6:.0f} MB"
         try:
             free = shutil.disk_usage(self.run.folder).free
         except OSError:  # the folder is gone
@@ -139,19 +173,22 @@ def content_of(
     }
     if position.step is not None:
         progress["in_epoch"] = position.batches
-    optimizer = held.parts["optimizer"]
-    others = {name: part for name, part in held.parts.items() if name != "optimizer"}
+    states = {}
+    for name, part in held.parts.items():
+        states[name] = plain(state_of(part), f"the state of {name}")
+    structures = {name: structure(state) for name, state in states.items()}
     return {
         "format_version": checkpoint.FORMAT_VERSION,
         "arch": type(held.model).__name__,
         "epoch": position.epoch,
         "state_dict": weights.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "optimizer": states.pop("optimizer"),
         "monitor_best": monitor_best,
         "config": config,
         "progress": progress,
-        "states": {name: state_of(part) for name, part in others.items()},
-        "classes": {name: type(part).__name__ for name, part in held.parts.items()},
+        "states": states,
+        "classes": {name: class_of(part) for name, part in held.parts.items()},
+        "structures": structures,
         "environment": environment,
     }
 

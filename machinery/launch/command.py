@@ -17,6 +17,7 @@ from machinery.files import ROOT, shown
 from machinery.launch.auto import find_run
 from machinery.launch.launch import Launch
 from machinery.launch.options import Command
+from machinery.launch.sizes import refuse_too_many
 from machinery.launch.start import read_start
 
 
@@ -102,6 +103,7 @@ def _read_source(launch: Launch, partial: bool) -> Source:
         set_option(source, text)
     if args.config is None:
         _refuse_paths_to_be_made(source)
+        refuse_too_many(source)
     return source
 
 

@@ -24,10 +24,16 @@ def asks_others(metric: Any) -> bool:
     return isinstance(metric, OfAllProcesses) or hasattr(metric, "sync_context")
 
 
-def of_all(metric: Any) -> Any:
-    """A metric with what those of all processes have counted."""
-    if distributed.alone() or asks_others(metric):
+def of_all(metric: Any, fresh: Any) -> Any:
+    """A metric that computes what those of all processes have counted.
+
+    Args:
+        fresh: the metric as it was made.
+    """
+    if distributed.alone() or isinstance(metric, OfAllProcesses):
         return metric
+    if asks_others(metric):
+        return _asking_ours(metric, fresh)
     first, *others = distributed.gathered(metric)
     for other in others:
         first.merge_state(other)
@@ -40,16 +46,14 @@ def kept_aside(metric: Any, fresh: Any) -> list[str]:
     Args:
         fresh: the metric as it was made.
     """
-    if not hasattr(metric, "add_state"):
+    if not hasattr(metric, "metric_state"):
         return []
     if type(metric).state_dict is not _base_of(metric).state_dict:  # of its own making
         return []
-    metric.persistent(True)
-    states = metric.state_dict()
     before = vars(fresh)
     found = []
     for name, value in vars(metric).items():
-        if name.startswith("_") or name in states or not isinstance(value, _COUNTS):
+        if name.startswith("_") or name in metric.metric_state or not isinstance(value, _COUNTS):
             continue
         if name not in before or not _alike(before[name], value):
             found.append(name)
@@ -67,11 +71,89 @@ def _base_of(metric: Any) -> Any:
 def _alike(first: Any, second: Any) -> bool:
     """Whether two values are the same; what cannot be compared is not."""
     try:
-        return (
-            bool(torch.equal(first, second)) if isinstance(first, torch.Tensor) else first == second
-        )
+        if isinstance(first, torch.Tensor):
+            return torch.equal(first, second)
+        return bool(first == second)
     except (TypeError, ValueError, RuntimeError):
         return False
+
+
+def _asking_ours(metric: Any, fresh: Any) -> Any:
+    """A metric of torchmetrics' that asks the other processes in a way that they all can answer.
+
+    Its own way breaks where a process has counted nothing, or less often than others: there are
+    fewer tensors to send, or of another type, and what it begins with is not always a neutral
+    number.
+    """
+    lengths = [list(map(len, _lists(part))) for part in _with_state(metric)]
+    everywhere = distributed.gathered(lengths)
+    if any(other != lengths for other in everywhere):
+        metric = copy.deepcopy(metric)
+    parts = zip(_with_state(metric), _with_state(fresh), *everywhere, strict=True)
+    for part, begins, *their_lengths in parts:
+        if part.dist_sync_fn is None or isinstance(part.dist_sync_fn, _FromThoseThatCounted):
+            part.dist_sync_fn = _FromThoseThatCounted(_has_counted(part, begins))
+        for values, *their_length in zip(_lists(part), *their_lengths, strict=True):
+            values += [_nothing(part.device)] * (max(their_length) - len(values))
+    return metric
+
+
+def _lists(metric: Any) -> list[list[Any]]:
+    """The states of a metric that are lists."""
+    return [value for value in metric.metric_state.values() if isinstance(value, list)]
+
+
+def _with_state(metric: Any) -> list[Any]:
+    """A metric, and those that it wraps, as far as they have states that can be synchronized."""
+    if not isinstance(metric, nn.Module):
+        return []
+    parts = []
+    for part in metric.modules():
+        if hasattr(part, "metric_state") and hasattr(part, "dist_sync_fn"):
+            parts.append(part)
+    return parts
+
+
+def _has_counted(metric: Any, fresh: Any) -> bool:
+    """Whether a metric's state is another than a fresh one's."""
+    begins = fresh.metric_state
+    for name, value in metric.metric_state.items():
+        if isinstance(value, list):
+            if value:
+                return True
+        elif not torch.equal(value.cpu(), begins[name].cpu()):
+            return True
+    return False
+
+
+def _nothing(device: torch.device) -> torch.Tensor:
+    """What stands for a value that a process has not: joined to others, it changes nothing."""
+    return torch.zeros(0, dtype=torch.bool, device=device)
+
+
+class _FromThoseThatCounted:
+    """Gives a value of a state, of each process that has counted something; of all if none has.
+
+    Args:
+        counted: whether this one has.
+    """
+
+    def __init__(self, counted: bool) -> None:
+        self._counted = counted
+
+    def __call__(self, value: torch.Tensor, group: Any = None) -> list[torch.Tensor]:
+        found = distributed.gathered((self._counted, value.detach().cpu()))
+        there = []
+        for has_counted, other in found:
+            if has_counted and not _is_nothing(other):
+                there.append(other.to(value.device))
+        if there:
+            return there
+        return [other.to(value.device) for _, other in found]
+
+
+def _is_nothing(value: torch.Tensor) -> bool:
+    return value.dtype == torch.bool and value.shape == (0,)
 
 
 def counted(metric: Any) -> Any:

@@ -559,5 +559,23 @@ def test_a_config_from_a_checkpoint_makes_nothing_outside_the_project(tmp_path, 
     )
 
 
+@pytest.mark.parametrize(
+    "key", ["trainer.threads", "data_loader.args.num_workers", "test_data_loader.args.num_workers"]
+)
+def test_a_config_from_a_checkpoint_asks_for_no_flood_of_workers(tmp_path, key):
+    path = tiny.train(tiny.settings(tmp_path, trainer__epochs=1)).checkpoint_dir
+    path /= "checkpoint-epoch1.pth"
+    state = checkpoint.load(path)
+    state["config"].setdefault("test_data_loader", {"type": "TinyLoader", "args": {}})
+    section, *_, name = key.split(".")
+    options = state["config"][section]
+    options.get("args", options)[name] = 900
+    checkpoint.save(state, path)
+    with pytest.raises(CheckpointError, match=rf"{key}: 900 are too many .* --set {key}=\d+$"):
+        tiny.command_line("-r", path)
+    tiny.command_line("-r", path, "--set", f"{key}=900")  # who says so is believed
+    tiny.command_line("-r", path, "--set", f"{key}=64")
+
+
 def _with_data_dir(init):
     return lambda self, data_dir="data", **options: init(self, **options)

@@ -21,7 +21,7 @@ def failing(error, epoch):
     save = torch.save
 
     def fail(state, *args, **kwargs):
-        if state["epoch"] >= epoch:
+        if state.get("epoch", 0) >= epoch:
             raise error
         save(state, *args, **kwargs)
 

@@ -5,9 +5,11 @@ import logging
 import re
 
 import pytest
+import torch
 
 import tiny
 from logger.visualization import EpochTable, MetricsFile, TensorboardWriter, Writers
+from trainer import Trainer
 
 
 def test_the_table_goes_on_after_a_cut(tmp_path):
@@ -171,3 +173,51 @@ def test_points_after_a_crash_in_the_first_epoch_are_dropped(tmp_path):
     accumulator = EventAccumulator(str(log_dir / "train"))
     accumulator.Reload()
     assert [event.step for event in accumulator.Scalars("loss")] == list(range(1, 12))
+
+
+class Undrawable(tiny.TinyModel):
+    """Weights of every kind that there is no histogram of."""
+
+    def __init__(self):
+        super().__init__()
+        self.wave = torch.nn.Parameter(torch.zeros(3, dtype=torch.complex64))
+        self.eighth = torch.nn.Parameter(
+            torch.arange(4.0).to(torch.float8_e4m3fn), requires_grad=False
+        )
+        self.sparse = torch.nn.Parameter(torch.eye(3).to_sparse(), requires_grad=False)
+
+    def forward(self, x):
+        return super().forward(x) + self.wave.real
+
+
+class Drawing(Trainer):
+    """Shows what cannot be shown, again and again."""
+
+    def _valid_epoch(self, epoch):
+        self.writer.add_image("picture", torch.zeros(2, 3))
+        self.writer.add_figure("figure", "none")
+        self.writer.add_graph(model=self.model, input_to_model="none")
+        self.writer.add_scalar("wave", 1j)
+        self.writer.add_scalar("nothing", None)
+        self.writer.add_scalar("ok/with: odd\n characters \0", float("nan"))
+        self.writer.add_histogram("none", torch.tensor([1j]))
+        return super()._valid_epoch(epoch)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_cannot_be_drawn_costs_no_epoch(tmp_path, monkeypatch, capfd):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    Undrawable.__module__ = "tiny"
+    monkeypatch.setattr(tiny, "Undrawable", Undrawable, raising=False)
+    changes = {"arch": {"type": "Undrawable"}, "trainer__tensorboard": True}
+    config = tiny.settings(tmp_path, trainer__epochs=2, **changes)
+    trainer = tiny.train(config, trainer_class=Drawing)
+    assert tiny.status(trainer)["state"] == "finished"
+    told = capfd.readouterr().out
+    for what in ("the weights wave", "the weights sparse", "image picture", "scalar wave"):
+        assert told.count(f"TensorBoard cannot show {what}: ") == 1
+    assert "is off" not in told
+    shown = EventAccumulator(str(trainer.config.log_dir / "train")).Reload()
+    assert len(shown.Scalars("loss")) > 2
+    assert {"weights/fc1.weight", "weights/eighth"} <= set(shown.Tags()["histograms"])

@@ -535,6 +535,14 @@ STARTING = [
         )
     ),
     case(
+        "workers",
+        "say how many it may be",
+        "it may be: (.*)",
+        "test.py -r $FOLDER",
+        before="""$NEW --set 'test_data_loader={"type": "DigitsDataLoader", "args":
+            {"data_dir": "data", "training": false, "shuffle": false, "num_workers": 900}}' """,
+    ),
+    case(
         "skip",
         "to leave them out",
         r'"arch": \{"skip": (.*)\}',

@@ -96,3 +96,88 @@ def test_metrics_that_change_inside_an_epoch_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="cannot be continued with shuffle"):
         tiny.train(tiny.settings(tmp_path, data_loader__args={"shuffle": False}), resume=path)
     assert np.isfinite(tiny.train(tiny.settings(tmp_path), resume=path).monitor.best)
+
+
+def put(value, *path):
+    """What puts a value into a checkpoint, or into one that says nothing of its states."""
+
+    def change(state):
+        *keys, last = path
+        for key in keys:
+            state = state[key]
+        state[last] = value
+
+    return change
+
+
+def drop(*path):
+    """What takes a key out of a checkpoint."""
+
+    def change(state):
+        *keys, last = path
+        for key in keys:
+            state = state[key]
+        del state[last]
+
+    return change
+
+
+def as_integers(dtype):
+    def change(state):
+        weights = state["state_dict"]
+        weights["fc1.weight"] = weights["fc1.weight"].to(dtype)
+
+    return change
+
+
+CHANGED = "the states of optimizer have other keys"
+NONSENSE = [
+    (put([1, 2], "states", "lr_scheduler"), "states.lr_scheduler: Input should be a valid dict"),
+    (put("x", "states", "lr_scheduler", "last_epoch"), "last_epoch is a str, not a int"),
+    (put({}, "states", "lr_scheduler", "base_lrs"), "base_lrs is a dict, not a list"),
+    (put(["x"], "states", "lr_scheduler", "base_lrs"), "base_lrs.0 is a str, not a float"),
+    (put("x", "states", "monitor", "best"), "monitor: best is a str, not a float"),
+    (put([], "states", "train_metrics", "sums"), "train_metrics: sums is a list, not a dict"),
+    (put({}, "optimizer"), "optimizer: its state has no state, param_groups"),
+    (put([], "optimizer", "state"), "optimizer: state is a list, not a dict"),
+    (put("x", "optimizer", "param_groups", 0, "lr"), "param_groups.0.lr is a str, not a float"),
+    (put([3], "optimizer", "param_groups"), "param_groups.0 is a int, not a dict"),
+    (put({}, "optimizer", "state"), CHANGED),
+    (drop("optimizer", "state", 0, "exp_avg"), CHANGED),
+    (drop("optimizer", "state", 0), CHANGED),
+    (put(torch.zeros(1), "optimizer", "state", 0, "exp_avg"), CHANGED),
+    (drop("states", "lr_scheduler", "last_epoch"), "the states of lr_scheduler have other keys"),
+    (put({"loss": "x"}, "states", "train_metrics", "sums"), "train_metrics: sums.loss is a str"),
+    (as_integers(torch.int64), "wrong kind: fc1.weight int64 -> float32"),
+    (as_integers(torch.bool), "wrong kind: fc1.weight bool -> float32"),
+    (put([1.0], "state_dict", "fc1.weight"), "wrong kind: fc1.weight list -> float32"),
+]
+
+
+def test_rightly_signed_nonsense_is_told_before_training(tmp_path):
+    config = tiny.settings(tmp_path, trainer__epochs=1)
+    path = tiny.train(config).checkpoint_dir / "checkpoint-epoch1.pth"
+    whole = path.read_bytes()
+    config["trainer"]["epochs"] = 2
+    for change, message in NONSENSE:
+        path.write_bytes(whole)
+        state = checkpoint.load(path)
+        change(state)
+        checkpoint.save(state, path)
+        with pytest.raises(CheckpointError, match=message) as caught:
+            tiny.build(config, resume=path).train()
+        assert len(str(caught.value).splitlines()) <= 3, message
+    assert [file.name for file in path.parent.glob("*.pth.old")] == []
+    path.write_bytes(whole)
+    tiny.train(config, resume=path)
+
+
+def test_weights_of_another_kind_start_no_new_run(tmp_path):
+    config = tiny.settings(tmp_path / "a", trainer__epochs=1)
+    path = tiny.train(config).checkpoint_dir / "checkpoint-epoch1.pth"
+    state = checkpoint.load(path)
+    as_integers(torch.int64)(state)
+    checkpoint.save(state, path)
+    file = tiny.write_config(tmp_path)
+    with pytest.raises(CheckpointError, match=r'(?s)int64 -> float32.*"skip": \["fc1\.\*"\]'):
+        tiny.build(tiny.command_line("-c", file, "-r", path))
