@@ -164,15 +164,6 @@ def content_of(
     """
     # A DataParallel of the user's keeps its prefix: the test.py that goes with it puts one on.
     weights = model if isinstance(model, nn.DataParallel) else held.model
-    progress: Any = {
-        "step": position.step,
-        "finished": position.finished,
-        "lr": position.lr,
-        "before": position.before,
-        **held.fixed,
-    }
-    if position.step is not None:
-        progress["in_epoch"] = position.batches
     states = {}
     for name, part in held.parts.items():
         states[name] = plain(state_of(part), f"the state of {name}")
@@ -185,12 +176,26 @@ def content_of(
         "optimizer": states.pop("optimizer"),
         "monitor_best": monitor_best,
         "config": config,
-        "progress": progress,
+        "progress": _progress(position, held.fixed),
         "states": states,
         "classes": {name: class_of(part) for name, part in held.parts.items()},
         "structures": structures,
         "environment": environment,
     }
+
+
+def _progress(position: Position, fixed: dict[str, Any]) -> dict[str, Any]:
+    """Where the run stands, and what must be the same for it to go on exactly."""
+    progress: dict[str, Any] = {
+        "step": position.step,
+        "finished": position.finished,
+        "lr": position.lr,
+        "before": position.before,
+        **fixed,
+    }
+    if position.step is not None:
+        progress["in_epoch"] = position.batches
+    return progress
 
 
 def take_over(run: Run, epoch: int, step: int, current: Path, best_epoch: int) -> None:
