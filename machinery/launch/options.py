@@ -8,6 +8,10 @@ from typing import Any, NamedTuple
 #: Variables of the environment that hide GPUs: NVIDIA's and AMD's, Intel's.
 _DEVICES = ("CUDA_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
 
+#: The words for what is true and what is not.
+_TRUTHS = {"true": True, "yes": True, "on": True, "1": True}
+_TRUTHS |= {"false": False, "no": False, "off": False, "0": False}
+
 
 class Command(NamedTuple):
     """A parsed command line."""
@@ -49,9 +53,24 @@ def _add_custom_options(
         keys = option.target
         if isinstance(keys, str):
             keys = keys.split(";")
-        added = parser.add_argument(*option.flags, type=option.type, help=f"sets {'.'.join(keys)}")
+        kind = option.type
+        if kind is bool:  # which takes any text but "" for true
+            kind = _truth
+        added = parser.add_argument(*option.flags, type=kind, help=f"sets {'.'.join(keys)}")
         targets[added.dest] = option.target
     return targets
+
+
+def _truth(text: str) -> bool:
+    """The value of an option that is true or false.
+
+    Raises:
+        argparse.ArgumentTypeError: it is neither.
+    """
+    word = text.lower()
+    if word not in _TRUTHS:
+        raise argparse.ArgumentTypeError(f"expected true or false, found {text!r}")
+    return _TRUTHS[word]
 
 
 def _add_common_options(parser: argparse.ArgumentParser, evaluating: bool) -> None:

@@ -22,6 +22,8 @@ def test_threads_are_those_of_the_config_and_kept_with_the_run(tmp_path):
         trainer = tiny.train(tiny.settings(tmp_path, trainer__epochs=1, trainer__threads=3))
         assert torch.get_num_threads() == 3
         assert trainer.config.run.environment["threads"] == 3
+        tiny.build(tiny.settings(tmp_path))  # the next run of the process does not ask for it
+        assert torch.get_num_threads() == before
     finally:
         torch.set_num_threads(before)
     with pytest.raises(ConfigError, match=r"trainer\.threads"):
