@@ -70,6 +70,7 @@ class Checkpoints:
             self.run.remake(content["config"])
             if path is not None:
                 checkpoint.save(content, path)
+                self.newest = path  # whatever becomes of the best
             if improved and path is not None:
                 checkpoint.copy(path, best)
             elif improved:
