@@ -1,7 +1,6 @@
 """How a run ends, or an evaluation: what is left beside the checkpoints, and what to do next."""
 
 import logging
-import re
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,13 +14,8 @@ from machinery.checkpoints.run import Run
 from machinery.checkpoints.saving import Checkpoints, is_of_epoch
 from machinery.errors import DataError, LostError, NonFiniteError, Stopped, StorageError, UserError
 from machinery.files import ROOT, read_json, shown, shown_command, write_json
-from machinery.telling import in_place_of
+from machinery.telling import in_place_of, in_plain_words
 from machinery.update.watching import Monitor
-
-#: What gloo and NCCL say when a process does not answer.
-_LOST = (
-    r"Timed out waiting \d+ms|Application timeout|gloo.*?((?:Connection|Broken|Read) [a-z ]+)|NCCL"
-)
 
 
 @contextmanager
@@ -43,7 +37,8 @@ def owned(
     try:
         yield
         run.status("finished", **position(), exit_code=0)
-    except BaseException as error:
+    except BaseException as raised:
+        error = in_plain_words(raised)
         _save_before(error, checkpoints, save)
         told = worded(error, checkpoints)
         if isinstance(told, LostError):
@@ -119,24 +114,14 @@ def _leave_outcome(
 
 
 def worded(error: BaseException, checkpoints: Checkpoints) -> BaseException:
-    """An error about the data or another process in plain words, with what can be done."""
+    """An error about the data in plain words, with what can be done."""
     if isinstance(error, SystemExit):  # of the project's own code: not to be taken for success
         return in_place_of(error, RuntimeError(f"sys.exit({error.code!r}) was called"))
-    if isinstance(error, RuntimeError) and not distributed.alone():
-        lost = re.search(_LOST, str(error))
-        if lost:
-            return _lost(lost[0])
     if "Expected more than 1 value per channel" in str(error):
         return DataError(_too_few(checkpoints)).with_traceback(error.__traceback__)
     if isinstance(error, DataError):
         error.args = (f"{error}\n  {checkpoints.resume_hint()}",)
     return error
-
-
-def _lost(why: str) -> LostError:
-    why = why.replace("Application timeout", "Timed out")
-    what = "another process is lost, or has kept this one waiting too long"
-    return LostError(f"{what} ({why})", silent=why.startswith("T"))
 
 
 def _too_few(checkpoints: Checkpoints) -> str:

@@ -9,6 +9,7 @@ from torch import nn
 from machinery import distributed
 from machinery.errors import CheckpointError
 from machinery.plain_data import plain
+from machinery.telling import note_place
 
 
 class OfAllProcesses:
@@ -28,6 +29,15 @@ def of_all(metric: Any) -> Any:
     for other in others:
         first.merge_state(other)
     return first
+
+
+def computed(name: str, metric: Any) -> Any:
+    """What a metric makes of all that the processes have counted."""
+    try:
+        return of_all(metric).compute()
+    except Exception as error:
+        note_place(error, f"in the metric {name}")
+        raise
 
 
 def counted(metric: Any) -> Any:

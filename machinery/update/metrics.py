@@ -102,7 +102,7 @@ class MetricTracker(metric_objects.OfAllProcesses):
             if everywhere.counts[key]:
                 averages[key] = total / everywhere.counts[key]
         for name, metric in self.objects.items():
-            averages[name] = number(name, metric_objects.of_all(metric).compute())
+            averages[name] = number(name, metric_objects.computed(name, metric))
         return averages
 
     def since_last(self) -> dict[str, float]:
