@@ -408,7 +408,7 @@ class Trainer(BaseTrainer):
         networks.share_buffers(self._networks())
         batches = self.stop.until(one_pass(loader, self.seed), together=False)
         try:
-            with torch.no_grad(), self.judged():
+            with self.judged(), networks.without_gradients(self.model):
                 for batch in batches:
                     computed = self.compute(batch)
                     with self.runtime.autocast():

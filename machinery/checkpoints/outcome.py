@@ -1,6 +1,7 @@
 """How a run ends, or an evaluation: what is left beside the checkpoints, and what to do next."""
 
 import logging
+import re
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,10 +13,23 @@ from machinery.checkpoints import run_folder
 from machinery.checkpoints.parts import Held
 from machinery.checkpoints.run import Run
 from machinery.checkpoints.saving import Checkpoints, is_of_epoch
-from machinery.errors import DataError, LostError, NonFiniteError, Stopped, StorageError, UserError
+from machinery.errors import (
+    ConfigError,
+    DataError,
+    LostError,
+    NonFiniteError,
+    Stopped,
+    StorageError,
+    UserError,
+)
 from machinery.files import ROOT, read_json, shown, shown_command, write_json
 from machinery.telling import in_place_of, in_plain_words
 from machinery.update.watching import Monitor
+
+#: What torch's optimizers say of gradients and parameters that they cannot take.
+_CANNOT_TAKE = re.compile(
+    r"not support (?:dense|sparse|complex)|not compatible with sparse|If capturable=True"
+)
 
 
 @contextmanager
@@ -119,9 +133,27 @@ def worded(error: BaseException, checkpoints: Checkpoints) -> BaseException:
         return in_place_of(error, RuntimeError(f"sys.exit({error.code!r}) was called"))
     if "Expected more than 1 value per channel" in str(error):
         return DataError(_too_few(checkpoints)).with_traceback(error.__traceback__)
+    wrong = _wrong_in_config(error)
+    if wrong is not None:
+        wrong.__cause__ = error
+        return wrong.with_traceback(error.__traceback__)
     if isinstance(error, DataError):
         error.args = (f"{error}\n  {checkpoints.resume_hint()}",)
     return error
+
+
+def _wrong_in_config(error: BaseException) -> ConfigError | None:
+    """What torch alone says in a step, and a key of the config can mend."""
+    first_line = str(error).partition("\n")[0]
+    if first_line.startswith("Expected to have finished reduction in the prior iteration"):
+        what = "a parameter had no gradient in the last update: it was frozen since the start"
+        hint = "or not every loss depends on it: set trainer.find_unused_parameters=true"
+        return ConfigError(f"{what}, {hint}")
+    if _CANNOT_TAKE.search(first_line):
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__", "").startswith("torch.optim"):
+            return ConfigError(f"optimizer: {first_line}")
+    return None
 
 
 def _too_few(checkpoints: Checkpoints) -> str:
