@@ -42,7 +42,9 @@ def read_command(command: Command, evaluating: bool, partial: bool) -> tuple[Che
         launch.task = _task(args, evaluating)
         read_start(launch, args.resume)
     checked = check(_read_source(launch, partial), command.modification)
-    if auto and not launch.checking:
+    if auto and launch.checking:
+        launch.run_id = None  # its folder may be there
+    elif auto:
         find_run(launch, checked)
     if launch.continues:
         _continue(launch, checked, moved=auto)

@@ -124,10 +124,26 @@ def _refuse_links(folder: Path) -> None:
             raise StorageError(f"{path} is a link, and is not written to")
 
 
+def _check_place(launch: Launch, runs: Path) -> None:
+    """Refuse what the run itself could not do with its folders, without making any."""
+    folder = runs / (launch.run_id or "new")
+    if launch.continues and launch.checkpoint is not None:
+        folder = launch.checkpoint.parent
+        run_folder.check_possible(folder)
+    else:
+        if launch.run_id is not None:
+            run_folder.check_free(folder)
+        run_folder.check_possible(runs)
+    logs = Run(folder, owned=False).log_dir
+    run_folder.check_possible(logs)
+    if logs.exists():
+        _refuse_links(logs)
+
+
 def _new_run(launch: Launch, runs: Path) -> Run:
     """A run that nobody owns yet; one that only checks has a folder that goes with the process."""
     if launch.checking:
-        run_folder.check_possible(runs)
+        _check_place(launch, runs)
         scratch = tempfile.mkdtemp()
         atexit.register(shutil.rmtree, scratch, ignore_errors=True)
         folder = run_folder.create(Path(scratch) / "models" / runs.name, "check")
