@@ -5,7 +5,9 @@ errors, yet needs no traceback either: the line that raised it and the shapes of
 more. So the trainer's loops note these shapes on what they pass on (`note_batch`).
 """
 
+import atexit
 import itertools
+import os
 import re
 import sys
 import traceback
@@ -141,9 +143,23 @@ def _lost_process(why: str) -> LostError:
 def catch_user_errors() -> None:
     """Let the program end at an error that a user can cause with its message and exit code.
 
-    There is no traceback then.
+    There is no traceback then, nor at one who does not read to the end what is printed, as `head`.
     """
     sys.excepthook = end_command
+    atexit.unregister(_reader_has_left)
+    atexit.register(_reader_has_left)  # before Python prints what is left
+
+
+def _reader_has_left(more: str = "") -> bool:
+    """Whether nobody reads what this process prints, and `more`; then the rest goes nowhere."""
+    try:
+        print(more, end="", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    except (OSError, ValueError, AttributeError):  # a full disk; closed; no output at all
+        return False
+    return False
 
 
 def end_command(
@@ -151,6 +167,8 @@ def end_command(
 ) -> None:
     """Tell the exception that ends this process, and exit with its code; a `sys.excepthook`."""
     error = in_plain_words(error)
+    if isinstance(error, BrokenPipeError) and _reader_has_left("\n"):
+        raise SystemExit(0)
     if not isinstance(error, Stopped):
         distributed.abandon()
     if isinstance(error, KeyboardInterrupt):
