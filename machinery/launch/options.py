@@ -5,8 +5,7 @@ import os
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-#: Variables of the environment that hide GPUs: NVIDIA's and AMD's, Intel's.
-_DEVICES = ("CUDA_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
+from machinery.launch.devices import VARIABLES
 
 #: The words for what is true and what is not.
 _TRUTHS = {"true": True, "yes": True, "on": True, "1": True}
@@ -36,7 +35,7 @@ def parse(parser: argparse.ArgumentParser, options: Iterable[Any], evaluating: b
     if args.resume is not None and args.config == parser.get_default("config"):
         args.config = None  # nobody has typed it
     if args.device is not None:
-        for variable in _DEVICES:
+        for variable in VARIABLES:
             os.environ[variable] = args.device
     modification = {}
     for name, target in targets.items():

@@ -52,7 +52,7 @@ def prepare_device(n_gpu: int) -> tuple[torch.device, list[int]]:
 
 
 def _warn_of_few(wanted: int, available: int, where: str) -> None:
-    what = f"n_gpu is {wanted}, but {available} can be used: training on {where}"
+    what = f"n_gpu is {wanted}, but {available} can be used: computing on {where}"
     logging.getLogger("device").warning(what)
 
 
