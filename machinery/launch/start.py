@@ -28,6 +28,13 @@ def read_start(launch: Launch, given: str) -> None:
     """
     if not given.strip():
         raise ConfigError("-r is empty: an unset variable?")
+    try:
+        _read_start(launch, given)
+    except OSError as error:  # somebody else's folder
+        raise CheckpointError(f"{given} cannot be read: {error.strerror}") from error
+
+
+def _read_start(launch: Launch, given: str) -> None:
     path, folder = _located(given)
     if launch.continues and launch.run_id is not None:
         raise ConfigError(
