@@ -73,7 +73,7 @@ class Trainer(BaseTrainer):
         check_doors(type(self), Trainer, by_step)
         if config.launch.trains:  # before the run folder is made
             validated = valid_data_loader is not None
-            self._check(config, model, metric_ftns, data_loader, validated, device)
+            self._check(config, model, metric_ftns, data_loader, validated)
         super().__init__(model, criterion, metric_ftns, optimizer, config)
         self.device = device
         self.data_loader = data_loader
@@ -121,14 +121,12 @@ class Trainer(BaseTrainer):
         metrics: Sequence[Any],
         loader: Any,
         validated: bool,
-        device: torch.device,
     ) -> None:
         """Refuse settings that make no sense together."""
         names = [*self.loss_terms, *(metric.__name__ for metric in metrics)]
         settings = config.settings.trainer
         check_settings(settings, config.where, names, validated, self.len_epoch)
-        synced = settings.sync_batchnorm and device.type != "cpu"
-        check_processes(model, loader, metrics, synced)
+        check_processes(model, loader, metrics, settings.sync_batchnorm)
 
     def _tracker(self) -> MetricTracker:
         """Averages of loss terms and metrics."""
@@ -195,7 +193,7 @@ class Trainer(BaseTrainer):
         self._samples_before = self.train_metrics.count(self.loss_terms[0])
         self._watch.start(self.step)
         if epoch == self.start_epoch:
-            self._layers = watch(self.model)
+            self._layers = watch(self.model, self.data_loader, self.epochs * self.len_epoch)
         label = f"epoch {epoch}/{self.epochs}"
         hidden = None  # where there is no terminal
         if not distributed.is_main():
