@@ -59,6 +59,7 @@ def _read_world() -> World:
 
 world = _read_world()
 if world.launched:
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # an error is told in one line
     torchrun.end_with_launcher()
 
 

@@ -5,17 +5,20 @@ errors, yet needs no traceback either: the line that raised it and the shapes of
 more. So the trainer's loops note these shapes on what they pass on (`note_batch`).
 """
 
+import atexit
 import itertools
+import os
+import re
 import sys
 import traceback
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 from machinery import distributed
-from machinery.errors import Stopped, UserError
+from machinery.errors import DataError, LostError, Stopped, UserError
 from machinery.files import ROOT
 
 #: What of the project says nothing about a mistake in the user's code; `trainer` is theirs.
@@ -24,6 +27,15 @@ _OURS = {"base", "machinery", "logger", "utils", "parse_config.py", "train.py", 
 #: that says what a batch means, by name.
 _BATCH_VARIABLES = "batch_variables"
 _LONGEST_LINE = 300
+#: What torch says of a worker that is lost: its signal handler raises it wherever the main process
+#: happens to be.
+_LOST_WORKER = re.compile(r"DataLoader worker \(pid.*")
+#: What torch, gloo and NCCL say when a process does not answer, or never came.
+_LOST_PROCESS = re.compile(
+    r"[Tt]imed out (?:waiting|after) \d+ ?\w+(?: waiting for clients. \d+/\d+ clients joined)?"
+    r"|wait timeout after \d+ms|Application timeout|Connection was likely closed|NCCL"
+    r"|gloo.*?((?:Connection|Broken|Read) [a-z ]+)"
+)
 #: How many items of a container are described.
 _ITEMS = 5
 
@@ -50,6 +62,18 @@ def note_batch(error: BaseException, owner: object) -> None:
             facts[_BATCH_VARIABLES] = _variables(frame)
 
 
+def note_place(error: BaseException, place: str) -> None:
+    """Note which part of the user's has raised an exception between two batches, as a metric may.
+
+    Args:
+        error: it is to be raised again as it is.
+        place: "in …".
+    """
+    if not isinstance(error, UserError):
+        error.add_note(place)
+        vars(error).setdefault(_BATCH_VARIABLES, {})
+
+
 def _variables(frame: FrameType) -> dict[str, str]:
     """The variables of a method that are tensors, or hold some, described."""
     values = {name: value for name, value in frame.f_locals.items() if name != "self"}
@@ -73,18 +97,78 @@ def in_place_of(error: BaseException, other: Exception) -> Exception:
     return other.with_traceback(error.__traceback__)
 
 
+def in_plain_words(error: BaseException) -> BaseException:
+    """An exception, or what it is a sign of: that a worker or another process is lost."""
+    if isinstance(error, DataError | LostError) or not isinstance(error, Exception):
+        return error
+    found: BaseException = error
+    for each in _with_causes(error):
+        text = str(each)
+        worker = _LOST_WORKER.search(text)
+        if worker is not None:
+            found = DataError(lost_worker(worker[0]))
+            break
+        process = _LOST_PROCESS.search(text)
+        if process is not None and isinstance(each, RuntimeError) and not distributed.alone():
+            found = _lost_process(process[1] or process[0])
+            break
+    if found is not error:
+        found.__cause__ = error
+        found = found.with_traceback(error.__traceback__)
+    return found
+
+
+def _with_causes(error: BaseException) -> Iterator[BaseException]:
+    """An exception, and those that it was raised for or beside, the last first."""
+    seen: set[int] = set()
+    each: BaseException | None = error
+    while each is not None and id(each) not in seen:
+        seen.add(id(each))
+        yield each
+        each = each.__cause__ or each.__context__
+
+
+def lost_worker(what: str) -> str:
+    """What torch says of a worker of a loader that is lost, with what can be done."""
+    hint = "out of memory? try a smaller num_workers or batch_size; num_workers 0 shows an error"
+    return f"a worker is lost: {what}\n  {hint} where it happens"
+
+
+def _lost_process(why: str) -> LostError:
+    why = why.replace("Application timeout", "Timed out").strip()
+    what = "another process is lost, or has kept this one waiting too long"
+    return LostError(f"{what} ({why})", silent="time" in why.lower())
+
+
 def catch_user_errors() -> None:
     """Let the program end at an error that a user can cause with its message and exit code.
 
-    There is no traceback then.
+    There is no traceback then, nor at one who does not read to the end what is printed, as `head`.
     """
     sys.excepthook = end_command
+    atexit.unregister(_reader_has_left)
+    atexit.register(_reader_has_left)  # before Python prints what is left
+
+
+def _reader_has_left(more: str = "") -> bool:
+    """Whether nobody reads what this process prints, and `more`; then the rest goes nowhere."""
+    try:
+        print(more, end="", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    except (OSError, ValueError, AttributeError):  # a full disk; closed; no output at all
+        return False
+    return False
 
 
 def end_command(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
     """Tell the exception that ends this process, and exit with its code; a `sys.excepthook`."""
+    error = in_plain_words(error)
+    if isinstance(error, BrokenPipeError) and _reader_has_left("\n"):
+        raise SystemExit(0)
     if not isinstance(error, Stopped):
         distributed.abandon()
     if isinstance(error, KeyboardInterrupt):
@@ -95,8 +179,8 @@ def end_command(
     if isinstance(error, UserError):
         _tell(error, str(error), _prefix())
         raise SystemExit(error.exit_code)
-    if _BATCH_VARIABLES in vars(error):
-        _tell(error, _told_with_variables(error), _prefix())
+    if _BATCH_VARIABLES in vars(error) or _is_of_import(error):
+        _tell(error, _told_in_full(error), _prefix())
         raise SystemExit(1)
     if distributed.first_to_say(repr(error)):
         sys.__excepthook__(kind, error, trace)
@@ -115,16 +199,28 @@ def _tell(error: BaseException, text: str, prefix: str) -> None:
         traceback.print_exception(error)
     try:
         # After a timeout, asking who was first might have to wait again.
-        if "Timed out" in text or distributed.first_to_say(text):
+        silent = isinstance(error, LostError) and error.silent
+        if silent or distributed.first_to_say(text):
             print(printable(prefix + text), file=sys.stderr, flush=True)
     except OSError:  # a full disk, or a reader that has left
         pass
 
 
-def _told_with_variables(error: BaseException) -> str:
-    """A mistake in the user's code for a batch: what, where, with which shapes."""
+def _is_of_import(error: BaseException) -> bool:
+    """Whether a file of the project, or what it wants to import, cannot be imported."""
+    if isinstance(error, ImportError | SyntaxError):
+        return True
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        is_script = frame.f_globals.get("__name__") == "__main__"
+        if frame.f_code.co_name == "<module>" and not is_script:
+            return _is_users(frame.f_code.co_filename)
+    return False
+
+
+def _told_in_full(error: BaseException) -> str:
+    """A mistake in the user's code: what, where, for a batch with which shapes."""
     lines = [told(error)]
-    variables = vars(error)[_BATCH_VARIABLES]
+    variables = vars(error).get(_BATCH_VARIABLES)
     if variables:
         lines.append(", ".join(f"{name} {shape}" for name, shape in variables.items()))
     # With a --run_id, the folder of the run is there already.
@@ -150,6 +246,8 @@ def told(error: BaseException, anywhere: bool = True) -> str:
 
 def _message(error: BaseException) -> list[str]:
     """One or two lines that say what an exception is."""
+    if isinstance(error, SyntaxError):
+        return [f"{type(error).__name__}: {error.msg}"]
     text = "".join(traceback.format_exception_only(error)).strip()
     lines = [line[:_LONGEST_LINE] for line in text.splitlines()]
     # torch quotes the traceback of a worker in its message, and its last line says what happened.
@@ -160,6 +258,9 @@ def _message(error: BaseException) -> list[str]:
 
 def _frame_to_name(error: BaseException, anywhere: bool) -> traceback.FrameSummary | None:
     """The last line of the user's that an exception has passed, else that which raised it."""
+    if isinstance(error, SyntaxError) and error.filename and _is_users(error.filename):
+        text = (error.text or "").strip()
+        return traceback.FrameSummary(error.filename, error.lineno, "<module>", line=text)
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if _is_users(frame.filename)]
     if own:

@@ -50,14 +50,19 @@ def exit_code(number: int) -> int:
     return 128 + number
 
 
-def leave_at(numbers: Sequence[int]) -> None:
-    """Let signals end this process as an error does: children and scratch folders go first."""
+def leave_at(names: Sequence[str]) -> None:
+    """Let signals end this process as an error does: children and scratch folders go first.
+
+    Args:
+        names: of signals; one that the system has not never comes.
+    """
 
     def leave(number: int, _frame: FrameType | None) -> None:
         sys.exit(exit_code(number))
 
-    for number in numbers:
-        if not is_ignored(number):
+    for name in names:
+        number = signal.Signals.__members__.get(name)
+        if number is not None and not is_ignored(number):
             signal.signal(number, leave)
 
 

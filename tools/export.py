@@ -29,6 +29,7 @@ from torch.utils._pytree import tree_map
 from machinery.errors import ConfigError
 from machinery.files import read_json, replacing, shown
 from machinery.telling import printable, told
+from machinery.update.networks import without_gradients
 from machinery.update.runtime import unwrap
 from tools.history.records import is_current
 from tools.trained import Call, Trained, folder_of, parsed, seen, tensors_in
@@ -160,7 +161,7 @@ def off(model: torch.nn.Module, again: Again, call: Call) -> float:
     Raises:
         Refused: the results have other shapes.
     """
-    with torch.no_grad():
+    with without_gradients(model):
         ours = tensors_in(_run(model, call))
         theirs = tensors_in(again(call))
     if len(ours) != len(theirs):
@@ -280,7 +281,7 @@ def _reason(error: Exception) -> str:
 def _compared(write: Any, model: torch.nn.Module, file: Path, call: Call) -> Fit:
     """Write a format and read it back; how well it fits."""
     traced = part(call, _TRACED)
-    with torch.no_grad():
+    with without_gradients(model):
         again: Again = write(model, file, traced, dynamic_of(model, traced))
     worst = 0.0
     for count in (_TRACED, 3, max(batch_of(call), _TRACED)):

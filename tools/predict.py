@@ -20,6 +20,7 @@ import torch
 from machinery.errors import ConfigError, DataError
 from machinery.files import replacing, shown
 from machinery.telling import printable, told
+from machinery.update.networks import without_gradients
 from tools.pictures import grid, images_in, pyplot as plt, save
 from tools.trained import Seen, Trained, classes_of, dataset_of, folder_of, parsed, seen
 
@@ -248,9 +249,9 @@ def of_files(trained: Trained, files: list[Path], folder: Path) -> Iterator[str]
 
 def _scores_of(trainer: Any, inputs: torch.Tensor) -> torch.Tensor:
     """What the network says of pictures [n, channels, height, width]: float [n, classes]."""
-    with torch.no_grad(), trainer.judged(), trainer.runtime.autocast():
+    with trainer.judged(), without_gradients(trainer.model), trainer.runtime.autocast():
         scores: torch.Tensor = trainer.model(trainer.runtime.move(inputs))
-        return scores.float().cpu()
+        return scores.detach().float().cpu()
 
 
 def read_picture(file: Path, shape: list[int], loader: Any) -> torch.Tensor:

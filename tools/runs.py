@@ -221,8 +221,4 @@ def _write(file: Path, text: str) -> None:
 
 if __name__ == "__main__":
     catch_user_errors()
-    try:
-        main()
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    main()

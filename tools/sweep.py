@@ -51,7 +51,10 @@ try:
     from tools.sweeping.spec import SWEEPS, decoded, read_spec
     from tools.sweeping.storage import opened, reaching
 except ImportError as error:
-    raise SystemExit(f"error: {error}; pip install -r requirements-tools.txt") from None
+    hint = f"{error}; pip install -r requirements-tools.txt"
+    if error.name == "fcntl":
+        hint = "sweeps need the file locks of Linux and macOS: there are none here"
+    raise SystemExit(f"error: {hint}") from None
 
 #: Points that are trained to their end before others are compared with them.
 _COMPARED = 3

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import Subset
 
 import data_loader.data_loaders as module_data
@@ -15,6 +15,7 @@ from base.base_data_loader import one_pass
 from machinery.errors import ConfigError
 from machinery.files import ensure_dir
 from machinery.telling import note_batch
+from machinery.update.networks import without_gradients
 from parse_config import ConfigParser
 from train import build
 
@@ -77,7 +78,7 @@ def _seen(trainer: Any, batch: Any) -> Seen:
     def note(_module: Any, args: Any, kwargs: Any, returned: Any) -> None:
         calls.append(((args, kwargs), returned))
 
-    with torch.no_grad(), trainer.judged():
+    with trainer.judged(), without_gradients(trainer.model):
         handle = trainer.model.register_forward_hook(note, with_kwargs=True)
         try:
             computed = trainer.compute(batch)
@@ -89,7 +90,13 @@ def _seen(trainer: Any, batch: Any) -> Seen:
     if not calls:
         raise ConfigError(f"{type(trainer).__name__}._forward does not call self.model")
     call, returned = calls[0]
-    return Seen(call, returned, computed.output, computed.target)
+    return tree_map(_detached, Seen(call, returned, computed.output, computed.target))
+
+
+def _detached(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach()
+    return value
 
 
 def tensors_in(value: Any) -> list[torch.Tensor]:

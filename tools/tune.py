@@ -7,7 +7,6 @@ changed: the last line is what to add to the command of train.py.
 import argparse
 import json
 import math
-import signal
 import subprocess
 import sys
 import tempfile
@@ -285,7 +284,7 @@ def main() -> None:
     if not {"-c", "--config", "-r", "--resume"} & {word.partition("=")[0] for word in words}:
         raise ConfigError("say what to tune: -c CONFIG")
     # The measuring process and its folder are not left behind.
-    children.leave_at([signal.SIGTERM, signal.SIGHUP])
+    children.leave_at(["SIGTERM", "SIGHUP"])
     tuner = Tuner(words, args.seconds, args.runs)
     best = tuned(tuner, _tell)
     again = tuner.figure({})

@@ -75,7 +75,7 @@ class Trainer(BaseTrainer):
             loaders = (data_loader, valid_data_loader)
             settings, where = config.settings.trainer, config.where
             terms, batches = self.loss_terms, self.len_epoch
-            check_parts(settings, where, terms, metric_ftns, model, loaders, batches, device)
+            check_parts(settings, where, terms, metric_ftns, model, loaders, batches)
         super().__init__(model, criterion, metric_ftns, optimizer, config)
         self.device = device
         self.data_loader = data_loader
@@ -185,7 +185,7 @@ class Trainer(BaseTrainer):
         self._watch.start(self.step)
         self._own.begin_batches(self._held())
         if epoch == self.start_epoch:
-            self._layers = watch(self.model)
+            self._layers = watch(self.model, self.data_loader, self.epochs * self.len_epoch)
         done = Done(epoch, self.step, self._samples_before)
         self._progress = progress_of(done, self.epochs, self.len_epoch)
 
@@ -394,7 +394,7 @@ class Trainer(BaseTrainer):
         networks.share_buffers(self._networks())
         batches = self.stop.until(one_pass(loader, self.seed), together=False)
         try:
-            with torch.no_grad(), self.judged():
+            with self.judged(), networks.without_gradients(self.model):
                 for batch in batches:
                     computed = self.compute(batch)
                     with self.runtime.autocast():

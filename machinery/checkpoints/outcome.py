@@ -13,14 +13,22 @@ from machinery.checkpoints import run_folder
 from machinery.checkpoints.parts import Held
 from machinery.checkpoints.run import Run
 from machinery.checkpoints.saving import Checkpoints, is_of_epoch
-from machinery.errors import DataError, LostError, NonFiniteError, Stopped, StorageError, UserError
+from machinery.errors import (
+    ConfigError,
+    DataError,
+    LostError,
+    NonFiniteError,
+    Stopped,
+    StorageError,
+    UserError,
+)
 from machinery.files import ROOT, read_json, shown, shown_command, write_json
-from machinery.telling import in_place_of
+from machinery.telling import in_place_of, in_plain_words
 from machinery.update.watching import Monitor
 
-#: What gloo and NCCL say when a process does not answer.
-_LOST = (
-    r"Timed out waiting \d+ms|Application timeout|gloo.*?((?:Connection|Broken|Read) [a-z ]+)|NCCL"
+#: What torch's optimizers say of gradients and parameters that they cannot take.
+_CANNOT_TAKE = re.compile(
+    r"not support (?:dense|sparse|complex)|not compatible with sparse|If capturable=True"
 )
 
 
@@ -43,7 +51,8 @@ def owned(
     try:
         yield
         run.status("finished", **position(), exit_code=0)
-    except BaseException as error:
+    except BaseException as raised:
+        error = in_plain_words(raised)
         _save_before(error, checkpoints, save)
         told = worded(error, checkpoints)
         if isinstance(told, LostError):
@@ -119,24 +128,32 @@ def _leave_outcome(
 
 
 def worded(error: BaseException, checkpoints: Checkpoints) -> BaseException:
-    """An error about the data or another process in plain words, with what can be done."""
+    """An error about the data in plain words, with what can be done."""
     if isinstance(error, SystemExit):  # of the project's own code: not to be taken for success
         return in_place_of(error, RuntimeError(f"sys.exit({error.code!r}) was called"))
-    if isinstance(error, RuntimeError) and not distributed.alone():
-        lost = re.search(_LOST, str(error))
-        if lost:
-            return _lost(lost[0])
     if "Expected more than 1 value per channel" in str(error):
         return DataError(_too_few(checkpoints)).with_traceback(error.__traceback__)
+    wrong = _wrong_in_config(error)
+    if wrong is not None:
+        wrong.__cause__ = error
+        return wrong.with_traceback(error.__traceback__)
     if isinstance(error, DataError):
         error.args = (f"{error}\n  {checkpoints.resume_hint()}",)
     return error
 
 
-def _lost(why: str) -> LostError:
-    why = why.replace("Application timeout", "Timed out")
-    what = "another process is lost, or has kept this one waiting too long"
-    return LostError(f"{what} ({why})", silent=why.startswith("T"))
+def _wrong_in_config(error: BaseException) -> ConfigError | None:
+    """What torch alone says in a step, and a key of the config can mend."""
+    first_line = str(error).partition("\n")[0]
+    if first_line.startswith("Expected to have finished reduction in the prior iteration"):
+        what = "a parameter had no gradient in the last update: it was frozen since the start"
+        hint = "or not every loss depends on it: set trainer.find_unused_parameters=true"
+        return ConfigError(f"{what}, {hint}")
+    if _CANNOT_TAKE.search(first_line):
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__", "").startswith("torch.optim"):
+            return ConfigError(f"optimizer: {first_line}")
+    return None
 
 
 def _too_few(checkpoints: Checkpoints) -> str:

@@ -1,8 +1,9 @@
 """A run: its folder, who owns it, and what the folder says of it."""
 
 import logging
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,10 @@ class Run:
         run_folder.disown(self.folder, self._lock)
         self._lock = -1
 
-    __del__ = close
+    def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
+        """Let go of the folder, but as Python ends: what that needs may be gone."""
+        if self._lock >= 0 and not ending():
+            self.close()
 
 
 def _entries(file: Path) -> list[Any]:

@@ -70,8 +70,8 @@ def create(parent: Path, run_id: str | None) -> Path:
     ensure_dir(parent)
     if run_id is not None:
         folder = parent / run_id
-        if not _make(folder) and not _has_saved_nothing(folder):
-            raise ConfigError(_taken(folder))
+        if not _make(folder):
+            check_free(folder)
         return folder
     name = datetime.now().strftime("%Y%m%d_%H%M%S")
     folder = parent / name
@@ -80,6 +80,16 @@ def create(parent: Path, run_id: str | None) -> Path:
         number += 1
         folder = parent / f"{name}-{number}"
     return folder
+
+
+def check_free(folder: Path) -> None:
+    """Make sure that a new run may have a folder: there is none, or one of a run without a file.
+
+    Raises:
+        ConfigError: it is taken.
+    """
+    if os.path.lexists(folder) and not _has_saved_nothing(folder):
+        raise ConfigError(_taken(folder))
 
 
 def _make(folder: Path) -> bool:
@@ -116,7 +126,7 @@ def check_possible(folder: Path) -> None:
     Raises:
         StorageError: they cannot.
     """
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    there = next(parent for parent in (folder, *folder.parents) if os.path.lexists(parent))
     try:
         Path(tempfile.mkdtemp(dir=there)).rmdir()
     except OSError as error:

@@ -109,6 +109,7 @@ class Checkpoints:
             self.run.remake(content["config"])
             if path is not None:
                 checkpoint.save(content, path)
+                self.newest = path  # whatever becomes of the best
             if improved and path is not None:
                 checkpoint.copy(path, best)
             elif improved:
@@ -184,7 +185,7 @@ def content_of(
     }
 
 
-def _progress(position: Position, fixed: dict[str, Any]) -> dict[str, Any]:
+def _progress(position: Position, fixed: dict[str, Any]) -> Any:
     """Where the run stands, and what must be the same for it to go on exactly."""
     progress: dict[str, Any] = {
         "step": position.step,

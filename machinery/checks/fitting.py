@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 from machinery.checks.processes import check_processes
@@ -19,7 +18,6 @@ def check_parts(
     model: nn.Module,
     loaders: tuple[Any, Any],
     batches: int,
-    device: torch.device,
 ) -> None:
     """Refuse settings that make no sense together, or with the parts.
 
@@ -35,5 +33,4 @@ def check_parts(
     loader, valid_loader = loaders
     names = [*loss_terms, *(metric.__name__ for metric in metrics)]
     check_settings(settings, where, names, valid_loader is not None, batches)
-    synced = settings.sync_batchnorm and device.type != "cpu"
-    check_processes(model, loader, metrics, synced)
+    check_processes(model, loader, metrics, settings.sync_batchnorm)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
+from machinery.checks.batchnorm import refuse_single, samples_before_single
 from machinery.telling import described
 from machinery.update.runtime import unwrap
 
@@ -34,15 +35,22 @@ class Row(NamedTuple):
 _HEADER = Row("layer", "type", "output", "parameters")
 
 
-def watch(model: nn.Module) -> Callable[[], str]:
+def watch(model: nn.Module, loader: Any = None, steps: int = 0) -> Callable[[], str]:
     """Note what the layers of a network return for a batch.
+
+    Args:
+        loader: which gives the batch, and others in so many `steps`: what a layer gets says whether
+            it can take a last batch of one sample.
 
     Returns:
         a function that ends it, and gives the table.
     """
     shapes: dict[str, str] = {}
+    samples = samples_before_single(loader, steps)
 
-    def note(name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
+    def note(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        if samples > 1:
+            refuse_single(module, inputs, samples)
         try:
             shapes[name] = described(output).replace(" float32", "")
         except Exception:

@@ -10,13 +10,14 @@ from torch.utils.data import DistributedSampler
 from machinery import distributed
 from machinery.errors import ConfigError
 from machinery.update.metrics import asks_others
+from machinery.update.networks import device_of
 
 
 def check_processes(model: nn.Module, loader: Any, metrics: Sequence[Any], synced: bool) -> None:
     """Refuse metrics that several processes could not add up, and data unlike that of one process.
 
     Args:
-        synced: whether BatchNorm sees the whole batch.
+        synced: whether BatchNorm is to see the whole batch, as it can on GPUs.
 
     Raises:
         ConfigError: with what to change.
@@ -35,7 +36,7 @@ def check_processes(model: nn.Module, loader: Any, metrics: Sequence[Any], synce
         what = f"{type(loader).__name__} gives each of the {distributed.size()} processes"
         hint = "a loader on BaseDataLoader would share them out"
         logging.getLogger("trainer").warning(f"{what} all of its batches: {hint}")
-    if not synced:
+    if not synced or device_of(model).type == "cpu":
         _check_batchnorm(model, _smallest_batch(loader))
 
 

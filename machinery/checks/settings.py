@@ -7,8 +7,8 @@ from machinery.config.settings import TrainerSettings
 from machinery.errors import ConfigError
 from machinery.update.watching import Monitor
 
-#: Names of the other columns in the row of an epoch.
-RESERVED = ("epoch", "lr", "seconds", "samples/s")
+#: Names of the other numbers that are written: in the row of an epoch, and in TensorBoard.
+RESERVED = ("epoch", "lr", "seconds", "samples/s", "grad_norm", "samples_per_second")
 
 
 class Problem(NamedTuple):
@@ -82,12 +82,14 @@ def _problems_of_length(settings: TrainerSettings, batches: int) -> Iterator[Pro
 
 
 def _taken(names: Sequence[str]) -> list[str]:
-    """The names that another number in the row of an epoch has, too; each once."""
+    """The names that another of the numbers that are written has, too; each once."""
+    derived: set[str] = set()
+    for name in names:
+        derived.update((f"val_{name}", f"best/{name}"))
     taken: list[str] = []
     for name in names:
-        of_validation = name.startswith("val_") and name.removeprefix("val_") in names
         if name in taken:
             continue
-        if name in RESERVED or names.count(name) > 1 or of_validation:
+        if name in RESERVED or names.count(name) > 1 or name in derived:
             taken.append(name)
     return taken

@@ -124,17 +124,14 @@ class Factory:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
     ) -> Any:
-        import torch
-
         from machinery import distributed
-        from machinery.order import seeding
+        from machinery.order import process_wide, seeding
 
         path, seed = component.path, self.settings.seed
         given = Given(len(args), tuple(kwargs))
         target = bind(self.source, component, modules, given)
         seeding.set_root_seed(seed)
-        if self.settings.trainer.threads is not None:
-            torch.set_num_threads(self.settings.trainer.threads)
+        process_wide.use_threads(self.settings.trainer.threads)
         # Randomness in a constructor depends on the component alone, not on what was built before.
         draw: KeyPath = ("init",)
         if path != ("arch",):

@@ -15,6 +15,7 @@ from machinery.config.source import Source, differences
 from machinery.errors import CheckpointError, ConfigError
 from machinery.files import ROOT, shown
 from machinery.launch.auto import find_run
+from machinery.launch.devices import check_devices
 from machinery.launch.launch import Launch
 from machinery.launch.options import Command
 from machinery.launch.sizes import refuse_too_many
@@ -43,7 +44,10 @@ def read_command(command: Command, evaluating: bool, partial: bool) -> tuple[Che
         launch.task = _task(args, evaluating)
         read_start(launch, args.resume)
     checked = check(_read_source(launch, partial), command.modification)
-    if auto and not launch.checking:
+    check_devices(args.device)
+    if auto and launch.checking:
+        launch.run_id = None  # its folder may be there
+    elif auto:
         find_run(launch, checked)
     if launch.continues:
         _continue(launch, checked, moved=auto)

@@ -5,8 +5,11 @@ import os
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-#: Variables of the environment that hide GPUs: NVIDIA's and AMD's, Intel's.
-_DEVICES = ("CUDA_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
+from machinery.launch.devices import VARIABLES
+
+#: The words for what is true and what is not.
+_TRUTHS = {"true": True, "yes": True, "on": True, "1": True}
+_TRUTHS |= {"false": False, "no": False, "off": False, "0": False}
 
 
 class Command(NamedTuple):
@@ -32,7 +35,7 @@ def parse(parser: argparse.ArgumentParser, options: Iterable[Any], evaluating: b
     if args.resume is not None and args.config == parser.get_default("config"):
         args.config = None  # nobody has typed it
     if args.device is not None:
-        for variable in _DEVICES:
+        for variable in VARIABLES:
             os.environ[variable] = args.device
     modification = {}
     for name, target in targets.items():
@@ -49,9 +52,24 @@ def _add_custom_options(
         keys = option.target
         if isinstance(keys, str):
             keys = keys.split(";")
-        added = parser.add_argument(*option.flags, type=option.type, help=f"sets {'.'.join(keys)}")
+        kind = option.type
+        if kind is bool:  # which takes any text but "" for true
+            kind = _truth
+        added = parser.add_argument(*option.flags, type=kind, help=f"sets {'.'.join(keys)}")
         targets[added.dest] = option.target
     return targets
+
+
+def _truth(text: str) -> bool:
+    """The value of an option that is true or false.
+
+    Raises:
+        argparse.ArgumentTypeError: it is neither.
+    """
+    word = text.lower()
+    if word not in _TRUTHS:
+        raise argparse.ArgumentTypeError(f"expected true or false, found {text!r}")
+    return _TRUTHS[word]
 
 
 def _add_common_options(parser: argparse.ArgumentParser, evaluating: bool) -> None:

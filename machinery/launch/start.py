@@ -28,6 +28,13 @@ def read_start(launch: Launch, given: str) -> None:
     """
     if not given.strip():
         raise ConfigError("-r is empty: an unset variable?")
+    try:
+        _read_start(launch, given)
+    except OSError as error:  # somebody else's folder
+        raise CheckpointError(f"{given} cannot be read: {error.strerror}") from error
+
+
+def _read_start(launch: Launch, given: str) -> None:
     path, folder = _located(given)
     if launch.continues and launch.run_id is not None:
         raise ConfigError(
@@ -124,10 +131,26 @@ def _refuse_links(folder: Path) -> None:
             raise StorageError(f"{path} is a link, and is not written to")
 
 
+def _check_place(launch: Launch, runs: Path) -> None:
+    """Refuse what the run itself could not do with its folders, without making any."""
+    folder = runs / (launch.run_id or "new")
+    if launch.continues and launch.checkpoint is not None:
+        folder = launch.checkpoint.parent
+        run_folder.check_possible(folder)
+    else:
+        if launch.run_id is not None:
+            run_folder.check_free(folder)
+        run_folder.check_possible(runs)
+    logs = Run(folder, owned=False).log_dir
+    run_folder.check_possible(logs)
+    if logs.exists():
+        _refuse_links(logs)
+
+
 def _new_run(launch: Launch, runs: Path) -> Run:
     """A run that nobody owns yet; one that only checks has a folder that goes with the process."""
     if launch.checking:
-        run_folder.check_possible(runs)
+        _check_place(launch, runs)
         scratch = tempfile.mkdtemp()
         atexit.register(shutil.rmtree, scratch, ignore_errors=True)
         folder = run_folder.create(Path(scratch) / "models" / runs.name, "check")

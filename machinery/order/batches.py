@@ -12,7 +12,7 @@ from machinery import distributed
 from machinery.errors import DataError, UserError
 from machinery.order import seeding
 from machinery.order.generators import own_generators, seed_own
-from machinery.telling import told
+from machinery.telling import lost_worker, told
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -247,7 +247,7 @@ class SeededFetcher(Dataset[Any]):
                 return self._of_samples(index)
             return self._whole_batch(index)
         except Exception as error:  # whatever the user's dataset raises is told in one piece
-            return DataError(told(error))
+            return DataError(_reason(error))
         finally:
             if threads > 1:
                 torch.set_num_threads(threads)
@@ -360,5 +360,4 @@ def _reason(error: Exception) -> str:
     first_line = str(error).partition("\n")[0]
     if not first_line.startswith("DataLoader"):
         return told(error)
-    hint = "out of memory? try a smaller num_workers or batch_size; num_workers 0 shows an error"
-    return f"a worker is lost: {first_line}\n  {hint} where it happens"
+    return lost_worker(first_line)

@@ -10,6 +10,7 @@ from torch import nn
 from machinery import distributed
 from machinery.errors import CheckpointError
 from machinery.plain_data import plain
+from machinery.telling import note_place
 
 #: What a metric may count with.
 _COUNTS = (int, float, list, dict, set, torch.Tensor)
@@ -154,6 +155,15 @@ class _FromThoseThatCounted:
 
 def _is_nothing(value: torch.Tensor) -> bool:
     return value.dtype == torch.bool and value.shape == (0,)
+
+
+def computed(name: str, metric: Any, fresh: Any) -> Any:
+    """What a metric makes of all that the processes have counted."""
+    try:
+        return of_all(metric, fresh).compute()
+    except Exception as error:
+        note_place(error, f"in the metric {name}")
+        raise
 
 
 def counted(metric: Any) -> Any:

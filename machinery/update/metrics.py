@@ -106,8 +106,8 @@ class MetricTracker(metric_objects.OfAllProcesses):
             if everywhere.counts[key]:
                 averages[key] = total / everywhere.counts[key]
         for name, metric in self.objects.items():
-            everyones = metric_objects.of_all(metric, self._fresh[name])
-            averages[name] = number(name, everyones.compute())
+            value = metric_objects.computed(name, metric, self._fresh[name])
+            averages[name] = number(name, value)
         return averages
 
     def since_last(self) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """The networks of a trainer: their device, their modes, their buffers."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 from machinery import distributed
+from machinery.update.runtime import unwrap
 
 
 def device_of(network: nn.Module) -> torch.device:
@@ -68,6 +70,26 @@ def evaluating(networks: Sequence[nn.Module]) -> Iterator[None]:
             network.train()  # which may do more than set flags
         for module, mode in zip(modules, modes, strict=True):
             module.training = mode
+
+
+@contextmanager
+def without_gradients(model: nn.Module) -> Iterator[None]:
+    """No gradients are computed, as in evaluations, unless a model has `evaluates_with_gradients`.
+
+    That is for a forward pass which needs some itself, such as forces from an energy.
+    """
+    with contextlib.ExitStack() as stack:
+        wanted = getattr(unwrap(model), "evaluates_with_gradients", False)
+        stack.enter_context(torch.set_grad_enabled(wanted))
+        if wanted and isinstance(model, nn.parallel.DistributedDataParallel):
+            stack.enter_context(model.no_sync())  # it prepares for no backward pass
+        try:
+            yield
+        except RuntimeError as error:
+            if not wanted and "does not require grad" in str(error):
+                what = "evaluation runs without gradients"
+                error.add_note(f"{what}: a model with evaluates_with_gradients = True has them")
+            raise
 
 
 class _Kept(NamedTuple):

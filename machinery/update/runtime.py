@@ -5,7 +5,6 @@ import copy
 import inspect
 import logging
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
@@ -17,6 +16,7 @@ from torch.optim import Optimizer
 from machinery import distributed
 from machinery.config.settings import TrainerSettings
 from machinery.errors import ConfigError
+from machinery.order import process_wide
 from machinery.order.outstanding import OUTSTANDING, tensors_in
 from machinery.update.watching import LossWatch
 
@@ -52,7 +52,7 @@ def prepare_device(n_gpu: int) -> tuple[torch.device, list[int]]:
 
 
 def _warn_of_few(wanted: int, available: int, where: str) -> None:
-    what = f"n_gpu is {wanted}, but {available} can be used: training on {where}"
+    what = f"n_gpu is {wanted}, but {available} can be used: computing on {where}"
     logging.getLogger("device").warning(what)
 
 
@@ -124,11 +124,7 @@ class Runtime:
         # Whether gradients are scaled, as fp16 needs it.
         self._scaled = settings.precision == "fp16"
         self._scaler = torch.amp.grad_scaler.GradScaler(device.type, enabled=self._scaled)
-        if settings.deterministic:
-            # cuBLAS reads it when it starts.
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.use_deterministic_algorithms(True)
-            torch.backends.cudnn.benchmark = False
+        process_wide.use_deterministic(settings.deterministic)
 
     def prepare(self, model: nn.Module, training: bool) -> nn.Module:
         """The model as it is run: its memory format, in parallel, and compiled, as configured."""

@@ -12,7 +12,7 @@ from base import BaseTrainer
 from machinery.config.components import find
 from machinery.config.source import Source, leaves
 from machinery.errors import ConfigError
-from parse_config import ConfigParser
+from parse_config import ConfigParser, CustomArgs
 from projects import ROOT
 
 CONFIG = json.loads((ROOT / "config.json").read_text())
@@ -459,6 +459,18 @@ def test_custom_options(tmp_path, monkeypatch):
     assert "command line (optimizer.arg.lr)" in error(
         lambda: from_args(monkeypatch, "-c", path, "--lr", "1", options=wrong)
     )
+
+
+@pytest.mark.parametrize(
+    ("word", "value"), [("False", False), ("no", False), ("0", False), ("true", True), ("ON", True)]
+)
+def test_an_option_that_is_a_bool_takes_a_word_for_it(tmp_path, monkeypatch, word, value):
+    options = [CustomArgs(["--shuffle"], type=bool, target="data_loader;args;shuffle")]
+    path = write(tmp_path, CONFIG)
+    config = from_args(monkeypatch, "-c", path, "--shuffle", word, options=options)
+    assert config["data_loader"]["args"]["shuffle"] is value
+    with pytest.raises(SystemExit):
+        from_args(monkeypatch, "-c", path, "--shuffle", "maybe", options=options)
 
 
 def test_a_partial_config_for_fine_tuning_suggests_base(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, IterableDataset
 import tiny
 from base import BaseDataLoader
 from base.base_data_loader import training_batches
-from machinery.errors import DataError
+from machinery.errors import ConfigError, DataError
 from tiny import Counted, Noisy
 
 
@@ -44,17 +44,78 @@ def test_a_corrupt_sample_is_named(tmp_path, workers):
     assert re.search(r"checkpoint-epoch2-step\d+\.pth$", text) and caught.value.exit_code == 3
 
 
-def test_a_batch_of_one_with_batchnorm_names_drop_last(tmp_path):
+SINGLE = {"n": 97, "validation_split": 0.0}
+
+
+def test_a_last_batch_of_one_with_batchnorm_is_refused_with_the_first(tmp_path):
+    config = tiny.settings(tmp_path, data_loader__args=dict(SINGLE), trainer__monitor="off")
+    trainer = tiny.build(config)
+    with pytest.raises(ConfigError, match="too few for BatchNorm: set data_loader"):
+        trainer.train()
+    assert trainer.step == 0 and not list(trainer.checkpoint_dir.glob("*.pth"))
+    for key, value in (("drop_last", True), ("batch_size", 7)):
+        config["data_loader"]["args"] = {**SINGLE, key: value}
+        assert tiny.train(config).epoch == 3
+
+
+class Pictures(tiny.TinyModel):
+    """BatchNorm over pictures of one pixel, or of several."""
+
+    __module__ = "tiny"
+
+    def __init__(self, pixels=4, frozen=False):
+        super().__init__(norm=False)
+        self.pixels = pixels
+        self.pictures = torch.nn.BatchNorm2d(6)
+        if frozen:
+            self.pictures.eval()
+
+    def forward(self, x):
+        pictures = x[:, :, None, None].expand(-1, -1, 1, self.pixels)
+        return super().forward(self.pictures(pictures).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("args", "changes", "refused"),
+    [
+        ({"pixels": 1}, {}, True),
+        ({"pixels": 4}, {}, False),
+        ({"pixels": 1, "frozen": True}, {}, False),
+        ({"pixels": 1}, {"trainer__len_epoch": 3}, False),  # the run ends before the pass does
+        ({"pixels": 1}, {"trainer__len_epoch": 5}, True),
+    ],
+)
+def test_only_what_a_batch_of_one_cannot_pass_is_refused(
+    tmp_path, monkeypatch, args, changes, refused
+):
+    monkeypatch.setattr(tiny, "Pictures", Pictures, raising=False)
     config = tiny.settings(
-        tmp_path, data_loader__args={"n": 97, "validation_split": 0.0}, trainer__monitor="off"
+        tmp_path, data_loader__args=dict(SINGLE), trainer__monitor="off", **changes
     )
-    with pytest.raises(
-        DataError,
-        match=r"a batch of one sample cannot pass BatchNorm: set data_loader.args.drop_last",
-    ):
+    config["arch"] = {"type": "Pictures", "args": args}
+    if refused:
+        with pytest.raises(ConfigError, match="too few for BatchNorm"):
+            tiny.train(config)
+    else:
+        assert tiny.train(config).epoch == 3
+
+
+class Functional(tiny.TinyModel):
+    """Has a BatchNorm that is no layer."""
+
+    __module__ = "tiny"
+
+    def forward(self, x):
+        x = torch.nn.functional.batch_norm(x, None, None, training=self.training or True)
+        return super().forward(x)
+
+
+def test_a_batch_of_one_that_nobody_could_foresee_names_drop_last(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiny, "Functional", Functional, raising=False)
+    config = tiny.settings(tmp_path, data_loader__args=dict(SINGLE), trainer__monitor="off")
+    config["arch"] = {"type": "Functional", "args": {"norm": False}}
+    with pytest.raises(DataError, match=r"cannot pass BatchNorm: set data_loader.args.drop_last"):
         tiny.train(config)
-    config["data_loader"]["args"]["drop_last"] = True
-    assert tiny.train(config).epoch == 3
 
 
 def test_data_that_is_shorter_than_it_says_is_told(tmp_path, capfd):

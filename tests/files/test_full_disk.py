@@ -47,6 +47,19 @@ def test_a_disk_that_is_full_or_read_only(tmp_path, monkeypatch, number, words):
     assert (status(trainer)["state"], status(trainer)["exit_code"]) == ("failed", 6)
 
 
+def test_a_disk_that_is_full_when_the_best_is_copied_leaves_the_epoch(tmp_path, monkeypatch):
+    def full(*_):
+        raise StorageError("could not write model_best.pth: No space left on device")
+
+    trainer = tiny.build(tiny.settings(tmp_path))
+    monkeypatch.setattr("machinery.checkpoints.file.copy", full)
+    with pytest.raises(StorageError, match=r"MB free\); checkpoint-epoch1.pth is intact"):
+        trainer.train()
+    assert (trainer.checkpoint_dir / "checkpoint-epoch1.pth").exists()
+    monkeypatch.undo()
+    tiny.train(tiny.settings(tmp_path), resume=trainer.checkpoint_dir / "checkpoint-epoch1.pth")
+
+
 def test_a_run_folder_that_is_removed_is_made_again(tmp_path, messages):
     class Removing(tiny.Trainer):
         def _train_epoch(self, epoch):

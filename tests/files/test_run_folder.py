@@ -254,3 +254,13 @@ def test_a_name_is_free_again_where_a_run_has_saved_nothing(tmp_path):
     (foreign / "config.json").write_text("{}")
     with pytest.raises(ConfigError, match="exists, and is no run: choose another --run_id"):
         tiny.build(config, run_id="two")
+
+
+def test_a_run_that_goes_as_python_ends_needs_nothing(tmp_path, monkeypatch):
+    run = Run(run_folder.create(tmp_path / "models" / "X", "one"))
+    read = Run(run.folder, owned=False)
+    with monkeypatch.context() as patched:
+        patched.setattr("machinery.checkpoints.run.run_folder", None)  # as Python leaves it then
+        read.__del__()
+        run.__del__(lambda: True)
+    run.close()

@@ -55,6 +55,17 @@ class Norm(BaseModel):
         return self.norm(self.fc(x.flatten(1))).log_softmax(1)
 
 
+class Functional(Norm):
+    """Its BatchNorm is no layer that can be seen."""
+
+    def forward(self, x):
+        norm = self.norm
+        x = nn.functional.batch_norm(
+            self.fc(x.flatten(1)), norm.running_mean, norm.running_var, training=self.training
+        )
+        return x.log_softmax(1)
+
+
 class Stops(Norm):
     """Is asked to stop in its third step."""
 
@@ -441,18 +452,21 @@ GOING_ON = [
         trainer.epochs=4""",
         done=r"\n +4 ",
     ),
-    case(
-        "batch-of-one",
-        ONE_SAMPLE,
-        r"set (data_loader\.args\.drop_last)",
-        "$C --bs 3599 --set arch.type=Norm",
-        then="--set $1=true",
-    ),
+    *[
+        case(
+            f"batch-of-one-{arch}",
+            ONE_SAMPLE,
+            r"set (data_loader\.args\.drop_last)",
+            f"$C --bs 3599 --set arch.type={arch} --set trainer.len_epoch=null",
+            then="--set $1=true",
+        )
+        for arch in ("Norm", "Functional")
+    ],
     case(
         "batch-of-one-size",
         ONE_SAMPLE,
         "another (batch_size)",
-        "$C --set arch.type=Norm",
+        "$C --set arch.type=Norm --set trainer.len_epoch=null",
         "--bs 3599",
         "--$1 9",
     ),
@@ -687,7 +701,9 @@ def test_what_it_says_helps(project, request, case):
     assert whole or case.code or not re.search(case.says, helped.text), helped.text
 
 
-INSIDE = "$C --bs 3599 --set arch.type=Norm --set trainer.len_epoch=null --set trainer.save_step=1"
+INSIDE = (
+    "$C --bs 3599 --set arch.type=Functional --set trainer.len_epoch=null --set trainer.save_step=1"
+)
 NOTHING = {
     "second-scheduler": ("two.py -c short.json", "\nbest val_loss .*\ntest: ", "continue"),
     "idle-of-fixed-length": (
@@ -1246,6 +1262,31 @@ def train_on_more(path, len_epoch=None, **options):
     tiny.train(config, trainer_class=Growing, data_loader=loader, valid_data_loader=valid)
 
 
+def tiny_of(path, **options):
+    tiny.train(tiny.settings(path, data_loader__args=options, trainer__monitor="off"))
+
+
+class Freezing(Trainer):
+    def _train_epoch(self, epoch):
+        self.model.module.fc1.requires_grad_(epoch == 1)
+        return super()._train_epoch(epoch)
+
+
+def attempt_frozen(config):
+    try:
+        tiny.train(config, trainer_class=Freezing)
+    except UserError as error:
+        return str(error)
+
+
+def freeze_on_two(path, **changes):
+    path.mkdir()
+    changes["data_loader__args"] = {"drop_last": True}
+    told = ranks.run(path, 2, attempt_frozen, tiny.settings(path, **changes))
+    if any(told):
+        raise UserError(told[0])
+
+
 TEXTS = DataLoader(["one", "two", "three", "four"], batch_size=2)
 OTHERS = DistributedSampler(range(9), 2, 0)
 #: What is said, of which function with which arguments, and with which it is not.
@@ -1276,6 +1317,21 @@ IN_CODE = {
         partial(tiny_loader, kind="batches", validation_split=0),
         {"drop_last": True},
         {"drop_last": False},
+    ),
+    "too few for BatchNorm: set data_loader.args.drop_last, or": (
+        partial(tiny_of, n=97, validation_split=0.0),
+        {},
+        {"drop_last": True},
+    ),
+    "ends with a batch of one sample, .* or another batch_size": (
+        partial(tiny_of, n=97, validation_split=0.0),
+        {},
+        {"batch_size": 7},
+    ),
+    "set trainer.find_unused_parameters=true": (
+        freeze_on_two,
+        {"trainer__find_unused_parameters": False},
+        {"trainer__find_unused_parameters": True},
     ),
     "samples are too few for 2": (
         partial(train_on_two, drop_last=True),
@@ -1351,6 +1407,8 @@ beside a sampler of your own: set it to 0
 beside a batch_sampler: set them to false
 samples are too few for
 too few for BatchNorm
+a parameter had no gradient
+set trainer.find_unused_parameters
 {}: set data_loader.args.drop_last, or another batch_size
 on several processes {} needs a method
 use bf16 or fp32

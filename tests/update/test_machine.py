@@ -10,6 +10,7 @@ import tiny
 from logger.logger import setup_console
 from machinery.checkpoints import environment
 from machinery.errors import ConfigError
+from machinery.launch import devices
 from machinery.order import seeding
 from machinery.update.metrics import MetricTracker
 from parse_config import ConfigParser
@@ -22,6 +23,8 @@ def test_threads_are_those_of_the_config_and_kept_with_the_run(tmp_path):
         trainer = tiny.train(tiny.settings(tmp_path, trainer__epochs=1, trainer__threads=3))
         assert torch.get_num_threads() == 3
         assert trainer.config.run.environment["threads"] == 3
+        tiny.build(tiny.settings(tmp_path))  # the next run of the process does not ask for it
+        assert torch.get_num_threads() == before
     finally:
         torch.set_num_threads(before)
     with pytest.raises(ConfigError, match=r"trainer\.threads"):
@@ -109,6 +112,43 @@ def test_a_gpus_checkpoint_loads_on_the_cpu(tmp_path, monkeypatch):
     assert again.epoch == 3
 
 
+@pytest.mark.parametrize(
+    ("named", "visible", "there", "told"),
+    [
+        ("3", 0, 2, "-d 3: 0 of these can be used; the ids of this machine's GPUs are below 2"),
+        ("0,5", 1, 2, "-d 0,5: 1 of these can be used"),
+        ("0,1", 2, 2, None),
+        ("3", 0, 0, None),  # no GPU at all: the CPU stands in
+        ("-1", 0, 2, None),
+        ("", 0, 2, None),
+    ],
+)
+def test_a_gpu_that_is_not_there_is_refused_where_there_are_some(
+    tmp_path, monkeypatch, named, visible, there, told
+):
+    for variable in ("CUDA_VISIBLE_DEVICES", "ZE_AFFINITY_MASK"):
+        monkeypatch.setenv(variable, "")  # put back afterwards
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: visible)
+    monkeypatch.setattr("machinery.launch.devices._may_have_gpus", lambda: True)
+    monkeypatch.setattr("machinery.launch.devices._all_there_are", lambda: there)
+    monkeypatch.setattr("machinery.torchrun.spread", lambda *_: None)
+    path = tiny.write_config(tmp_path)
+    if told is None:
+        tiny.command_line("-c", path, "-d", named)
+        return
+    with pytest.raises(ConfigError, match=told):
+        tiny.command_line("-c", path, "-d", named)
+
+
+def test_gpus_that_are_hidden_are_counted_by_a_process_that_sees_them(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    count = "import os; print(2 - len(os.environ.get('CUDA_VISIBLE_DEVICES', '')))"
+    monkeypatch.setattr(devices, "_COUNT", count)
+    assert devices._all_there_are() == 2
+    monkeypatch.setattr(devices, "_COUNT", "raise SystemExit('the driver is too old')")
+    assert devices._all_there_are() == 0
+
+
 def test_more_gpus_than_there_are(monkeypatch, messages):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     setup_console()
@@ -116,5 +156,5 @@ def test_more_gpus_than_there_are(monkeypatch, messages):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert prepare_device(2) == (torch.device("cuda:0"), [0])
     text = messages()
-    assert "n_gpu is 2, but 0 can be used: training on the CPU" in text
-    assert "n_gpu is 2, but 1 can be used: training on what there is" in text
+    assert "n_gpu is 2, but 0 can be used: computing on the CPU" in text
+    assert "n_gpu is 2, but 1 can be used: computing on what there is" in text

@@ -124,11 +124,14 @@ def test_ema_is_not_added_to_a_run(tmp_path):
         tiny.train(tiny.settings(tmp_path), resume=path, trainer_class=EMATrainer)
 
 
-def test_deterministic(tmp_path):
+def test_deterministic(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)  # as a user's own code may
     try:
         trainer = tiny.train(tiny.settings(tmp_path, trainer__deterministic=True))
         assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
         assert trainer.epoch == 3
+        tiny.build(tiny.settings(tmp_path))  # the next run of the process does not ask for it
+        assert not torch.are_deterministic_algorithms_enabled() and torch.backends.cudnn.benchmark
     finally:
         torch.use_deterministic_algorithms(False)
 

@@ -1,0 +1,32 @@
+"""What a run sets for its whole process; a later one that does not ask finds it as it was."""
+
+import os
+from typing import Any
+
+import torch
+
+#: What was there before a run has set it, by name, until it is put back.
+_before: dict[str, Any] = {}
+
+
+def use_threads(wanted: int | None) -> None:
+    """Let torch compute with so many threads; None: with as many as no run has asked for."""
+    if wanted is not None:
+        _before.setdefault("threads", torch.get_num_threads())
+        torch.set_num_threads(wanted)
+    elif "threads" in _before:
+        torch.set_num_threads(_before.pop("threads"))
+
+
+def use_deterministic(wanted: bool) -> None:
+    """Let torch take algorithms that give the same bits each time, or those that it took before."""
+    if wanted:
+        # cuBLAS reads it once, when it starts: so nobody puts it back.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        _before.setdefault("deterministic", torch.are_deterministic_algorithms_enabled())
+        _before.setdefault("benchmark", torch.backends.cudnn.benchmark)
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    elif "deterministic" in _before:
+        torch.use_deterministic_algorithms(_before.pop("deterministic"))
+        torch.backends.cudnn.benchmark = _before.pop("benchmark")
