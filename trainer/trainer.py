@@ -394,7 +394,8 @@ class Trainer(BaseTrainer):
         networks.share_buffers(self._networks())
         batches = self.stop.until(one_pass(loader, self.seed), together=False)
         try:
-            with self.judged(), networks.without_gradients(self.model):
+            judged = networks.without_gradients(self.model)
+            with self.judged(), judged, self._sizes.evaluating():
                 for batch in batches:
                     computed = self.compute(batch)
                     with self.runtime.autocast():

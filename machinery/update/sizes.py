@@ -1,6 +1,7 @@
 """How large batches are, and what each counts for in an update."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -110,11 +111,21 @@ class Sizes:
         #: Whether the mean loss is over samples, as far as is known.
         self.are_samples = ordered and self._same
         self._alone = distributed.alone()
+        self._evaluating = False
         self._fetched: list[Any] = []
         # What this process has of them, and of the next; empty where there is no order.
         self._shares: list[Share | None] = []
         self._next: list[Share | None] = []
         self._sized: dict[int, Sized] = {}
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Within it, batches are evaluated: each process has as many as it has."""
+        self._evaluating = True
+        try:
+            yield
+        finally:
+            self._evaluating = False
 
     def noted(self, batches: Iterator[Any], first: int, loader: Any) -> Iterator[Any]:
         """Pass on batches, from the run's `first` on; their shares are known during their pass."""
@@ -223,7 +234,7 @@ class Sizes:
 
     def counts(self, batch: Any) -> Counts:
         """What a batch counts for in an evaluation, or in a loop of the user's own."""
-        if self._alone or not torch.is_grad_enabled():
+        if self._alone or self._evaluating or not torch.is_grad_enabled():
             size = self.size_of(batch)
             return Counts(size, self.samples(batch, size), None, 0)
         shares = self.shares([batch])

@@ -70,6 +70,7 @@ def test_others_are_evaluated_without():
 def test_several_processes_evaluate_with_gradients_what_one_does(tmp_path, arch, unused):
     arch = {"type": arch, "args": {}}
     config = settings(tmp_path, arch=arch, trainer__find_unused_parameters=unused)
+    config["data_loader"]["args"] = {"validation_split": 17}  # the last batch is of one process
     weights, logs, count, _ = ranks.run(tmp_path, 1, train, config)[0]
     for others, their_logs, their_count, _ in ranks.run(tmp_path, 2, train, config):
         assert furthest(others, weights) < 1e-12 and their_count == count
