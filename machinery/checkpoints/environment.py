@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from machinery import distributed
+from machinery import distributed, secrets
 from machinery.files import ROOT, replacing
 
 #: Fields whose change cannot change the bits of a resumed run.
@@ -45,7 +45,7 @@ def describe(device: torch.device | None, dataset: Any = None) -> dict[str, Any]
         dataset: to train on, if there is one.
     """
     return {
-        "command": [sys.executable, *sys.argv],
+        "command": secrets.masked_words([sys.executable, *sys.argv]),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "host": platform.node(),

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from machinery import distributed
+from machinery import distributed, secrets
 from machinery.checkpoints import run_folder
 from machinery.checkpoints.parts import Held
 from machinery.checkpoints.run import Run
@@ -104,7 +104,7 @@ def _leave_outcome(
         code = 1
     who = "" if distributed.is_main() else f"process {distributed.rank()}: "
     message = who + (str(error) or type(error).__name__)
-    fields: dict[str, Any] = {"exit_code": code, "message": message}
+    fields: dict[str, Any] = {"exit_code": code, "message": secrets.hidden(message)}
     if code == 1 and not isinstance(error, UserError):  # a bug: with its traceback
         frame = traceback.extract_tb(error.__traceback__)[-1]
         fields["at"] = f"{frame.filename}:{frame.lineno}"
@@ -174,9 +174,10 @@ def summary(
         lines.append(f"best {value} in epoch {monitor.best_epoch}: {shown(best)}")
         newest = best
     if newest is not None:
-        lines.append(f"test:     {shown_command(ROOT / 'test.py', '-r', newest)}")
+        words = checkpoints.run.words.to_evaluate
+        lines.append(f"test:     {shown_command(ROOT / 'test.py', '-r', newest, *words)}")
     if checkpoints.newest is not None and open_ended:
-        options = _longer(monitor, epochs, done)
+        options = [*_longer(monitor, epochs, done), *checkpoints.run.words.to_go_on]
         command = shown_command(checkpoints.script, "-r", checkpoints.newest, *options)
         lines.append(f"continue: {command}")
     return lines

@@ -8,6 +8,7 @@ from typing import Any
 
 from machinery import distributed
 from machinery.checkpoints import run_folder
+from machinery.config.trust import Words, words_for
 from machinery.files import ensure_dir, read_json, write_json
 
 
@@ -32,6 +33,8 @@ class Run:
         self.log_dir = folder.parent.parent.parent / "log" / folder.parent.name / folder.name
         #: What the run is made of: code, versions, machine and command line.
         self.environment: dict[str, Any] = {}
+        #: What the commands that continue and test it have to say of its config.
+        self.words = Words([], [])
         if owned:
             self._lock = run_folder.own(folder)
         self._begun: float | None = None
@@ -59,6 +62,7 @@ class Run:
     def begin(self, config: Mapping[str, Any]) -> None:
         """Describe the run in its folder, now that nothing stands in its way."""
         self.start_clock()
+        self.words = words_for(config)
         self._describe(config)
         self.status("running")
 
