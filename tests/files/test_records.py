@@ -264,7 +264,7 @@ def test_another_environment_is_named_on_resume(tmp_path, messages, field):
 def test_a_run_describes_itself(tmp_path):
     trainer = tiny.train(tiny.settings(tmp_path, trainer__epochs=1))
     (told,) = json.loads((trainer.checkpoint_dir / "environment.json").read_text())
-    assert set(DECISIVE) | set(environment.ASIDE) == set(told)
+    assert {*DECISIVE, *environment.ASIDE, "packages"} == set(told)
     state = checkpoint.load(trainer.checkpoint_dir / "checkpoint-epoch1.pth")
     assert state["progress"]["samples"] == 83 and state["progress"]["seed"] == 123
     assert state["config"] == trainer.config.config
