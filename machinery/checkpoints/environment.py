@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from machinery import distributed, secrets
 from machinery.checkpoints import imported
-from machinery.files import ROOT, replacing
+from machinery.files import ROOT, check_place, replacing
 
 #: Fields whose change cannot change the bits of a resumed run.
 ASIDE = ("command", "platform", "host")
@@ -138,8 +138,9 @@ def keep_changes(folder: Path) -> None:
     with _index_with(_untracked()) as variables:
         changes = _without_secrets(_git(*_DIFF, **variables))
     if changes:
-        digest = hashlib.sha256(changes).hexdigest()[:12]
-        with replacing(folder / f"changes-{digest}.diff") as file:
+        path = folder / f"changes-{hashlib.sha256(changes).hexdigest()[:12]}.diff"
+        check_place(path)
+        with replacing(path) as file:
             file.write(changes)
 
 

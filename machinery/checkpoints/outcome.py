@@ -14,7 +14,7 @@ from machinery.checkpoints.parts import Held
 from machinery.checkpoints.run import Run
 from machinery.checkpoints.saving import Checkpoints, is_of_epoch
 from machinery.errors import DataError, LostError, NonFiniteError, Stopped, StorageError, UserError
-from machinery.files import ROOT, read_json, shown, shown_command, write_json
+from machinery.files import ROOT, check_place, read_json, shown, shown_command, write_json
 from machinery.telling import in_place_of
 from machinery.update.watching import Monitor
 
@@ -214,6 +214,7 @@ def keep_result(file: Path, entry: dict[str, Any], logger: logging.Logger) -> No
             results.append(old)
     results.append(entry)
     try:
+        check_place(file)
         write_json({"results": results}, file)
     except StorageError as error:
         logger.warning(f"{error}; the numbers above are all there is")

@@ -9,7 +9,7 @@ from typing import Any
 from machinery import distributed
 from machinery.checkpoints import run_folder
 from machinery.config.trust import Words, words_for
-from machinery.files import ensure_dir, read_json, write_json
+from machinery.files import check_place, ensure_dir, read_json, write_json
 
 
 class Run:
@@ -85,8 +85,8 @@ class Run:
         """The config as it is now, and an entry for each process that has worked on the run."""
         file = self.folder / "environment.json"
         entries = _entries(file)
-        write_json(config, self.folder / "config.json")
-        write_json([*entries, self.environment], file)
+        _write(config, self.folder / "config.json")
+        _write([*entries, self.environment], file)
 
     def status(self, state: str, **fields: Any) -> None:
         """Say how the run is doing; a run that has not begun leaves its folder as it was."""
@@ -97,7 +97,7 @@ class Run:
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         seconds = round(time.monotonic() - self._begun, 3)
         content = {"state": state, **fields, "time": now, "seconds": seconds}
-        write_json(content, self.folder / "status.json")
+        _write(content, self.folder / "status.json")
 
     def state(self) -> str:
         """What status.json says of the run."""
@@ -112,6 +112,12 @@ class Run:
         self._lock = -1
 
     __del__ = close
+
+
+def _write(content: Mapping[str, Any] | list[Any], file: Path) -> None:
+    """Write a record, unless something else stands in its place."""
+    check_place(file)
+    write_json(content, file)
 
 
 def _entries(file: Path) -> list[Any]:
