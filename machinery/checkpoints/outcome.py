@@ -209,7 +209,7 @@ def keep_result(file: Path, entry: dict[str, Any], logger: logging.Logger) -> No
     if not distributed.is_main():
         return
     results = []
-    for old in _results(file):
+    for old in _results(file, logger):
         if old["checkpoint"] != entry["checkpoint"] or old["split"] != entry["split"]:
             results.append(old)
     results.append(entry)
@@ -220,13 +220,28 @@ def keep_result(file: Path, entry: dict[str, Any], logger: logging.Logger) -> No
         logger.warning(f"{error}; the numbers above are all there is")
 
 
-def _results(file: Path) -> list[dict[str, Any]]:
-    """The results that a file holds; none of one that is not there, or is spoilt."""
+def _results(file: Path, logger: logging.Logger) -> list[dict[str, Any]]:
+    """The results that a file holds; one that holds anything else is kept aside, too."""
     try:
-        results = list(read_json(file)["results"])
-        for result in results:
-            if not isinstance(result, dict) or not {"checkpoint", "split"} <= result.keys():
-                return []
-    except (OSError, ValueError, TypeError, KeyError):
+        found = list(read_json(file)["results"])
+    except OSError:  # there is none
         return []
+    except (ValueError, TypeError, KeyError):
+        found = [None]
+    results = []
+    for result in found:
+        if isinstance(result, dict) and {"checkpoint", "split"} <= result.keys():
+            results.append(result)
+    if len(results) < len(found):
+        _keep_aside(file, logger)
     return results
+
+
+def _keep_aside(file: Path, logger: logging.Logger) -> None:
+    """Rename a file of results that is spoilt: the good ones go into a new one."""
+    try:
+        check_place(file)
+        file.replace(file.with_name(f"{file.name}.old"))
+        logger.warning(f"{file.name} holds what is no result: it is renamed {file.name}.old")
+    except (OSError, StorageError) as error:
+        logger.warning(f"{file.name} holds what is no result: {error}")
