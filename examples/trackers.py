@@ -18,7 +18,7 @@ from typing import Any
 
 from logger.visualization import Writer
 from parse_config import ConfigParser
-from utils import ROOT, Stopped, replacing
+from utils import Stopped, replacing
 
 
 class MLflow(Writer):
@@ -27,7 +27,7 @@ class MLflow(Writer):
     Args:
         config: of the run.
         uri: of the tracking server, or of a database; None: that of MLFLOW_TRACKING_URI, else
-            `mlflow.db` in `trainer.save_dir`.
+            `mlflow.db` where the runs are, in `trainer.save_dir`.
         experiment: its name there; None: the config's name.
     """
 
@@ -36,8 +36,7 @@ class MLflow(Writer):
     ) -> None:
         self.config = config
         self.experiment = experiment or config.settings.name
-        database = ROOT / config.settings.trainer.save_dir / "mlflow.db"
-        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{database}"
+        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI", "")
         self.client: Any = None
         self.run_id = ""
 
@@ -67,8 +66,11 @@ class MLflow(Writer):
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         note = self.config.run.folder / "mlflow.txt"  # which run there is ours
-        with _alone(self.uri):
-            client = MlflowClient(self.uri)
+        # Not what the config says of it: that may be a checkpoint's of somebody else.
+        runs = self.config.run.folder.parent.parent.parent
+        uri = self.uri or f"sqlite:///{runs / 'mlflow.db'}"
+        with _alone(uri):
+            client = MlflowClient(uri)
             if self._goes_on(client, note):
                 return client
             experiment = self._experiment_id(client)
@@ -82,7 +84,7 @@ class MLflow(Writer):
         from mlflow.exceptions import MlflowException
 
         try:
-            self.run_id = note.read_text(encoding="utf-8").strip()
+            self.run_id = _noted(note)
             client.update_run(self.run_id, "RUNNING")
             self._tell_changes(client)
         except (FileNotFoundError, MlflowException):
@@ -130,6 +132,17 @@ class MLflow(Writer):
         else:
             status = "FAILED"
         self.client.set_terminated(self.run_id, status)
+
+
+def _noted(note: Path) -> str:
+    """Which run is ours, as noted.
+
+    Raises:
+        FileNotFoundError: there is no such file; a link or a pipe is none.
+    """
+    if note.is_symlink() or not note.is_file():
+        raise FileNotFoundError(f"{note} is no file")
+    return note.read_text(encoding="utf-8").strip()
 
 
 def _named(name: str) -> str:
@@ -204,7 +217,7 @@ class WandB(Writer):
         if not note.exists():
             with replacing(note, "w") as file:
                 file.write(uuid.uuid4().hex[:16])
-        return note.read_text(encoding="utf-8").strip()
+        return _noted(note)
 
     def close(self) -> None:
         """Send what is pending."""

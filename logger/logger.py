@@ -8,13 +8,29 @@ import sys
 from pathlib import Path
 from typing import Any, TextIO
 
-from machinery import distributed
+from machinery import distributed, secrets
 from machinery.files import ROOT, read_json
 from machinery.telling import printable
 
 CONFIG = ROOT / "logger" / "logger_config.json"
 #: Records of before there was a folder; they go to info.log first.
 _held = logging.handlers.MemoryHandler(capacity=1_000_000, flushLevel=logging.CRITICAL + 1)
+
+
+class WithoutSecrets(logging.Formatter):
+    """Formats records as another formatter does, but for secrets.
+
+    Args:
+        formatter: the other.
+    """
+
+    def __init__(self, formatter: logging.Formatter | None) -> None:
+        super().__init__()
+        self._formatter = formatter or logging.Formatter()
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The text of a record."""
+        return secrets.hidden(self._formatter.format(record))
 
 
 class ConsoleHandler(logging.Handler):
@@ -60,6 +76,7 @@ def setup_logging(save_dir: Path, log_config: str | Path = CONFIG) -> None:
     # What the console has shown already goes to the files alone.
     for handler in _file_handlers():
         _let_warn_once(handler)
+        handler.setFormatter(WithoutSecrets(handler.formatter))
         for record in _held.buffer:
             if record.levelno >= handler.level:
                 handler.handle(record)

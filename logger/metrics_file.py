@@ -8,7 +8,7 @@ from typing import Any
 
 from logger.writers import Writer, are_of_an_epoch
 from machinery.errors import StorageError
-from machinery.files import replacing
+from machinery.files import check_place, is_in_the_way, replacing
 
 
 class MetricsFile(Writer):
@@ -21,20 +21,21 @@ class MetricsFile(Writer):
         """Append the row of an epoch; a metric that came later gets a column."""
         if not are_of_an_epoch(numbers):
             return
+        check_place(self.path)
         rows = []
-        if self.path.is_file():
+        if self.path.exists():
             rows = self._read()
         rows.append({name: repr(value) for name, value in numbers.items()})
         self._rewrite(rows)
 
     def cut(self, last_epoch: int) -> None:
         """Drop the rows after `last_epoch`, and what is none: the run goes on from there."""
-        if not self.path.exists():
-            return
         logger = logging.getLogger("logger")
         name = self.path.name
-        if not self.path.is_file():  # a pipe would be waited for
+        if is_in_the_way(self.path):  # a pipe would be waited for
             logger.warning(f"{name} cannot be written, training goes on: it is no file")
+            return
+        if not self.path.exists():
             return
         try:
             rows = [row for row in self._read() if _is_of_an_epoch(row)]
@@ -43,8 +44,16 @@ class MetricsFile(Writer):
         except (OSError, StorageError) as error:
             logger.warning(f"{name} cannot be written, training goes on: {error}")
         except (ValueError, KeyError, csv.Error):
+            self._set_aside(logger)
+
+    def _set_aside(self, logger: logging.Logger) -> None:
+        """Rename what is no table, so that a new one can begin."""
+        name = self.path.name
+        try:
             self.path.replace(self.path.with_name(f"{name}.old"))
             logger.warning(f"{name} is no table of epochs: renamed {name}.old")
+        except OSError as error:  # a folder has that name
+            logger.warning(f"{name} is no table of epochs, training goes on: {error}")
 
     def _read(self) -> list[dict[str, Any]]:
         with open(self.path, newline="", encoding="utf-8") as file:

@@ -83,6 +83,27 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def is_in_the_way(path: Path) -> bool:
+    """Whether something stands at a path that no file of ours may take the place of.
+
+    That is a link, also one to nothing, a folder, a pipe: whoever put it there meant something
+    else, and a file may lead anywhere, or never end.
+    """
+    return path.is_symlink() or (path.exists() and not path.is_file())
+
+
+def check_place(path: Path) -> None:
+    """Refuse to write where something stands that is no regular file.
+
+    Raises:
+        StorageError: it does.
+    """
+    if path.is_symlink():
+        raise StorageError(f"{path} is a link, and is not written to")
+    if path.exists() and not path.is_file():
+        raise StorageError(f"{path} is not a regular file: it is not replaced")
+
+
 @contextmanager
 def replacing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a temporary file beside `path` for writing, which takes its place on success.
@@ -92,11 +113,12 @@ def replacing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     Raises:
         StorageError: the file could not be written; what stood at `path` is as it was.
     """
-    if path.exists() and not path.is_file():
-        raise StorageError(f"{path} is not a regular file: it is not replaced")
+    if not path.is_symlink():  # which would be replaced, and is not followed
+        check_place(path)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         ensure_dir(path.parent)
+        temporary.unlink(missing_ok=True)  # whatever it is, it is not followed
         with _opened(temporary, mode) as file:
             yield file
             file.flush()
@@ -113,7 +135,8 @@ def replacing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
 
 def _opened(path: Path, mode: str) -> IO[Any]:
-    """A file opened in a binary mode, or in a text mode for UTF-8."""
+    """A file that is made and opened in a binary mode, or in a text mode for UTF-8."""
+    new = mode.replace("w", "x")
     if "b" in mode:
-        return open(path, mode)
-    return open(path, mode, encoding="utf-8")
+        return open(path, new)
+    return open(path, new, encoding="utf-8")

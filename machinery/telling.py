@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from machinery import distributed
+from machinery import distributed, secrets
 from machinery.errors import DataError, LostError, Stopped, UserError
 from machinery.files import ROOT
 
@@ -182,7 +182,11 @@ def end_command(
     if _BATCH_VARIABLES in vars(error) or _is_of_import(error):
         _tell(error, _told_in_full(error), _prefix())
         raise SystemExit(1)
-    if distributed.first_to_say(repr(error)):
+    if not distributed.first_to_say(repr(error)):
+        return
+    if secrets.any_taken():
+        sys.stderr.write(secrets.hidden("".join(traceback.format_exception(error))))
+    else:
         sys.__excepthook__(kind, error, trace)
 
 
@@ -196,7 +200,7 @@ def _prefix() -> str:
 def _tell(error: BaseException, text: str, prefix: str) -> None:
     """Print the message of an error, unless another process has; before it, what was asked for."""
     if "--traceback" in sys.argv:
-        traceback.print_exception(error)
+        sys.stderr.write(secrets.hidden("".join(traceback.format_exception(error))))
     try:
         # After a timeout, asking who was first might have to wait again.
         silent = isinstance(error, LostError) and error.silent
@@ -241,7 +245,7 @@ def told(error: BaseException, anywhere: bool = True) -> str:
     frame = _frame_to_name(error, anywhere)
     if frame is not None:
         lines.append(f"at {frame.filename}:{frame.lineno}: {frame.line}")
-    return "\n  ".join(lines)
+    return secrets.hidden("\n  ".join(lines))
 
 
 def _message(error: BaseException) -> list[str]:
@@ -319,8 +323,8 @@ def _items(value: Any) -> Iterable[tuple[Any, Any]]:
 
 
 def printable(text: str) -> str:
-    """A text without what would command a terminal."""
-    return "".join(_harmless(char) for char in text)
+    """A text without what would command a terminal, and without secrets."""
+    return "".join(_harmless(char) for char in secrets.hidden(text))
 
 
 def _harmless(char: str) -> str:

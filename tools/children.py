@@ -50,6 +50,14 @@ def exit_code(number: int) -> int:
     return 128 + number
 
 
+def code_of(process: subprocess.Popen[Any]) -> int:
+    """Wait for a process; its exit code as a shell tells it, also where a signal has ended it."""
+    code = process.wait()
+    if code < 0:
+        return exit_code(-code)
+    return code
+
+
 def leave_at(names: Sequence[str]) -> None:
     """Let signals end this process as an error does: children and scratch folders go first.
 

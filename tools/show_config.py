@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from machinery import secrets
 from machinery.config.source import dotted, leaves
 from machinery.telling import printable
 from parse_config import ConfigParser
@@ -28,7 +29,7 @@ def described(config: ConfigParser) -> list[str]:
     """A line for each value: where it is in the config, what it is, and where it came from."""
     given = dict(leaves(config.source.values))
     lines = []
-    for path, value in leaves(config.settings.model_dump()):
+    for path, value in leaves(secrets.masked(config.settings.model_dump())):
         origin = "default"
         if path in given:
             origin = config.where(*path)

@@ -367,9 +367,9 @@ def _spread(workers: int) -> None:
         processes.append(subprocess.Popen(command, **children.options()))
     # They kill what hangs at a second signal.
     with children.passing_on(processes, at_second=signal.SIGTERM):
-        codes = [process.wait() for process in processes]
+        codes = [children.code_of(process) for process in processes]
     if any(codes):
-        raise SystemExit(max(codes, key=abs))
+        raise SystemExit(max(codes))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from torch.utils.data import Subset
 import data_loader.data_loaders as module_data
 import test
 from base.base_data_loader import one_pass
-from machinery.errors import ConfigError
+from machinery.errors import ConfigError, StorageError
 from machinery.files import ensure_dir
 from machinery.telling import note_batch
 from machinery.update.networks import without_gradients
@@ -148,6 +148,9 @@ def folder_of(trained: Trained, name: str, given: Path | None) -> Path:
         StorageError: it cannot be made.
     """
     assert trained.config.resume is not None
-    folder = given or trained.config.resume.parent / name
+    beside = trained.config.resume.parent
+    folder = given or beside / name
+    if given is None and folder.resolve() != beside.resolve() / name:
+        raise StorageError(f"{folder} is a link, and is not written to")
     ensure_dir(folder)
     return folder

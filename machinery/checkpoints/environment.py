@@ -3,8 +3,12 @@
 import hashlib
 import os
 import platform
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from logging import Logger
 from pathlib import Path
 from typing import Any
@@ -13,11 +17,14 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from machinery import distributed
-from machinery.files import ROOT, replacing
+from machinery import distributed, secrets
+from machinery.checkpoints import imported
+from machinery.files import ROOT, check_place, replacing
 
 #: Fields whose change cannot change the bits of a resumed run.
 ASIDE = ("command", "platform", "host")
+#: Packages that have a field of their own.
+_OF_THEIR_OWN = ("torch", "numpy")
 _GIT = ("git", "-c", "diff.suppressBlankEmpty=false", "-c", "core.fsmonitor=false")
 #: A diff that `git apply` takes, whatever the user's settings are.
 _DIFF = (
@@ -45,20 +52,33 @@ def describe(device: torch.device | None, dataset: Any = None) -> dict[str, Any]
         dataset: to train on, if there is one.
     """
     return {
-        "command": [sys.executable, *sys.argv],
+        **_versions(device),
+        "command": secrets.masked_words([sys.executable, *sys.argv]),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "host": platform.node(),
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
         "device": _device_name(device),
         "threads": torch.get_num_threads(),
         "processes": distributed.size(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "git_commit": _git("rev-parse", "HEAD").decode().strip() or None,
-        "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no") or _untracked()),
         "data": fingerprint(dataset),
     }
+
+
+def _versions(device: torch.device | None) -> dict[str, Any]:
+    """The versions of what computes, those of a GPU where there is one."""
+    found: dict[str, Any] = {
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "packages": imported.packages(),
+    }
+    if device is not None and device.type == "cuda":
+        found["cuda"] = torch.version.cuda or torch.version.hip
+        found["cudnn"] = torch.backends.cudnn.version()
+        found["driver"] = imported.driver()
+    return found
 
 
 def _device_name(device: torch.device | None) -> str:
@@ -110,23 +130,73 @@ def _load() -> float:
 def keep_changes(folder: Path) -> None:
     """Keep what the code differs by from its commit: `git apply` makes it again from there.
 
+    That are also the files that were imported, and that git does not track yet.
+
     Raises:
         StorageError: it cannot be written.
     """
-    changes = _git(*_DIFF)
+    with _index_with(_untracked()) as variables:
+        changes = _without_secrets(_git(*_DIFF, **variables))
     if changes:
-        digest = hashlib.sha256(changes).hexdigest()[:12]
-        with replacing(folder / f"changes-{digest}.diff") as file:
+        path = folder / f"changes-{hashlib.sha256(changes).hexdigest()[:12]}.diff"
+        check_place(path)
+        with replacing(path) as file:
             file.write(changes)
 
 
-def _git(*words: str) -> bytes:
-    """What a git command prints; nothing where it fails, or where there is no git."""
+def _without_secrets(changes: bytes) -> bytes:
+    """A diff whose new lines show no secrets; what it takes away is in the commit as it is."""
+    lines = changes.split(b"\n")
+    for number, line in enumerate(lines):
+        if line.startswith(b"+"):
+            text = line.decode("utf-8", "surrogateescape")
+            lines[number] = secrets.hidden(text).encode("utf-8", "surrogateescape")
+    return b"\n".join(lines)
+
+
+def _untracked() -> list[str]:
+    """The project's files that were imported, and that git does not track yet."""
+    files = [path.as_posix() for path in imported.own_files()]
+    if not files:
+        return []
+    listed = _git("--literal-pathspecs", "ls-files", "-z", "--others", "--", *files)
+    return [os.fsdecode(name) for name in listed.split(b"\0") if name]
+
+
+@contextmanager
+def _index_with(files: list[str]) -> Iterator[dict[str, str]]:
+    """Within it git takes these files for tracked ones: the variables that make it do so.
+
+    That is in a copy of its index; the user's own stays as it is.
+    """
+    index = _git("rev-parse", "--git-path", "index").decode().strip()
+    if not files or not index:
+        yield {}
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        variables = {"GIT_INDEX_FILE": f"{folder}/index"}
+        try:
+            shutil.copyfile(ROOT / index, variables["GIT_INDEX_FILE"])
+        except OSError:  # a full disk, or no index yet
+            yield {}
+            return
+        words = ("--literal-pathspecs", "add", "--intent-to-add", "--force", "--")
+        _git(*words, *files, **variables)
+        yield variables
+
+
+def _git(*words: str, **variables: str) -> bytes:
+    """What a git command prints; nothing where it fails, or where there is no git.
+
+    Args:
+        words: of the command.
+        variables: of its environment.
+    """
     try:
         return subprocess.run(
             [*_GIT, *words],
             cwd=ROOT,
-            env=_git_environment(),
+            env={**_git_environment(), **variables},
             capture_output=True,
             check=True,
             timeout=10,
@@ -150,8 +220,21 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     for field, value in now.items():
         if field in ASIDE or field not in before:
             continue
-        if before[field] != value:
+        if field == "packages":
+            lines += _other_versions(before[field], value)
+        elif before[field] != value:
             lines.append(f"{field} {before[field]} -> {value}")
+    return lines
+
+
+def _other_versions(before: Any, now: Mapping[str, str]) -> list[str]:
+    """A line for each package that both have imported, in different versions."""
+    if not isinstance(before, dict):
+        return []
+    lines = []
+    for name, version in now.items():
+        if name not in _OF_THEIR_OWN and before.get(name, version) != version:
+            lines.append(f"{name} {before[name]} -> {version}")
     return lines
 
 

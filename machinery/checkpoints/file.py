@@ -22,7 +22,7 @@ from typing_extensions import TypedDict  # pydantic wants this one below Python 
 
 from machinery.checkpoints import untrusted
 from machinery.errors import CheckpointError, StorageError
-from machinery.files import replacing
+from machinery.files import check_place, replacing
 from machinery.plain_data import plain
 
 FORMAT_VERSION = 1
@@ -119,6 +119,7 @@ def save(state: Mapping[str, Any] | Content, path: Path) -> None:
         CheckpointError: it holds something that is not plain data.
     """
     state = plain(state, "checkpoint")
+    check_place(path)
     with replacing(path) as file:
         hashing = _HashingFile(file)
         try:
@@ -137,6 +138,7 @@ def save(state: Mapping[str, Any] | Content, path: Path) -> None:
 
 def copy(source: Path, target: Path) -> None:
     """Copy a checkpoint file, whole and verified, or leave what stood at `target`."""
+    check_place(target)
     with replacing(target) as file:
         with open(source, "rb") as original:
             shutil.copyfileobj(original, file, 1 << 20)

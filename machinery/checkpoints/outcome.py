@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from machinery import distributed
+from machinery import distributed, secrets
 from machinery.checkpoints import run_folder
 from machinery.checkpoints.parts import Held
 from machinery.checkpoints.run import Run
@@ -22,7 +22,7 @@ from machinery.errors import (
     StorageError,
     UserError,
 )
-from machinery.files import ROOT, read_json, shown, shown_command, write_json
+from machinery.files import ROOT, check_place, read_json, shown, shown_command, write_json
 from machinery.telling import in_place_of, in_plain_words
 from machinery.update.watching import Monitor
 
@@ -113,7 +113,7 @@ def _leave_outcome(
         code = 1
     who = "" if distributed.is_main() else f"process {distributed.rank()}: "
     message = who + (str(error) or type(error).__name__)
-    fields: dict[str, Any] = {"exit_code": code, "message": message}
+    fields: dict[str, Any] = {"exit_code": code, "message": secrets.hidden(message)}
     if code == 1 and not isinstance(error, UserError):  # a bug: with its traceback
         frame = traceback.extract_tb(error.__traceback__)[-1]
         fields["at"] = f"{frame.filename}:{frame.lineno}"
@@ -211,9 +211,10 @@ def summary(
         lines.append(f"best {value} in epoch {monitor.best_epoch}: {shown(best)}")
         newest = best
     if newest is not None:
-        lines.append(f"test:     {shown_command(ROOT / 'test.py', '-r', newest)}")
+        words = checkpoints.run.words.to_evaluate
+        lines.append(f"test:     {shown_command(ROOT / 'test.py', '-r', newest, *words)}")
     if checkpoints.newest is not None and open_ended:
-        options = _longer(monitor, epochs, done)
+        options = [*_longer(monitor, epochs, done), *checkpoints.run.words.to_go_on]
         command = shown_command(checkpoints.script, "-r", checkpoints.newest, *options)
         lines.append(f"continue: {command}")
     return lines
@@ -245,23 +246,39 @@ def keep_result(file: Path, entry: dict[str, Any], logger: logging.Logger) -> No
     if not distributed.is_main():
         return
     results = []
-    for old in _results(file):
+    for old in _results(file, logger):
         if old["checkpoint"] != entry["checkpoint"] or old["split"] != entry["split"]:
             results.append(old)
     results.append(entry)
     try:
+        check_place(file)
         write_json({"results": results}, file)
     except StorageError as error:
         logger.warning(f"{error}; the numbers above are all there is")
 
 
-def _results(file: Path) -> list[dict[str, Any]]:
-    """The results that a file holds; none of one that is not there, or is spoilt."""
+def _results(file: Path, logger: logging.Logger) -> list[dict[str, Any]]:
+    """The results that a file holds; one that holds anything else is kept aside, too."""
     try:
-        results = list(read_json(file)["results"])
-        for result in results:
-            if not isinstance(result, dict) or not {"checkpoint", "split"} <= result.keys():
-                return []
-    except (OSError, ValueError, TypeError, KeyError):
+        found = list(read_json(file)["results"])
+    except OSError:  # there is none
         return []
+    except (ValueError, TypeError, KeyError):
+        found = [None]
+    results = []
+    for result in found:
+        if isinstance(result, dict) and {"checkpoint", "split"} <= result.keys():
+            results.append(result)
+    if len(results) < len(found):
+        _keep_aside(file, logger)
     return results
+
+
+def _keep_aside(file: Path, logger: logging.Logger) -> None:
+    """Rename a file of results that is spoilt: the good ones go into a new one."""
+    try:
+        check_place(file)
+        file.replace(file.with_name(f"{file.name}.old"))
+        logger.warning(f"{file.name} holds what is no result: it is renamed {file.name}.old")
+    except (OSError, StorageError) as error:
+        logger.warning(f"{file.name} holds what is no result: {error}")

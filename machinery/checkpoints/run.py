@@ -9,7 +9,8 @@ from typing import Any
 
 from machinery import distributed
 from machinery.checkpoints import run_folder
-from machinery.files import ensure_dir, read_json, write_json
+from machinery.config.trust import Words, words_for
+from machinery.files import check_place, ensure_dir, read_json, write_json
 
 
 class Run:
@@ -33,6 +34,8 @@ class Run:
         self.log_dir = folder.parent.parent.parent / "log" / folder.parent.name / folder.name
         #: What the run is made of: code, versions, machine and command line.
         self.environment: dict[str, Any] = {}
+        #: What the commands that continue and test it have to say of its config.
+        self.words = Words([], [])
         if owned:
             self._lock = run_folder.own(folder)
         self._begun: float | None = None
@@ -60,6 +63,7 @@ class Run:
     def begin(self, config: Mapping[str, Any]) -> None:
         """Describe the run in its folder, now that nothing stands in its way."""
         self.start_clock()
+        self.words = words_for(config)
         self._describe(config)
         self.status("running")
 
@@ -82,8 +86,8 @@ class Run:
         """The config as it is now, and an entry for each process that has worked on the run."""
         file = self.folder / "environment.json"
         entries = _entries(file)
-        write_json(config, self.folder / "config.json")
-        write_json([*entries, self.environment], file)
+        _write(config, self.folder / "config.json")
+        _write([*entries, self.environment], file)
 
     def status(self, state: str, **fields: Any) -> None:
         """Say how the run is doing; a run that has not begun leaves its folder as it was."""
@@ -94,7 +98,7 @@ class Run:
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         seconds = round(time.monotonic() - self._begun, 3)
         content = {"state": state, **fields, "time": now, "seconds": seconds}
-        write_json(content, self.folder / "status.json")
+        _write(content, self.folder / "status.json")
 
     def state(self) -> str:
         """What status.json says of the run."""
@@ -112,6 +116,12 @@ class Run:
         """Let go of the folder, but as Python ends: what that needs may be gone."""
         if self._lock >= 0 and not ending():
             self.close()
+
+
+def _write(content: Mapping[str, Any] | list[Any], file: Path) -> None:
+    """Write a record, unless something else stands in its place."""
+    check_place(file)
+    write_json(content, file)
 
 
 def _entries(file: Path) -> list[Any]:

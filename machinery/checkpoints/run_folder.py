@@ -11,9 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from machinery.errors import CheckpointError, ConfigError, StorageError
-from machinery.files import ensure_dir
+from machinery.files import check_place, ensure_dir
 
 BEST = "model_best.pth"
+#: The names of what a training writes into its folder.
+_WRITTEN = re.compile(
+    r"(config|environment|status)\.json|changes-.+\.diff"
+    r"|(checkpoint-epoch.+|model_best)\.pth(\.old)?"
+)
 _NAME = re.compile(r"checkpoint-epoch(\d+)(?:-step(\d+))?\.pth")
 
 
@@ -131,6 +136,17 @@ def check_possible(folder: Path) -> None:
         Path(tempfile.mkdtemp(dir=there)).rmdir()
     except OSError as error:
         raise StorageError(f"{folder} cannot be made: {error.strerror}") from error
+
+
+def check_places(folder: Path) -> None:
+    """Refuse to go on in a run folder where something else stands in the place of a file of ours.
+
+    Raises:
+        StorageError: it does.
+    """
+    for path in folder.iterdir():
+        if _WRITTEN.fullmatch(path.name):
+            check_place(path)
 
 
 def checkpoint_name(epoch: int, step: int | None) -> str:
@@ -307,6 +323,7 @@ def own(folder: Path) -> int:
 def _open_lock(folder: Path) -> int:
     try:
         # A link that somebody has put there is not followed: the file would be emptied.
+        check_place(folder / ".lock")
         return os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except OSError as error:
         raise StorageError(f"{folder} cannot be written: {error.strerror}") from error

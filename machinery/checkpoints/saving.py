@@ -138,7 +138,8 @@ class Checkpoints:
             return "nothing of it is kept"
         if self.newest is None:
             return "nothing had been saved yet"
-        return f"resume: {shown_command(self.script, '-r', self.newest, *options)}"
+        words = (*options, *self.run.words.to_go_on)
+        return f"resume: {shown_command(self.script, '-r', self.newest, *words)}"
 
     def skip_hint(self) -> str:
         """The line that says how to go on after a loss that was not finite: it would come again."""

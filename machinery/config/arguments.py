@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from machinery import secrets
 from machinery.config.source import Source, dotted
 from machinery.config.values import KeyPath, in_words, nearest
 
@@ -179,7 +180,8 @@ def type_problem(name: str, key: str, annotation: Any, value: Any) -> str | None
         hint = ""
         if "Callable" in wanted:
             hint = ": a function cannot come from a config"
-        return f"{name} takes {key} as {wanted}, found {in_words(value)}{hint}"
+        found = in_words(secrets.masked(value, key))
+        return f"{name} takes {key} as {wanted}, found {found}{hint}"
     except ValueError:  # a value that JSON cannot hold, from a program
         return None
     return None

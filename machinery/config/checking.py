@@ -12,6 +12,7 @@ from machinery.config.schema import SECTIONS, Config, NamedComponent
 from machinery.config.settings import TrainerSettings
 from machinery.config.source import Source, dotted, to_plain
 from machinery.config.values import KeyPath, in_words, nearest
+from machinery.config.variables import misplaced, plain_secrets
 from machinery.errors import ConfigError
 
 #: Keys that are known by another name, or to others.
@@ -42,13 +43,20 @@ class Checked(NamedTuple):
     own_keys: tuple[OwnKey, ...]
 
     def tell_own_keys(self, logger: logging.Logger) -> None:
-        """Name the keys of the user's own; it may not be meant that nobody else reads them."""
+        """Name the keys of the user's own, and secrets.
+
+        It may not be meant that nobody else reads the ones, nor that records lack the others.
+        """
         for key in self.own_keys:
             what = f"{dotted(key.path)} is a key of your own"
             if key.near is None:
                 logger.debug(what)
             else:
                 logger.warning(f"{what}, beside {key.near}")
+        for secret in plain_secrets(self.source):
+            shown = "records show *** for the secret in it, and -r will ask for it"
+            way = '"${NAME}" in its place takes it from the environment'
+            logger.warning(f"{secret}: {shown}: {way}")
 
 
 def check(source: Source, modification: Mapping[Any, Any] | None = None) -> Checked:
@@ -70,6 +78,7 @@ def check(source: Source, modification: Mapping[Any, Any] | None = None) -> Chec
         if key.near is not None and not key.beside:
             where = f"{source.where(key.path)}: {dotted(key.path)}"
             problems.append(f"{where} is unknown: did you mean {key.near!r}?")
+    problems += misplaced(source)
     try:
         settings = Config.model_validate(source.values)
     except ValidationError as error:

@@ -13,6 +13,7 @@ from machinery.config.checking import Checked
 from machinery.config.components import Component, Modules, bind, find, kind_of
 from machinery.config.source import dotted
 from machinery.config.values import KeyPath
+from machinery.config.variables import filled
 from machinery.errors import ConfigError, DataError, UserError
 from machinery.telling import told
 
@@ -138,7 +139,7 @@ class Factory:
             draw = ("init", *path)
         seeding.seed_everything(seed, *draw)
         where = self._named(component)
-        arguments = {**component.args, **kwargs}
+        arguments = {**self._arguments(component), **kwargs}
         try:
             built = distributed.in_turn(partial(construct, target, args, arguments, where))
         except ConfigError as error:
@@ -208,7 +209,7 @@ class Factory:
         """A loss or metric with its arguments set, under its name in the logs."""
         given = Given(len(args), tuple(kwargs))
         target: Any = bind(self.source, component, modules, given, required)
-        arguments = {**component.args, **kwargs}
+        arguments = {**self._arguments(component), **kwargs}
         name = component.values.get("name") or component.type.rpartition(".")[2]
         if inspect.isclass(target):
             result = construct(target, args, arguments, self._named(component))
@@ -222,6 +223,14 @@ class Factory:
             result = copy.copy(target)
         result.__name__ = name
         return result
+
+    def _arguments(self, component: Component) -> dict[str, Any]:
+        """The arguments that the config gives, with the values of the environment in them."""
+        found = {}
+        for section in ("args", "starting_args"):
+            given = component.values.get(section, {})
+            found.update(filled(self.source, given, (*component.path, section)))
+        return found
 
     def _components(self, name: str) -> list[Component]:
         """The components of a section: one, those of a list, or none.

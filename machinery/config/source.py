@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from machinery import secrets
 from machinery.config import json_text
 from machinery.config.values import KeyPath, in_words
 from machinery.errors import ConfigError
@@ -92,12 +93,12 @@ class Source:
         return found
 
     def flat(self) -> dict[str, Any]:
-        """All plain values, and empty containers, by dotted key path."""
-        return {dotted(path): value for path, value in leaves(self.values)}
+        """All plain values, and empty containers, by dotted key path; without secrets."""
+        return {dotted(path): value for path, value in leaves(self.snapshot())}
 
     def snapshot(self) -> Any:
-        """A copy of the values, in plain containers."""
-        return to_plain(self.values)
+        """A copy of the values, in plain containers and without secrets: for all records."""
+        return secrets.masked(to_plain(self.values))
 
     def forget(self, path: KeyPath) -> None:
         """Forget the origins of the value at `path`, and of all below it: it is being replaced."""
@@ -123,6 +124,13 @@ def merge(below: Source, above: Source) -> None:
                 _take_origins(below, above, here)
 
     lay(below.values, above.values, ())
+
+
+def replace(below: Source, above: Source) -> None:
+    """Let what `above` says of a section stand for all that `below` says of it."""
+    for key, value in above.values.items():
+        below.values[key] = value
+        _take_origins(below, above, (key,))
 
 
 def _merges(path: KeyPath, old: Any, new: Any) -> bool:

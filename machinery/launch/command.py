@@ -1,7 +1,6 @@
 """From a command line to what is to be done, and with which config."""
 
 import argparse
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -11,8 +10,10 @@ from machinery.checkpoints import run_folder
 from machinery.checkpoints.run import Run
 from machinery.config.changes import set_option
 from machinery.config.checking import Checked, check
-from machinery.config.source import Source, differences
-from machinery.errors import CheckpointError, ConfigError
+from machinery.config.source import Source, differences, replace
+from machinery.config.trust import check_foreign
+from machinery.config.variables import check_known
+from machinery.errors import ConfigError
 from machinery.files import ROOT, shown
 from machinery.launch.auto import find_run
 from machinery.launch.devices import check_devices
@@ -20,6 +21,11 @@ from machinery.launch.launch import Launch
 from machinery.launch.options import Command
 from machinery.launch.sizes import refuse_too_many
 from machinery.launch.start import read_start
+
+#: Sections of which an evaluation builds nothing, one that has no data, and what has its weights.
+_OF_TRAINING = ("lr_scheduler",)
+_OF_STARTS = ("arch.starting_args",)
+_WITHOUT_DATA = ("data_loader", "valid_data_loader", "test_data_loader")
 
 
 def read_command(command: Command, evaluating: bool, partial: bool) -> tuple[Checked, Launch]:
@@ -45,6 +51,8 @@ def read_command(command: Command, evaluating: bool, partial: bool) -> tuple[Che
         read_start(launch, args.resume)
     checked = check(_read_source(launch, partial), command.modification)
     check_devices(args.device)
+    if launch.trains:
+        check_known(checked.source)
     if auto and launch.checking:
         launch.run_id = None  # its folder may be there
     elif auto:
@@ -58,7 +66,7 @@ def read_run(path: str | Path) -> tuple[Checked, Launch]:
     """The config of a checkpoint, or of a run folder's best, which is to be evaluated."""
     launch = Launch("evaluate", args=argparse.Namespace(config=None, set=[]))
     read_start(launch, str(path))
-    return check(_read_source(launch, partial=False)), launch
+    return check(_read_source(launch, partial=False, unused=_WITHOUT_DATA)), launch
 
 
 def _refuse_too_little(args: argparse.Namespace, evaluating: bool, auto: bool) -> None:
@@ -93,20 +101,29 @@ def _task(
     return "fine-tune"
 
 
-def _read_source(launch: Launch, partial: bool) -> Source:
-    """The values of the file, or of the checkpoint, with what `--set` changes."""
+def _read_source(launch: Launch, partial: bool, unused: tuple[str, ...] = ()) -> Source:
+    """The values of the file, or of the checkpoint, with what `--set` changes.
+
+    Args:
+        unused: sections of which nothing is built.
+    """
     args = launch.args
+    if not launch.trains:
+        unused = (*unused, *_OF_TRAINING)
+    if not launch.begins:
+        unused = (*unused, *_OF_STARTS)
     if args.config is None:
         source = _saved_source(launch)
     elif partial and launch.fine_tunes:
         source = _saved_source(launch)
-        source.values.update(Source.read(Path(args.config)).values)
+        replace(source, Source.read(Path(args.config)))
     else:
         source = Source.read(Path(args.config))
     for text in args.set:
         set_option(source, text)
+    if source.name == str(launch.checkpoint):
+        check_foreign(source, launch.trains, launch.fine_tunes, unused)
     if args.config is None:
-        _refuse_paths_to_be_made(source)
         refuse_too_many(source)
     return source
 
@@ -114,30 +131,6 @@ def _read_source(launch: Launch, partial: bool) -> Source:
 def _saved_source(launch: Launch) -> Source:
     """The values of the checkpoint."""
     return Source.of(launch.content()["config"], name=str(launch.checkpoint))
-
-
-def _refuse_paths_to_be_made(source: Source) -> None:
-    """Let a checkpoint, which may come from anybody, name no new path outside the project."""
-    unused = ("trainer.", "arch.starting_args.")  # or checked elsewhere
-    for entry in source.entries():
-        if entry.key == "$schema" or entry.key.startswith(unused):
-            continue
-        if not isinstance(entry.value, str) or entry.origin.startswith("command line"):
-            continue
-        if _is_to_be_made(entry.value):
-            option = shlex.quote(f"{entry.key}={entry.value}")
-            hint = f"if it is to be made, say so: --set {option}"
-            what = f"{entry.key}: {entry.value} is outside the project"
-            raise CheckpointError(f"{entry.origin}: {what}; {hint}")
-
-
-def _is_to_be_made(value: str) -> bool:
-    """Whether a text is a path that leads out of the project, where nothing is."""
-    try:
-        path = Path(os.path.realpath(ROOT / Path(value).expanduser()))
-        return not path.is_relative_to(ROOT) and not os.access(path, os.F_OK)
-    except (ValueError, RuntimeError):  # no path at all
-        return os.sep in value
 
 
 def _continue(launch: Launch, checked: Checked, moved: bool) -> None:

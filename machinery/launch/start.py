@@ -12,7 +12,7 @@ from machinery import distributed
 from machinery.checkpoints import run_folder
 from machinery.checkpoints.run import Run
 from machinery.errors import CheckpointError, ConfigError, StorageError
-from machinery.files import ensure_dir
+from machinery.files import check_place, ensure_dir
 from machinery.launch.launch import Launch
 
 
@@ -120,15 +120,18 @@ def open_run(launch: Launch, runs: Path) -> Run:
         # The main process makes it; the others get copies, which own nothing.
         run = distributed.from_main(partial(_new_run, launch, runs))
     ensure_dir(run.log_dir)
+    run_folder.check_places(run.folder)
     _refuse_links(run.log_dir)
     return run
 
 
 def _refuse_links(folder: Path) -> None:
-    """Refuse a folder of logs that leads elsewhere, itself or by a folder in it."""
+    """Refuse a folder of logs that leads elsewhere, itself, or by what is in it."""
     for path in (folder, *folder.iterdir()):
         if path.is_symlink() and path.is_dir():
             raise StorageError(f"{path} is a link, and is not written to")
+    for path in folder.glob("*/events*"):
+        check_place(path)
 
 
 def _check_place(launch: Launch, runs: Path) -> None:

@@ -90,7 +90,8 @@ def test_mlflow_has_what_was_trained(tmp_path, server):
     run(tmp_path, "train.py", *words(tmp_path), "--run_id", "plain")
     assert "check passed" in run(tmp_path, "train.py", *words(tmp_path, tracker), "--check")
     run(tmp_path, "train.py", *words(tmp_path, tracker), "--run_id", "a", code=143, stop_at=2)
-    more = ["--set", "trainer.keep_last=2"]
+    same = f"trainer.trackers={json.dumps([tracker])}"
+    more = ["--set", "trainer.keep_last=2", "--set", same]
     run(tmp_path, "train.py", "-r", tmp_path / "models" / "Digits_LeNet" / "a", *more)
     assert weights(tmp_path, "a") == weights(tmp_path, "plain")
     from mlflow import MlflowClient

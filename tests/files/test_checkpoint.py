@@ -20,6 +20,7 @@ from torch import nn
 import tiny
 from machinery import files
 from machinery.checkpoints import file as checkpoint, run_folder
+from machinery.config import trust
 from machinery.errors import CheckpointError, StorageError
 from machinery.plain_data import plain
 
@@ -425,16 +426,13 @@ def test_a_tensor_of_a_class_of_its_own_can_be_read_again(tmp_path):
 
 @pytest.mark.parametrize("value", ["results/../evil", "results/new", "/nobody/is/here", "/a\0b"])
 def test_links_lead_out_of_the_project_too(tmp_path, monkeypatch, value):
-    from machinery.launch import command
-
     (tmp_path / "project").mkdir()
     (tmp_path / "disk").mkdir()
     (tmp_path / "project" / "results").symlink_to(tmp_path / "disk" / "deep")
-    monkeypatch.setattr(command, "ROOT", tmp_path / "project")
-    assert command._is_to_be_made(value)
-    assert not command._is_to_be_made("results.txt") and not command._is_to_be_made(
-        str(tmp_path / "disk")
-    )
+    monkeypatch.setattr(trust, "ROOT", tmp_path / "project")
+    assert trust.is_to_be_made(value)
+    assert not trust.is_to_be_made("results.txt")
+    assert not trust.is_to_be_made(str(tmp_path / "disk"))
 
 
 class Versioned(nn.Module):

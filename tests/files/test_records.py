@@ -11,7 +11,7 @@ import pytest
 
 import tiny
 from logger.logger import setup_logging
-from machinery.checkpoints import environment, file as checkpoint
+from machinery.checkpoints import environment, file as checkpoint, outcome
 from machinery.errors import CheckpointError, ConfigError, DataError, NonFiniteError, StorageError
 from machinery.files import shown_command
 from projects import ROOT, command
@@ -264,7 +264,7 @@ def test_another_environment_is_named_on_resume(tmp_path, messages, field):
 def test_a_run_describes_itself(tmp_path):
     trainer = tiny.train(tiny.settings(tmp_path, trainer__epochs=1))
     (told,) = json.loads((trainer.checkpoint_dir / "environment.json").read_text())
-    assert set(DECISIVE) | set(environment.ASIDE) == set(told)
+    assert {*DECISIVE, *environment.ASIDE, "packages"} == set(told)
     state = checkpoint.load(trainer.checkpoint_dir / "checkpoint-epoch1.pth")
     assert state["progress"]["samples"] == 83 and state["progress"]["seed"] == 123
     assert state["config"] == trainer.config.config
@@ -293,3 +293,26 @@ def test_a_run_that_ended_before_its_record_did_is_put_in_order(tmp_path):
     tiny.train(tiny.command_line("-r", folder))
     assert json.loads((folder / "status.json").read_text())["state"] == "finished"
     assert not (folder / "x.pth.9.tmp").exists()
+
+
+@pytest.mark.parametrize("bad", [3, None, {"checkpoint": "x.pth"}, "text"])
+def test_a_spoilt_result_costs_no_other(tmp_path, caplog, bad):
+    file = tmp_path / "test.json"
+    good = {"checkpoint": "a.pth", "split": "test", "samples": 7}
+    file.write_text(json.dumps({"results": [good, bad]}))
+    spoilt = file.read_text()
+    new = {"checkpoint": "b.pth", "split": "test", "samples": 8}
+    outcome.keep_result(file, new, outcome.logging.getLogger("test"))
+    assert json.loads(file.read_text())["results"] == [good, new]
+    assert (tmp_path / "test.json.old").read_text() == spoilt
+    assert caplog.text.count("renamed test.json.old") == 1
+
+
+@pytest.mark.parametrize("spoilt", ["[", "[]", '{"results": 3}', '{"other": []}', "\x00"])
+def test_spoilt_results_are_kept_aside(tmp_path, caplog, spoilt):
+    file = tmp_path / "test.json"
+    file.write_text(spoilt)
+    new = {"checkpoint": "b.pth", "split": "test"}
+    outcome.keep_result(file, new, outcome.logging.getLogger("test"))
+    assert json.loads(file.read_text())["results"] == [new]
+    assert (tmp_path / "test.json.old").read_text() == spoilt and "renamed" in caplog.text

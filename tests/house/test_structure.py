@@ -62,6 +62,7 @@ ALLOWED = {
 GROUND = (
     "errors",
     "files",
+    "secrets",
     "torchrun",
     "distributed",
     "telling",

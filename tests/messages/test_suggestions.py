@@ -1378,7 +1378,8 @@ SUGGESTION = re.compile(
     r"name one|"
     r"stop it|finish|let the|there are|needs|stand in double quotes|a comma before|is missing)\b"
 )
-#: Those that are followed in functions of their own, in this order.
+#: Those that are followed in functions of their own, in this order; the last ones in
+#: config/test_secrets.py and config/test_trust.py.
 FOLLOWED = """what to train: -c {}
 -r auto needs
 may be its "base"
@@ -1425,7 +1426,11 @@ leave out what only gave starting weights
 --set arch.args.NAME=null
 WORLD_SIZE is {}, but
 --nnodes=$WORLD_SIZE
---master_addr=$MASTER_ADDR""".splitlines()
+--master_addr=$MASTER_ADDR
+{}: {} is not set in the environment {}
+--set '{}=…', or ${NAME} for a variable of the environment
+if that is meant, say so: {}
+to go on without: {}""".splitlines()
 
 
 #: What only looks like one: help, origins, and what is told beside a suggestion.
@@ -1445,6 +1450,9 @@ needs about
 no dot at its start
 trainer.epochs is missing
 restarts may fail
+its secret is kept in no record
+only args take values of the environment
+records show *** for the secret in it
 srun has started {}""".splitlines()
 
 

@@ -361,3 +361,14 @@ def test_a_sweep_is_of_one_config(tmp_path):
 
     few, many = (read_spec(more)[0].model_copy(update={"points": n}).listed() for n in (1, 2))
     assert few == many[:1] and len({str(point) for point in many}) == 2
+
+
+def test_a_killed_worker_has_the_code_of_its_signal(monkeypatch):
+    """As a shell tells it; the sweep ends with it, whatever the others end with."""
+    from tools.sweep import _spread
+
+    code = "import os, sys; os.kill(os.getpid(), 9) if sys.argv[-1] == '1' else sys.exit(6)"
+    monkeypatch.setattr(sys, "argv", ["-c", code])
+    with pytest.raises(SystemExit) as caught:
+        _spread(2)
+    assert caught.value.code == 128 + signal.SIGKILL

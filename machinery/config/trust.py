@@ -1,0 +1,237 @@
+"""What of a checkpoint's config counts only with the user's word: what reaches out of the project.
+
+A checkpoint may come from anybody. What it names may write inside its run folder and nowhere else,
+read no variable of the environment, and speak to nobody, unless the user says the same: on the
+command line, or in a config in the project's folder.
+"""
+
+import json
+import os
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from machinery import secrets
+from machinery.config.changes import read_value
+from machinery.config.source import Entry, Source
+from machinery.errors import CheckpointError, ConfigError
+from machinery.files import ROOT
+
+#: A file that is larger is no config.
+_LARGEST = 1_000_000
+_TRACKERS = "trainer.trackers"
+
+
+class Foreign(NamedTuple):
+    """A value of a checkpoint's config that nobody has allowed."""
+
+    key: str
+    value: Any
+    #: Why it needs the user's word.
+    why: str
+
+    @property
+    def words(self) -> list[str]:
+        """The words of a command line that allow it."""
+        text = self.value
+        if not isinstance(text, str) or not isinstance(read_value(text), str):
+            text = json.dumps(text)
+        return ["--set", f"{self.key}={text}"]
+
+
+class Own:
+    """What the configs in the project's folder say."""
+
+    def __init__(self) -> None:
+        #: Key paths with their values, and the trackers.
+        self._said: set[tuple[str, str]] = set()
+        self._trackers: list[Any] = []
+        for source in _own_sources():
+            for entry in source.entries():
+                self._said.add((entry.key, str(entry.value)))
+            self._trackers += _trackers(source)
+
+    def says(self, entry: Entry) -> bool:
+        """Whether one of them has this value at the same key."""
+        return (entry.key, str(entry.value)) in self._said
+
+    def like(self, tracker: Any) -> Any:
+        """The tracker of one of them that is the same, with its secrets; None if there is none."""
+        for own in self._trackers:
+            if secrets.masked(own) == secrets.masked(tracker):
+                return own
+        return None
+
+
+def _own_sources() -> Iterator[Source]:
+    for file in sorted(ROOT.glob("*.json")):
+        try:
+            if file.is_file() and file.stat().st_size < _LARGEST:
+                yield Source.read(file)
+        except (ConfigError, OSError):
+            continue  # it is no config
+
+
+def _trackers(source: Source) -> list[Any]:
+    """The trackers of a config, which nobody has checked yet."""
+    trainer = source.values.get("trainer")
+    if not isinstance(trainer, dict) or not isinstance(trainer.get("trackers"), list):
+        return []
+    return trainer["trackers"]
+
+
+def check_foreign(source: Source, trains: bool, new_run: bool, unused: tuple[str, ...]) -> None:
+    """Refuse what of a checkpoint's config needs the user's word, and has not got it.
+
+    The same trackers of the user's own config take the place of the checkpoint's: they have
+    their secrets.
+
+    Args:
+        source: of the config; what the checkpoint says in it has no origin but the checkpoint.
+        trains: whether the trackers are built, too.
+        new_run: whether a folder is made where `trainer.save_dir` says.
+        unused: sections of which nothing is built.
+
+    Raises:
+        CheckpointError: a path or an address.
+        ConfigError: a variable of the environment, or a tracker.
+    """
+    own = Own()
+    found = _foreign(source, own, new_run, unused)
+    for each in found:
+        told = f"{source.name}: {each.key}: {each.why}"
+        option = shlex.join(each.words)
+        if secrets.names_in(each.value):
+            raise ConfigError(f"{told}; if that is meant, say so: {option}")
+        raise CheckpointError(f"{told}; if it is to be made, say so: {option}")
+    if trains:
+        _check_trackers(source, own)
+
+
+def _check_trackers(source: Source, own: Own) -> None:
+    """Refuse trackers of a checkpoint, unless the user has them, too."""
+    trackers = _trackers(source)
+    for index, tracker in enumerate(trackers):
+        if not _is_foreign(source, index):
+            continue
+        known = own.like(tracker)
+        if known is None:
+            raise ConfigError(_told(source, tracker))
+        trackers[index] = known
+
+
+def _told(source: Source, tracker: Any) -> str:
+    """That a tracker is not used, and the ways out."""
+    name = tracker
+    if isinstance(tracker, dict):
+        name = tracker.get("type")
+    all_of_them = Foreign(_TRACKERS, _trackers(source), "")
+    without = shlex.join(["--set", f"{_TRACKERS}=[]"])
+    return (
+        f"{source.name}: {_TRACKERS}: {name} may send what is trained anywhere, and no config in "
+        f"{ROOT} has it with these arguments\n"
+        f"  if that is meant, say so: {shlex.join(all_of_them.words)}\n"
+        f"  to go on without: {without}"
+    )
+
+
+def _is_foreign(source: Source, index: int) -> bool:
+    """Whether a tracker, or a part of it, is the checkpoint's."""
+    return source.where(("trainer", "trackers", index)) == source.name
+
+
+def _foreign(source: Source, own: Own, new_run: bool, unused: tuple[str, ...]) -> list[Foreign]:
+    """The values that need the user's word, but for trackers."""
+    found = []
+    downloading = _sections_that_download(source)
+    for entry in source.entries():
+        section = entry.key.partition(".")[0]
+        if entry.key == "trainer.save_dir" and new_run:
+            why = ""
+            if _leads_out(str(entry.value)):
+                why = f"{entry.value} is outside the project"
+        elif _is_in(entry.key, ("$schema", "trainer", *unused)):
+            continue
+        elif not isinstance(entry.value, str):
+            continue
+        else:
+            why = _why(entry.value, section in downloading)
+        if why and entry.origin == source.name and not own.says(entry):
+            found.append(Foreign(entry.key, entry.value, why))
+    return found
+
+
+def _is_in(key: str, sections: tuple[str, ...]) -> bool:
+    """Whether a key is one of some sections', or in them."""
+    return any(f"{key}.".startswith(f"{section}.") for section in sections)
+
+
+def _why(value: str, downloads: bool) -> str:
+    """Why a text of a checkpoint needs the user's word; empty if it needs none.
+
+    Args:
+        downloads: whether something may be written where it leads.
+    """
+    names = secrets.names_in(value)
+    if names:
+        return f"it takes {names[0]} from the environment"
+    if "://" in value:
+        return f"{value} is an address"
+    if is_to_be_made(value) or (downloads and _leads_out(value)):
+        return f"{value} is outside the project"
+    return ""
+
+
+def _sections_that_download(source: Source) -> set[str]:
+    """The sections that ask for a download, which is written to a path of theirs."""
+    found = set()
+    for entry in source.entries():
+        if entry.key.endswith(".download") and entry.value:
+            found.add(entry.key.partition(".")[0])
+    return found
+
+
+def is_to_be_made(value: str) -> bool:
+    """Whether a text is a path that leads out of the project, where nothing is."""
+    try:
+        return _leads_out(value) and not os.access(_real(value), os.F_OK)
+    except (ValueError, RuntimeError):  # no path at all
+        return os.sep in value
+
+
+def _leads_out(value: str) -> bool:
+    """Whether a text is a path that leads out of the project."""
+    try:
+        return not _real(value).is_relative_to(ROOT)
+    except (ValueError, RuntimeError):  # no path at all
+        return os.sep in value
+
+
+def _real(value: str) -> Path:
+    return Path(os.path.realpath(ROOT / Path(value).expanduser()))
+
+
+class Words(NamedTuple):
+    """What a command needs to say beside `-r`, where the config in the checkpoint reaches out."""
+
+    to_evaluate: list[str]
+    to_go_on: list[str]
+
+
+def words_for(config: Any) -> Words:
+    """What commands need to say of a run of this config.
+
+    Args:
+        config: as the records have it.
+    """
+    source = Source.of(config, name="")
+    own = Own()
+    to_evaluate: list[str] = []
+    for each in _foreign(source, own, new_run=False, unused=()):
+        to_evaluate += each.words
+    trackers = _trackers(source)
+    to_go_on = list(to_evaluate)
+    if any(own.like(tracker) is None for tracker in trackers):
+        to_go_on += Foreign(_TRACKERS, trackers, "").words
+    return Words(to_evaluate, to_go_on)
