@@ -13,7 +13,7 @@ import tiny
 from machinery.errors import ConfigError
 from own_loop import OwnLoop, build
 from parse_config import ConfigParser
-from projects import ROOT, command
+from projects import ROOT, quick
 from utils import MetricTracker
 
 
@@ -238,7 +238,7 @@ for path in (trainer.checkpoint_dir, trainer.checkpoint_dir / "checkpoint-epoch1
     assert all(torch.equal(value, trained[name]) for name, value in model.state_dict().items())
 """
     (tmp_path / "notebook.py").write_text(code)
-    result = command(tmp_path, "notebook.py")
+    result = quick(tmp_path, "notebook.py")
     assert result.returncode == 0, result.stderr
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "saved").rglob("*")}
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "saved").rglob("*")}

@@ -1,6 +1,7 @@
 """A run that several commands are tried on."""
 
 import json
+import shutil
 
 import pytest
 import torchvision.datasets  # noqa: F401
@@ -9,8 +10,8 @@ from projects import command, copy_template
 from typed import SHORT
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory):
     """A project with one run of two short epochs, under -W error."""
     folder = copy_template(tmp_path_factory.mktemp("commands") / "project")
     cycle = json.loads((folder / "config.json").read_text())
@@ -21,3 +22,10 @@ def trained(tmp_path_factory):
     )
     assert result.returncode == 0, result.stderr
     return folder, result
+
+
+@pytest.fixture(scope="module")
+def trained(trained_once, tmp_path_factory):
+    """A copy of it for the tests of a file, and what the command has printed."""
+    folder, result = trained_once
+    return shutil.copytree(folder, tmp_path_factory.mktemp("copied") / "project"), result

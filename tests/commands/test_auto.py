@@ -1,16 +1,18 @@
 """`-r auto` continues the run of a config that can go on, and says why others cannot."""
 
 import json
+import os
 import shutil
 
 import pytest
 import torchvision.datasets  # noqa: F401
 
 import tiny
+from machinery.checkpoints import run_folder
 from machinery.errors import (
     ConfigError,
 )
-from projects import command, quick
+from projects import quick
 from tiny import write_config
 from typed import SHORT, models
 
@@ -55,15 +57,15 @@ def test_r_auto_finds_the_newest_unfinished_run(trained):
     ), third.stderr
     # In use by another process: passed over.
     (second / "checkpoint-epoch2.pth").unlink()
-    script = (
-        "import sys, subprocess; from pathlib import Path; "
-        "from machinery.checkpoints.run_folder import own; "
-        "lock = own(Path(sys.argv[1])); sys.exit(subprocess.call([sys.executable, *sys.argv[2:]]))"
-    )
-    fourth = command(folder, "-c", script, second, *auto)
+    lock = run_folder.own(second)
+    try:
+        fourth = quick(folder, *auto)
+        refused = quick(folder, "train.py", "-r", second)
+    finally:
+        run_folder.disown(second, lock)
     assert fourth.returncode == 0 and len(list(runs.iterdir())) == 3, fourth.stderr
-    refused = command(folder, "-c", script, second, "train.py", "-r", second)
-    assert refused.returncode == 2 and "is in use by pid" in refused.stderr
+    assert refused.returncode == 2
+    assert f"is in use by pid {os.getpid()} " in refused.stderr
 
 
 @pytest.mark.parametrize("run_id", ["", "..", "a/b"])

@@ -10,7 +10,7 @@ import torchvision.datasets  # noqa: F401
 
 import tiny
 from machinery.errors import ConfigError, StorageError
-from projects import command
+from projects import quick
 from typed import models
 
 
@@ -27,7 +27,7 @@ def test_check_tries_everything_and_leaves_nothing(trained, tmp_path, resume):
     if resume == "auto":
         models(folder, "auto-check").mkdir(exist_ok=True)
         before = sorted((folder / "saved").rglob("*"))
-    result = command(folder, "train.py", *where, "--check", env={"TMPDIR": str(tmp_path)})
+    result = quick(folder, "train.py", *where, "--check", env={"TMPDIR": str(tmp_path)})
     assert result.returncode == 0, result.stderr
     assert result.stdout.rstrip().endswith(
         "check passed: trained, validated, saved and read back; nothing of it is kept"
@@ -39,7 +39,7 @@ def test_check_tries_everything_and_leaves_nothing(trained, tmp_path, resume):
 def test_check_finds_what_only_a_batch_can_tell(trained, tmp_path):
     folder, _ = trained
     wrong = ["--set", "arch.args.num_classes=5", "--check"]
-    result = command(folder, "train.py", "-c", "config.json", *wrong, env={"TMPDIR": str(tmp_path)})
+    result = quick(folder, "train.py", "-c", "config.json", *wrong, env={"TMPDIR": str(tmp_path)})
     assert (
         result.returncode == 1 and "Target" in result.stderr
     )  # a bug of the project's own: with its traceback

@@ -90,7 +90,7 @@ def test_a_checkpoint_is_evaluated_anywhere(trained, tmp_path):
     alone.parent.mkdir()
     shutil.copy(models(folder) / "model_best.pth", alone)
     before = sorted((folder / "saved").rglob("*"))
-    result = command(folder, "test.py", "-r", "weights.pth", cwd=alone.parent)
+    result = quick(folder, "test.py", "-r", "weights.pth", cwd=alone.parent)
     assert result.returncode == 0, result.stderr
     assert sorted(path.name for path in alone.parent.iterdir()) == ["test.json", "weights.pth"]
     assert sorted((folder / "saved").rglob("*")) == before
@@ -100,7 +100,7 @@ def test_resuming_from_another_folder_goes_on_in_the_same_run(trained, tmp_path)
     folder, _ = trained
     shutil.copytree(models(folder), models(folder, "copy"))
     shutil.copytree(logs(folder), logs(folder, "copy"))
-    result = command(
+    result = quick(
         folder,
         "train.py",
         "-r",
@@ -112,12 +112,11 @@ def test_resuming_from_another_folder_goes_on_in_the_same_run(trained, tmp_path)
         cwd=tmp_path,
     )
     assert result.returncode == 0 and "trainer.epochs 2 -> 3" in result.stdout, result.stderr
-    again = command(folder, "train.py", "-r", models(folder, "copy"), cwd=tmp_path)
+    again = quick(folder, "train.py", "-r", models(folder, "copy"), cwd=tmp_path)
     assert again.returncode == 0 and "nothing to do (epoch 3 of 3)" in again.stdout
     (line,) = re.findall(r"continue: python (.*)", result.stdout)
-    assert (
-        command(folder, *shlex.split(line)[:-1], "trainer.epochs=4", cwd=None).returncode == 0
-    )  # what it suggests
+    what_it_suggests = [*shlex.split(line)[:-1], "trainer.epochs=4"]
+    assert quick(folder, *what_it_suggests).returncode == 0
     assert not list(tmp_path.glob("tmp*"))
 
 

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 import tiny
 from pages import changed, log_of, run, runs
-from projects import ROOT, command, copy_template
+from projects import ROOT, command, copy_template, quick
 
 README = (ROOT / "README.md").read_text()
 PAGE = (ROOT / "docs" / "own_tasks.md").read_text()
@@ -103,7 +103,7 @@ def trained(request, tmp_path_factory):
     words = ("--run_id", "RUN", "--set", f"trainer.epochs={EPOCHS[task]}")
     if task == "a":
         # From another folder, where data_dir is still the project's.
-        result = command(folder, "train.py", "-c", folder / config, *words, cwd=folder.parent)
+        result = quick(folder, "train.py", "-c", folder / config, *words, cwd=folder.parent)
         assert result.returncode == 0, result.stderr
         printed = result.stdout
     else:

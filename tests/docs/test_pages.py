@@ -2,6 +2,7 @@
 docs/tools.md run."""
 
 import csv
+import importlib
 import json
 import re
 import shlex
@@ -88,6 +89,8 @@ def test_commands_exist_and_take_their_options(tmp_path):
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
+    for name in ("matplotlib.pyplot", "pandas", "torch.utils.tensorboard"):
+        importlib.import_module(name)  # once, and not again in each fork
     folder = copy_template(tmp_path_factory.mktemp("docs") / "project")
     for name in ("examples", "tools"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -125,15 +128,15 @@ def test_the_sweep_of_the_page_runs(project):
     assert spec.method == "tpe" and spec.points == 20 and spec.prune_from == 2
     short = {"data_loader.args.validation_split": 0.85, "trainer.epochs": 1, "n_gpu": 0}
     given = json.loads((project / "sweep.json").read_text())
-    given |= {"points": 3, "set": given["set"] | short}
+    given |= {"points": 2, "set": given["set"] | short}
     (project / "sweep.json").write_text(json.dumps(given))
     (line,) = [line for line in commands(TOOLS) if "sweep.py" in line]
     printed = run(project, *shlex.split(line)[1:])
     assert (
-        sorted(re.findall(r"^point (\d+):", printed, re.M)) == ["0", "1", "2"]
+        sorted(re.findall(r"^point (\d+):", printed, re.M)) == ["0", "1"]
         and "best: point" in printed
     )
-    assert len(list(project.glob("saved/sweeps/sweep/models/*/point-*"))) == 3
+    assert len(list(project.glob("saved/sweeps/sweep/models/*/point-*"))) == 2
 
 
 @pytest.mark.soak

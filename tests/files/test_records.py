@@ -14,7 +14,7 @@ from logger.logger import setup_logging
 from machinery.checkpoints import environment, file as checkpoint, outcome
 from machinery.errors import CheckpointError, ConfigError, DataError, NonFiniteError, StorageError
 from machinery.files import shown_command
-from projects import ROOT, command
+from projects import ROOT, quick
 from tiny import interrupted, write_config
 
 
@@ -226,7 +226,7 @@ def test_the_classic_command_of_this_project_is_shown_at_the_end(tmp_path):
         "--set",
         "trainer.len_epoch=2",
     ]
-    result = command(ROOT, "train.py", "-c", ROOT / "config.json", *options, cwd=start)
+    result = quick(ROOT, "train.py", "-c", ROOT / "config.json", *options, cwd=start)
     (line,) = [line for line in result.stdout.splitlines() if line.startswith("test: ")]
     typed = line.removeprefix("test:").strip().replace("python", sys.executable, 1)
     again = subprocess.run(typed, shell=True, cwd=start, capture_output=True, text=True)

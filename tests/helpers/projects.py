@@ -1,5 +1,6 @@
 """Copies of the template for the tests that run its commands, and the commands themselves."""
 
+import atexit
 import os
 import runpy
 import shutil
@@ -26,7 +27,7 @@ def copy_template(folder, parts=SHARED + OWN):
     return folder
 
 
-def script(folder, words):
+def script(folder, words, cwd=None, env=None):
     """Run a script of a project, or code of a test, in this process, which has torch already."""
     own = {
         name.removesuffix(".py")
@@ -35,23 +36,39 @@ def script(folder, words):
     own |= {"examples", "tools"}
     for name in [name for name in sys.modules if name.split(".")[0] in own]:
         del sys.modules[name]
-    os.chdir(folder)
+    os.chdir(cwd or folder)
     sys.path.insert(0, str(folder))
     sys.argv, tempfile.tempdir = list(words), str(folder.parent)
+    if env is not None:
+        os.environ.update(env)
+        tempfile.tempdir = None  # where the environment says
     if words[0] == "-c":
         exec(words[1], {"__name__": "__main__"})
     else:
         runpy.run_path(words[0], run_name="__main__")
 
 
-def quick(folder, *arguments):
+def _to_its_end(folder, words, cwd, env):
+    """Run a script, and what it wants to be done at the end of its process."""
+    atexit._clear()
+    try:
+        script(folder, words, cwd, env)
+    finally:
+        atexit._run_exitfuncs()
+
+
+def quick(folder, *arguments, cwd=None, env=None):
     """Like `command`, by a fork, without a new interpreter that imports torch."""
-    files = [folder.parent / name for name in ("stdout.txt", "stderr.txt")]
-    for file in files:
-        file.unlink(missing_ok=True)
     words = list(map(str, arguments))
-    code = forked.finish(forked.start(script, folder, words, output=files[0], errors=files[1]))
-    return subprocess.CompletedProcess(words, code, *(file.read_text() for file in files))
+    if cwd is not None:
+        words[0] = str(folder / words[0])
+    with tempfile.TemporaryDirectory() as place:
+        files = [Path(place) / name for name in ("stdout.txt", "stderr.txt")]
+        given = (folder, words, cwd, env)
+        process = forked.start(_to_its_end, *given, output=files[0], errors=files[1])
+        code = forked.finish(process)
+        said = [file.read_text() for file in files]
+    return subprocess.CompletedProcess(words, code, *said)
 
 
 def command(folder, *arguments, python=(), cwd=None, env=None, **kwargs):

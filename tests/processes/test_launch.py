@@ -14,6 +14,7 @@ from functools import partial
 import pytest
 import torch
 
+from launched import launch
 from projects import ROOT, command, copy_template
 
 SHORT = ["--set", "trainer.len_epoch=6", "--set", "trainer.tensorboard=false"]
@@ -56,18 +57,11 @@ def weights(project, name, file="checkpoint-epoch3.pth"):
 
 @pytest.fixture(scope="module")
 def unbroken(project):
-    arguments = (
-        "-c",
-        "config.json",
-        "-d",
-        "0,1",
-        "--run_id",
-        "unbroken",
-        *SHORT,
-        "--set",
-        "trainer.epochs=3",
-    )
-    result = command(project, "train.py", *arguments)
+    """By the command of the page, in new processes."""
+    page = (ROOT / "docs" / "commands.md").read_text()
+    (line,) = re.findall(r"^python (train\.py .* -d 0,1)(?: +#.*)?$", page, re.M)
+    more = ("--run_id", "unbroken", *SHORT, "--set", "trainer.epochs=3")
+    result = command(project, *line.split(), *more)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -97,9 +91,8 @@ def test_d_trains_on_several(project, unbroken):
 def test_several_evaluate_what_one_evaluates(project, unbroken):
     results = []
     for devices in (["-d", "0,1,2"], []):
-        assert (
-            command(project, "test.py", "-r", run_of(project, "unbroken"), *devices).returncode == 0
-        )
+        ended = launch(project, "test.py", "-r", run_of(project, "unbroken"), *devices)
+        assert ended.returncode == 0, ended.stderr
         results.append(
             json.loads((run_of(project, "unbroken") / "test.json").read_text())["results"][0]
         )
@@ -115,7 +108,7 @@ def test_mistakes_are_told_once_with_their_exit_code(project):
     )
     assert result.returncode == 2 and result.stderr.count("no metric is called 'nix'") == 1
     assert len(result.stderr.splitlines()) == 1
-    result = command(
+    result = launch(
         project, "train.py", "-c", "config.json", "-d", "0,1,2", "--set", "trainer.epoch=1"
     )
     assert result.returncode == 2 and result.stderr.startswith(
@@ -125,7 +118,7 @@ def test_mistakes_are_told_once_with_their_exit_code(project):
 
 def test_a_check_leaves_nothing(project, unbroken):
     before = sorted(run_of(project, "").iterdir())
-    result = command(
+    result = launch(
         project,
         "train.py",
         "-c",
@@ -147,7 +140,7 @@ def test_a_scheduler_s_command_starts_goes_on_and_finishes(project, unbroken):
         (3, "resuming from"),
         (3, "nothing to do (epoch 3 of 3)"),
     ):
-        result = command(project, "train.py", *arguments, "--set", f"trainer.epochs={epochs}")
+        result = launch(project, "train.py", *arguments, "--set", f"trainer.epochs={epochs}")
         assert result.returncode == 0 and said in result.stdout, result.stderr
     expected = weights(project, "unbroken")
     assert all(

@@ -530,6 +530,13 @@ class Variance(MetricTracker):
         return mean["x2"] - mean["x"] ** 2
 
 
+@pytest.fixture
+def torchmetrics_if_any():
+    """Imported once, and not again by each of the processes."""
+    if importlib.util.find_spec("torchmetrics"):
+        importlib.import_module("torchmetrics")
+
+
 def with_objects(folder):
     tiny.Spread, tiny.Variance, metrics = Spread, Variance, ["Spread", "Variance"]
     if importlib.util.find_spec("torchmetrics"):
@@ -555,7 +562,7 @@ def train_with_objects(folder, resume=None, stop_at=None):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("sizes", [(2, 2), (3, 2), (2, 1)])
-def test_metrics_that_are_objects_count_everything(tmp_path, sizes):
+def test_metrics_that_are_objects_count_everything(tmp_path, torchmetrics_if_any, sizes):
     alone = ranks.run(tmp_path, 1, train_with_objects, tmp_path)[0][1]
     results = ranks.run(tmp_path, sizes[0], train_with_objects, tmp_path)
     for _, logs, *_ in results:

@@ -1,8 +1,6 @@
 """tools/benchmark.py: both sides compute the same, and the figures are what they are called."""
 
 import logging
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -10,6 +8,7 @@ import torch
 from data_loader.data_loaders import DigitsDataLoader
 from machinery.files import ROOT
 from model.model import MnistModel
+from projects import quick
 from tools import bare_loop, benchmark
 from tools.benchmarks import commands, libraries, loops
 
@@ -21,7 +20,9 @@ def quiet():
     logging.disable(logging.NOTSET)
 
 
-def test_the_benchmarks_sides_compute_the_same(tmp_path, capfd):
+def test_the_benchmarks_sides_compute_the_same(tmp_path, capfd, monkeypatch):
+    few = loops.digits(1)
+    monkeypatch.setattr(loops, "digits", lambda copies: few)
     case = loops.steps(tmp_path, n=320)  # it compares the losses of both sides itself
     figures = benchmark.figure(case, runs=1)
     validation = benchmark.figure(loops.validation(tmp_path), runs=1)
@@ -55,12 +56,10 @@ def test_the_bare_loop_is_the_template_s_own_training(tmp_path):
 
 
 def test_the_bare_loop_runs():
-    command = [sys.executable, "tools/bare_loop.py", "--epochs", "1"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert result.stdout.startswith("epoch 1: loss ")
-    never = subprocess.run(
-        [*command, "--until", "0.999"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    command = ["tools/bare_loop.py", "--epochs", "1"]
+    result = quick(ROOT, *command)
+    assert result.returncode == 0 and result.stdout.startswith("epoch 1: loss "), result.stderr
+    never = quick(ROOT, *command, "--until", "0.999")
     assert never.returncode == 1 and "0.999 was never reached" in never.stderr
 
 

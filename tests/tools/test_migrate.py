@@ -17,7 +17,7 @@ from classic_checkpoints import write_classic
 from machinery.checkpoints import file as checkpoint
 from machinery.errors import CheckpointError, ConfigError
 from parse_config import ConfigParser
-from projects import ROOT, SHARED, command, copy_template
+from projects import ROOT, SHARED, command, copy_template, quick
 from tools import migrate
 from tools.convert_checkpoint import convert, read_inert
 from tools.migration import classic, project
@@ -707,7 +707,7 @@ def test_a_worn_project_trains_when_it_is_changed_as_told(tmp_path):
         "import helper, prepare_device", "import prepare_device\nfrom utils.util import helper"
     )
     (folder / "train.py").write_text(train)
-    third = command(folder, "train.py", "-c", "config.json", "--check")
+    third = quick(folder, "train.py", "-c", "config.json", "--check")
     assert third.returncode == 0, third.stderr
 
 

@@ -12,7 +12,7 @@ import torch
 
 import tiny
 from machinery.errors import ConfigError, StorageError
-from projects import ROOT, command
+from projects import ROOT, quick
 from tools import profile_steps
 
 
@@ -138,17 +138,13 @@ def test_a_trace_that_cannot_be_written_is_an_error(tmp_path, monkeypatch, cut):
 
 
 def test_the_command_leaves_its_trace_alone(tmp_path):
-    result = command(
+    result = quick(
         ROOT, "tools/profile_steps.py", "-c", "config.json", "--steps", "2", cwd=tmp_path
     )
     assert result.returncode == 2 and "config.json cannot be read" in result.stderr
     arguments = ["-c", ROOT / "config.json", "--steps", "2"]
-    result = command(ROOT, "tools/profile_steps.py", *arguments, cwd=tmp_path)
+    result = quick(ROOT, "tools/profile_steps.py", *arguments, cwd=tmp_path)
     assert result.returncode == 0 and "profile of 2 steps" in result.stdout, result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["trace.json.gz"]
-    assert (
-        command(
-            ROOT, "tools/profile_steps.py", "-c", ROOT / "config.json", "--steps", "0"
-        ).returncode
-        == 2
-    )
+    none = quick(ROOT, "tools/profile_steps.py", "-c", ROOT / "config.json", "--steps", "0")
+    assert none.returncode == 2

@@ -1,6 +1,7 @@
 """tools/sweep.py: points are drawn, tried once each, and go on after kills."""
 
 import csv
+import importlib
 import json
 import os
 import re
@@ -67,6 +68,7 @@ def _sweep(file, save_dir, given):
 
 
 def sweep(folder, file, *given, code=0):
+    importlib.import_module("tools.sweep")  # once, and not again in each fork
     output = folder / "sweep.txt"
     output.unlink(missing_ok=True)
     ended = forked.finish(forked.start(_sweep, file, folder / "sweeps", given, output=output))

@@ -6,7 +6,7 @@ import torch
 
 import tiny
 from machinery.errors import CheckpointError
-from projects import command, copy_template
+from projects import copy_template, quick
 from tiny import Several, interrupted
 
 
@@ -119,9 +119,9 @@ def test_a_second_network_handed_over_in_train_reaches_test(tmp_path):
         text.replace("    return trainer\n\n\ndef load_run", f"{NETWORK}\n\ndef load_run")
     )
     short = ["--set", "trainer.epochs=1", "--set", "trainer.len_epoch=3", "--run_id", "one"]
-    trained = command(folder, "train.py", "-c", "config.json", *short)
+    trained = quick(folder, "train.py", "-c", "config.json", *short)
     assert trained.returncode == 0, trained.stderr
-    result = command(folder, "test.py", "-r", "saved/models/Digits_LeNet/one")
+    result = quick(folder, "test.py", "-r", "saved/models/Digits_LeNet/one")
     assert result.returncode == 0, result.stderr
     (told,) = [line for line in trained.stdout.splitlines() if "second network" in line][-1:]
     assert told in result.stdout
