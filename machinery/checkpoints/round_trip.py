@@ -71,7 +71,8 @@ def _may_be_loaded(part: Any) -> bool:
     A loader would begin elsewhere, and the template's own averages are of an epoch in hand.
     """
     if isinstance(part, nn.Module):
-        return not any(is_lazy(parameter) for parameter in part.parameters())
+        tensors = [*part.parameters(), *part.buffers()]  # some may have no numbers, or none yet
+        return not any(is_lazy(tensor) or tensor.is_meta for tensor in tensors)
     if type(part).__module__.startswith("machinery."):
         return False
     return not hasattr(part, "__iter__")
