@@ -70,7 +70,7 @@ class Trainer(BaseTrainer):
     ) -> None:
         self._length = EpochLength(len_epoch or config.settings.trainer.len_epoch, data_loader)
         self.len_epoch = self._length.first
-        check_methods(type(self), Trainer, criterion, optimizer, config.settings)
+        check_methods(type(self), Trainer, criterion, optimizer, config.checked)
         if config.launch.trains:  # before the run folder is made
             loaders = (data_loader, valid_data_loader)
             settings, where = config.settings.trainer, config.where

@@ -1,5 +1,6 @@
 """The checkpoints of a run folder: their names, their order, the newest whole one, which may go."""
 
+import gc
 import logging
 import operator
 import os
@@ -294,6 +295,8 @@ def own(folder: Path) -> int:
         import fcntl
     except ImportError:
         return -1
+    if folder.resolve() in _owned:
+        gc.collect()  # the run may be one that nobody has any more
     if folder.resolve() in _owned:
         raise ConfigError(f"{folder} is in use by this process: finish its run first")
     descriptor = _open_lock(folder)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from machinery.config.schema import Config
+from machinery.config.checking import Checked
 from machinery.errors import ConfigError
 
 #: The doors of an update in earlier versions, and what stands in their place.
@@ -23,19 +23,19 @@ _DOORS = """
 
 
 def check_methods(
-    own: type, template: type, criterion: Any, optimizer: Any, settings: Config
+    own: type, template: type, criterion: Any, optimizer: Any, checked: Checked
 ) -> None:
     """Refuse a trainer that lacks a method, or whose methods go through doors that are gone.
 
     Args:
         own, template: the trainer's class, and the one whose methods it may have replaced.
-        settings: of the config.
+        checked: the config.
 
     Raises:
         ConfigError: naming the method, or where there is one.
     """
-    _check_needed_methods(own, template, criterion, optimizer, settings.trainer.precision)
-    scheduled = settings.lr_scheduler
+    _check_needed_methods(own, template, criterion, optimizer, checked.settings.trainer.precision)
+    scheduled = checked.settings.lr_scheduler
     by_step = scheduled is not None and scheduled.interval == "step"
     _check_doors(own, template, by_step)
 

@@ -45,7 +45,9 @@ def test_a_config_beside_r_gives_only_what_differs(tmp_path, monkeypatch):
         json.dumps({"optimizer": {"type": "SGD", "args": {"lr": 0.5}}})
     )
     path = str(trainer.checkpoint_dir / "checkpoint-epoch1.pth")
-    monkeypatch.setattr(sys, "argv", ["train.py", "-c", str(tmp_path / "fine.json"), "-r", path])
+    words = ["train.py", "-c", str(tmp_path / "fine.json"), "-r", path]
+    save_dir = ["--set", f"trainer.save_dir={tmp_path}"]  # it is outside the project
+    monkeypatch.setattr(sys, "argv", [*words, *save_dir])
     config = ConfigParser.from_args(argparse.ArgumentParser())
     assert config["optimizer"] == {"type": "SGD", "args": {"lr": 0.5}} and config["name"] == "Tiny"
     assert config.launch.task == "fine-tune"

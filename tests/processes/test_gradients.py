@@ -75,7 +75,7 @@ def test_several_processes_evaluate_with_gradients_what_one_does(tmp_path, arch,
     for others, their_logs, their_count, _ in ranks.run(tmp_path, 2, train, config):
         assert furthest(others, weights) < 1e-12 and their_count == count
         for one, other in zip(logs, their_logs, strict=True):
-            np.testing.assert_allclose(list(one.values()), list(other.values()), rtol=1e-9)
+            np.testing.assert_allclose(list(one.values()), list(other.values()), rtol=1e-7)
 
 
 class Freezing(Exact):

@@ -404,9 +404,12 @@ class Bent(GANTrainer):
 class Clipping(OwnLoop):
     """A loop of two batches an update, clipped, with an optimizer of its own."""
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.other = torch.optim.SGD(self.model.parameters(), lr=0.05)
+
     def _train_epoch(self, epoch):
         self.model.train()
-        self.other = self.other if epoch > 1 else torch.optim.SGD(self.model.parameters(), lr=0.05)
         for i, (data, target) in enumerate(self.data_loader):
             loss = self.criterion(self.model(data), target)
             (loss / 2).backward()

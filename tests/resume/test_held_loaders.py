@@ -156,7 +156,8 @@ def test_a_checkpoint_without_the_place_of_a_loader_is_gone_on_with(tmp_path, me
     config = tiny.settings(tmp_path, trainer__verbosity=1)
     path = interrupted(config, after=14, cls=(Restarts,))
     content = checkpoint.load(path)
-    del content["states"]["second"], content["classes"]["second"]
+    for section in ("states", "classes", "structures"):
+        del content[section]["second"]
     checkpoint.save(content, path)
     assert tiny.train(config, resume=path, trainer_class=Restarts).epoch == 3
     assert "has no place of second: it begins a new pass" in messages()

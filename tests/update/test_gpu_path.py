@@ -160,8 +160,8 @@ def test_what_a_step_costs_in_calls(tmp_path, monkeypatch):
     assert len(fetches) == batches + validation
     # In each window the rate, too; after the epoch what was best, and samples a second.
     assert writes.count("add_scalar") == windows * (numbers + 1) + numbers + numbers + 1
-    # One for a fetch, one for a step, and none else but the epoch's own.
-    assert len(seeds) == 2 * (batches + validation) + 1
+    # One for a fetch, one for a step, and none else but the epoch's own at its start and its end.
+    assert len(seeds) == 2 * (batches + validation) + 2
 
 
 class Operations(TorchDispatchMode):

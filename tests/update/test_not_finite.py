@@ -257,7 +257,7 @@ def test_nothing_trained_that_is_not_finite_is_saved(tmp_path, policy, what):
         NonFiniteError, match=f"weights became NaN or infinite by epoch 9 .*: {named}"
     ):
         trainer._save_checkpoint(9)
-    trainer._checkpoints.check(trainer._held(), Position(9, None, 0.1, False), "ignore")
+    trainer._checkpoints.check(trainer._held(), Position(9, None, 0.1, False, 0, 0), "ignore")
 
 
 def _forward_of(trainer, batch):
