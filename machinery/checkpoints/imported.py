@@ -1,7 +1,9 @@
 """What a process has imported: installed packages with their versions, and the project's files."""
 
+import os
 import re
 import sys
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -16,9 +18,15 @@ _INSTALLED = {"site-packages", "dist-packages"}
 
 def packages() -> dict[str, str]:
     """The versions of the installed packages of which something was imported, by name."""
+    return dict(_versions_of(frozenset(_installed_modules())))
+
+
+@cache  # a process may train more than once
+def _versions_of(modules: frozenset[str]) -> list[tuple[str, str]]:
+    """The packages of some modules, each with its version, by name."""
     found = {}
     others = set()
-    for name in sorted(_installed_modules()):
+    for name in sorted(modules):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:  # it has another name: PIL is of Pillow
@@ -27,7 +35,7 @@ def packages() -> dict[str, str]:
         for distribution in metadata.distributions():
             if others & _modules_of(distribution):
                 found[distribution.name] = distribution.version
-    return dict(sorted(found.items(), key=_by_name))
+    return sorted(found.items(), key=_by_name)
 
 
 def _by_name(package: tuple[str, str]) -> str:
@@ -40,10 +48,10 @@ def _installed_modules() -> set[str]:
     found = set()
     for name in names - sys.stdlib_module_names - _OF_TORCH:
         file = _file_of(sys.modules.get(name))
-        if file is None or name.startswith("_"):
+        if file == "" or name.startswith("_"):
             continue
         # A module of its own: compiled ones may have a name that leaves their package out.
-        if _INSTALLED & {file.parent.name, file.parent.parent.name}:
+        if not _INSTALLED.isdisjoint(Path(file).parts[-3:-1]):
             found.add(name)
     return found
 
@@ -59,23 +67,24 @@ def _modules_of(distribution: metadata.Distribution) -> set[str]:
 
 def own_files() -> list[Path]:
     """The project's files that were imported, or started, relative to its root."""
+    root = f"{ROOT}{os.sep}"
     found = set()
-    for module in list(sys.modules.values()):
+    for module in list(sys.modules.values()):  # thousands
         file = _file_of(module)
-        if file is None or not file.is_relative_to(ROOT):
+        if not file.startswith(root):
             continue
-        path = file.relative_to(ROOT)
-        if not _INSTALLED & set(path.parts):  # an environment in the project
+        path = Path(file).relative_to(ROOT)
+        if _INSTALLED.isdisjoint(path.parts):  # no environment in the project
             found.add(path)
     return sorted(found)
 
 
-def _file_of(module: ModuleType | None) -> Path | None:
-    """The file of a module; None of one that has none."""
+def _file_of(module: ModuleType | None) -> str:
+    """The file of a module; empty of one that has none."""
     file = getattr(module, "__file__", None)
-    if not isinstance(file, str):
-        return None
-    return Path(file).absolute()
+    if isinstance(file, str):
+        return file
+    return ""
 
 
 def driver() -> str | None:
