@@ -124,6 +124,7 @@ class Trainer(BaseTrainer):
 
     def _train_epoch(self, epoch: int) -> Log:
         """Train one epoch, validate, step an epoch scheduler; the averages over all samples."""
+        networks.clear_gradients(self._networks())
         networks.to_training(self._networks())
         self._whole = True
         for batches in self._groups(epoch):

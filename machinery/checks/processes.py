@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.data import DistributedSampler
 
@@ -28,7 +29,9 @@ def check_processes(model: nn.Module, loader: Any, metrics: Sequence[Any], synce
         _check_metric(metric)
     if not hasattr(loader, "batch_size") or not isinstance(loader.batch_size, int):
         return
-    _check_gradients(model)
+    _check_sparse(model)
+    if "batch_sampler" in getattr(loader, "init_kwargs", {}):  # which says how large batches are
+        return
     if loader.batch_size < distributed.size():
         few = f"{loader.batch_size} samples are too few for {distributed.size()} processes"
         raise ConfigError(f"data_loader.args.batch_size: {few}")
@@ -48,12 +51,16 @@ def _check_metric(metric: Any) -> None:
     raise ConfigError(f"metrics: on several processes {metric.__name__} needs a method {what}")
 
 
-def _check_gradients(model: nn.Module) -> None:
+def _check_sparse(model: nn.Module) -> None:
     module: Any
     for module in model.modules():
         if hasattr(module, "sparse") and module.sparse is True:
             what = "DistributedDataParallel averages the others wrongly beside them"
             raise ConfigError(f"sparse gradients: {what}")
+    for name, buffer in model.named_buffers():
+        if buffer.layout != torch.strided:
+            what = "DistributedDataParallel cannot send it to other processes"
+            raise ConfigError(f"the buffer {name} is sparse: {what}")
 
 
 def _shares_out(loader: Any) -> bool:

@@ -30,11 +30,22 @@ def bring(networks: Sequence[nn.Module], device: torch.device) -> None:
 
 
 def share_buffers(networks: Sequence[nn.Module]) -> None:
-    """Give all processes the main one's buffers, such as the running means of BatchNorm."""
+    """Give all processes the main one's buffers, such as the running means of BatchNorm.
+
+    A table that grows with its inputs may be of another length in each.
+    """
     if distributed.alone():
         return
+    buffers: list[torch.Tensor] = []
     for network in networks:
-        distributed.broadcast(network.buffers())
+        buffers += network.buffers()
+    if not buffers:
+        return
+    theirs = distributed.gathered([buffer.shape for buffer in buffers])[0]
+    for buffer, shape in zip(buffers, theirs, strict=True):
+        if buffer.shape != shape:
+            buffer.data = buffer.new_zeros(shape)
+        distributed.broadcast([buffer])
 
 
 def _modules(networks: Sequence[nn.Module]) -> list[nn.Module]:
@@ -43,6 +54,12 @@ def _modules(networks: Sequence[nn.Module]) -> list[nn.Module]:
     for network in networks:
         modules += network.modules()
     return modules
+
+
+def clear_gradients(networks: Sequence[nn.Module]) -> None:
+    """Leave no gradients of the time before: no checkpoint holds them."""
+    for network in networks:
+        network.zero_grad(set_to_none=True)
 
 
 def to_training(networks: Sequence[nn.Module]) -> None:

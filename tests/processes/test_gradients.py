@@ -44,7 +44,7 @@ class Spare(Willing):
 
 @pytest.fixture(autouse=True)
 def models(monkeypatch):
-    for kind in (Forces, Willing, Spare, Embedding):
+    for kind in (Forces, Willing, Spare, Embedding, Growing, Sparse):
         monkeypatch.setattr(tiny, kind.__name__, kind, raising=False)
 
 
@@ -76,6 +76,71 @@ def test_several_processes_evaluate_with_gradients_what_one_does(tmp_path, arch,
         assert furthest(others, weights) < 1e-12 and their_count == count
         for one, other in zip(logs, their_logs, strict=True):
             np.testing.assert_allclose(list(one.values()), list(other.values()), rtol=1e-7)
+
+
+class Growing(tiny.TinyModel):
+    """Keeps a table as long as the largest batch."""
+
+    __module__ = "tiny"
+
+    def __init__(self):
+        super().__init__(dropout=0.0, norm=False)
+        self.register_buffer("table", torch.zeros(0))
+
+    def forward(self, x):
+        if len(self.table) < len(x):
+            self.table = torch.arange(float(len(x)))
+        return super().forward(x)
+
+
+def test_buffers_of_other_shapes_become_the_main_one_s(tmp_path, monkeypatch):
+    config = settings(tmp_path, arch={"type": "Growing", "args": {}}, trainer__epochs=1)
+    config["data_loader"]["args"] = {"batch_size": 7}  # shares of 4 and 3
+    (main, *_), (other, *_) = ranks.run(tmp_path, 2, train, config)
+    assert len(main["table"]) == len(other["table"]) == 4
+
+
+class Sparse(tiny.TinyModel):
+    """Has a table that is mostly zeros."""
+
+    __module__ = "tiny"
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("table", torch.eye(3).to_sparse())
+
+
+def attempt(config):
+    try:
+        train(config)
+    except ConfigError as error:
+        return str(error)
+
+
+def test_a_sparse_buffer_is_told_to_be_of_one_process(tmp_path):
+    config = settings(tmp_path, arch={"type": "Sparse", "args": {}})
+    for told in ranks.run(tmp_path, 2, attempt, config):
+        assert "the buffer table is sparse" in told
+
+
+class Leaving(tiny.Trainer):
+    """Trains a layer that no optimizer has in the first epoch, and leaves gradients behind."""
+
+    def _train_epoch(self, epoch):
+        log = super()._train_epoch(epoch)
+        (self.model(torch.ones(4, 6)).sum() * 1e3).backward()
+        return log
+
+
+def test_gradients_that_an_epoch_leaves_do_not_reach_the_next(tmp_path):
+    whole = tiny.train(tiny.settings(tmp_path / "a"), trainer_class=Leaving)
+    first = tiny.train(tiny.settings(tmp_path / "b", trainer__epochs=2), trainer_class=Leaving)
+    resumed = tiny.train(
+        tiny.settings(tmp_path / "b"),
+        resume=first.checkpoint_dir / "checkpoint-epoch2.pth",
+        trainer_class=Leaving,
+    )
+    assert tiny.digest(resumed.model) == tiny.digest(whole.model)
 
 
 class Freezing(Exact):
