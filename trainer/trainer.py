@@ -22,7 +22,7 @@ from machinery import distributed
 from machinery.checks.fitting import check_parts
 from machinery.checks.layer_table import watch
 from machinery.checks.loss import no_mean_loss, warn_of_loss
-from machinery.checks.methods import check_methods
+from machinery.checks.methods import check_methods, loss_of
 from machinery.checks.own_values import OwnValues
 from machinery.errors import UserError
 from machinery.order import seeding
@@ -103,8 +103,8 @@ class Trainer(BaseTrainer):
         # Samples of the epoch that an earlier process has trained on.
         self._samples_before = 0.0
         self._alone = distributed.alone()
-        in_samples = type(self).batch_size_of is BaseTrainer.batch_size_of
-        self._sizes = Sizes(self.batch_size_of, self.loss_size_of, in_samples, self.criterion)
+        counts = type(self).batch_size_of is BaseTrainer.batch_size_of
+        self._sizes = Sizes(self.batch_size_of, self.loss_size_of, counts, loss_of(self, Trainer))
         # The update under way, and whether it has made a step.
         self._group: Group | None = None
         self._stepped = False
@@ -112,8 +112,7 @@ class Trainer(BaseTrainer):
         self._attended = 0
         # Gives the table of the layers, once they have seen a batch.
         self._layers: Callable[[], str] | None = None
-        own_loss = type(self)._forward is not Trainer._forward
-        self._judges_loss = self.config.launch.new and not own_loss
+        self._judges_loss = self.config.launch.new and type(self)._forward is Trainer._forward
         self._weighs_losses = type(self)._train_epoch is Trainer._train_epoch
         self._own = OwnValues({*vars(self), *dir(Trainer)})
 

@@ -28,8 +28,10 @@ def judge_anew(parts: Mapping[str, Any], before: Config, now: Config) -> None:
         parts: of the trainer, by name; the monitor and the scheduler, which a plateau steps, judge.
         before, now: the configs.
     """
-    old = _judging(before)
-    changed = [key for key, value in _judging(now).items() if old[key] != value]
+    old, new = _judging(before), _judging(now)
+    changed = [key for key in new if old.get(key) != new[key]]
+    if "trainer.monitor" in changed:  # another number is of another key, too
+        changed = [key for key in changed if key in old]
     if not changed:
         return
     scheduler = parts.get("lr_scheduler")

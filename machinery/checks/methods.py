@@ -2,6 +2,8 @@
 
 import dis
 import inspect
+from collections.abc import Callable
+from functools import partial
 from types import CodeType
 from typing import Any
 
@@ -115,6 +117,44 @@ def _attributes_of_self(code: CodeType) -> set[str]:
         if before == "self" and isinstance(instruction.argval, str):
             found.add(instruction.argval)
         before = instruction.argval
+    return found
+
+
+def loss_of(own: Any, template: type) -> Callable[[], Any]:
+    """What gives the loss of a trainer as it is then; None if its `_forward` has one of its own.
+
+    Args:
+        own: the trainer.
+        template: the class whose methods it may have replaced.
+    """
+    if _takes_criterion(type(own), template):
+        return partial(getattr, own, "criterion")
+    return partial(getattr, None, "criterion", None)
+
+
+def _takes_criterion(own: type, template: type) -> bool:
+    """Whether `_forward` is the template's, calls that, or some method names the criterion."""
+    reached = True
+    for kind in own.__mro__[: own.__mro__.index(template)]:
+        for name, method in vars(kind).items():
+            if not inspect.isfunction(method) or name == "__init__":
+                continue
+            if name == "_forward" and not reached:
+                continue
+            used = _names_in(inspect.unwrap(method).__code__)
+            if "criterion" in used:
+                return True
+            if name == "_forward":
+                reached = "_forward" in used
+    return reached
+
+
+def _names_in(code: CodeType) -> set[str]:
+    """The attributes and globals that a function, and those within it, use."""
+    found = set(code.co_names)
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            found |= _names_in(inner)
     return found
 
 

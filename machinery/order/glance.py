@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from machinery.order.generators import inside, reachable
+from machinery.order.outstanding import times_written
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 #: Of an array about so many items are looked at, evenly spread.
@@ -29,9 +30,7 @@ def _known_by(value: Any) -> Any:
     if isinstance(value, _PLAIN):
         return repr(value)
     if isinstance(value, torch.Tensor):
-        # Counts what is written into it; tensors made for inference alone have no such count.
-        version = 0 if value.is_inference() else value._version
-        return id(value), version
+        return id(value), times_written(value)
     if type(value) is np.ndarray and not value.dtype.hasobject:  # a memory map would be read
         items = value.flat[:: max(value.size // _ITEMS, 1)]
         return value.shape, str(value.dtype), zlib.crc32(items.tobytes())

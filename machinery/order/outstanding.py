@@ -34,6 +34,13 @@ def tensors_in(batch: Any) -> Iterator[torch.Tensor]:
         yield from tensors_in(value)
 
 
+def times_written(tensor: torch.Tensor) -> int:
+    """How often a tensor has been written into; those made for inference alone don't count it."""
+    if tensor.is_inference():
+        return 0
+    return tensor._version
+
+
 def same_batch(first: Any, second: Any) -> bool:
     """Whether two batches are one: the same object, or put together anew of the same tensors."""
     if first is second:

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from machinery.order.outstanding import times_written
+
 Sizing = Callable[[Any], float]
 #: The class that torch's losses ignore, if nobody says another.
 _IGNORED = -100
@@ -30,13 +32,21 @@ class Divisor:
     """
 
     def __init__(self, weight: torch.Tensor | None, ignored: int, otherwise: Sizing) -> None:
-        self._weight = None
-        if weight is not None:
-            self._weight = weight.detach().cpu().double().numpy()
+        self._given = weight
+        self._read_weight()
         self._ignored = ignored
         self._otherwise = otherwise
 
+    def _read_weight(self) -> None:
+        self._written = 0
+        self._weight = None
+        if self._given is not None:
+            self._written = times_written(self._given)
+            self._weight = self._given.detach().cpu().double().numpy()
+
     def __call__(self, batch: Any) -> float:
+        if self._given is not None and self._written != times_written(self._given):
+            self._read_weight()
         if not isinstance(batch, list | tuple) or len(batch) != 2:
             return self._otherwise(batch)
         target = batch[1]
@@ -55,6 +65,33 @@ class Divisor:
         if self._weight is None:
             return int(np.count_nonzero(counts))
         return float(self._weight[target[counts]].sum())
+
+
+class LossSize:
+    """What a loss is the mean over, as it is now: a trainer may exchange it, or weigh it anew.
+
+    Args:
+        find: gives the loss; None: nobody knows it.
+        samples_of: says how many samples a batch has.
+    """
+
+    def __init__(self, find: Callable[[], Any], samples_of: Sizing) -> None:
+        self._find = find
+        self._samples_of = samples_of
+        # What it was found out for.
+        self._criterion: Any = self
+        self._weight: Any = None
+        self._found = samples_of
+
+    def now(self) -> Sizing:
+        """What says it of a batch."""
+        criterion = self._find()
+        weight = getattr(criterion, "weight", None)
+        if criterion is not self._criterion or weight is not self._weight:
+            self._criterion = criterion
+            self._weight = weight
+            self._found = divisor_of(criterion, self._samples_of)
+        return self._found
 
 
 def divisor_of(criterion: Any, samples_of: Sizing) -> Sizing:
@@ -102,9 +139,6 @@ def _trial_targets(weight: torch.Tensor | None) -> torch.Tensor:
 @torch.no_grad()
 def _is_mean_by(divisor: Divisor, criterion: Any, targets: torch.Tensor) -> bool:
     """Whether the loss of some samples is that of two parts of them, weighted by the divisor."""
-    criterion = copy.deepcopy(criterion)  # which may count its calls
-    if isinstance(criterion, nn.Module):
-        criterion = criterion.cpu()
     classes = _CLASSES
     dtype = torch.float32
     weight = _option(criterion, "weight")
@@ -116,13 +150,16 @@ def _is_mean_by(divisor: Divisor, criterion: Any, targets: torch.Tensor) -> bool
     half = _SAMPLES // 2
     total = 0.0
     try:
-        with warnings.catch_warnings():
+        criterion = copy.deepcopy(criterion)  # which may count its calls
+        if isinstance(criterion, nn.Module):
+            criterion = criterion.cpu()
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
             whole = float(criterion(scores, targets))
             for part in (slice(half), slice(half, None)):
                 total += float(criterion(scores[part], targets[part])) * divisor.of(
                     targets[part].numpy()
                 )
-    except Exception:  # no loss of classes
+    except Exception:  # no loss of classes, or one that cannot be copied
         return False
     return bool(np.isclose(whole * divisor.of(targets.numpy()), total, rtol=1e-4))

@@ -186,8 +186,10 @@ class Group:
         whole = shares.sizes[self._current]
         if whole == 0:  # a stand-in
             return Counts(0, 0, shares, self._current)
+        samples = self._sizes.samples_of(batch)
+        if samples == shares.samples[self._current]:  # all of it, whatever has become of the target
+            return Counts(whole, samples, shares, self._current)
         size = self._sizes.size_of(batch)
-        samples = self._sizes.samples(batch, size)
         return Counts(size, samples, shares, self._current, size / whole)
 
     def counts_first(self, counts: Counts) -> bool:

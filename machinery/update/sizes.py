@@ -10,7 +10,7 @@ from machinery import distributed
 from machinery.errors import DataError, UserError
 from machinery.order.batches import Share
 from machinery.order.outstanding import OUTSTANDING, same_batch
-from machinery.update.divisor import Sizing, divisor_of
+from machinery.update.divisor import LossSize, Sizing
 
 
 class Sized(NamedTuple):
@@ -93,23 +93,22 @@ class Sizes:
         samples_of: says how many samples a batch has.
         size_of: says what its mean loss is over; None: nobody does.
         ordered: the loader's order knows how many samples there are, too.
-        criterion: the loss, which says it of batches (data, target) if they are in samples.
+        criterion: gives the loss, which says it of batches (data, target) if they are in samples.
     """
 
     def __init__(
-        self, samples_of: Sizing, size_of: Sizing | None, ordered: bool, criterion: Any
+        self,
+        samples_of: Sizing,
+        size_of: Sizing | None,
+        ordered: bool,
+        criterion: Callable[[], Any],
     ) -> None:
         self.samples_of = samples_of
-        if size_of is None:
-            size_of = samples_of
-            if ordered:
-                size_of = divisor_of(criterion, samples_of)
-        self.size_of = size_of
+        self._given = size_of
+        if size_of is None and not ordered:
+            self._given = samples_of
+        self._by_loss = LossSize(criterion, samples_of)
         self._ordered = ordered
-        # Whether one number is the other.
-        self._same = size_of == samples_of
-        #: Whether the mean loss is over samples, as far as is known.
-        self.are_samples = ordered and self._same
         self._alone = distributed.alone()
         self._evaluating = False
         self._fetched: list[Any] = []
@@ -117,6 +116,18 @@ class Sizes:
         self._shares: list[Share | None] = []
         self._next: list[Share | None] = []
         self._sized: dict[int, Sized] = {}
+
+    @property
+    def size_of(self) -> Sizing:
+        """What says what the mean loss of a batch is over."""
+        if self._given is not None:
+            return self._given
+        return self._by_loss.now()
+
+    @property
+    def are_samples(self) -> bool:
+        """Whether the mean loss is over samples, as far as is known."""
+        return self._ordered and self.size_of == self.samples_of
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -166,18 +177,15 @@ class Sizes:
                 "some of an update's batches are stand-ins, and nobody knows of which this one is "
                 "made: let self.group(…) have the batches themselves"
             )
-        size = self.size_of(batch)
-        return Sized(size, self.samples(batch, size), None)
+        return Sized(*self.measured(batch), None)
 
-    def samples(self, batch: Any, size: float) -> float:
-        """How many samples a batch has.
-
-        Args:
-            size: what its mean loss is over.
-        """
-        if self._same:
-            return size
-        return self.samples_of(batch)
+    def measured(self, batch: Any) -> tuple[float, float]:
+        """What the mean loss of a batch is over, and how many samples it has."""
+        size_of = self.size_of
+        size = size_of(batch)
+        if size_of == self.samples_of:
+            return size, size
+        return size, self.samples_of(batch)
 
     def _of_fetched(self, number: int) -> Sized:
         """A fetched batch, measured once."""
@@ -190,8 +198,7 @@ class Sizes:
 
     def _by_order(self, batch: Any, share: Share | None) -> Sized:
         """A fetched batch, as far as the order tells how large the whole of it is."""
-        size = self.size_of(batch)
-        samples = self.samples(batch, size)
+        size, samples = self.measured(batch)
         if share is None:
             return Sized(size, samples, None)
         # Beyond the order, an iteration of the user's own gives batches that are no stand-ins.
@@ -203,7 +210,7 @@ class Sizes:
         if samples != share.mine:
             what = f"a part of {share.mine} samples holds {samples}"
             raise DataError(f"{what}, as if __getitems__ left some out")
-        if not self._same:
+        if self.size_of != self.samples_of:
             return Sized(size, samples, None)
         return Sized(size, samples, share.whole)
 
@@ -215,9 +222,10 @@ class Sizes:
     def shares(self, batches: Sequence[Any]) -> Shares:
         """What the batches of an update count for."""
         if self._alone:
-            sizes = [self.size_of(batch) for batch in batches]
+            size_of = self.size_of
+            sizes = [size_of(batch) for batch in batches]
             samples = sizes
-            if not self._same:
+            if size_of != self.samples_of:
                 samples = [self.samples_of(batch) for batch in batches]
             return Shares(sizes, sizes, samples)
         return self._measured(batches)
@@ -235,7 +243,6 @@ class Sizes:
     def counts(self, batch: Any) -> Counts:
         """What a batch counts for in an evaluation, or in a loop of the user's own."""
         if self._alone or self._evaluating or not torch.is_grad_enabled():
-            size = self.size_of(batch)
-            return Counts(size, self.samples(batch, size), None, 0)
+            return Counts(*self.measured(batch), None, 0)
         shares = self.shares([batch])
         return Counts(shares.sizes[0], shares.samples[0], shares, 0)

@@ -141,6 +141,7 @@ def test_the_best_that_is_named_at_the_end_is_the_file_s(tmp_path, capfd):
 PLATEAU = {"type": "ReduceLROnPlateau", "args": {"patience": 0, "factor": 0.5}}
 JUDGED_ANEW = {
     "monitor": {"trainer__monitor": "min loss"},
+    "nothing is monitored": {"trainer__monitor": "off", "trainer__early_stop": None},
     "validation data": {"valid_data_loader": {"type": "TinyLoader", "args": {"n": 30}}},
 }
 AS_BEFORE = {
@@ -148,6 +149,23 @@ AS_BEFORE = {
     "batches": {"data_loader__args": {"validation_split": 0.2, "num_workers": 1}},
     "another metric": {"metrics": ["accuracy"]},
 }
+
+
+MONITORS = [
+    ("max val_accuracy", "off"),
+    ("max val_accuracy", "min val_loss"),
+    ("min val_loss", "max val_accuracy"),
+]
+
+
+@pytest.mark.parametrize("before, after", MONITORS)
+def test_a_run_goes_on_judged_by_a_metric_or_without_one(tmp_path, before, after):
+    config = tiny.settings(tmp_path, trainer__epochs=1, trainer__monitor=before)
+    path = tiny.train(config).checkpoint_dir / "checkpoint-epoch1.pth"
+    now = tiny.settings(tmp_path, trainer__epochs=2, trainer__monitor=after)
+    resumed = tiny.build(now, resume=path)
+    resumed.restore()
+    assert resumed.monitor.best_epoch == 0 and resumed.monitor.bad_epochs == 0
 
 
 @pytest.mark.parametrize("changed", [*JUDGED_ANEW, *AS_BEFORE])

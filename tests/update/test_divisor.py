@@ -1,5 +1,6 @@
 """What a loss is the mean over, and how many samples a batch holds, are two counts."""
 
+import threading
 from functools import partial
 
 import pytest
@@ -53,9 +54,64 @@ class Weighing(exact.Exact):
         return float(WEIGHT.double()[batch[1]].sum())
 
 
+class Exchanging(exact.Exact):
+    """Has its loss from its own constructor."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.criterion = WithWeights()
+
+
+class Deferring(exact.Exact):
+    """Weighs the classes from the second epoch on, and otherwise in the third."""
+
+    def _train_epoch(self, epoch):
+        if epoch == 2:
+            self.criterion.weight = WEIGHT.double()
+        if epoch == 3:
+            self.criterion.weight[0] = 3
+        return super()._train_epoch(epoch)
+
+
+class Softening(exact.Exact):
+    """Learns from what it makes of each batch."""
+
+    def _forward(self, batch):
+        loss, output, target = super()._forward(batch[:2])
+        return loss, output, target
+
+    def _update(self, batches):
+        with self.group(batches) as group:
+            for data, target in group:
+                self.backward(self.compute((data * 1.0, target, "mixed")))
+            group.step(self.optimizer)
+
+
+class OwnLoss(exact.Exact):
+    """Has a loss of its own, over all samples, whatever the config's would ignore."""
+
+    def _forward(self, batch):
+        data, target = batch[0].double(), batch[1]
+        output = self.model(data)
+        known = F.cross_entropy(output, target, reduction="sum") / len(target)
+        return known + output.square().mean(), output, target
+
+
+class Locked(nn.CrossEntropyLoss):
+    """Cannot be copied."""
+
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+class Plain(nn.CrossEntropyLoss):
+    """An object of the config's, as one that a trainer may change."""
+
+
 @pytest.fixture(autouse=True)
 def parts(monkeypatch):
-    for part in (WithWeights, Hidden, HolesLoader):
+    for part in (WithWeights, Hidden, HolesLoader, Locked, Plain):
         monkeypatch.setattr(tiny, part.__name__, part, raising=False)
 
 
@@ -72,6 +128,12 @@ CASES = {
     "class weights": (exact.Exact, {"loss": "WithWeights"}),
     "ignored targets": (exact.Exact, {"data_loader__type": "HolesLoader"}),
     "as the trainer says": (Weighing, {"loss": "Hidden"}),
+}
+LATER = {
+    "another loss": (Exchanging, {}),
+    "weights under way": (Deferring, {"loss": "Plain", "trainer__epochs": 3}),
+    "batches made of others": (Softening, {"loss": "WithWeights"}),
+    "a loss of the trainer's own": (OwnLoss, {"data_loader__type": "HolesLoader"}),
 }
 
 
@@ -100,9 +162,9 @@ def trained(tmp_path, name, kind, batch_size, accumulate, **changes):
     return exact.train(config, trainer_class=kind)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, *LATER])
 def test_accumulated_batches_are_one_large_batch(tmp_path, case):
-    kind, changes = CASES[case]
+    kind, changes = {**CASES, **LATER}[case]
     parts = trained(tmp_path, "parts", kind, 4, 3, **changes)
     whole = trained(tmp_path, "whole", kind, 12, 1, **changes)
     assert exact.furthest(parts[0], whole[0]) < 1e-12
@@ -110,9 +172,20 @@ def test_accumulated_batches_are_one_large_batch(tmp_path, case):
         assert one["loss"] == pytest.approx(other["loss"], abs=1e-12)
 
 
+def test_a_batch_that_is_made_of_another_counts_as_that(tmp_path):
+    made = trained(tmp_path, "made", Softening, 12, 1, loss="WithWeights")
+    plain = trained(tmp_path, "plain", exact.Exact, 12, 1, loss="WithWeights")
+    assert exact.furthest(made[0], plain[0]) < 1e-12
+    assert made[1] == plain[1]
+
+
+def test_a_loss_that_cannot_be_copied_trains(tmp_path):
+    tiny.train(exact.settings(tmp_path, loss="Locked"), trainer_class=exact.Exact)
+
+
 def train_here(config, kind):
     """In a process of its own, where the fixture has set nothing."""
-    for part in (WithWeights, Hidden, HolesLoader):
+    for part in (WithWeights, Hidden, HolesLoader, Locked, Plain):
         setattr(tiny, part.__name__, part)
     return exact.train(config, trainer_class=kind)
 
