@@ -8,27 +8,20 @@ from typing import Any
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 Config = Mapping[str, Any]
-#: Arguments of a loader that change its batches, and not which samples there are.
-_OF_BATCHES = (
-    "batch_size",
-    "shuffle",
-    "num_workers",
-    "drop_last",
-    "pin_memory",
-    "prefetch_factor",
-    "persistent_workers",
-    "timeout",
-)
 
 
-def judge_anew(parts: Mapping[str, Any], before: Config, now: Config) -> None:
+def judge_anew(
+    parts: Mapping[str, Any], before: Config, now: Config, data: tuple[Any, Any]
+) -> None:
     """Forget the best value so far where the epochs to come cannot be compared with it.
 
     Args:
         parts: of the trainer, by name; the monitor and the scheduler, which a plateau steps, judge.
         before, now: the configs.
+        data: the fingerprints of the training data, then and now, of which a part is held out.
     """
-    old, new = _judging(before), _judging(now)
+    old = _judging(before, data[0])
+    new = _judging(now, data[1])
     changed = [key for key in new if old.get(key) != new[key]]
     if "trainer.monitor" in changed:  # another number is of another key, too
         changed = [key for key in changed if key in old]
@@ -45,7 +38,7 @@ def judge_anew(parts: Mapping[str, Any], before: Config, now: Config) -> None:
     logging.getLogger("trainer").info(f"{what}: epochs are judged anew, the best so far is left")
 
 
-def _judging(config: Config) -> dict[str, Any]:
+def _judging(config: Config, data: Any) -> dict[str, Any]:
     """What says by which number epochs are judged, and on which data."""
     monitor = config.get("trainer", {}).get("monitor", "off")
     name = monitor.rpartition(" ")[2].removeprefix("val_")
@@ -58,7 +51,7 @@ def _judging(config: Config) -> dict[str, Any]:
     return {
         "trainer.monitor": monitor,
         judged_by: numbers[judged_by],
-        "the validation data": config.get("valid_data_loader") or _held_out(config),
+        "the validation data": config.get("valid_data_loader") or data,
     }
 
 
@@ -67,11 +60,3 @@ def _name_of(metric: Any) -> str:
     if not isinstance(metric, Mapping):
         metric = {"type": metric}
     return str(metric.get("name") or metric["type"].rpartition(".")[2])
-
-
-def _held_out(config: Config) -> dict[str, Any]:
-    """What says which samples the training loader holds out."""
-    loader = config.get("data_loader") or {}
-    args = loader.get("args", {})
-    kept = {key: value for key, value in args.items() if key not in _OF_BATCHES}
-    return {**loader, "args": kept}

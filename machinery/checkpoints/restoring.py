@@ -306,7 +306,8 @@ class Continued(_WithParts):
         found = changes(optimizer, scheduler, content["optimizer"], before, now)
         self._load(held, parts)
         apply_changes(found, optimizer, scheduler)
-        judge_anew(parts, before, now)
+        data = (content["environment"].get("data"), made_of.get("data"))
+        judge_anew(parts, before, now, data)
         for key, old, new in self._changed:
             _logger.info(f"{key} {_shown(old)} -> {_shown(new)}")
         return position

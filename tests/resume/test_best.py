@@ -148,6 +148,7 @@ AS_BEFORE = {
     "nothing": {},
     "batches": {"data_loader__args": {"validation_split": 0.2, "num_workers": 1}},
     "another metric": {"metrics": ["accuracy"]},
+    "an argument of the data": {"data_loader__args": {"validation_split": 0.2, "training": True}},
 }
 
 
