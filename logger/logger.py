@@ -41,7 +41,7 @@ class ConsoleHandler(logging.Handler):
         if vars(record).get("aside"):
             return
         try:
-            text = printable(self.format(record))
+            text = _encodable(printable(self.format(record)))
             if "tqdm" in sys.modules:
                 sys.modules["tqdm"].tqdm.write(text, file=sys.stdout)
             else:
@@ -50,6 +50,12 @@ class ConsoleHandler(logging.Handler):
             sys.stdout = _nowhere()
         except Exception:
             self.handleError(record)
+
+
+def _encodable(text: str) -> str:
+    """A text as standard output can show it, whose encoding may lack a letter of it."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def setup_console() -> None:

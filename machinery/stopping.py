@@ -156,11 +156,20 @@ class StopRequest:
         self.noted = signum
         if distributed.alone():
             self.signum = signum
-        if is_first and not self._polled:
+        if is_first and (self._fetching or not self._polled):
+            _shield.leave(self._leave_now)
+
+    def _leave_now(self) -> None:
+        """Leave what the signal has come into.
+
+        Raises:
+            Stopped: nobody asks for the signal here.
+            _Left: it is the fetch of a batch.
+        """
+        if not self._polled:
             raise self.leave(self._describe())
-        if is_first and self._fetching:
-            end_workers()
-            raise _Left
+        end_workers()
+        raise _Left
 
     def leave(self, message: str) -> Stopped:
         """End the workers; the exception that ends the run, with the exit code for the signal."""
@@ -188,12 +197,50 @@ def _first_noted(counts: list[float]) -> int | None:
     return None
 
 
+class _Shield:
+    """What keeps an exception out of where workers are started.
+
+    Half of an iterator, or of what Python does at a fork, could only be told with a traceback.
+    """
+
+    def __init__(self) -> None:
+        self._up = False
+        self._owed: Callable[[], None] | None = None
+
+    def leave(self, way: Callable[[], None]) -> None:
+        """Go a way out, which raises: now, or where the shield comes down."""
+        if not self._up:
+            way()
+        self._owed = way
+
+    @contextmanager
+    def raised(self) -> Iterator[None]:
+        """Up until the end of this."""
+        self._up = True
+        try:
+            yield
+        finally:
+            self._up = False
+            owed, self._owed = self._owed, None
+        if owed is not None:
+            owed()
+
+
+_shield = _Shield()
+
+
 @contextmanager
 def shielded() -> Iterator[None]:
     """Where workers are started: all their threads have SIGTERM blocked then.
 
-    Also those that torch starts at once.
+    Also those that torch starts at once. A stop is obeyed when they have been started.
     """
+    with _shield.raised(), _sigterm_blocked():
+        yield
+
+
+@contextmanager
+def _sigterm_blocked() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

@@ -184,8 +184,9 @@ def end_command(
         raise SystemExit(1)
     if not distributed.first_to_say(repr(error)):
         return
-    if secrets.any_taken():
-        sys.stderr.write(secrets.hidden("".join(traceback.format_exception(error))))
+    whole = "".join(traceback.format_exception(error))
+    if secrets.hidden(whole) != whole:
+        sys.stderr.write(secrets.hidden(whole))
     else:
         sys.__excepthook__(kind, error, trace)
 
@@ -252,7 +253,8 @@ def _message(error: BaseException) -> list[str]:
     """One or two lines that say what an exception is."""
     if isinstance(error, SyntaxError):
         return [f"{type(error).__name__}: {error.msg}"]
-    text = "".join(traceback.format_exception_only(error)).strip()
+    # Hidden before it is cut: what is left of a secret is a secret.
+    text = secrets.hidden("".join(traceback.format_exception_only(error))).strip()
     lines = [line[:_LONGEST_LINE] for line in text.splitlines()]
     # torch quotes the traceback of a worker in its message, and its last line says what happened.
     if "Traceback" in "".join(lines[:2]):

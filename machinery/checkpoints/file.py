@@ -29,6 +29,8 @@ FORMAT_VERSION = 1
 _COMMENT = b"sha256:"
 _MISMATCH = "its content does not match its checksum"
 _COMMENT_SIZE = len(_COMMENT) + 64
+#: So many keys of the path of a problem are named.
+_NAMED_KEYS = 10
 #: The bytes of a zip file without entries.
 _EMPTY_ZIP = 22
 
@@ -243,7 +245,7 @@ def _check_content(path: Path, state: Any) -> None:
     except ValidationError as error:
         problems = []
         for item in error.errors()[:3]:
-            key_path = ".".join([str(key) for key in item["loc"]])
+            key_path = ".".join([str(key) for key in item["loc"][:_NAMED_KEYS]])
             problems.append(f"{key_path}: {item['msg']}")
         raise CheckpointError(
             f"{path} is no checkpoint of this template: {'; '.join(problems)}"

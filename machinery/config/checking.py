@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from machinery.config.changes import override
 from machinery.config.schema import SECTIONS, Config, NamedComponent
 from machinery.config.settings import TrainerSettings
-from machinery.config.source import Source, dotted, to_plain
+from machinery.config.source import Source, dotted, leaves, to_plain
 from machinery.config.values import KeyPath, in_words, nearest
 from machinery.config.variables import misplaced, plain_secrets
 from machinery.errors import ConfigError
@@ -19,6 +19,9 @@ from machinery.errors import ConfigError
 _ACCEPTED = (("$schema",), ("trainer", "tensorboardX"))
 #: What pydantic puts into the key path of a value that may be a name or a component.
 _TAGS = ("name", "component")
+
+#: A checkpoint is read back to a depth of 255, and wraps its config.
+_DEEPEST = 100
 
 
 class OwnKey(NamedTuple):
@@ -78,6 +81,7 @@ def check(source: Source, modification: Mapping[Any, Any] | None = None) -> Chec
         if key.near is not None and not key.beside:
             where = f"{source.where(key.path)}: {dotted(key.path)}"
             problems.append(f"{where} is unknown: did you mean {key.near!r}?")
+    problems += _too_deep(source)
     problems += misplaced(source)
     try:
         settings = Config.model_validate(source.values)
@@ -86,6 +90,14 @@ def check(source: Source, modification: Mapping[Any, Any] | None = None) -> Chec
     if problems:
         raise ConfigError("\n  ".join(dict.fromkeys(problems)))
     return Checked(source, settings, to_plain(source.values), own_keys)
+
+
+def _too_deep(source: Source) -> list[str]:
+    """A line for a config that no checkpoint could be read back with."""
+    for path, _ in leaves(source.values):
+        if len(path) > _DEEPEST:
+            return [f"{source.where(path)}: {dotted(path[:1])}: nested too deeply"]
+    return []
 
 
 def _modify(source: Source, modification: Mapping[Any, Any]) -> None:
@@ -148,6 +160,8 @@ def _is_one_more(key: str) -> bool:
 
 def _worded(source: Source, error: dict[str, Any]) -> str:
     """One of pydantic's errors as: origin: key path: what is expected, what was found."""
+    if not error["loc"]:  # a key that is no text
+        return f"{source.name}: {_expected((), error)}"
     first, *below = error["loc"]
     path = (first, *(key for key in below if key not in _TAGS))
     if error["type"] == "missing":

@@ -149,7 +149,10 @@ def _check_plateau(config: Factory, component: LRScheduler, mode: str, where: st
 
 def _check_rates(optimizer: "torch.optim.Optimizer", where: str) -> None:
     """Refuse learning rates that are none."""
-    rates = [float(group["lr"]) for group in optimizer.param_groups]
+    try:
+        rates = [float(group["lr"]) for group in optimizer.param_groups]
+    except OverflowError:  # an integer of hundreds of digits
+        raise ConfigError(f"{where}: makes learning rates of inf") from None
     for rate in rates:
         if not 0 <= rate < math.inf:
             shown = ", ".join(f"{each:.3g}" for each in rates)

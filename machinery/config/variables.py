@@ -23,6 +23,9 @@ def filled(source: Source, arguments: Any, path: KeyPath) -> Any:
     problems = list(_missing(source, arguments, path))
     if problems:
         raise ConfigError("\n  ".join(problems))
+    for here, value in leaves(arguments, path):
+        if secrets.is_secret(value, _name_of(here)):
+            secrets.remember(value)
     return _filled(arguments)
 
 
@@ -50,16 +53,36 @@ def check_known(source: Source) -> None:
 def _missing(source: Source, values: Any, path: KeyPath) -> Iterator[str]:
     """A line for each argument whose value is not known."""
     for here, value in leaves(values, path):
-        if not isinstance(value, str) or not _is_argument(here):
+        if not _is_argument(here):
             continue
         where = f"{source.where(here)}: {dotted(here)}"
-        for name in secrets.names_in(value):
+        for name in _names_in(value):
             if name not in os.environ:
                 text = f"(the text ${{{name}}} itself is written $${{{name}}})"
                 yield f"{where}: {name} is not set in the environment {text}"
-        if secrets.is_lost(value, str(here[-1])):
+        if _is_lost(here, value):
             again = f"--set '{dotted(here)}=…', or ${{NAME}} for a variable of the environment"
             yield f"{where}: its secret is kept in no record: give it again: {again}"
+
+
+def _names_in(value: Any) -> list[str]:
+    """The variables that a value takes."""
+    if isinstance(value, str):
+        return secrets.names_in(value)
+    return []
+
+
+def _is_lost(path: KeyPath, value: Any) -> bool:
+    """Whether a value, or a key on the way to it, is what a record shows of a secret."""
+    if isinstance(value, str) and secrets.is_lost(value, _name_of(path)):
+        return True
+    return any(secrets.is_lost(str(key), "") for key in path)
+
+
+def _name_of(path: KeyPath) -> str:
+    """The key of a value, or of the list that it is in."""
+    *_, name = ("", *(key for key in path if isinstance(key, str)))
+    return name
 
 
 def _is_argument(path: KeyPath) -> bool:
@@ -93,6 +116,6 @@ def plain_secrets(source: Source) -> list[str]:
     found = []
     kept = dict(leaves(secrets.masked(source.values)))
     for path, value in leaves(source.values):
-        if kept[path] != value:
+        if path not in kept or kept[path] != value:
             found.append(dotted(path))
     return found

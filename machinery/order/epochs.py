@@ -7,6 +7,7 @@ from typing import Any
 
 from machinery.errors import DataError
 from machinery.order.passes import tell_samplers
+from machinery.telling import note_place
 
 
 class EpochLength:
@@ -45,7 +46,7 @@ class EpochLength:
             loader.tell_samplers(epoch)
         else:
             tell_samplers(loader, epoch)
-        self._last = len(loader)
+        self._last = _length_of(loader)
         if interrupted not in (None, self._last):
             what = f"epoch {epoch} had {interrupted} batches when it was interrupted"
             hint = "what changes the data has to depend on the epoch alone"
@@ -56,7 +57,16 @@ class EpochLength:
         """Refuse passes of different lengths, which epochs of one length would cut anywhere."""
         if loader is not self._loader:
             self._loader = loader
-            self._pass = len(loader)
-        if len(loader) != self._pass:
+            self._pass = _length_of(loader)
+        if _length_of(loader) != self._pass:
             what = f"the data's length has changed: {self._pass} -> {len(loader)} batches in a pass"
             raise DataError(f"{what}, where trainer.len_epoch is set: leave len_epoch out")
+
+
+def _length_of(loader: Any) -> int:
+    """Batches in a pass, which the user's data says."""
+    try:
+        return len(loader)
+    except Exception as error:
+        note_place(error, "in the length of the data")
+        raise

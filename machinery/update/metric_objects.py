@@ -157,11 +157,20 @@ def _is_nothing(value: torch.Tensor) -> bool:
     return value.dtype == torch.bool and value.shape == (0,)
 
 
+def reset(name: str, metric: Any) -> None:
+    """Let a metric forget what it has counted."""
+    try:
+        metric.reset()
+    except (Exception, SystemExit) as error:
+        note_place(error, f"in the metric {name}")
+        raise
+
+
 def computed(name: str, metric: Any, fresh: Any) -> Any:
     """What a metric makes of all that the processes have counted."""
     try:
         return of_all(metric, fresh).compute()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         note_place(error, f"in the metric {name}")
         raise
 

@@ -52,8 +52,8 @@ class MetricTracker(metric_objects.OfAllProcesses):
         # The counts of all processes, and their samples, as of the last reading.
         self._total: dict[str, float] = {}
         self._total_samples: float = 0
-        for metric in self.objects.values():
-            metric.reset()
+        for name, metric in self.objects.items():
+            metric_objects.reset(name, metric)
 
     def update_objects(self, output: Any, target: Any) -> None:
         """Show a batch to the metrics that are objects."""

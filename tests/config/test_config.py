@@ -534,3 +534,21 @@ def test_deep_json_stops_nobody(tmp_path):
 def written(folder):
     (folder / "c.json").write_text(json.dumps(tiny.settings(folder)))
     return folder / "c.json"
+
+
+@pytest.mark.parametrize("inside", ["x", [], {"x": 1}])
+def test_a_config_that_no_checkpoint_could_be_read_back_with_is_refused(tmp_path, inside):
+    for _ in range(200):
+        inside = [inside]
+    with pytest.raises(ConfigError, match=r"mine: nested too deeply"):
+        ConfigParser(tiny.settings(tmp_path, mine=inside))
+
+
+def test_a_key_that_is_no_text_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="expected a valid string"):
+        ConfigParser({**tiny.settings(tmp_path), "\ud800": 1})
+
+
+def test_a_learning_rate_of_hundreds_of_digits(tmp_path):
+    with pytest.raises(ConfigError, match="makes learning rates of inf"):
+        tiny.build(tiny.settings(tmp_path, optimizer__args={"lr": 10**400}))

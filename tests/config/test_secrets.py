@@ -2,6 +2,7 @@
 
 import json
 import sys
+from urllib.parse import quote, quote_plus
 
 import pytest
 
@@ -10,7 +11,7 @@ from machinery import secrets
 from machinery.checkpoints import file as checkpoint
 from machinery.config import trust
 from machinery.errors import ConfigError
-from machinery.telling import end_command
+from machinery.telling import end_command, told
 
 SECRET = "geheim/42"
 
@@ -165,3 +166,79 @@ def test_short_values_are_no_parts_of_other_words(monkeypatch):
     monkeypatch.setenv("LETTER", "a")
     assert secrets.filled("${SHORT} ${LETTER}") == "data a"
     assert secrets.hidden("a data_loader of data") == "a data_loader of ${SHORT}"
+
+
+#: A command line, and what a record shows of it.
+WORDS = {
+    "--set=arch.args.password=s3cr3t": "--set=arch.args.password=***",
+    "arch.args.api_key.0=s3cr3t": "arch.args.api_key.0=***",
+    'arch={"password": ["s3cr3t"]}': 'arch={"password": ["***"]}',
+    'arch={"password": "a\\"s3cr3t"}': 'arch={"password": "***"}',
+    'arch={"password": "it\'s s3cr3t"}': 'arch={"password": "***"}',
+    'arch={"password": 123}': 'arch={"password": "***"}',
+    'arch={"token": 123, "a": [1.50]}': 'arch={"token": 123, "a": [1.50]}',
+    "http://there/#token=s3cr3t": "http://there/#token=***",
+    "arch.args.a=b=c": "arch.args.a=b=c",
+}
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_no_word_of_a_command_line_shows_it(word):
+    assert secrets.masked_words(["train.py", word]) == ["train.py", WORDS[word]]
+
+
+HIDDEN_KEYS = ("hf_token", "aws_secret_access_key", "secret_key", "private_key", "passphrase")
+
+
+@pytest.mark.parametrize("key", HIDDEN_KEYS)
+def test_more_keys_of_secrets(key):
+    assert secrets.masked({key: "s3cr3t"}) == {key: "***"}
+
+
+def test_secrets_in_lists_in_keys_and_in_numbers_are_masked_and_asked_for(tmp_path, keyed):
+    given = {"password": ["s3cr3t"], "api_key": 17, "token": 17, "postgres://me:s3cr3t@there": 1}
+    shown = {"password": ["***"], "api_key": "***", "token": 17, "postgres://me:***@there": 1}
+    assert secrets.masked(given) == shown
+    run = tiny.train(with_key(tmp_path, given, trainer__epochs=1))
+    assert run.model.key == given
+    assert b"s3cr3t" not in records(run.checkpoint_dir) + records(run.config.log_dir)
+    with pytest.raises(ConfigError) as caught:
+        tiny.build(with_key(tmp_path, shown))
+    for name in ("key.password.0", "key.api_key", "key.postgres://me:***@there"):
+        assert f"arch.args.{name}: its secret is kept in no record" in str(caught.value)
+
+
+def test_an_error_does_not_tell_one_that_is_written_out(tmp_path, monkeypatch, capfd):
+    class Telling(tiny.Trainer):
+        def _train_epoch(self, epoch):
+            raise ValueError(f"no access with {self.model.password}")
+
+    class Locked(tiny.TinyModel):
+        def __init__(self, password):
+            super().__init__()
+            self.password = password
+
+    monkeypatch.setattr(tiny, "Locked", Locked, raising=False)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    args = {"password": "geheim4711"}
+    config = tiny.settings(tmp_path, arch__type="Locked", arch__args=args)
+    with pytest.raises(ValueError, match="no access") as caught:
+        tiny.train(config, trainer_class=Telling)
+    end_command(caught.type, caught.value, caught.tb)
+    assert "no access with ***" in capfd.readouterr().err
+    assert b"geheim4711" not in records(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["BEGIN\ngeheim4711\nEND\n", "q" * 250 + "geheim4711" * 9])
+def test_nothing_is_left_of_one_that_a_message_cuts(monkeypatch, value):
+    monkeypatch.setenv("TINY_KEY", value)
+    assert told(ValueError(f"no access with {secrets.filled('${TINY_KEY}')}")) == (
+        "ValueError: no access with ${TINY_KEY}"
+    )
+
+
+@pytest.mark.parametrize("written", [quote, quote_plus, str.strip])
+def test_other_ways_to_write_a_value_are_hidden(monkeypatch, written):
+    monkeypatch.setenv("TINY_KEY", " geheim 47/11 ")
+    value = secrets.filled("${TINY_KEY}")
+    assert secrets.hidden(f"<{written(value)}>") == "<${TINY_KEY}>"

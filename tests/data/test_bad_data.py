@@ -10,6 +10,7 @@ import tiny
 from base import BaseDataLoader
 from base.base_data_loader import training_batches
 from machinery.errors import ConfigError, DataError
+from machinery.telling import end_command
 from tiny import Counted, Noisy
 
 
@@ -208,3 +209,29 @@ def test_a_missing_file_of_a_loader_is_about_the_data(tmp_path, monkeypatch):
     monkeypatch.setattr(tiny.TinyLoader, "__init__", lambda self, **_: missing())
     with pytest.raises(DataError, match=r"data_loader \(TinyLoader\): FileNotFoundError"):
         tiny.build(tiny.settings(tmp_path))
+
+
+class Forgetful(Noisy):
+    """Data that cannot say its length once it has been trained on."""
+
+    gone = False
+
+    def __len__(self):
+        if self.gone:
+            raise OSError("the share is gone")
+        return super().__len__()
+
+
+def test_a_length_that_cannot_be_asked_for_is_told_in_plain_words(tmp_path, capfd):
+    dataset = Forgetful()
+    trainer = tiny.build(
+        tiny.settings(tmp_path), data_loader=BaseDataLoader(dataset, 8, True, 0, 0)
+    )
+    dataset.gone = True
+    with pytest.raises(OSError, match="gone") as caught:
+        trainer.train()
+    with pytest.raises(SystemExit) as ended:
+        end_command(caught.type, caught.value, caught.tb)
+    told = capfd.readouterr().err
+    assert ended.value.code == 1 and "Traceback" not in told
+    assert "the share is gone\n  in the length of the data" in told

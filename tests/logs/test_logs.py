@@ -1,13 +1,16 @@
 """The table of epochs and TensorBoard: one axis, no point twice, and trouble with them ends no
 run."""
 
+import io
 import logging
 import re
+import sys
 
 import pytest
 import torch
 
 import tiny
+from logger.logger import ConsoleHandler
 from logger.visualization import EpochTable, MetricsFile, TensorboardWriter, Writers
 from trainer import Trainer
 
@@ -221,3 +224,13 @@ def test_what_cannot_be_drawn_costs_no_epoch(tmp_path, monkeypatch, capfd):
     shown = EventAccumulator(str(trainer.config.log_dir / "train")).Reload()
     assert len(shown.Scalars("loss")) > 2
     assert {"weights/fc1.weight", "weights/eighth"} <= set(shown.Tags()["histograms"])
+
+
+def test_letters_that_the_console_cannot_show_cost_no_traceback(monkeypatch, capfd):
+    written = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", written)
+    record = logging.LogRecord("test", logging.INFO, "", 0, "a run called \u00fc\u2026", None, None)
+    ConsoleHandler().emit(record)
+    written.flush()
+    assert written.buffer.getvalue() == b"a run called \\xfc\\u2026\n"
+    assert capfd.readouterr().err == ""

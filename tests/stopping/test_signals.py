@@ -13,6 +13,8 @@ import forked
 import tiny
 from base import BaseDataLoader
 from machinery.checkpoints import file as checkpoint, run_folder
+from machinery.errors import Stopped
+from machinery.stopping import StopRequest, shielded
 
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGUSR1: 143, signal.SIGHUP: 129}
 PLACES = ["training", "validation", "saving"]
@@ -290,3 +292,23 @@ def test_a_closed_terminal_is_a_polite_stop_unless_it_is_ignored(tmp_path, ignor
             assert caught.value.exit_code == 129
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_stop_waits_until_workers_are_started():
+    """Python and torch would tell an exception there with a traceback, and go on."""
+    started = []
+
+    def batches():
+        with shielded():
+            os.kill(os.getpid(), signal.SIGINT)
+            started.append(True)
+        yield "a batch"
+
+    with StopRequest() as request:
+        assert list(request.until(batches())) == []
+        assert request.noted == signal.SIGINT
+    assert started == [True]
+
+    with StopRequest() as request, pytest.raises(Stopped), request.unpolled():
+        list(batches())
+    assert started == [True, True]

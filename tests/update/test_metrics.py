@@ -125,3 +125,16 @@ def test_an_epoch_without_the_number_that_judges_is_not_judged(tmp_path, monkeyp
     # The second epoch is the best; the fourth and the sixth are not, and then it stops.
     assert judged == [3.0, 5.0, 7.0]
     assert trainer.epoch == 6 and trainer.monitor.best_epoch == 2
+
+
+@pytest.mark.parametrize("error", [ValueError("never"), SystemExit(0)])
+def test_a_metric_that_cannot_forget_is_named(error):
+    class Stubborn:
+        __name__ = "stubborn"
+
+        def reset(self):
+            raise error
+
+    with pytest.raises(type(error)) as caught:
+        MetricTracker(objects=[Stubborn()])
+    assert caught.value.__notes__ == ["in the metric stubborn"]
