@@ -7,6 +7,8 @@ from typing import Any
 
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from machinery import secrets
+
 Config = Mapping[str, Any]
 #: Arguments of a loader that change its batches, and not which samples there are.
 _OF_BATCHES = (
@@ -26,10 +28,11 @@ def judge_anew(parts: Mapping[str, Any], before: Config, now: Config) -> None:
 
     Args:
         parts: of the trainer, by name; the monitor and the scheduler, which a plateau steps, judge.
-        before, now: the configs.
+        before, now: the configs; a record has no secrets.
     """
-    old = _judging(before)
-    changed = [key for key, value in _judging(now).items() if old[key] != value]
+    old = _judging(secrets.masked(before))
+    new = _judging(secrets.masked(now))
+    changed = [key for key, value in new.items() if old[key] != value]
     if not changed:
         return
     scheduler = parts.get("lr_scheduler")
