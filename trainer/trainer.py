@@ -179,11 +179,11 @@ class Trainer(BaseTrainer):
 
     def _begin_counting(self, epoch: int) -> None:
         """Begin an epoch's averages, or go on with those of an earlier process."""
+        self._own.begin_batches(self._held())
         if self.step == 0:
             self.train_metrics.reset()
         self._samples_before = self.train_metrics.samples_everywhere()
         self._watch.start(self.step)
-        self._own.begin_batches(self._held())
         if epoch == self.start_epoch:
             self._layers = watch(self.model, self.data_loader, self.epochs * self.len_epoch)
         done = Done(epoch, self.step, self._samples_before)

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from machinery import secrets
+
 Config = Mapping[str, Any]
 
 
@@ -17,11 +19,11 @@ def judge_anew(
 
     Args:
         parts: of the trainer, by name; the monitor and the scheduler, which a plateau steps, judge.
-        before, now: the configs.
+        before, now: the configs; a record has no secrets.
         data: the fingerprints of the training data, then and now, of which a part is held out.
     """
-    old = _judging(before, data[0])
-    new = _judging(now, data[1])
+    old = _judging(secrets.masked(before), data[0])
+    new = _judging(secrets.masked(now), data[1])
     changed = [key for key in new if old.get(key) != new[key]]
     if "trainer.monitor" in changed:  # another number is of another key, too
         changed = [key for key in changed if key in old]

@@ -104,7 +104,10 @@ def check_foreign(source: Source, trains: bool, new_run: bool, unused: tuple[str
         option = shlex.join(each.words)
         if secrets.names_in(each.value):
             raise ConfigError(f"{told}; if that is meant, say so: {option}")
-        raise CheckpointError(f"{told}; if it is to be made, say so: {option}")
+        hint = f"if it is to be made, say so: {option}"
+        if each.key.startswith("arch.args.") and is_to_be_made(each.value):
+            hint += f"; if it only gave starting weights, leave it out: --set {each.key}=null"
+        raise CheckpointError(f"{told}; {hint}")
     if trains:
         _check_trackers(source, own)
 

@@ -9,9 +9,11 @@ import pytest
 import tiny
 from machinery import secrets
 from machinery.checkpoints import file as checkpoint
+from machinery.checkpoints.judging import judge_anew
 from machinery.config import trust
 from machinery.errors import ConfigError
 from machinery.telling import end_command, told
+from machinery.update.watching import Monitor
 
 SECRET = "geheim/42"
 
@@ -159,6 +161,17 @@ def test_a_masked_secret_is_hinted_at_and_asked_for(tmp_path, keyed, capfd, monk
     again = tiny.command_line(*words, "--set", "arch.args.key=http://me:s3cr3t@there")
     assert tiny.train(again).model.key == "http://me:s3cr3t@there"
     assert "s3cr3t" not in "".join(capfd.readouterr())
+
+
+def test_a_secret_that_is_given_again_changes_no_data():
+    url = "http://me:{}@there"
+    before, now = ({"data_loader": {"args": {"url": url.format(word)}}} for word in ("***", "new"))
+    parts = {"monitor": Monitor("min val_loss", None)}
+    parts["monitor"].update(1, {"val_loss": 2.0})
+    judge_anew(parts, before, now)
+    assert parts["monitor"].best_epoch == 1
+    judge_anew(parts, before, {"data_loader": {"args": {"url": "http://elsewhere"}}})
+    assert parts["monitor"].best_epoch == 0
 
 
 def test_short_values_are_no_parts_of_other_words(monkeypatch):

@@ -109,6 +109,12 @@ def test_what_reaches_out_needs_a_word(run, project, value, error, why):
     tiny.command_line("-r", run)
 
 
+def test_starting_weights_that_are_gone_may_be_left_out(run, tmp_path):
+    naming(run, "arch", args={"weights": str(tmp_path / "gone.pth")})
+    with pytest.raises(CheckpointError, match=r"leave it out: --set arch\.args\.weights=null"):
+        tiny.command_line("-r", run, "--set", "trainer.epochs=2")
+
+
 def test_a_folder_outside_is_read_and_gets_no_download(run, tmp_path):
     naming(run, "data_loader", args={"root": str(tmp_path)})
     tiny.command_line("-r", run)

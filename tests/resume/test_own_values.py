@@ -107,6 +107,12 @@ def test_what_is_done_again_inside_an_epoch_is_told(tmp_path, capfd, kind, told)
     assert capfd.readouterr().out.count(said) == told
 
 
+def test_nothing_is_told_of_a_trainer_that_is_the_templates(tmp_path, capfd):
+    tiny.train(tiny.settings(tmp_path, trainer__save_step=2))
+    said = capfd.readouterr().out
+    assert "before its first batch" not in said and "no checkpoint holds" not in said
+
+
 def test_large_values_and_objects_are_left_alone():
     values = OwnValues(["known"])
     attributes = {"known": 1, "large": torch.zeros(2_000_000), "network": torch.nn.Linear(1, 1)}
