@@ -11,6 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers")]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What a kill leaves is the same without waiting for the disk, and no test pulls the plug: that
+# files are synced, and when, is seen by the calls.
+os.fsync = lambda descriptor: None
 
 #: Files that take long, and are begun with: a worker that had one of them last would let the others
 #: wait.

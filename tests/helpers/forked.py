@@ -1,6 +1,7 @@
 """Child processes for tests that kill: forked, so that they start with torch imported, each in a
 process group."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -33,6 +34,7 @@ def start(function, *args, output=None, errors=None):
 
 def _command(function, args, output, errors):
     os.setsid()
+    gc.freeze()  # to look through what it has from the tests would copy all of that memory
     signal.signal(
         signal.SIGHUP, signal.SIG_DFL
     )  # as in a terminal, also where the tests are started by nohup

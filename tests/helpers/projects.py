@@ -1,6 +1,8 @@
 """Copies of the template for the tests that run its commands, and the commands themselves."""
 
 import atexit
+import compileall
+import functools
 import os
 import runpy
 import shutil
@@ -14,17 +16,30 @@ import forked
 ROOT = Path(__file__).resolve().parent.parent.parent
 SHARED = ("base", "logger", "machinery", "utils", "parse_config.py")
 OWN = ("train.py", "test.py", "config.json", "data", "data_loader", "model", "trainer")
+_COMPILED = shutil.ignore_patterns("__pycache__")
 
 
 def copy_template(folder, parts=SHARED + OWN):
     folder.mkdir(parents=True, exist_ok=True)
     for part in parts:
         source = ROOT / part
-        if source.is_dir():
-            shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
+        if not source.is_dir():
             shutil.copy(source, folder / part)
+        elif part in SHARED:
+            shutil.copytree(_compiled(part), folder / part)
+        else:
+            shutil.copytree(source, folder / part, ignore=_COMPILED)
     return folder
+
+
+@functools.cache
+def _compiled(part):
+    """A copy of what no test edits, compiled, so that no command has to do it."""
+    place = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, place)
+    shutil.copytree(ROOT / part, place / part, ignore=_COMPILED)
+    compileall.compile_dir(place / part, quiet=2)
+    return place / part
 
 
 def script(folder, words, cwd=None, env=None):
