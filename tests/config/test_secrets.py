@@ -165,12 +165,14 @@ def test_a_masked_secret_is_hinted_at_and_asked_for(tmp_path, keyed, capfd, monk
 
 def test_a_secret_that_is_given_again_changes_no_data():
     url = "http://me:{}@there"
-    before, now = ({"data_loader": {"args": {"url": url.format(word)}}} for word in ("***", "new"))
+    loaders = [{"args": {"url": url.format(word)}} for word in ("***", "new")]
+    before, now = ({"valid_data_loader": loader} for loader in loaders)
     parts = {"monitor": Monitor("min val_loss", None)}
     parts["monitor"].update(1, {"val_loss": 2.0})
-    judge_anew(parts, before, now)
+    judge_anew(parts, before, now, ("a", "a"))
     assert parts["monitor"].best_epoch == 1
-    judge_anew(parts, before, {"data_loader": {"args": {"url": "http://elsewhere"}}})
+    other = {"valid_data_loader": {"args": {"url": "http://elsewhere"}}}
+    judge_anew(parts, before, other, ("a", "a"))
     assert parts["monitor"].best_epoch == 0
 
 
