@@ -219,6 +219,8 @@ def take_over(run: Run, epoch: int, step: int, current: Path, best_epoch: int) -
     if best.exists():
         best.replace(best.with_name(best.name + ".old"))
         what = f"{best.name} is not of epoch {best_epoch}, the best so far"
+        if best_epoch == 0:
+            what = f"{best.name} cannot be compared with the epochs to come"
         logger.warning(f"{what}: renamed {best.name}.old")
     source = folder / run_folder.checkpoint_name(best_epoch, None)
     if best_epoch and checkpoint.damage(source) is None:

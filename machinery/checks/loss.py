@@ -74,7 +74,8 @@ def warn_of_loss(criterion: Any, output: Any, target: Any, of_samples: bool = Tr
     )
     hint = (
         "A sum? Shapes that are broadcast? If it is the mean over something else (tokens, weights),"
-        " let the trainer's loss_size_of(batch) say over how much; "
+        " let the trainer's loss_size_of(batch) say over how much, or give the loss "
+        "its class weights as an attribute weight; "
         "if it compares samples with each other, give the loss an attribute in_batch = True"
     )
     logger.warning(f"{what}: averages depend on the batch size. {hint}")

@@ -71,13 +71,14 @@ class OwnValues:
             return
         changed = []
         for name, value in self._values(attributes).items():
-            if self._at_start.get(name) != value:
+            # What is made on the way is made again on the way.
+            if name in self._at_start and self._at_start[name] != value:
                 changed.append(name)
         if changed:
             self._told = True
-            what = f"the trainer's {_listed(changed)} changes, and no checkpoint holds it"
+            what = f"no checkpoint holds what has changed of the trainer: {_listed(changed)}"
             hint = "an object with state_dict and load_state_dict, or a buffer of a network, is"
-            _logger.warning(f"{what}: a continued run begins with it anew; {hint} saved")
+            _logger.warning(f"{what}; a continued run begins with it anew ({hint} saved)")
 
     def _values(self, attributes: Mapping[str, Any]) -> dict[str, bytes]:
         """The plain values of the user's own, each as bytes."""

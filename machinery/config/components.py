@@ -157,7 +157,11 @@ def find(
     Raises:
         ConfigError: there is none, with those there are and the nearest.
     """
-    where = f"{source.where(path)}: {dotted(path)}"
+    origin = source.where(path)
+    of_type = source.where((*path, "type"))
+    if of_type.startswith("command line"):  # it alone was set there
+        origin = of_type
+    where = f"{origin}: {dotted(path)}"
     kind = kind_of(path, required)
     package, _, name = type_name.rpartition(".")
     if package:

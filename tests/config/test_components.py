@@ -449,3 +449,10 @@ def test_the_bundled_configs_pass_their_own_checks():
         metrics=module_metric,
         optimizer=torch.optim,
     )
+
+
+def test_a_type_that_was_set_alone_is_told_from_where(tmp_path):
+    path = tiny.write_config(tmp_path)
+    parser = tiny.command_line("-c", path, "--set", "arch.type=TinyModle")
+    with pytest.raises(ConfigError, match=r"^command line \(--set arch\.type\): arch: "):
+        parser.init_obj("arch", tiny)
