@@ -1,6 +1,7 @@
 """Settings of the test run: one thread for each process, the project importable, loggers as they
 were."""
 
+import gc
 import logging
 import os
 import sys
@@ -14,6 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What a kill leaves is the same without waiting for the disk, and no test pulls the plug: that
 # files are synced, and when, is seen by the calls.
 os.fsync = lambda descriptor: None
+gc.disable()  # until all is imported, which is kept
 
 #: Files that take long, and are begun with: a worker that had one of them last would let the others
 #: wait.
@@ -35,6 +37,12 @@ def pytest_collection_modifyitems(items):
     """Long files first."""
     first = {f"test_{name}": place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: first.get(item.path.stem, len(LONG)))
+
+
+def pytest_collection_finish():
+    """The imported half a million objects are not looked through in each search for garbage."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -36,6 +36,19 @@ def launch(folder, *arguments):
     return subprocess.CompletedProcess(words, code, *said)
 
 
+def torchrun(folder, words, output):
+    """Start torchrun in a project as a user does; the process, which prints to a file."""
+    return forked.start(_torchrun, folder, words, output=output)
+
+
+def _torchrun(folder, words):
+    os.chdir(folder)
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    subprocess_handler.Popen = _Forked
+    sys.argv = ["torchrun", *words]
+    torch.distributed.run.main()
+
+
 def _launcher(folder, words):
     os.execv = partial(_become, _open_files())
     script(folder, words)

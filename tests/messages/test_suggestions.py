@@ -6,7 +6,6 @@ of the project.
 """
 
 import ast
-import gc
 import json
 import logging
 import os
@@ -192,7 +191,6 @@ class Said(NamedTuple):
 
 def _python(words, cwd):
     """What `python WORDS` does, in this process."""
-    gc.freeze()  # which spares the memory that is shared
     sys.dont_write_bytecode = False  # which spares the next command the compiling
     os.chdir(cwd)
     for name in [name for name in sys.modules if name.partition(".")[0] in PROJECT]:

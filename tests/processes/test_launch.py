@@ -9,12 +9,12 @@ import signal
 import socket
 import subprocess
 import sys
-from functools import partial
 
 import pytest
 import torch
 
-from launched import launch
+from forked import finish
+from launched import launch, torchrun
 from projects import ROOT, command, copy_template
 
 SHORT = ["--set", "trainer.len_epoch=6", "--set", "trainer.tensorboard=false"]
@@ -150,31 +150,13 @@ def test_a_scheduler_s_command_starts_goes_on_and_finishes(project, unbroken):
 
 def test_torchrun_starts_again_what_has_crashed(project, unbroken):
     (project / "crash.py").write_text(CRASH)
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
-        "--max-restarts=1",
-    ]
-    arguments = [
-        "crash.py",
-        "-c",
-        "config.json",
-        "--run_id",
-        "again",
-        "-r",
-        "auto",
-        *SHORT,
-        "--set",
-        "trainer.epochs=3",
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    result = subprocess.run(
-        [*torchrun, *arguments], cwd=project, env=environment, capture_output=True, text=True
+    arguments = ["-c", "config.json", "--run_id", "again", "-r", "auto", *SHORT]
+    words = ["--standalone", "--nproc_per_node=2", "--max-restarts=1", "crash.py", *arguments]
+    said = project / "again.txt"
+    assert finish(torchrun(project, [*words, "--set", "trainer.epochs=3"], said)) == 0, (
+        said.read_text()
     )
-    assert result.returncode == 0 and "checkpoint-epoch1.pth" in result.stdout, result.stderr
+    assert "checkpoint-epoch1.pth" in said.read_text()
     assert (project / "crashed").exists()
     expected = weights(project, "unbroken")
     assert all(
@@ -191,21 +173,12 @@ def test_several_machines_by_the_command_of_the_page(project, unbroken):
     line = (
         line.replace("\\\n", " ").replace("=HOST:29500", f"={endpoint}").replace("node=4", "node=1")
     )
-    words = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        *shlex.split(line),
-        *SHORT,
-        "--set",
-        "trainer.epochs=3",
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    start = partial(subprocess.Popen, words, cwd=project, env=environment, text=True)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    with start(**pipes) as one, start(**pipes) as other:
-        said = [one.communicate()[0], other.communicate()[0]]
-    assert [one.returncode, other.returncode] == [0, 0], said
+    words = [*shlex.split(line), *SHORT, "--set", "trainer.epochs=3"]
+    files = [project / f"machine{number}.txt" for number in range(2)]
+    machines = [torchrun(project, words, file) for file in files]
+    codes = [finish(machine) for machine in machines]
+    said = [file.read_text() for file in files]
+    assert codes == [0, 0], said
     assert "".join(said).count("run folder: ") == 1
     expected = weights(project, "unbroken")
     assert all(
