@@ -22,11 +22,7 @@ def judge_anew(
         before, now: the configs; a record has no secrets.
         data: the fingerprints of the training data, then and now, of which a part is held out.
     """
-    old = _judging(secrets.masked(before), data[0])
-    new = _judging(secrets.masked(now), data[1])
-    changed = [key for key in new if old.get(key) != new[key]]
-    if "trainer.monitor" in changed:  # another number is of another key, too
-        changed = [key for key in changed if key in old]
+    changed = _changed(secrets.masked(before), secrets.masked(now), data)
     if not changed:
         return
     scheduler = parts.get("lr_scheduler")
@@ -35,9 +31,22 @@ def judge_anew(
         if scheduler.mode == "max":
             scheduler.best = -math.inf
         scheduler.num_bad_epochs = 0
-    parts["monitor"].forget()
+    if "monitor" in parts:  # a converted checkpoint has none
+        parts["monitor"].forget()
     what = f"{', '.join(changed)} changed"
     logging.getLogger("trainer").info(f"{what}: epochs are judged anew, the best so far is left")
+
+
+def _changed(before: Config, now: Config, data: tuple[Any, Any]) -> list[str]:
+    """What says otherwise how epochs are judged."""
+    if None in data:  # nobody can tell
+        data = (None, None)
+    old = _judging(before, data[0])
+    new = _judging(now, data[1])
+    changed = [key for key in new if old.get(key) != new[key]]
+    if "trainer.monitor" in changed:  # another number is of another key, too
+        changed = [key for key in changed if key in old]
+    return changed
 
 
 def _judging(config: Config, data: Any) -> dict[str, Any]:

@@ -65,6 +65,21 @@ def read(path: Path) -> Source:
     return parsed(path, path.read_text(encoding="utf-8"))
 
 
+def _whole_strings(tokens):
+    """Tokens with each f-string as one, as they are before Python 3.12."""
+    inside = 0
+    for token in tokens:
+        kind = tokenize.tok_name[token.type]
+        if kind == "FSTRING_START":
+            inside += 1
+            if inside == 1:
+                yield token
+        elif kind == "FSTRING_END":
+            inside -= 1
+        elif inside == 0:
+            yield token
+
+
 def parsed(path: Path, text: str) -> Source:
     """A text as if it were the file's."""
     tree = ast.parse(text)
@@ -76,7 +91,7 @@ def parsed(path: Path, text: str) -> Source:
         if isinstance(node, ast.If | ast.While | ast.Assert):
             tests.update(id(inside) for inside in ast.walk(node.test))
     token_lines = []
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+    for token in _whole_strings(tokenize.generate_tokens(io.StringIO(text).readline)):
         if token.type not in _EMPTY and token.start[0] not in documented:
             token_lines.append(token.start[0])
     return Source(path, text, tree, token_lines, tests)

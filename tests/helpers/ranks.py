@@ -51,6 +51,7 @@ def _rank(rank, size, place, timeout, function, args):
         dist.init_process_group(
             "gloo", init_method=store, rank=rank, world_size=size, timeout=timeout
         )
+        dist.barrier()  # one that is done at once would leave while another connects
     result = function(*args)
     (place / f"{rank}.pickle").write_bytes(pickle.dumps(result))
     distributed.leave()
