@@ -1,6 +1,7 @@
 """The whole of MNIST: import it in data_loader/data_loaders.py, and name it in the config."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -9,10 +10,24 @@ from utils import DataError
 
 
 class MnistDataLoader(DigitsDataLoader):
-    """MNIST (60,000 training and 10,000 test digits), downloaded by torchvision at the first use.
+    """MNIST (60,000 training and 10,000 test digits), as torchvision has it.
 
-    The arguments are those of `DigitsDataLoader`; it goes to `data_dir`.
+    Args:
+        data_dir, batch_size: where it is, and how many make up a batch.
+        download: fetch it at the first use.
+        options: of `DigitsDataLoader`.
     """
+
+    def __init__(
+        self,
+        data_dir: str = "data",
+        batch_size: int = 64,
+        *,
+        download: bool = False,
+        **options: Any,
+    ) -> None:
+        self.download = download
+        super().__init__(data_dir, batch_size, **options)
 
     def read(self, folder: Path, training: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Images uint8 [n, 28, 28] and labels int64 [n].
@@ -24,11 +39,11 @@ class MnistDataLoader(DigitsDataLoader):
         from torchvision.datasets import MNIST
 
         try:
-            data = MNIST(str(folder), train=training, download=True)
+            data = MNIST(str(folder), train=training, download=self.download)
         except (RuntimeError, OSError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise DataError(
-                f"MNIST is not in {folder} and could not be downloaded: {reason}\n"
-                "  the bundled digits need no network: python train.py -c config.json"
-            ) from error
+            hint = "the bundled digits need no network: python train.py -c config.json"
+            if not self.download:
+                hint = "data_loader.args.download=true fetches it"
+            raise DataError(f"MNIST is not in {folder}: {reason}\n  {hint}") from error
         return data.data, data.targets

@@ -391,10 +391,17 @@ def test_mnist_without_a_network_says_what_works(tmp_path, monkeypatch):
 
     monkeypatch.setattr(mnist, "download_and_extract_archive", offline)
     monkeypatch.setattr(mnist.MNIST, "mirrors", ["http://localhost/"])
-    with pytest.raises(
-        DataError, match=r"could not be downloaded.*\n.*python train.py -c config.json"
-    ):
+    with pytest.raises(DataError, match=r"is not in .*\n.*python train.py -c config.json"):
+        MnistDataLoader(str(tmp_path / "none"), 8, download=True)
+
+
+def test_mnist_is_fetched_only_if_the_config_says_so(tmp_path, monkeypatch):
+    from torchvision.datasets import mnist
+
+    monkeypatch.setattr(mnist.MNIST, "download", lambda self: pytest.fail("it was asked for"))
+    with pytest.raises(DataError, match=r"data_loader\.args\.download=true fetches it"):
         MnistDataLoader(str(tmp_path / "none"), 8)
+    assert not (tmp_path / "none").exists()
 
 
 def test_numbers_of_a_pass_are_sliced_not_listed():
