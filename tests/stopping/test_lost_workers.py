@@ -135,6 +135,7 @@ def lose(how):
 def test_a_process_that_is_lost_while_they_build_is_told_in_one_line(tmp_path, says, told):
     codes, outputs = ranks.finish(*ranks.start(tmp_path, 2, lose, says))
     assert codes == [1, 1]
-    for line in "".join(outputs).splitlines():
+    lines = [line for line in "".join(outputs).splitlines() if not line.startswith("[Gloo] Rank")]
+    assert lines
+    for line in lines:
         assert line.startswith("error: ") and "another process is lost" in line and told in line
-    assert "another process is lost" in "".join(outputs)

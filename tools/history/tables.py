@@ -79,8 +79,12 @@ def for_spreadsheets(table: pd.DataFrame) -> pd.DataFrame:
 
     Source: OWASP, "CSV Injection".
     """
-    safe = table.map(_no_formula)
-    safe.columns = [_no_formula(name) for name in table.columns]
+    cells = {}
+    for number in range(table.shape[1]):  # by number: a name may be there twice
+        values = [_no_formula(value) for value in table.iloc[:, number]]
+        cells[number] = pd.Series(values, table.index, dtype=object)
+    safe = pd.DataFrame(cells, index=table.index)
+    safe.columns = pd.Index([_no_formula(name) for name in table.columns])
     safe.index = [_no_formula(name) for name in table.index]
     safe.index.name = table.index.name
     return safe
