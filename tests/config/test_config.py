@@ -550,5 +550,5 @@ def test_a_key_that_is_no_text_is_refused(tmp_path):
 
 
 def test_a_learning_rate_of_hundreds_of_digits(tmp_path):
-    with pytest.raises(ConfigError, match="makes learning rates of inf|Adam takes lr as"):
+    with pytest.raises(ConfigError, match=r"makes learning rates of inf|Adam takes lr as"):
         tiny.build(tiny.settings(tmp_path, optimizer__args={"lr": 10**400}))
