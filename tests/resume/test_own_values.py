@@ -29,6 +29,16 @@ def test_a_draw_after_the_epoch_is_the_same_after_a_stop_inside_it(tmp_path, aft
     assert resumed.start_epoch == 1 and tiny.digest(resumed.model) == tiny.digest(unbroken.model)
 
 
+def test_so_it_is_after_the_last_update_of_an_epoch_that_is_not_validated(tmp_path):
+    settings = {"trainer__monitor": "off", "data_loader__args": {"validation_split": 0.0}}
+    unbroken = tiny.train(tiny.settings(tmp_path / "whole", **settings), trainer_class=Drawing)
+    config = tiny.settings(tmp_path / "parts", **settings)
+    path = interrupted(config, 13, cls=(Drawing,))
+    assert "step13" in path.name  # all of it
+    resumed = tiny.train(config, resume=path, trainer_class=Drawing)
+    assert tiny.digest(resumed.model) == tiny.digest(unbroken.model)
+
+
 class Counting(tiny.Trainer):
     """Counts in plain attributes, of which one is set by the constructor alone."""
 

@@ -111,7 +111,7 @@ class Plain(nn.CrossEntropyLoss):
 
 @pytest.fixture(autouse=True)
 def parts(monkeypatch):
-    for part in (WithWeights, Hidden, HolesLoader, Locked, Plain):
+    for part in (WithWeights, Hidden, HolesLoader, Locked, Plain, Masked):
         monkeypatch.setattr(tiny, part.__name__, part, raising=False)
 
 
@@ -183,16 +183,35 @@ def test_a_loss_that_cannot_be_copied_trains(tmp_path):
     tiny.train(exact.settings(tmp_path, loss="Locked"), trainer_class=exact.Exact)
 
 
+class Masked(nn.Module):
+    """A mean by hand over the targets that are not ignored: NaN where there is none."""
+
+    def forward(self, output, target):
+        known = (target >= 0).to(output.dtype)
+        losses = F.cross_entropy(output, target.clamp(min=0), reduction="none")
+        return (losses * known).sum() / known.sum()
+
+
+class Knowing(exact.Exact):
+    """Says over how many targets it is."""
+
+    def loss_size_of(self, batch):
+        return int((batch[1] >= 0).sum())
+
+
 def train_here(config, kind):
     """In a process of its own, where the fixture has set nothing."""
-    for part in (WithWeights, Hidden, HolesLoader, Locked, Plain):
+    for part in (WithWeights, Hidden, HolesLoader, Locked, Plain, Masked):
         setattr(tiny, part.__name__, part)
     return exact.train(config, trainer_class=kind)
 
 
-@pytest.mark.parametrize("case", CASES)
+BY_HAND = (Knowing, {"loss": "Masked", "data_loader__type": "HolesLoader"})
+
+
+@pytest.mark.parametrize("case", [*CASES, "ignored by hand"])
 def test_two_processes_are_one(tmp_path, case):
-    kind, changes = CASES[case]
+    kind, changes = CASES.get(case, BY_HAND)
     args = {"batch_size": 5, "shuffle": False}
     config = exact.settings(tmp_path, data_loader__args=args, trainer__accumulate=2, **changes)
     alone = ranks.run(tmp_path, 1, train_here, config, kind)[0]
