@@ -23,6 +23,9 @@ from machinery.errors import ConfigError, UserError
 
 T = TypeVar("T")
 
+#: In the store: how many have asked whether they are the first to say something.
+_ASKED = "how many have asked"
+
 
 class Member(NamedTuple):
     """One of the processes, as its machine knows it."""
@@ -308,11 +311,25 @@ def _sendable(outcome: _Outcome) -> _Outcome:
 
 def first_to_say(text: str) -> bool:
     """Whether no other process has said this; the main one goes first."""
-    if not is_main():
-        time.sleep(0.3)
     if world.store is None:
         return True
+    if is_main():
+        atexit.register(_stay_until_asked)
+    else:
+        time.sleep(0.3)
     try:
-        return bool(world.store.add(text[:200], 1) == 1)
+        said = world.store.add(text[:200], 1)
+        world.store.add(_ASKED, 1)
     except Exception:  # the process that keeps the store may be gone
         return True
+    return bool(said == 1)
+
+
+def _stay_until_asked() -> None:
+    """The store ends with this process: stay until all have asked, a second at most."""
+    given_up = time.monotonic() + 1
+    try:
+        while world.store.add(_ASKED, 0) < world.size and time.monotonic() < given_up:
+            time.sleep(0.02)
+    except Exception:  # another one keeps it
+        return

@@ -33,7 +33,7 @@ def _versions_of(modules: frozenset[str]) -> list[tuple[str, str]]:
             others.add(name)
     if others:  # then it takes a while
         for distribution in metadata.distributions():
-            if others & _modules_of(distribution):
+            if _has_any(distribution, others):
                 found[distribution.name] = distribution.version
     return sorted(found.items(), key=_by_name)
 
@@ -56,13 +56,13 @@ def _installed_modules() -> set[str]:
     return found
 
 
-def _modules_of(distribution: metadata.Distribution) -> set[str]:
-    """The first names of the modules that a package consists of."""
+def _has_any(distribution: metadata.Distribution, modules: set[str]) -> bool:
+    """Whether some of these modules, by their first names, are of a package."""
     listed = distribution.read_text("top_level.txt")
     if listed is not None:
-        return set(listed.split())
-    files = distribution.read_text("RECORD") or ""
-    return set(re.findall(r"^(\w+)(?=/|\.py,)", files, re.MULTILINE))
+        return not modules.isdisjoint(listed.split())
+    files = "\n" + (distribution.read_text("RECORD") or "")
+    return any(f"\n{name}/" in files or f"\n{name}.py," in files for name in modules)
 
 
 def own_files() -> list[Path]:

@@ -81,6 +81,44 @@ def wait_for_group(pid):
     raise AssertionError("orphans were left")
 
 
+class Prepared:
+    """A process that does something once, and then forks for each command, which finds it done."""
+
+    def __init__(self, function, *args):
+        self._ours, theirs = multiprocessing.Pipe()
+        given = (self._ours, theirs, function, args)
+        self._process = multiprocessing.get_context("fork").Process(target=_serve, args=given)
+        self._process.start()
+        theirs.close()
+
+    def run(self, function, *args, output):
+        """Run `function(*args)` as a command; its exit code."""
+        self._ours.send((function, args, output))
+        code = self._ours.recv()
+        assert isinstance(code, int), code
+        return code
+
+    def close(self):
+        """Let it end."""
+        self._ours.close()
+        self._process.join()
+
+
+def _serve(others, connection, function, args):
+    others.close()
+    gc.freeze()
+    function(*args)
+    while True:
+        try:
+            function, args, output = connection.recv()
+        except EOFError:
+            return
+        try:
+            connection.send(finish(start(function, *args, output=output)))
+        except AssertionError as error:
+            connection.send(str(error))
+
+
 class KillAt:
     """A profile function that kills its process at the n-th call or return, in Python or in C."""
 

@@ -36,6 +36,11 @@ def launch(folder, *arguments):
     return subprocess.CompletedProcess(words, code, *said)
 
 
+def started(folder, output, *arguments):
+    """The process of a script of a project that becomes torchrun; it prints to a file."""
+    return forked.start(_launcher, folder, list(map(str, arguments)), output=output)
+
+
 def torchrun(folder, words, output):
     """Start torchrun in a project as a user does; the process, which prints to a file."""
     return forked.start(_torchrun, folder, words, output=output)

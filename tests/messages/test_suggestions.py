@@ -6,6 +6,7 @@ of the project.
 """
 
 import ast
+import importlib
 import json
 import logging
 import os
@@ -189,17 +190,28 @@ class Said(NamedTuple):
     text: str
 
 
-def _python(words, cwd):
-    """What `python WORDS` does, in this process."""
+def _imported(folder):
+    """Import the project of a folder in place of this one, in this process."""
     sys.dont_write_bytecode = False  # which spares the next command the compiling
-    os.chdir(cwd)
+    os.chdir(folder)
     for name in [name for name in sys.modules if name.partition(".")[0] in PROJECT]:
         del sys.modules[name]
     own = (str(ROOT), str(ROOT / "tests" / "helpers"))
-    sys.path[:] = [
-        str(Path(words[0]).resolve().parent),
-        *(path for path in sys.path if path not in own),
-    ]
+    sys.path[:] = [str(folder), *(path for path in sys.path if path not in own)]
+    importlib.import_module("train")
+    importlib.import_module("test")
+    for name in ("train", "test"):  # a command runs it
+        del sys.modules[name]
+
+
+def _python(words, cwd):
+    """What `python WORDS` does, in this process."""
+    os.chdir(cwd)
+    place = str(Path(words[0]).resolve().parent)
+    if place != sys.path[0]:  # a script that has to find the project
+        for name in [name for name in sys.modules if name.partition(".")[0] in PROJECT]:
+            del sys.modules[name]
+        sys.path[0] = place
     sys.argv = words
     logging.getLogger().handlers.clear()
     code = 0
@@ -217,6 +229,10 @@ def _python(words, cwd):
     os._exit(code or 0)
 
 
+#: The process that has imported the project, while there is one.
+PREPARED = []
+
+
 def typed(cwd, line):
     """Type a command in a folder; its exit code and what it prints."""
     words = shlex.split(line)
@@ -228,8 +244,7 @@ def typed(cwd, line):
         return Said(done.returncode, done.stdout)
     output = cwd / ".said"
     output.unlink(missing_ok=True)
-    process = forked.start(_python, words[words[0] == "python" :], str(cwd), output=output)
-    code = forked.finish(process)
+    code = PREPARED[-1].run(_python, words[words[0] == "python" :], str(cwd), output=output)
     return Said(code, output.read_text())
 
 
@@ -269,10 +284,12 @@ def project(tmp_path_factory):
     for script in (folder / "its scripts" / "own.py", folder.parent / "apart" / "far.py"):
         script.parent.mkdir()
         script.write_text(AWAY.format(folder))
+    PREPARED.append(forked.Prepared(_imported, folder))
     assert typed(folder, "train.py -c short.json --run_id one").code == 0
     (folder / "loose weights").mkdir()
     shutil.copy(folder / ONE / "model_best.pth", folder / "loose weights" / "w.pth")
-    return folder
+    yield folder
+    PREPARED.pop().close()
 
 
 class Case(NamedTuple):
@@ -981,7 +998,7 @@ def test_a_classic_checkpoint_is_converted_and_tested_as_it_says(project, where,
     not (ROOT / "tools" / "new_project.py").exists(), reason="a project made by it has it no more"
 )
 @pytest.mark.parametrize("name", ["plain", "it's new"])
-def test_a_new_project_trains_as_it_says(tmp_path, name):
+def test_a_new_project_trains_as_it_says(project, tmp_path, name):
     made = typed(tmp_path, shlex.join([str(ROOT / "tools" / "new_project.py"), name]))
     ((line, train),) = re.findall(r"\n  (cd .*)\n  (python .*)", made.text)
     _, folder = shlex.split(line)

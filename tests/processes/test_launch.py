@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from forked import finish
-from launched import launch, torchrun
+from launched import launch, started, torchrun
 from projects import ROOT, command, copy_template
 
 SHORT = ["--set", "trainer.len_epoch=6", "--set", "trainer.tensorboard=false"]
@@ -103,7 +103,7 @@ def test_several_evaluate_what_one_evaluates(project, unbroken):
 
 
 def test_mistakes_are_told_once_with_their_exit_code(project):
-    result = command(
+    result = launch(
         project, "train.py", "-c", "config.json", "-d", "0,1", "--set", "trainer.monitor=min nix"
     )
     assert result.returncode == 2 and result.stderr.count("no metric is called 'nix'") == 1
@@ -196,40 +196,23 @@ def test_several_machines_by_the_command_of_the_page(project, unbroken):
     ],
 )
 def test_a_signal_for_the_launcher_reaches_all(project, signum, code):
-    arguments = [
-        "-c",
-        "config.json",
-        "-d",
-        "0,1",
-        "--run_id",
-        signum,
-        "--set",
-        "trainer.epochs=1000",
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        [sys.executable, "train.py", *arguments],
-        cwd=project,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        for line in process.stdout:
+    arguments = ("-c", "config.json", "-d", "0,1", "--run_id", signum)
+    pipe = project / f"{signum}.pipe"
+    os.mkfifo(pipe)
+    process = started(project, pipe, "train.py", *arguments, "--set", "trainer.epochs=1000")
+    with open(pipe) as said:
+        for line in said:
             if line.startswith("    2 "):
-                process.send_signal(getattr(signal, signum))
+                os.kill(process.pid, getattr(signal, signum))
                 break
-        rest = process.stdout.read()  # until the last of the processes has ended
-        assert process.wait() == code
+        rest = said.read()  # until the last of the processes has ended
+    assert finish(process) == code
     status = json.loads((run_of(project, signum) / "status.json").read_text())
     assert status["state"] == "stopped" and status["exit_code"] == (
         130 if signum == "SIGINT" else 143
     )
     assert rest.count("resume: python train.py -r") == 1
     assert list(run_of(project, signum).glob("checkpoint-epoch*.pth"))
-    with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)
 
 
 @pytest.mark.soak
