@@ -3,8 +3,10 @@ were."""
 
 import gc
 import logging
+import multiprocessing
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -21,22 +23,88 @@ gc.disable()  # until all is imported, which is kept
 #: wait.
 LONG = (
     "launch",
-    "new_project",
     "together",
+    "suggestions",
     "examples",
-    "sweep",
-    "failures",
     "commands",
-    "components",
     "trackers",
+    "new_project",
+    "pages",
     "resume",
+    "records",
+    "sweep",
+    "own_tasks",
+    "ten_minutes",
+    "auto",
+    "door",
 )
 
 
-def pytest_collection_modifyitems(items):
-    """Long files first."""
+#: What takes most of the time by the number of its cases: of so many of them, one is run often, and
+#: all by `.ci/run`. None: no case of it is.
+OFTEN = {
+    "test_what_it_says_helps": 8,
+    "test_commands_work_where_they_are_printed": 4,
+    "test_what_it_says_of_code_helps": 4,
+    "test_a_file_that_is_no_json_is_mended_as_it_says": 3,
+    "test_nothing_is_said_that_would_not_help": 3,
+    "test_it_trains_is_continued_exactly_and_tested": 5,
+    "test_two_processes_train_it": 4,
+    "test_mlflow_has_what_was_trained": None,
+    "test_weights_and_biases_offline": None,
+    "test_the_tools_run_as_they_are_shown": 4,
+    "test_the_sweep_of_the_page_runs": None,
+    "test_its_commands_run": 3,
+    "test_it_trains_and_is_continued_exactly": 4,
+    "test_they_are_clean": 3,
+    "test_it_prints_what_the_page_says": 3,
+    "test_debugging_by_a_config": 3,
+    "test_each_epoch_is_over_the_data_as_it_is_then_also_on_a_resume": 3,
+    "test_sizes_that_are_of_the_users_own_making": 2,
+    "test_a_foreign_loader_with_workers_resumes_exactly": 2,
+    "test_two_resume_two_bit_for_bit": 2,
+    "test_a_stream_that_says_where_it_stands_is_not_read_again": 2,
+    "test_it_continues_exactly_and_is_tested": 3,
+    "test_it_can_start_from_an_example": None,
+    "test_its_checks_pass_also_when_it_has_grown": None,
+    "test_a_sweep_goes_on_after_a_failing_point_and_a_kill": None,
+    "test_what_cannot_be_exported_is_refused_with_the_reason": None,
+    "test_a_daemon_without_streams_trains": 3,
+    "test_two_processes_survive_kills_of_either": None,
+    "test_a_signal_for_the_launcher_reaches_all": 4,
+    "test_a_run_survives_kills": 2,
+    "test_loops_of_ones_own_train_alike": 3,
+    "test_several_machines_by_the_command_of_the_page": None,
+    "test_every_scheduler_trains_or_says_why_not": 4,
+    "test_every_optimizer_trains_or_says_why_not": 4,
+    "test_another_learning_rate_keeps_the_schedule_where_it_is": 4,
+    "test_a_mistake_at_the_first_batch_is_told_in_six_lines": 4,
+    "test_a_process_that_fails_ends_all": 3,
+    "test_watching_changes_nothing": 3,
+    "test_metric_objects_resume_exactly_or_from_the_epoch_s_start": 3,
+    "test_a_resumed_run_goes_on_at_the_place_of_a_loader_that_it_holds": 3,
+    "test_resuming_inside_an_epoch_twice": 3,
+    "test_two_and_three_processes_train_what_one_trains": 3,
+    "test_trainers_of_other_kinds_train_alike": 3,
+    "test_metrics_that_are_objects_count_everything": 3,
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Long files first; what is seldom run is marked, unless a test is asked for by its name."""
     first = {f"test_{name}": place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: first.get(item.path.stem, len(LONG)))
+    if any("::" in argument for argument in config.args):
+        return
+    seen = Counter()
+    for item in items:
+        name = item.originalname
+        if name in OFTEN:
+            number = OFTEN[name]
+            if number is None or seen[name] % number:
+                item.add_marker("slow")
+            seen[name] += 1
 
 
 def pytest_collection_finish():
@@ -56,6 +124,16 @@ def own_logging(capfd):
     for handler in set(root.handlers) - set(before):
         root.removeHandler(handler)
         handler.close()
+
+
+@pytest.fixture(autouse=True)
+def no_workers_left():
+    """A loader whose error is kept, as a test keeps it, is garbage in a circle: once it is found,
+    torch would wait five seconds for each of its workers."""
+    yield
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.terminate()
 
 
 @pytest.fixture

@@ -218,7 +218,7 @@ def test_a_text_goes_on(tmp_path):
         "examples/char_lm/config.json",
         "--run_id",
         "a",
-        *options("char_lm", tmp_path),
+        *options("char_lm", tmp_path, **{"trainer.epochs": 1}),
     )
     folder = tmp_path / "models" / "Char_GPT" / "a"
     words = ["examples/char_lm/generate.py", "-r", folder, "--prompt", "And he", "--length", "100"]
