@@ -1,6 +1,7 @@
 """Compares what a config gives a class or function with its signature, before anything is built."""
 
 import collections.abc
+import enum
 import inspect
 import json
 import re
@@ -119,6 +120,7 @@ class _Call:
     def __init__(self, target: Any, parameters: list[Parameter], given: Given) -> None:
         self.name = getattr(target, "__name__", type(target).__name__)
         self._accepted = accepted(target)
+        self._is_class = inspect.isclass(target)
         self._later = given.later
         positional = [p.name for p in parameters if p.kind in _BY_POSITION]
         self._by_program = {*positional[: given.positional], *given.names}
@@ -134,6 +136,8 @@ class _Call:
             return f"the program gives {self.name} its {key}: leave it out"
         types = self._accepted.types
         if key in types:
+            if self._is_class and takes_tensor(types[key]) and is_numbers(value):
+                return None
             return type_problem(self.name, key, types[key], value)
         near = nearest(key, types)
         if near is not None:
@@ -169,6 +173,8 @@ def type_problem(name: str, key: str, annotation: Any, value: Any) -> str | None
         key, annotation: its name, and its type.
         value: what it gets.
     """
+    if isinstance(value, str) and value in _enum_names(annotation):
+        return None
     try:
         adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
     except Exception:  # an annotation that pydantic does not know
@@ -185,6 +191,52 @@ def type_problem(name: str, key: str, annotation: Any, value: Any) -> str | None
     except ValueError:  # a value that JSON cannot hold, from a program
         return None
     return None
+
+
+def _enum_names(annotation: Any) -> set[str]:
+    """The names of an enum's members, also of an optional one, such as torchvision's weights."""
+    names: set[str] = set()
+    for each in (annotation, *typing.get_args(annotation)):
+        if inspect.isclass(each) and issubclass(each, enum.Enum):
+            names.update(each.__members__)
+    return names
+
+
+def takes_tensor(annotation: Any) -> bool:
+    """Whether an argument may be a tensor."""
+    for each in (annotation, *typing.get_args(annotation)):
+        if inspect.isclass(each) and (each.__module__, each.__name__) == ("torch", "Tensor"):
+            return True
+    return False
+
+
+def is_numbers(value: Any) -> bool:
+    """Whether a value is a list of numbers, or of such lists."""
+    if not isinstance(value, list) or not value:
+        return False
+    for each in value:
+        is_number = isinstance(each, int | float) and not isinstance(each, bool)
+        if not is_number and not is_numbers(each):
+            return False
+    return True
+
+
+def with_tensors(target: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a class, a list of numbers being a tensor where one is wanted.
+
+    Raises:
+        ValueError: the lists in a list have several lengths.
+    """
+    made = dict(arguments)
+    if not inspect.isclass(target):
+        return made
+    types = accepted(target).types
+    for name, value in arguments.items():
+        if takes_tensor(types.get(name)) and is_numbers(value):
+            import torch
+
+            made[name] = torch.tensor(value, dtype=torch.get_default_dtype())
+    return made
 
 
 def _as_written(annotation: Any) -> str:

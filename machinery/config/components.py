@@ -3,10 +3,12 @@
 import importlib
 import inspect
 import os
+import re
 from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from machinery.config import installed
 from machinery.config.arguments import Given, accepted, argument_problems
 from machinery.config.source import Source, dotted
 from machinery.config.values import KeyPath, nearest
@@ -57,6 +59,8 @@ class Kind(NamedTuple):
     of_torch: str = ""
     #: The program's own class that they must be of; whoever looks them up has it.
     required: type | None = None
+    #: Torch's class that parts of installed packages must be of, if it is another.
+    of_packages: str = ""
     #: Functions that make one will not do.
     only_classes: bool = False
     #: How many arguments the program gives them first: the parameters, the optimizer.
@@ -70,8 +74,20 @@ class Kind(NamedTuple):
             return self.required
         if not self.of_torch:
             return None
-        module, name = self.of_torch.split(":")
-        return getattr(importlib.import_module(module), name)
+        return _class(self.of_torch)
+
+    def wanted(self) -> installed.Wanted | None:
+        """What a part of an installed package must be; None: it must be the project's own."""
+        named = self.of_packages or self.of_torch
+        if self.required is not None or not named:
+            return None
+        return installed.Wanted(self.words, _class(named), self.called_later)
+
+
+def _class(name: str) -> type:
+    """A class of torch, as "module:name"."""
+    module, name = name.split(":")
+    return getattr(importlib.import_module(module), name)
 
 
 _LOADER = Kind("data loader", of_torch="torch.utils.data:DataLoader")
@@ -83,8 +99,8 @@ KINDS = {
     "test_data_loader": _LOADER,
     "optimizer": Kind("optimizer", of_torch="torch.optim:Optimizer", given=1),
     "lr_scheduler": Kind("scheduler", of_torch="torch.optim.lr_scheduler:LRScheduler", given=1),
-    "loss": Kind("loss", called_later=True),
-    "metrics": Kind("metric", called_later=True),
+    "loss": Kind("loss", of_packages="torch.nn:Module", called_later=True),
+    "metrics": Kind("metric", of_packages="torch.nn:Module", called_later=True),
     "trainer.type": Kind("trainer", only_classes=True),
     "trainer.trackers": Kind("tracker", only_classes=True, given=1),
 }
@@ -163,6 +179,11 @@ def find(
         origin = of_type
     where = f"{origin}: {dotted(path)}"
     kind = kind_of(path, required)
+    if installed.is_installed(type_name, OWN):
+        wanted = kind.wanted()
+        if wanted is None:
+            raise ConfigError(f"{where}: a {kind.words} is the project's own, not {type_name}")
+        return installed.part(type_name, wanted, OWN, where)
     package, _, name = type_name.rpartition(".")
     if package:
         modules = (_own_module(package, where),)
@@ -241,10 +262,29 @@ def _hint(name: str, modules: Modules, names: Iterable[str]) -> str:
     for module in modules:
         if inspect.isabstract(vars(module).get(name)):
             return ": it lacks a method of its base, such as forward"
+    elsewhere = _full_name(name)
+    if elsewhere is not None:
+        return f": did you mean {elsewhere!r}?"
     near = nearest(name, names)
     if near is None:
         return ""
     return f": did you mean {near!r}?"
+
+
+def _full_name(name: str) -> str | None:
+    """The full name of a class or function of this name in another of the project's files."""
+    if not name.isidentifier():
+        return None
+    definition = re.compile(rf"^(?:class|def) {name}\b", re.MULTILINE)
+    for package in OWN:
+        for file in sorted((ROOT / package).rglob("*.py")):
+            try:
+                text = file.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError):
+                continue
+            if definition.search(text):
+                return ".".join([*file.relative_to(ROOT).with_suffix("").parts, name])
+    return None
 
 
 def _own_module(name: str, where: str) -> ModuleType:

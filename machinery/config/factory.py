@@ -8,7 +8,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
-from machinery.config.arguments import Given
+from machinery.config.arguments import Given, with_tensors
 from machinery.config.checking import Checked
 from machinery.config.components import Component, Modules, bind, find, kind_of
 from machinery.config.source import dotted
@@ -278,7 +278,7 @@ def construct(
         DataError: a file could not be read.
     """
     try:
-        return target(*given, **kwargs)
+        return target(*given, **with_tensors(target, kwargs))
     except UserError as error:
         raise type(error)(f"{where}: {error}") from error
     # Any exception of a constructor comes from what the config gave it.

@@ -24,7 +24,7 @@ class Component(Section):
     type: Name | None = Field(
         None,
         description="Name of a class or function in the project's module for it, or of another: "
-        '"examples.gan.model.Generator".',
+        '"examples.gan.model.Generator"; of an installed package: "torchvision.models.resnet18".',
     )
     args: dict[str, Any] = Field({})
     """Its arguments; checked against its signature."""

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 from machinery import secrets
 from machinery.config.changes import read_value
+from machinery.config.components import KINDS, OWN
+from machinery.config.installed import FETCHING, is_installed, reaches_out
 from machinery.config.source import Entry, Source
 from machinery.errors import CheckpointError, ConfigError
 from machinery.files import ROOT
@@ -21,6 +23,8 @@ from machinery.files import ROOT
 #: A file that is larger is no config.
 _LARGEST = 1_000_000
 _TRACKERS = "trainer.trackers"
+#: What timm's names of models on a hub, or in a folder, begin with.
+_HUBS = ("hf-hub:", "hf_hub:", "local-dir:")
 
 
 class Foreign(NamedTuple):
@@ -30,6 +34,8 @@ class Foreign(NamedTuple):
     value: Any
     #: Why it needs the user's word.
     why: str
+    #: Whether something would be fetched, rather than made.
+    fetches: bool = False
 
     @property
     def words(self) -> list[str]:
@@ -102,10 +108,14 @@ def check_foreign(source: Source, trains: bool, new_run: bool, unused: tuple[str
     for each in found:
         told = f"{source.name}: {each.key}: {each.why}"
         option = shlex.join(each.words)
-        if secrets.names_in(each.value):
+        is_text = isinstance(each.value, str)
+        if is_text and secrets.names_in(each.value):
             raise ConfigError(f"{told}; if that is meant, say so: {option}")
         hint = f"if it is to be made, say so: {option}"
-        if each.key.startswith("arch.args.") and is_to_be_made(each.value):
+        if each.fetches:
+            hint = f"if that is meant, say so: {option}"
+        is_starting = is_text and is_to_be_made(each.value)
+        if each.key.startswith("arch.args.") and (each.fetches or is_starting):
             hint += f"; if it only gave starting weights, leave it out: --set {each.key}=null"
         raise CheckpointError(f"{told}; {hint}")
     if trains:
@@ -148,21 +158,52 @@ def _foreign(source: Source, own: Own, new_run: bool, unused: tuple[str, ...]) -
     """The values that need the user's word, but for trackers."""
     found = []
     downloading = _sections_that_download(source)
+    parts = _installed_parts(source)
     for entry in source.entries():
         section = entry.key.partition(".")[0]
+        fetches = False
         if entry.key == "trainer.save_dir" and new_run:
             why = ""
             if _leads_out(str(entry.value)):
                 why = f"{entry.value} is outside the project"
         elif _is_in(entry.key, ("$schema", "trainer", *unused)):
             continue
-        elif not isinstance(entry.value, str):
-            continue
         else:
-            why = _why(entry.value, section in downloading)
+            why = _why_of_part(entry, parts)
+            fetches = bool(why)
+            if not why and isinstance(entry.value, str):
+                why = _why(entry.value, section in downloading)
         if why and entry.origin == source.name and not own.says(entry):
-            found.append(Foreign(entry.key, entry.value, why))
+            found.append(Foreign(entry.key, entry.value, why, fetches))
     return found
+
+
+def _installed_parts(source: Source) -> dict[str, str]:
+    """The parts of installed packages that a config names, by their key paths."""
+    found = {}
+    for entry in source.entries():
+        is_part = entry.key.startswith(tuple(KINDS)) and isinstance(entry.value, str)
+        if not is_part or not is_installed(entry.value, OWN):
+            continue
+        key, dot, last = entry.key.rpartition(".")
+        if last == "type":
+            found[key] = entry.value
+        elif not dot or last.isdecimal():  # without arguments
+            found[entry.key] = entry.value
+    return found
+
+
+def _why_of_part(entry: Entry, parts: dict[str, str]) -> str:
+    """Why a value of a part of an installed package needs the user's word; empty if it does not."""
+    name = parts.get(entry.key.removesuffix(".type"), "")
+    if name and name == entry.value:
+        if reaches_out(name):
+            return f"{name} may fetch what it needs, or write it"
+        return ""
+    component, _, argument = entry.key.rpartition(".args.")
+    if component in parts and argument in FETCHING and entry.value:
+        return f"{parts[component]} may fetch what {argument} says"
+    return ""
 
 
 def _is_in(key: str, sections: tuple[str, ...]) -> bool:
@@ -179,7 +220,7 @@ def _why(value: str, downloads: bool) -> str:
     names = secrets.names_in(value)
     if names:
         return f"it takes {names[0]} from the environment"
-    if "://" in value:
+    if "://" in value or value.startswith(_HUBS):
         return f"{value} is an address"
     if is_to_be_made(value) or (downloads and _leads_out(value)):
         return f"{value} is outside the project"

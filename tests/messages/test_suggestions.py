@@ -1394,7 +1394,7 @@ SUGGESTION = re.compile(
     r"stop it|finish|let the|there are|needs|stand in double quotes|a comma before|is missing)\b"
 )
 #: Those that are followed in functions of their own, in this order; the last ones in
-#: config/test_secrets.py and config/test_trust.py.
+#: config/test_secrets.py, config/test_trust.py and config/test_installed.py.
 FOLLOWED = """what to train: -c {}
 -r auto needs
 may be its "base"
@@ -1445,7 +1445,9 @@ WORLD_SIZE is {}, but
 {}: {} is not set in the environment {}
 --set '{}=…', or ${NAME} for a variable of the environment
 if that is meant, say so: {}
-to go on without: {}""".splitlines()
+to go on without: {}
+: did you mean {}.{}?
+did you mean {}?""".splitlines()
 
 
 #: What only looks like one: help, origins, and what is told beside a suggestion.
@@ -1468,7 +1470,9 @@ restarts may fail
 its secret is kept in no record
 only args take values of the environment
 records show *** for the secret in it
-srun has started {}""".splitlines()
+srun has started {}
+{} may fetch what it needs, or write it
+nothing of {} may be named in a config""".splitlines()
 
 
 def literals(path):

@@ -1,0 +1,215 @@
+"""Parts of installed packages, which a config names in full: torchvision.models.resnet18.
+
+A config may come from anybody, and must not call whatever there is: only classes of the section's
+kind, functions that make one, and functions that compute a loss or metric, of packages on a list
+that the project's own code can lengthen.
+"""
+
+import importlib
+import importlib.util
+import inspect
+from types import ModuleType
+from typing import Any, NamedTuple, get_type_hints
+
+from machinery.config.values import nearest
+from machinery.errors import ConfigError
+from machinery.telling import told
+
+#: Packages whose parts may be named, and what pip calls them.
+_PACKAGES = {
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "torchmetrics": "torchmetrics",
+    "timm": "timm",
+    "transformers": "transformers",
+    "peft": "peft",
+    "schedulefree": "schedulefree",
+    "pytorch_optimizer": "pytorch-optimizer",
+    "segmentation_models_pytorch": "segmentation-models-pytorch",
+}
+#: Modules that write, run code from elsewhere, or reach the network.
+_CLOSED = (
+    "torch.hub",
+    "torch.jit",
+    "torch.package",
+    "torch.export",
+    "torch.fx",
+    "torch.distributed",
+    "torch.multiprocessing",
+    "torch.testing",
+    "torch.utils",
+)
+#: Modules whose functions compute a loss or metric, and have no other effect.
+_FUNCTIONS = ("torch.nn.functional", "torchvision.ops", "torchmetrics.functional")
+#: What needs no network by itself, whatever its arguments but those below.
+_OFFLINE = (
+    "torch.nn",
+    "torch.optim",
+    "torchvision.ops",
+    "torchmetrics.classification",
+    "torchmetrics.regression",
+    "torchmetrics.segmentation",
+    "torchmetrics.aggregation",
+    "torchmetrics.functional.classification",
+    "torchmetrics.functional.regression",
+    "timm.create_model",
+    "timm.optim",
+    "timm.loss",
+    "schedulefree",
+    "pytorch_optimizer",
+)
+#: Its networks take their weights from the network only if they are asked to; those of the modules
+#: in it do so by default.
+_OFFLINE_NETWORKS = "torchvision.models"
+_BY_NAME = "torchvision.models.get_model"
+#: Arguments that ask for what is fetched, or run what was.
+FETCHING = (
+    "pretrained",
+    "pretrained_cfg",
+    "weights",
+    "weights_backbone",
+    "encoder_weights",
+    "download",
+    "trust_remote_code",
+)
+
+
+def is_installed(type_name: str, own: tuple[str, ...]) -> bool:
+    """Whether a name of a config is the full one of a part of an installed package.
+
+    Args:
+        own: the project's own packages.
+    """
+    package, dot, _ = type_name.partition(".")
+    return bool(dot) and package not in own
+
+
+class Wanted(NamedTuple):
+    """What a part has to be."""
+
+    #: In an error message.
+    words: str
+    #: What it has to be a class of, or has to make.
+    base: type
+    #: Whether functions that only compute will do.
+    functions: bool
+
+
+def part(type_name: str, wanted: Wanted, own: tuple[str, ...], where: str) -> Any:
+    """The class or function of an installed package that a config names.
+
+    Args:
+        wanted: what it has to be.
+        own: the project's own packages.
+        where: what an error message begins with.
+
+    Raises:
+        ConfigError: there is none of that kind, or the package is not installed or not allowed.
+    """
+    path, _, name = type_name.rpartition(".")
+    module = _module(path, own, where)
+    value = vars(module).get(name)
+    if value is None or name.startswith("_"):
+        raise ConfigError(f"{where}: {_none_there(module, name, wanted)}")
+    if not _fits(module, name, wanted):
+        what = f"neither a {wanted.base.__name__} nor a function annotated to return one"
+        raise ConfigError(f"{where}: {type_name} is no {wanted.words}: {what}")
+    return value
+
+
+def _module(path: str, own: tuple[str, ...], where: str) -> ModuleType:
+    """A module of an installed package on the list."""
+    names = path.split(".")
+    _check_package(path, own, where)
+    if not all(name.isidentifier() for name in names):
+        raise ConfigError(f"{where}: {path} is no name of a module")
+    if _is_in(path, _CLOSED) or any(name.startswith("_") for name in names):
+        raise ConfigError(f"{where}: nothing of {path} may be named in a config")
+    try:
+        return importlib.import_module(path)
+    except (Exception, SystemExit) as error:  # whatever a package raises
+        missing = getattr(error, "name", None)
+        if isinstance(error, ModuleNotFoundError) and f"{path}.".startswith(f"{missing}."):
+            raise ConfigError(f"{where}: there is no module {missing}") from error
+        raise ConfigError(f"{where}: {path} cannot be imported: {told(error)}") from error
+
+
+def _check_package(path: str, own: tuple[str, ...], where: str) -> None:
+    """Refuse a module of a package that is not on the list, or not installed."""
+    package, _, _ = path.partition(".")
+    if package not in _PACKAGES and package not in _own_packages():
+        listed = ", ".join(_PACKAGES)
+        hint = f'if you trust it, PACKAGES = ("{package}",) in model/__init__.py adds it'
+        near = nearest(package, own)
+        if near is not None:
+            hint = f"did you mean {near}?"
+        what = f"there is no module {path} in {', '.join(own)}"
+        others = f"{package} is no package whose parts a config may name ({listed})"
+        raise ConfigError(f"{where}: {what}, and {others}; {hint}")
+    try:
+        found = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        found = None
+    if found is None:
+        pip = _PACKAGES.get(package, package)
+        raise ConfigError(f"{where}: {package} is not installed: pip install {pip}")
+
+
+def _own_packages() -> tuple[str, ...]:
+    """The packages that the project has added to the list."""
+    try:
+        own = importlib.import_module("model")
+    except ImportError:
+        return ()
+    return tuple(getattr(own, "PACKAGES", ()))
+
+
+def _fits(module: ModuleType, name: str, wanted: Wanted) -> bool:
+    """Whether what a module has under a name is a part of a kind."""
+    value = vars(module)[name]
+    home = str(getattr(value, "__module__", ""))
+    if name.startswith("_") or _is_in(home, _CLOSED):
+        return False
+    if inspect.isclass(value):
+        is_one = issubclass(value, wanted.base) and value is not wanted.base
+        return is_one and not inspect.isabstract(value)
+    if not inspect.isfunction(value):
+        return False
+    if wanted.functions and _is_in(module.__name__, _FUNCTIONS):
+        return True
+    made = _made_by(value)
+    return inspect.isclass(made) and issubclass(made, wanted.base)
+
+
+def _made_by(function: Any) -> Any:
+    """What a function is annotated to return."""
+    try:
+        return get_type_hints(function).get("return")
+    except Exception:  # annotations that cannot be evaluated say nothing
+        return None
+
+
+def _none_there(module: ModuleType, name: str, wanted: Wanted) -> str:
+    """That a module has no such part, with the nearest."""
+    names = []
+    for each in vars(module):
+        if _fits(module, each, wanted):
+            names.append(each)
+    near = nearest(name, names)
+    hint = ""
+    if near is not None:
+        hint = f": did you mean {module.__name__}.{near}?"
+    return f"{module.__name__} has no {wanted.words} {name!r}{hint}"
+
+
+def reaches_out(type_name: str) -> bool:
+    """Whether a part of an installed package may need the network by itself."""
+    module, _, _ = type_name.rpartition(".")
+    if module == _OFFLINE_NETWORKS:
+        return type_name == _BY_NAME
+    return not _is_in(type_name, _OFFLINE)
+
+
+def _is_in(name: str, modules: tuple[str, ...]) -> bool:
+    """Whether a name is one of some modules', or in them."""
+    return any(f"{name}.".startswith(f"{module}.") for module in modules)
