@@ -276,9 +276,14 @@ class BaseTrainer(Monitored, ABC):
             self._leave()
         parts.begin_epoch(vars(self), epoch)
         self._own.begin_epoch(self._held())
+        with_modes = self._held().with_modes
+        for optimizer in with_modes:
+            optimizer.train()
         # Such a loop doesn't ask whether to stop, so there a signal ends the epoch at once.
         with self.stop.unpolled():
             log = self._train_epoch(epoch)
+        for optimizer in with_modes:
+            optimizer.eval()
         self.stop.agree()
         self._before += self.step or max(self.len_epoch, 1)
         self._interrupted = None

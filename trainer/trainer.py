@@ -212,7 +212,8 @@ class Trainer(BaseTrainer):
         if self._open_group() is not None:
             raise UserError("a group is begun within another: an update has one after the other")
         if self._attended != self.epoch:
-            self.runtime.attend(self._held().optimizers)
+            held = self._held()
+            self.runtime.attend(held.optimizers, held.with_modes)
             self._attended = self.epoch
         keep = None
         if self._watch.may_skip:  # an update that is skipped must leave no trace
@@ -412,7 +413,7 @@ class Trainer(BaseTrainer):
 
     def judged(self) -> contextlib.AbstractContextManager[None]:
         """Within it, `self.model` is what is evaluated, in evaluation mode."""
-        return networks.evaluating(self._networks())
+        return networks.evaluating(self._networks(), self._held().with_modes)
 
     def _schedule(self, interval: str, log: Log) -> None:
         """Step the scheduler if it steps at this interval; a plateau is judged by a number."""

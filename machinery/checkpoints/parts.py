@@ -33,6 +33,20 @@ class Held(NamedTuple):
         """The optimizers among the parts."""
         return [part for part in self.parts.values() if isinstance(part, Optimizer)]
 
+    @property
+    def with_modes(self) -> list[Any]:
+        """The optimizers that have modes, as networks have.
+
+        Schedule-free ones train other weights than they give: their `train()` and `eval()` exchange
+        them, once.
+        """
+        found = []
+        for optimizer in self.optimizers:
+            methods = (getattr(optimizer, "train", None), getattr(optimizer, "eval", None))
+            if all(callable(method) for method in methods):
+                found.append(optimizer)
+        return found
+
 
 def held(
     attributes: Mapping[str, Any],

@@ -244,7 +244,7 @@ class _WithParts(_FromFile):
 
 
 class Evaluated(_WithParts):
-    """The networks of a checkpoint; optimizers and progress don't matter."""
+    """The networks of a checkpoint; progress doesn't matter, nor do optimizers without modes."""
 
     ordered = False
 
@@ -253,7 +253,11 @@ class Evaluated(_WithParts):
         states = self._states()
         parts = {}
         fresh = []
+        # Inside an epoch, they hold what makes the weights that are evaluated.
+        with_modes = {id(optimizer) for optimizer in held.with_modes}
         for name, part in held.parts.items():
+            if name in states and id(part) in with_modes:
+                parts[name] = part
             if not isinstance(part, nn.Module):
                 continue
             if name in states:

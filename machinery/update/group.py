@@ -134,6 +134,7 @@ class Group:
 
     def __enter__(self) -> "Group":
         self.open = True
+        self._runtime.to_training()
         return self
 
     def __exit__(

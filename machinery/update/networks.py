@@ -1,9 +1,9 @@
 """The networks of a trainer: their device, their modes, their buffers."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -73,8 +73,15 @@ def to_training(networks: Sequence[nn.Module]) -> None:
 
 
 @contextmanager
-def evaluating(networks: Sequence[nn.Module]) -> Iterator[None]:
-    """Put networks in evaluation mode; afterwards each module is in the mode that it was in."""
+def evaluating(networks: Sequence[nn.Module], with_modes: Iterable[Any] = ()) -> Iterator[None]:
+    """Put networks in evaluation mode; afterwards each module is in the mode that it was in.
+
+    Args:
+        networks: whose modules they are.
+        with_modes: optimizers that stay in evaluation mode until the next update.
+    """
+    for optimizer in with_modes:
+        optimizer.eval()
     modules = _modules(networks)
     modes = [module.training for module in modules]
     training = [network for network in networks if network.training]

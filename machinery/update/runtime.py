@@ -114,6 +114,7 @@ class Runtime:
         #: The 2-norm of the gradients before they were last clipped.
         self.grad_norm: torch.Tensor | None = None
         self._attended: list[Optimizer] = []
+        self._with_modes: list[Any] = []
         self._warned = False
         self._alone = distributed.alone()
         #: The context in which gradients stay in this process, where they are averaged as they
@@ -193,9 +194,21 @@ class Runtime:
         with OUTSTANDING.weighted():
             loss.backward()
 
-    def attend(self, optimizers: Sequence[Optimizer]) -> None:
-        """Clear the gradients of these after each step: no checkpoint could hold what is left."""
+    def attend(self, optimizers: Sequence[Optimizer], with_modes: Sequence[Any]) -> None:
+        """Know the optimizers of the trainer.
+
+        Args:
+            optimizers: their gradients are cleared after each step: no checkpoint could hold what
+                is left.
+            with_modes: those that have a training mode.
+        """
         self._attended = list(optimizers)
+        self._with_modes = list(with_modes)
+
+    def to_training(self) -> None:
+        """Put optimizers that have modes into training mode: an evaluation leaves them in its."""
+        for optimizer in self._with_modes:
+            optimizer.train()
 
     def _warn_of_unsaved(self, optimizer: Optimizer) -> None:
         """Tell of an optimizer that no checkpoint holds; once."""
