@@ -1,4 +1,8 @@
-"""JSON whose values know where they stand in the text, such as "config.json:12:5"."""
+"""JSON whose values know where they stand in the text, such as "config.json:12:5".
+
+As people write it: with comments (// and /* */), and commas before closing brackets. What the
+program writes is strict JSON.
+"""
 
 import bisect
 import json
@@ -10,15 +14,18 @@ from machinery.errors import ConfigError
 
 #: A string, a mark, or a word or number of JSON.
 _TOKEN = re.compile(r'[ \t\n\r]*("(?:[^"\\]|\\.)*"|[{}\[\],:]|[^ \t\n\r{}\[\],:"]+)')
+#: A string, or a comment; one of either that does not end is all of the rest.
+_COMMENT = re.compile(r"""("(?:[^"\\]|\\.)*"?)|//[^\n]*|/\*(?:.*?\*/|.*)""", re.DOTALL)
+#: A string, a comma without a value before it, or one before a closing bracket.
+_LAST_COMMA = re.compile(r"""("(?:[^"\\]|\\.)*"?|[{\[,:]\s*,)|,(?=\s*[}\]])""", re.DOTALL)
 #: What is wrong where the standard library stumbles, by what stands there.
 _HINTS = (
-    (
-        r"//|/\*|#",
-        'JSON has no comments: delete it, or keep it under a key of your own ("comment": …)',
-    ),
+    (r"#", "comments begin with //"),
+    (r"/\*", "a comment that begins with /* ends with */"),
+    (r"\\", "a backslash in a string is written twice; paths may have / in its place"),
     (r"True|False|None", "write true, false and null, not True, False and None"),
     (r"'", "strings and keys stand in double quotes"),
-    (r",?\s*[}\]]", "a comma before the closing bracket: JSON has none there"),
+    (r",\s*[}\]]", "a comma, but no value before it"),
     (r"$", "the file ends too early: a closing brace or bracket is missing"),
 )
 
@@ -42,6 +49,7 @@ def parse(text: str, name: str) -> Parsed:
     if not text.strip():
         raise ConfigError(f"{name}:1:1: the file is empty: a config is an object in braces {{ … }}")
     positions = _Positions(text, name)
+    text = _LAST_COMMA.sub(_blank, _COMMENT.sub(_blank, text))
     try:
         values = json.loads(text)
         walk = _Walk(text, positions)
@@ -57,6 +65,15 @@ def parse(text: str, name: str) -> Parsed:
     if walk.problems:
         raise ConfigError("\n  ".join(walk.problems))
     return Parsed(values, walk.origins)
+
+
+def _blank(found: re.Match[str]) -> str:
+    """What stands in the place of what strict JSON has not: blanks, so that positions stay."""
+    whole = found[0]
+    is_open = whole.startswith("/*") and (len(whole) < 4 or not whole.endswith("*/"))
+    if found[1] is not None or is_open:
+        return whole
+    return re.sub(r"[^\n]", " ", whole)
 
 
 def _hint(text: str, error: json.JSONDecodeError) -> str:

@@ -10,6 +10,7 @@ import torch
 import tiny
 from base import BaseTrainer
 from machinery.config.components import find
+from machinery.config.json_text import parse as parse_json
 from machinery.config.source import Source, leaves
 from machinery.errors import ConfigError
 from parse_config import ConfigParser, CustomArgs
@@ -58,7 +59,10 @@ def test_reading_writes_nothing(tmp_path):
     [
         ("", "config.json:1:1: the file is empty: a config is an object in braces { … }"),
         ("[1]", "config.json:1:1: a config is an object in braces { … }, found a list"),
-        ('{"a": 1,}', "a comma before the closing bracket: JSON has none there"),
+        ("{,}", "config.json:1:2: a comma, but no value before it"),
+        ('{"a": [1,,]}', "config.json:1:10: a comma, but no value before it"),
+        ('{"a":,}', "config.json:1:6: a comma, but no value before it"),
+        ('{"a": "C:\\data"}', "config.json:1:10: a backslash in a string is written twice"),
         ('{"a": 1 "b": 2}', "config.json:1:9: Expecting ',' delimiter"),
         (
             '{"a": 1,\n "a": 2}',
@@ -69,10 +73,12 @@ def test_reading_writes_nothing(tmp_path):
         ('{"a": True}', "config.json:1:7: write true, false and null, not True, False and None"),
         ("{'a': 1}", "config.json:1:2: strings and keys stand in double quotes"),
         ("{\"a\": 'x'}", "config.json:1:7: strings and keys stand in double quotes"),
-        (
-            '{"a": 1 // note\n}',
-            "config.json:1:9: JSON has no comments: delete it, or keep it under a key of your own",
-        ),
+        ('{"a": 1 # note\n}', "config.json:1:9: comments begin with //"),
+        ('{"a": 1 /* note\n}', "config.json:1:9: a comment that begins with /* ends with */"),
+        ('{"a": 1 // note }', "config.json:1:18: the file ends too early"),
+        ('{"a": /* x\n */ "b" // y\n 1}', "config.json:3:2: Expecting ',' delimiter"),
+        ('{"a": ' + '"\\' * 50_000, "config.json:1:7: Unterminated string"),  # in no time
+        ('{"a": ' + "/*" + "/* " * 50_000, "config.json:1:7: a comment that begins"),
         ('{"a": 1e-4, "b": .5}', "config.json:1:18: Expecting value"),
         ('{"a": "x\ty"}', "config.json:1:9: Invalid control character at"),
         ('{"a": 1', "config.json:1:8: the file ends too early"),
@@ -87,6 +93,21 @@ def test_slips_in_json(text, message):
     assert message in error(Source.parse, text, "config.json")
 
 
+def test_comments_and_last_commas_are_as_people_write_them():
+    text = """// of a run, }
+{
+  /* the first, ] */ "a": [1, 2, /* and, */ ], // ]
+  "b//": {"c": "http://x/*y*/,]", "d\\"//": 3,
+  }, // "e": 4,
+}
+// the end"""
+    parsed = parse_json(text, "c")
+    assert parsed.values == {"a": [1, 2], "b//": {"c": "http://x/*y*/,]", 'd"//': 3}}
+    places = {(): "2:1", ("a",): "3:22", ("a", 1): "3:31", ("b//",): "4:3", ("b//", "c"): "4:11"}
+    for path, place in places.items():
+        assert parsed.origins[path] == f"c:{place}"
+
+
 def test_several_slips_are_told_together():
     text = '{\n"a": NaN,\n"b": [1, {"b": -Infinity}],\n"b": [1]\n}'
     lines = error(Source.parse, text, "c").split("\n  ")
@@ -99,7 +120,7 @@ def test_files_that_are_no_text(tmp_path):
     )
     assert "Is a directory" in error(Source.read, tmp_path)
     (tmp_path / "bom.json").write_bytes(b"\xef\xbb\xbf{}")
-    assert "BOM" in error(Source.read, tmp_path / "bom.json")
+    assert Source.read(tmp_path / "bom.json").values == {}  # as of Windows' editors
     (tmp_path / "latin.json").write_bytes(b'{\n"a": "\xe9"}')
     assert "latin.json:2: the file is not UTF-8" in error(Source.read, tmp_path / "latin.json")
 

@@ -845,20 +845,22 @@ def test_a_base_gives_what_is_missing(project, file, content, missing, base):
 @pytest.mark.parametrize(
     "right, wrong, says, mended",
     [
-        ('"seed"', '// a seed\n"seed"', "JSON has no comments: delete it", '"seed"'),
+        ('"seed"', '# a seed\n"seed"', "comments begin with //", '// a seed\n"seed"'),
+        ('"seed"', '/* a seed\n"seed"', r"/\* ends with \*/", '/* a seed */\n"seed"'),
         (
             '"seed"',
-            '// a seed\n"seed"',
-            r'a key of your own \("comment": …\)',
-            '"comment": "a seed",\n"seed"',
+            r'"mine": "C:\data", "seed"',
+            "is written twice",
+            r'"mine": "C:\\data", "seed"',
         ),
+        ('"seed"', r'"mine": "C:\data", "seed"', "/ in its place", '"mine": "C:/data", "seed"'),
         ("false", "False", "write true, false and null", "false"),
         ('"seed"', "'seed'", "strings and keys stand in double quotes", '"seed"'),
-        ("1\n    }", "1,\n    }", "a comma before the closing", "1\n    }"),
+        ("1\n    }", "1,,\n    }", "a comma, but no value", "1,\n    }"),
         ("1\n    }\n}", "1\n    }\n", "a closing brace or", "1\n    }\n}"),
         ('"Digits_LeNet"', '"Digits_L\udce9Net"', "save it as UTF-8", '"Digits_L\xe9Net"'),
     ],
-    ids=["comment", "own-key", "words", "quotes", "comma", "brace", "encoding"],
+    ids=["hash", "open", "twice", "slash", "words", "quotes", "comma", "brace", "encoding"],
 )
 def test_a_file_that_is_no_json_is_mended_as_it_says(project, right, wrong, says, mended):
     text, file = (project / "short.json").read_text(), project / "wrong.json"
@@ -1398,10 +1400,11 @@ SUGGESTION = re.compile(
 FOLLOWED = """what to train: -c {}
 -r auto needs
 may be its "base"
-JSON has no comments
+comments begin with //
+a comment that begins with /* ends
+a backslash in a string is written
 write true, false and null
 in double quotes
-a comma before
 a closing brace
 save it as UTF-8
 stop it first, or start
