@@ -163,6 +163,7 @@ def _fixed(config: Config) -> dict[str, Any]:
     return {
         "arch.freeze": _component(config, "arch").get("freeze") or [],
         "optimizer.type": _component(config, "optimizer").get("type"),
+        "optimizer.groups": _component(config, "optimizer").get("groups") or [],
         "lr_scheduler.interval": scheduler.get("interval", "epoch"),
         "lr_scheduler.type": scheduler.get("type"),
     }

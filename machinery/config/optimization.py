@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from machinery.config.components import Modules, find
 from machinery.config.factory import Factory
+from machinery.config.groups import grouped
 from machinery.config.schema import LRScheduler
 from machinery.errors import ConfigError
 
@@ -46,7 +47,12 @@ def init_optimizer(
         if not of_loss:
             raise ConfigError(f"{where}.loss: the loss has no parameter to train")
         named += of_loss
-    return config.init_obj("optimizer", (*own, torch.optim), named)
+    modules = (*own, torch.optim)
+    if component is None or component.type is None or not component.groups:
+        return config.init_obj("optimizer", modules, named)
+    kind = find(modules, component.type, config.source, ("optimizer",))
+    groups = grouped(config, component.groups, named, kind)
+    return config.init_obj("optimizer", modules, groups)
 
 
 def _trainable(
@@ -93,6 +99,7 @@ def init_scheduler(
     if _has_open_length(config, component, component.type, modules):
         given["total_steps"] = steps
     _refuse_typed_rate(config, component.type)
+    _refuse_rates_of_groups(config, component)
     scheduler = config.init_obj("lr_scheduler", modules, optimizer, **given)
     where = f"{config.where('lr_scheduler')}: lr_scheduler"
     if isinstance(scheduler, schedulers.ReduceLROnPlateau):
@@ -135,6 +142,20 @@ def _refuse_typed_rate(config: Factory, type_name: str) -> None:
     if type_name in ("OneCycleLR", "CyclicLR") and rate.startswith("command line ("):
         what = f"the learning rate follows {type_name}: set lr_scheduler.args.max_lr of a new run"
         raise ConfigError(f"{rate}: {what}")
+
+
+def _refuse_rates_of_groups(config: Factory, component: LRScheduler) -> None:
+    """Refuse learning rates of groups that the scheduler would overwrite with one for all."""
+    optimizer = config.settings.optimizer
+    if optimizer is None or component.type not in ("OneCycleLR", "CyclicLR"):
+        return
+    if isinstance(component.args.get("max_lr"), list):
+        return
+    for index, group in enumerate(optimizer.groups):
+        if "lr" in (group.model_extra or {}):
+            where = f"{config.where('optimizer', 'groups', index, 'lr')}: optimizer.groups.{index}"
+            what = f"the learning rate follows {component.type}"
+            raise ConfigError(f"{where}.lr: {what}: give max_lr as a list, one for each group")
 
 
 def _check_plateau(config: Factory, component: LRScheduler, mode: str, where: str) -> None:

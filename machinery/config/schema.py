@@ -48,9 +48,21 @@ class Arch(Component):
     """When fine-tuning: patterns of weights that stay fresh, such as "fc2.*"."""
 
 
+class ParameterGroup(Section):
+    """Some of the parameters, with arguments of the optimizer for them alone."""
+
+    params: list[str] = Field(min_length=1)
+    """Patterns of their names."""
+
+
 class Optimizer(Component):
     """The optimizer."""
 
+    groups: list[ParameterGroup] = Field(
+        [],
+        description="Parameters with arguments of their own, by patterns of their names: "
+        '{"params": ["*.bias"], "weight_decay": 0}; one that several match is in the first.',
+    )
     loss: bool = False
     """Train the parameters of the loss, too, under names such as "loss.centres"."""
 

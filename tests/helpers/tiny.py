@@ -28,6 +28,7 @@ from machinery.errors import (
     Stopped,
 )
 from machinery.order.seeding import uniform_rows
+from machinery.update.runtime import unwrap
 from parse_config import ConfigParser
 from trainer import Trainer
 
@@ -246,7 +247,7 @@ def build(config, resume=None, run_id=None, trainer_class=Trainer, **kwargs):
 def init_optimizer_from(parser, **kwargs):
     """A trainer whose optimizer has the groups that the config says."""
     trainer = build(parser, **kwargs)
-    trainer.optimizer = init_optimizer(parser, trainer.model, loss=trainer.criterion)
+    trainer.optimizer = init_optimizer(parser, unwrap(trainer.model), loss=trainer.criterion)
     trainer.lr_scheduler = init_scheduler(parser, trainer.optimizer, len(trainer.data_loader))
     return trainer
 

@@ -1396,7 +1396,8 @@ SUGGESTION = re.compile(
     r"stop it|finish|let the|there are|needs|stand in double quotes|a comma before|is missing)\b"
 )
 #: Those that are followed in functions of their own, in this order; the last ones in
-#: config/test_secrets.py, config/test_trust.py and config/test_installed.py.
+#: config/test_secrets.py, config/test_trust.py, config/test_installed.py and
+#: update/test_parameter_groups.py.
 FOLLOWED = """what to train: -c {}
 -r auto needs
 may be its "base"
@@ -1450,7 +1451,9 @@ WORLD_SIZE is {}, but
 if that is meant, say so: {}
 to go on without: {}
 : did you mean {}.{}?
-did you mean {}?""".splitlines()
+did you mean {}?
+{}: {}: leave them out
+give max_lr as a list""".splitlines()
 
 
 #: What only looks like one: help, origins, and what is told beside a suggestion.
