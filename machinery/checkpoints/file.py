@@ -171,6 +171,18 @@ def damage(path: Path) -> str | None:
     return None
 
 
+def has_checksum(path: Path) -> bool:
+    """Whether a file ends as one of ours does, whole or not."""
+    try:
+        size = path.stat().st_size
+        if size <= _COMMENT_SIZE + _EMPTY_ZIP:
+            return False
+        with open(path, "rb") as file:
+            return _checksum(file, size) is not None
+    except OSError:
+        return False
+
+
 def _checksum(file: IO[bytes], size: int) -> bytes | None:
     """The checksum that a file ends with; None if it has none."""
     file.seek(size - _COMMENT_SIZE - 2)
@@ -223,7 +235,7 @@ def load(path: Path, mmap: bool = False) -> Content:
         untrusted.check_globals(path)
     if problem is not None:
         raise CheckpointError(f"{path} is damaged: {problem}")
-    state = _unpickle(path, mmap)
+    state = read_untrusted(path, mmap)
     _check_content(path, state)
     return cast(Content, {"states": {}, "classes": {}, "environment": {}, **state})
 
@@ -268,9 +280,10 @@ def read_plain(file: Path | IO[bytes], mmap: bool = False) -> Any:
         return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
 
 
-def _unpickle(path: Path, mmap: bool) -> Any:
+def read_untrusted(path: Path, mmap: bool = False) -> Any:
     """What the file holds: tensors and plain data, whatever it asks for."""
     try:
         return read_plain(path, mmap)
     except Exception as error:  # whatever the unpickler trips over, the file is what is wrong
-        raise CheckpointError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+        first_line = str(error).partition("\n")[0] or type(error).__name__
+        raise CheckpointError(f"{path} cannot be read: {first_line}") from None

@@ -17,6 +17,7 @@ from machinery.checkpoints import environment
 from machinery.checkpoints.changes import apply_changes, changes
 from machinery.checkpoints.file import Content
 from machinery.checkpoints.fitting import part_problems
+from machinery.checkpoints.foreign import without_prefixes
 from machinery.checkpoints.judging import judge_anew
 from machinery.checkpoints.parts import Held, load_state
 from machinery.checkpoints.structure import structure
@@ -168,9 +169,8 @@ class FineTuned(_FromFile):
 
     def check_model(self, model: nn.Module) -> None:
         """Refuse weights that don't fit and are not skipped, with the patterns that would help."""
-        self._strip_prefix(model)
         weights = model.state_dict()
-        saved = self.content["state_dict"]
+        saved = self._saved(weights)
         for pattern in self._skip:
             if not fnmatch.filter([*weights, *saved], pattern):
                 raise ConfigError(f"{self._where}: arch.skip: {pattern!r} matches no weight")
@@ -187,10 +187,28 @@ class FineTuned(_FromFile):
 
     def _restore(self, held: Held, made_of: State) -> Position | None:
         """Load the weights of the model, and nothing else."""
-        weights = self._without_skipped(self.content["state_dict"])
+        saved = self._saved(held.model.state_dict())
+        weights = self._without_skipped(saved)
         load_weights(held.model, weights, strict=False)
-        _logger.info(f"weights from {self.path}")
+        told = f"weights from {self.path}: {len(weights)}"
+        if len(weights) < len(saved):
+            told += f", {len(saved) - len(weights)} left out by arch.skip"
+        prefix = self._prefix(saved)
+        if prefix:
+            told += f', their names without "{prefix}"'
+        _logger.info(told)
         return None
+
+    def _saved(self, weights: Mapping[str, Any]) -> State:
+        """The saved weights, by the names that a network's weights have."""
+        return without_prefixes(self.content["state_dict"], set(weights))
+
+    def _prefix(self, renamed: State) -> str:
+        """What the names of the saved weights have lost."""
+        for name, now in zip(self.content["state_dict"], renamed, strict=True):
+            if name != now:
+                return name.removesuffix(now)
+        return ""
 
     def _without_skipped(self, weights: Mapping[str, Any]) -> State:
         skipped: set[str] = set()

@@ -7,6 +7,7 @@ command line, or in a config in the project's folder.
 
 import json
 import os
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,8 @@ from machinery.files import ROOT
 #: A file that is larger is no config.
 _LARGEST = 1_000_000
 _TRACKERS = "trainer.trackers"
+#: The key paths of components.
+_COMPONENT = re.compile(r"\w+|metrics\.\d+")
 #: What timm's names of models on a hub, or in a folder, begin with.
 _HUBS = ("hf-hub:", "hf_hub:", "local-dir:")
 
@@ -182,14 +185,12 @@ def _installed_parts(source: Source) -> dict[str, str]:
     """The parts of installed packages that a config names, by their key paths."""
     found = {}
     for entry in source.entries():
-        is_part = entry.key.startswith(tuple(KINDS)) and isinstance(entry.value, str)
-        if not is_part or not is_installed(entry.value, OWN):
+        if not isinstance(entry.value, str) or not is_installed(entry.value, OWN):
             continue
-        key, dot, last = entry.key.rpartition(".")
-        if last == "type":
+        key = entry.key.removesuffix(".type")
+        is_named = key != entry.key or key.startswith(("loss", "metrics"))  # else it has a type
+        if is_named and _COMPONENT.fullmatch(key) and key.startswith(tuple(KINDS)):
             found[key] = entry.value
-        elif not dot or last.isdecimal():  # without arguments
-            found[entry.key] = entry.value
     return found
 
 

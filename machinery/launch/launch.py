@@ -102,10 +102,18 @@ class Launch:
     def content(self) -> Any:
         """What the checkpoint holds, read at the first call; None without one."""
         if self._content is None and self.checkpoint is not None:
-            from machinery.checkpoints import file as checkpoint
-
-            self._content = checkpoint.load(self.checkpoint)
+            self._content = self.read(self.checkpoint)
         return self._content
+
+    def read(self, path: Path) -> Any:
+        """What a file holds: a checkpoint, or weights of another program that a run begins with.
+
+        Raises:
+            CheckpointError: it cannot be read.
+        """
+        from machinery.checkpoints import foreign
+
+        return foreign.read(path, any_weights=self.fine_tunes)
 
     def release(self) -> None:
         """Let the content go: it has been restored, and is as large as the model."""

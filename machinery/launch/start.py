@@ -78,10 +78,8 @@ def _located(given: str) -> tuple[Path, Path]:
 
 def _start_from_file(launch: Launch, path: Path, folder: Path) -> None:
     """Start from a file, or name the whole checkpoints beside it."""
-    from machinery.checkpoints import file as checkpoint
-
     try:
-        launch.start_from(path, checkpoint.load(path))
+        launch.start_from(path, launch.read(path))
     except CheckpointError as error:
         hint = ""
         if folder.is_dir():

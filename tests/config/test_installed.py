@@ -273,5 +273,16 @@ def test_a_checkpoint_gets_nothing_from_the_network_without_a_word(run, section,
     assert tiny.command_line("-r", run)[section] == value
 
 
+def test_what_only_looks_like_a_name_needs_no_word(run):
+    for path in run.glob("*.pth"):
+        state = checkpoint.load(path)
+        state["config"]["arch"]["freeze"] = ["net.conv1*"]
+        state["config"]["data_loader"]["args"]["kind"] = "a.b"
+        state["config"]["data_loader"]["args"]["of"] = {"type": "a.b", "download": True}
+        state["config"]["data_loader"]["args"]["many"] = ["a.b"]
+        checkpoint.save(state, path)
+    tiny.command_line("-r", run)
+
+
 def test_what_needs_no_network_needs_no_word(run):
     assert tiny.command_line("-r", run)["loss"] == "torch.nn.CrossEntropyLoss"
