@@ -53,6 +53,8 @@ class TrainerSettings(Section):
     """Sum the gradients of so many batches for one optimizer step."""
     clip_grad_norm: float | None = Field(None, gt=0)
     """Scale gradients down to this 2-norm at most; null: don't."""
+    log_grad_norm: bool = False
+    """Log the 2-norm of the gradients also where they are not clipped."""
     threads: int | None = Field(None, ge=1, le=1024)
     """CPU threads of each process; null: as many as torch takes."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"

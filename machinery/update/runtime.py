@@ -297,12 +297,17 @@ class Runtime:
                 self._warn_of_unsaved(optimizer)
 
     def _clip(self, optimizer: Optimizer) -> None:
-        """Scale the gradients down, if the config asks for it."""
-        if self._settings.clip_grad_norm is None:
+        """Scale the gradients down, if the config asks for it, or note how large they are."""
+        limit = self._settings.clip_grad_norm
+        if limit is None and not self._settings.log_grad_norm:
             return
         self._scaler.unscale_(optimizer)
-        limit = self._settings.clip_grad_norm
-        self.grad_norm = nn.utils.clip_grad_norm_(_weights([optimizer]), limit)
+        weights = _weights([optimizer])
+        if limit is None:
+            gradients = [weight.grad for weight in weights if weight.grad is not None]
+            self.grad_norm = nn.utils.get_total_norm(gradients)
+        else:
+            self.grad_norm = nn.utils.clip_grad_norm_(weights, limit)
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the fp16 loss scale; empty otherwise."""

@@ -43,6 +43,25 @@ def test_a_tracker_gets_windows_and_epochs(tmp_path):
     assert losses == [row["loss"] for row in epochs.values()]
 
 
+def test_the_norm_of_the_gradients_is_logged_also_where_they_are_not_clipped(tmp_path):
+    """It is that of before clipping, and changes nothing."""
+    norms, digests = [], []
+    for name, changes in (
+        ("logged", {"trainer__log_grad_norm": True, "trainer__accumulate": 2}),
+        ("clipped", {"trainer__clip_grad_norm": 1e9, "trainer__accumulate": 2}),
+        ("neither", {"trainer__accumulate": 2}),
+    ):
+        trainer = tiny.build(tiny.settings(tmp_path / name, **changes))
+        tracker = Tracker()
+        trainer.writers.add(tracker)
+        trainer.train()
+        rows = tracker.rows_with("loss/train").values()
+        norms.append([row.get("grad_norm/train") for row in rows])
+        digests.append(tiny.digest(trainer.model))
+    assert norms[0] == norms[1] and all(norm > 0 for norm in norms[0])
+    assert set(norms[2]) == {None} and len(set(digests)) == 1
+
+
 def test_a_tracker_that_fails_is_left_out(tmp_path, capfd):
     plain = tiny.train(tiny.settings(tmp_path / "plain"))
     trainer = tiny.build(tiny.settings(tmp_path))
