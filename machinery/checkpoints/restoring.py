@@ -197,6 +197,10 @@ class FineTuned(_FromFile):
         if prefix:
             told += f', their names without "{prefix}"'
         _logger.info(told)
+        groups = self.content["optimizer"].get("param_groups", [])
+        if any(group.get("train_mode") for group in groups):
+            what = "its optimizer was training, and its eval() exchanges these weights for others"
+            _logger.warning(f"{self.path}: {what}; a file from after an epoch has those")
         return None
 
     def _saved(self, weights: Mapping[str, Any]) -> State:

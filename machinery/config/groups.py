@@ -69,16 +69,21 @@ def _matched(patterns: Sequence[str], names: Sequence[str], where: str) -> list[
 
 
 def _check_options(options: dict[str, Any], optimizer: type, where: str) -> None:
-    """Refuse what the optimizer does not take."""
+    """Refuse what the optimizer does not take.
+
+    Torch's own take for a group what their constructors take; others may know more.
+    """
     types = accepted(optimizer).types
+    is_torchs = optimizer.__module__.startswith("torch.")
     for key, value in options.items():
+        near = nearest(key, [*types, "params"])
+        problem = None
         if key in types:
             problem = type_problem(optimizer.__name__, key, types[key], value)
-        else:
+        elif near is not None:
+            problem = f"{optimizer.__name__} has no argument {key!r}: did you mean {near!r}?"
+        elif is_torchs:
             problem = f"{optimizer.__name__} has no argument {key!r}"
-            near = nearest(key, [*types, "params"])
-            if near is not None:
-                problem += f": did you mean {near!r}?"
         if problem is not None:
             raise ConfigError(f"{where}.{key}: {problem}")
 

@@ -120,9 +120,9 @@ def part(type_name: str, wanted: Wanted, own: tuple[str, ...], where: str) -> An
 def _module(path: str, own: tuple[str, ...], where: str) -> ModuleType:
     """A module of an installed package on the list."""
     names = path.split(".")
-    _check_package(path, own, where)
     if not all(name.isidentifier() for name in names):
-        raise ConfigError(f"{where}: {path} is no name of a module")
+        raise ConfigError(f"{where}: there is no module {path!r}")
+    _check_package(path, own, where)
     if _is_in(path, _CLOSED) or any(name.startswith("_") for name in names):
         raise ConfigError(f"{where}: nothing of {path} may be named in a config")
     try:
@@ -140,7 +140,7 @@ def _check_package(path: str, own: tuple[str, ...], where: str) -> None:
     if package not in _PACKAGES and package not in _own_packages():
         listed = ", ".join(_PACKAGES)
         hint = f'if you trust it, PACKAGES = ("{package}",) in model/__init__.py adds it'
-        near = nearest(package, own)
+        near = nearest(package, [*own, *_PACKAGES])
         if near is not None:
             hint = f"did you mean {near}?"
         what = f"there is no module {path} in {', '.join(own)}"
@@ -175,7 +175,7 @@ def _fits(module: ModuleType, name: str, wanted: Wanted) -> bool:
         return is_one and not inspect.isabstract(value)
     if not inspect.isfunction(value):
         return False
-    if wanted.functions and _is_in(module.__name__, _FUNCTIONS):
+    if wanted.functions and _is_in(home, _FUNCTIONS):
         return True
     made = _made_by(value)
     return inspect.isclass(made) and issubclass(made, wanted.base)

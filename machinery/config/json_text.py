@@ -46,10 +46,10 @@ def parse(text: str, name: str) -> Parsed:
     Raises:
         ConfigError: with the origin of the problem.
     """
-    if not text.strip():
-        raise ConfigError(f"{name}:1:1: the file is empty: a config is an object in braces {{ … }}")
     positions = _Positions(text, name)
     text = _LAST_COMMA.sub(_blank, _COMMENT.sub(_blank, text))
+    if not text.strip():
+        raise ConfigError(f"{name}:1:1: the file is empty: a config is an object in braces {{ … }}")
     try:
         values = json.loads(text)
         walk = _Walk(text, positions)

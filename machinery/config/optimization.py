@@ -13,6 +13,8 @@ from machinery.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
+#: Schedulers that give all groups rates of their own.
+_OWN_RATES = ("OneCycleLR", "CyclicLR")
 #: Arguments of OneCycleLR that say how long it is.
 _LENGTHS = ("total_steps", "epochs", "steps_per_epoch")
 
@@ -139,22 +141,24 @@ def _has_open_length(
 def _refuse_typed_rate(config: Factory, type_name: str) -> None:
     """Refuse a learning rate from the command line that the scheduler would overwrite."""
     rate = config.where("optimizer", "args", "lr")
-    if type_name in ("OneCycleLR", "CyclicLR") and rate.startswith("command line ("):
-        what = f"the learning rate follows {type_name}: set lr_scheduler.args.max_lr of a new run"
+    name = type_name.rpartition(".")[2]
+    if name in _OWN_RATES and rate.startswith("command line ("):
+        what = f"the learning rate follows {name}: set lr_scheduler.args.max_lr of a new run"
         raise ConfigError(f"{rate}: {what}")
 
 
 def _refuse_rates_of_groups(config: Factory, component: LRScheduler) -> None:
     """Refuse learning rates of groups that the scheduler would overwrite with one for all."""
     optimizer = config.settings.optimizer
-    if optimizer is None or component.type not in ("OneCycleLR", "CyclicLR"):
+    name = str(component.type).rpartition(".")[2]
+    if optimizer is None or name not in _OWN_RATES:
         return
     if isinstance(component.args.get("max_lr"), list):
         return
     for index, group in enumerate(optimizer.groups):
         if "lr" in (group.model_extra or {}):
             where = f"{config.where('optimizer', 'groups', index, 'lr')}: optimizer.groups.{index}"
-            what = f"the learning rate follows {component.type}"
+            what = f"the learning rate follows {name}"
             raise ConfigError(f"{where}.lr: {what}: give max_lr as a list, one for each group")
 
 

@@ -27,7 +27,7 @@ _TRACKERS = "trainer.trackers"
 #: The key paths of components.
 _COMPONENT = re.compile(r"\w+|metrics\.\d+")
 #: What timm's names of models on a hub, or in a folder, begin with.
-_HUBS = ("hf-hub:", "hf_hub:", "local-dir:")
+_HUB = re.compile(r"\s*(hf[-_]hub|local[-_]dir)\s*:", re.IGNORECASE)
 
 
 class Foreign(NamedTuple):
@@ -221,7 +221,7 @@ def _why(value: str, downloads: bool) -> str:
     names = secrets.names_in(value)
     if names:
         return f"it takes {names[0]} from the environment"
-    if "://" in value or value.startswith(_HUBS):
+    if "://" in value or _HUB.match(value):
         return f"{value} is an address"
     if is_to_be_made(value) or (downloads and _leads_out(value)):
         return f"{value} is outside the project"

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from machinery.errors import ConfigError
 from machinery.order.outstanding import times_written
 
 Sizing = Callable[[Any], float]
@@ -64,7 +65,11 @@ class Divisor:
         counts = target != self._ignored
         if self._weight is None:
             return int(np.count_nonzero(counts))
-        return float(self._weight[target[counts]].sum())
+        classes = target[counts]
+        if classes.size and int(classes.max()) >= len(self._weight):
+            what = f"the loss has weights of {len(self._weight)} classes"
+            raise ConfigError(f"loss: {what}, and a target is class {int(classes.max())}")
+        return float(self._weight[classes].sum())
 
 
 class LossSize:

@@ -59,6 +59,7 @@ def test_reading_writes_nothing(tmp_path):
     [
         ("", "config.json:1:1: the file is empty: a config is an object in braces { … }"),
         ("[1]", "config.json:1:1: a config is an object in braces { … }, found a list"),
+        ("// nothing", "config.json:1:1: the file is empty"),
         ("{,}", "config.json:1:2: a comma, but no value before it"),
         ('{"a": [1,,]}', "config.json:1:10: a comma, but no value before it"),
         ('{"a":,}', "config.json:1:6: a comma, but no value before it"),

@@ -176,11 +176,14 @@ REFUSED = [
     ("loss", "torch.nn.functional.torch", "is no loss"),
     ("arch", "torch.nn._reduction.get_enum", "nothing of torch.nn._reduction may be named"),
     ("arch", "torch.nn.Module", "is no model"),
-    ("arch", "torch..Linear", "is no name of a module"),
+    ("arch", "torch..Linear", "there is no module 'torch.'"),
+    ("arch", "Torch.nn.Linear", "did you mean torch?"),
+    ("loss", "torch.nn.functional.handle_torch_function", "is no loss"),
+    ("loss", "torch.nn.functional.boolean_dispatch", "is no loss"),
     ("arch", "os.system", "there is no module os in model, data_loader, trainer, examples, and os"),
     ("arch", "bookshelf.Net", r'PACKAGES = ("bookshelf",) in model/__init__.py adds it'),
     ("arch", "modle.model.Net", "did you mean model?"),
-    ("arch", ".Net", "there is no module  in model"),
+    ("arch", ".Net", "there is no module ''"),
     ("arch", "torch.nn.", "has no model ''"),
     ("arch", "torch.optim.sgdd.SGD", "there is no module torch.optim.sgdd"),
 ]
@@ -195,6 +198,14 @@ def test_what_is_of_another_kind_is_refused(tmp_path, package, section, name, sa
         if section == "trainer.type":
             config.trainer_class(tiny, tiny.Trainer)
         config.check(**{section: tiny})
+
+
+def test_rules_for_a_scheduler_hold_for_its_full_name(tmp_path):
+    schedule = {"type": "torch.optim.lr_scheduler.OneCycleLR", "args": {"max_lr": 0.01}}
+    config = linear(tmp_path, lr_scheduler=schedule)
+    parser = ConfigParser(config, modification={"optimizer;args;lr": 0.5})
+    with pytest.raises(ConfigError, match="the learning rate follows OneCycleLR"):
+        tiny.init_optimizer_from(parser)
 
 
 def test_what_it_suggests_helps(tmp_path, package):
@@ -250,6 +261,8 @@ REACHES = [
     ("arch", {"type": "torchvision.models.resnet18", "args": {"weights": "DEFAULT"}}, "weights"),
     ("arch", {"type": "timm.create_model", "args": {"pretrained": True}}, "what pretrained says"),
     ("arch", {"type": "timm.create_model", "args": {"model_name": "hf-hub:a/b"}}, "an address"),
+    ("arch", {"type": "timm.create_model", "args": {"model_name": "HF_hub:a/b"}}, "an address"),
+    ("arch", {"type": "timm.create_model", "args": {"model_name": "Local-Dir:/"}}, "an address"),
     ("arch", {"type": "segmentation_models_pytorch.Unet"}, "may fetch what it needs"),
     ("loss", "transformers.Whatever", "may fetch what it needs"),
     ("metrics", [{"type": "torchmetrics.text.BERTScore"}], "may fetch what it needs"),

@@ -11,6 +11,7 @@ from torch import nn
 import exact
 import ranks
 import tiny
+from machinery.errors import ConfigError
 from machinery.update.divisor import Divisor, divisor_of
 from trainer import Trainer
 
@@ -254,6 +255,13 @@ def test_a_batch_without_classes_is_measured_in_samples():
     assert divisor((torch.zeros(6, 2), torch.zeros(6))) == 17
     assert divisor({"x": torch.zeros(6)}) == 17
     assert divisor((torch.zeros(6), torch.zeros(6), torch.zeros(6))) == 17
+
+
+def test_too_few_class_weights_are_told(tmp_path):
+    loss = {"type": "torch.nn.CrossEntropyLoss", "args": {"weight": [1, 2]}}
+    config = tiny.settings(tmp_path, loss=loss)
+    with pytest.raises(ConfigError, match="the loss has weights of 2 classes, .* is class 2"):
+        tiny.train(config)
 
 
 def test_class_weights_that_nobody_sees_are_told_with_each_way_out(tmp_path, capfd):

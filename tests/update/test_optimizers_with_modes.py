@@ -154,6 +154,16 @@ def test_what_is_tested_is_what_was_judged(tmp_path, monkeypatch):
         assert_equal(saved, expected)
 
 
+def test_a_new_run_from_within_an_epoch_is_told_that_these_are_others(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(Stops, "at", 14)
+    stopped = train(settings(tmp_path / "part"), kind=Stops)
+    inside = newest_whole(stopped.checkpoint_dir)[0]
+    for path, count in ((inside, 1), (inside.parent / "checkpoint-epoch1.pth", 0)):
+        config = settings(tmp_path / "new", trainer__verbosity=1)
+        build(ConfigParser(config, launch=Launch("fine-tune", checkpoint=path))).restore()
+        assert capfd.readouterr().out.count("a file from after an epoch has those") == count
+
+
 def evaluated(config, path):
     """A trainer that evaluates a checkpoint."""
     trainer = build(ConfigParser(config, launch=Launch("evaluate", checkpoint=path)))

@@ -134,6 +134,20 @@ def test_all_parameters_may_be_in_groups_and_what_each_has_is_told(tmp_path, cap
     assert "optimizer group" not in capfd.readouterr().out
 
 
+class WithKeys(torch.optim.SGD):
+    """Knows a key of groups that is no argument."""
+
+
+def test_optimizers_of_others_may_know_more_keys(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiny, "WithKeys", WithKeys, raising=False)
+    config = settings(tmp_path)
+    groups = [{"params": ["*.weight"], "whitened": True}]
+    config["optimizer"] = {"type": "WithKeys", "args": {"lr": 0.1}, "groups": groups}
+    parser = ConfigParser(config)
+    optimizer = init_optimizer(parser, parser.init_obj("arch", tiny), tiny)
+    assert [group.get("whitened") for group in optimizer.param_groups] == [None, True]
+
+
 def one_cycle(max_lr):
     return {"type": "OneCycleLR", "args": {"max_lr": max_lr}, "interval": "step"}
 
@@ -148,6 +162,9 @@ def scheduled(config):
 def test_one_rate_for_all_does_not_overwrite_those_of_groups(tmp_path):
     with pytest.raises(ConfigError, match=r"groups\.1\.lr: .*give max_lr as a list") as caught:
         scheduled(settings(tmp_path, lr_scheduler=one_cycle(0.01)))
+    in_full = {**one_cycle(0.01), "type": "torch.optim.lr_scheduler.OneCycleLR"}
+    with pytest.raises(ConfigError, match=r"groups\.1\.lr: .*follows OneCycleLR"):
+        scheduled(settings(tmp_path, lr_scheduler=in_full))
     assert "follows OneCycleLR" in str(caught.value)
     each = [0.01, 0.01, 0.003]
     assert scheduled(settings(tmp_path, lr_scheduler=one_cycle(each))) == each
