@@ -260,7 +260,7 @@ def test_a_batch_without_classes_is_measured_in_samples():
 def test_too_few_class_weights_are_told(tmp_path):
     loss = {"type": "torch.nn.CrossEntropyLoss", "args": {"weight": [1, 2]}}
     config = tiny.settings(tmp_path, loss=loss)
-    with pytest.raises(ConfigError, match="the loss has weights of 2 classes, .* is class 2"):
+    with pytest.raises(ConfigError, match=r"the loss has weights of 2 classes, .* is class 2"):
         tiny.train(config)
 
 
