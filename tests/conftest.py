@@ -87,6 +87,14 @@ OFTEN = {
     "test_two_and_three_processes_train_what_one_trains": 3,
     "test_trainers_of_other_kinds_train_alike": 3,
     "test_metrics_that_are_objects_count_everything": 3,
+    "test_mistakes_are_told_and_leave_nothing": 3,
+    "test_it_is_converted_and_continues": 2,
+    "test_what_a_loader_feeds_is_shown": 2,
+    "test_a_signal_saves_and_leaves": 2,
+    "test_what_a_constructor_builds_goes_on_exactly": 3,
+    "test_the_commands_printed_at_the_end_work": None,
+    "test_the_classic_command_of_this_project_is_shown_at_the_end": None,
+    "test_a_scheduler_s_command_starts_goes_on_and_finishes": None,
 }
 
 
