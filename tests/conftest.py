@@ -43,12 +43,12 @@ LONG = (
 #: What takes most of the time by the number of its cases: of so many of them, one is run often, and
 #: all by `.ci/run`. None: no case of it is.
 OFTEN = {
-    "test_what_it_says_helps": 8,
+    "test_what_it_says_helps": 10,
     "test_commands_work_where_they_are_printed": 4,
     "test_what_it_says_of_code_helps": 4,
     "test_a_file_that_is_no_json_is_mended_as_it_says": 3,
     "test_nothing_is_said_that_would_not_help": 3,
-    "test_it_trains_is_continued_exactly_and_tested": 5,
+    "test_it_trains_is_continued_exactly_and_tested": 6,
     "test_two_processes_train_it": 4,
     "test_mlflow_has_what_was_trained": None,
     "test_weights_and_biases_offline": None,
@@ -69,7 +69,7 @@ OFTEN = {
     "test_its_checks_pass_also_when_it_has_grown": None,
     "test_a_sweep_goes_on_after_a_failing_point_and_a_kill": None,
     "test_what_cannot_be_exported_is_refused_with_the_reason": None,
-    "test_a_daemon_without_streams_trains": 3,
+    "test_a_daemon_without_streams_trains": None,
     "test_two_processes_survive_kills_of_either": None,
     "test_a_signal_for_the_launcher_reaches_all": 4,
     "test_a_run_survives_kills": 2,
@@ -80,11 +80,11 @@ OFTEN = {
     "test_another_learning_rate_keeps_the_schedule_where_it_is": 4,
     "test_a_mistake_at_the_first_batch_is_told_in_six_lines": 4,
     "test_a_process_that_fails_ends_all": 3,
-    "test_watching_changes_nothing": 3,
+    "test_watching_changes_nothing": 4,
     "test_metric_objects_resume_exactly_or_from_the_epoch_s_start": 3,
     "test_a_resumed_run_goes_on_at_the_place_of_a_loader_that_it_holds": 3,
     "test_resuming_inside_an_epoch_twice": 3,
-    "test_two_and_three_processes_train_what_one_trains": 3,
+    "test_two_and_three_processes_train_what_one_trains": 5,
     "test_trainers_of_other_kinds_train_alike": 3,
     "test_metrics_that_are_objects_count_everything": 3,
     "test_mistakes_are_told_and_leave_nothing": 3,
@@ -95,6 +95,9 @@ OFTEN = {
     "test_the_commands_printed_at_the_end_work": None,
     "test_the_classic_command_of_this_project_is_shown_at_the_end": None,
     "test_a_scheduler_s_command_starts_goes_on_and_finishes": None,
+    "test_the_command_of_the_page_in_new_processes": None,
+    "test_show_config_shows_where_each_value_came_from": None,
+    "test_one_that_does_not_answer_is_not_waited_for": None,
 }
 
 

@@ -55,15 +55,26 @@ def weights(project, name, file="checkpoint-epoch3.pth"):
     return torch.load(run_of(project, name) / file, weights_only=True)["state_dict"]
 
 
-@pytest.fixture(scope="module")
-def unbroken(project):
-    """By the command of the page, in new processes."""
+def by_the_page(name):
+    """The words of the command of the page, for a run of this name."""
     page = (ROOT / "docs" / "commands.md").read_text()
     (line,) = re.findall(r"^python (train\.py .* -d 0,1)(?: +#.*)?$", page, re.M)
-    more = ("--run_id", "unbroken", *SHORT, "--set", "trainer.epochs=3")
-    result = command(project, *line.split(), *more)
+    return (*line.split(), "--run_id", name, *SHORT, "--set", "trainer.epochs=3")
+
+
+@pytest.fixture(scope="module")
+def unbroken(project):
+    result = launch(project, *by_the_page("unbroken"))
     assert result.returncode == 0, result.stderr
     return result.stdout
+
+
+def test_the_command_of_the_page_in_new_processes(project, unbroken):
+    result = command(project, *by_the_page("new"))
+    assert result.returncode == 0, result.stderr
+    expected = weights(project, "unbroken")
+    for name, value in weights(project, "new").items():
+        assert torch.equal(value, expected[name])
 
 
 def test_d_trains_on_several(project, unbroken):
