@@ -12,10 +12,12 @@ import os
 import platform
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from machinery import torchrun
@@ -132,6 +134,29 @@ def join() -> Any:
     return dist
 
 
+def until_threads_rest() -> None:
+    """Let the other threads of this process come to rest, for a second at most."""
+    for _ in range(100):
+        time.sleep(0.01)  # which lets them enter Python, and leave it
+        if not _is_another_at_work():
+            return
+
+
+def _is_another_at_work() -> bool:
+    """Whether another thread of this process runs, or would if it got a core; as Linux tells."""
+    this_one = str(threading.get_native_id())
+    for task in Path("/proc/self/task").glob("*"):
+        if task.name == this_one:
+            continue
+        try:
+            state = (task / "stat").read_text(encoding="utf-8", errors="replace")
+        except OSError:  # it has ended
+            continue
+        if state.rpartition(") ")[2].startswith("R"):
+            return True
+    return False
+
+
 def _begin(dist: Any) -> None:
     """Make the group of all processes, and get to know them."""
     backend = _backend(dist)
@@ -145,7 +170,7 @@ def _begin(dist: Any) -> None:
     if hasattr(os, "register_at_fork"):
         # Gloo's threads enter Python to let go of a tensor: 3.11 may hang for ever if it is forked
         # just then.
-        os.register_at_fork(before=partial(time.sleep, 0.01))
+        os.register_at_fork(before=until_threads_rest)
     world.members = gathered(Member(platform.node(), os.getpid()))
     restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
     if restarts and torchrun.SEPARATE_STORE not in os.environ:

@@ -4,7 +4,6 @@ import datetime
 import os
 import pickle
 import tempfile
-import time
 from pathlib import Path
 
 import torch
@@ -47,7 +46,7 @@ def _rank(rank, size, place, timeout, function, args):
     if size > 1:
         store = f"file://{place}/store"
         timeout = datetime.timedelta(seconds=timeout)
-        os.register_at_fork(before=lambda: time.sleep(0.01))  # as `distributed.join` does
+        os.register_at_fork(before=distributed.until_threads_rest)  # as `distributed.join` does
         dist.init_process_group(
             "gloo", init_method=store, rank=rank, world_size=size, timeout=timeout
         )

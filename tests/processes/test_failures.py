@@ -1,5 +1,6 @@
 """Where one of several processes fails, all of them end, soon, and one of them says why."""
 
+import hashlib
 import os
 import signal
 import sys
@@ -192,3 +193,24 @@ def test_a_launch_that_does_not_say_who_is_who_is_refused(tmp_path, monkeypatch,
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(distributed.world, "launched", True)
     tiny.build(tiny.settings(tmp_path))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what threads do")
+def test_a_fork_waits_until_the_other_threads_rest(monkeypatch):
+    """Python 3.11 may hang where it is forked while one enters it."""
+    end = threading.Event()
+
+    def work():
+        while not end.is_set():
+            hashlib.sha256(bytes(1_000_000)).digest()  # without the lock of Python
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert any(distributed._is_another_at_work() for _ in range(10_000))
+    end.set()
+    thread.join()
+    assert not all(distributed._is_another_at_work() for _ in range(10_000))
+    seen = iter([True, True, False, True])
+    monkeypatch.setattr(distributed, "_is_another_at_work", lambda: next(seen))
+    distributed.until_threads_rest()
+    assert list(seen) == [True]
