@@ -98,6 +98,12 @@ OFTEN = {
     "test_the_command_of_the_page_in_new_processes": None,
     "test_show_config_shows_where_each_value_came_from": None,
     "test_one_that_does_not_answer_is_not_waited_for": None,
+    "test_torchrun_starts_again_what_has_crashed": None,
+    "test_an_exported_model_is_the_model": None,
+    "test_r_auto_finds_the_newest_unfinished_run": None,
+    "test_the_same_run_goes_on_with_another_tracker": None,
+    "test_a_torn_journal_is_mended_and_links_are_not_followed": None,
+    "test_accumulated_batches_are_one_large_batch": 3,
 }
 
 
