@@ -157,7 +157,7 @@ class Factory:
         parameters = dict(model.named_parameters())
         where = f"{self.where('arch', 'freeze')}: arch.freeze"
         for pattern in patterns:
-            for name in _matching(pattern, list(parameters), where):
+            for name in matching(pattern, list(parameters), where):
                 parameters[name].requires_grad_(False)
 
     def init_ftn(self, name: str, module: ModuleType | Modules, *args: Any, **kwargs: Any) -> Any:
@@ -302,7 +302,7 @@ def _as_tuple(module: ModuleType | Modules) -> Modules:
     return (module,)
 
 
-def _matching(pattern: str, names: list[str], where: str) -> list[str]:
+def matching(pattern: str, names: list[str], where: str) -> list[str]:
     """The names of parameters that a pattern matches.
 
     Raises:

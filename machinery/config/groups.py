@@ -1,13 +1,12 @@
 """Parameter groups of an optimizer: which parameters, by patterns of their names, get what."""
 
-import fnmatch
 import inspect
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from machinery.config.arguments import accepted, type_problem
-from machinery.config.factory import Factory
+from machinery.config.factory import Factory, matching
 from machinery.config.schema import ParameterGroup
 from machinery.config.values import nearest
 from machinery.errors import ConfigError
@@ -53,19 +52,12 @@ def grouped(
     return made
 
 
-def _matched(patterns: Sequence[str], names: Sequence[str], where: str) -> list[str]:
+def _matched(patterns: Sequence[str], names: list[str], where: str) -> list[str]:
     """The names that one of some patterns matches, in their order."""
+    found: set[str] = set()
     for pattern in patterns:
-        if not fnmatch.filter(names, pattern):
-            there = ", ".join(names[:20])
-            if len(names) > 20:
-                there += ", …"
-            raise ConfigError(f"{where}: {pattern!r} matches no parameter; there are: {there}")
-    found = []
-    for name in names:
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
-            found.append(name)
-    return found
+        found.update(matching(pattern, names, where))
+    return [name for name in names if name in found]
 
 
 def _check_options(options: dict[str, Any], optimizer: type, where: str) -> None:
