@@ -62,6 +62,7 @@ class ConfigParser(Factory):
         checked = _checked(config, modification)
         super().__init__(checked)
         distributed.set_timeout(self.settings.trainer.timeout)
+        self.get_logger("checkpoint", self.settings.trainer.verbosity)
         checked.tell_own_keys(self.get_logger("config", self.settings.trainer.verbosity))
         if launch is None:
             launch = Launch(run_id=run_id)
@@ -105,6 +106,15 @@ class ConfigParser(Factory):
         logger = logging.getLogger(name)
         logger.setLevel(levels[verbosity])
         return logger
+
+    @property
+    def restored(self) -> bool:
+        """Whether all weights are a checkpoint's."""
+        return not self.launch.makes_weights
+
+    def fill(self, model: Any) -> None:
+        """Give a network that has been built the weights that it begins with."""
+        self.launch.fill(model, self.checked)
 
     @property
     def config(self) -> dict[str, Any]:

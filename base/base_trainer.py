@@ -20,8 +20,8 @@ from logger.logger import setup_logging, to_files
 from logger.visualization import EpochTable, MetricsFile, TensorboardWriter, Writers, row_of_epoch
 from machinery import distributed
 from machinery.checkpoints import environment, outcome, parts, saving
-from machinery.checkpoints.restoring import Position
 from machinery.checkpoints.saving import Checkpoints
+from machinery.checkpoints.starts import Position
 from machinery.checks.methods import check_overrides
 from machinery.checks.networks import warn_of_networks
 from machinery.checks.own_values import OwnValues
@@ -89,7 +89,6 @@ class BaseTrainer(Monitored, ABC):
         self.config = config
         self.settings = settings
         self.logger = config.get_logger("trainer", settings.verbosity)
-        config.get_logger("checkpoint", settings.verbosity)
         self.model = model
         self.criterion = criterion
         self.metric_ftns = metric_ftns
@@ -109,9 +108,7 @@ class BaseTrainer(Monitored, ABC):
         # Whether the run had come to its end.
         self._ended = False
         launch = config.launch
-        self._checkpoints = Checkpoints(
-            config.run, settings.keep_last, launch.script, launch.goes_on_from
-        )
+        self._checkpoints = Checkpoints(config.run, settings, launch.script, launch.goes_on_from)
         self.checkpoint_dir = config.run.folder
         self.stop = StopRequest(self._dropped)
         self._make_writers()
@@ -333,7 +330,7 @@ class BaseTrainer(Monitored, ABC):
             self.config.snapshot(),
             self.config.run.environment,
         )
-        self._checkpoints.save(content, due, improved)
+        self._checkpoints.save(content, held, due, improved)
 
     def _save_epoch(self, epoch: int, improved: bool, finished: bool, spoilt: str = "") -> None:
         """Save a finished epoch as the period asks, always the best, the last and before a stop.

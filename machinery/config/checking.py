@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
@@ -14,6 +15,7 @@ from machinery.config.source import Source, dotted, leaves, to_plain
 from machinery.config.values import KeyPath, in_words, nearest
 from machinery.config.variables import misplaced, plain_secrets
 from machinery.errors import ConfigError
+from machinery.files import ROOT
 
 #: Keys that are known by another name, or to others.
 _ACCEPTED = (("$schema",), ("trainer", "tensorboardX"))
@@ -44,6 +46,21 @@ class Checked(NamedTuple):
     #: The same as they were given, for whoever reads and changes them.
     values: dict[str, Any]
     own_keys: tuple[OwnKey, ...]
+
+    def weights_file(self) -> Path | None:
+        """The file that `arch.weights` names, if it names one.
+
+        Raises:
+            ConfigError: it is in the home folder of nobody.
+        """
+        arch = self.settings.arch
+        if arch is None or arch.weights is None:
+            return None
+        try:
+            return ROOT / Path(arch.weights).expanduser()
+        except RuntimeError as error:
+            where = f"{self.source.where(('arch', 'weights'))}: arch.weights"
+            raise ConfigError(f"{where}: {arch.weights}: {error}") from None
 
     def tell_own_keys(self, logger: logging.Logger) -> None:
         """Name the keys of the user's own, and secrets.

@@ -20,7 +20,19 @@ Modules = tuple[ModuleType, ...]
 #: Where modules that a config names may be.
 OWN = ("model", "data_loader", "trainer", "examples")
 #: The keys of components themselves.
-KEYS = ("type", "args", "starting_args", "name", "freeze", "skip", "interval")
+KEYS = (
+    "type",
+    "args",
+    "starting_args",
+    "name",
+    "weights",
+    "adapter",
+    "freeze",
+    "skip",
+    "interval",
+)
+#: The key path of what is put around a network.
+ADAPTER: KeyPath = ("arch", "adapter")
 
 
 class Component(NamedTuple):
@@ -93,6 +105,9 @@ def _class(name: str) -> type:
 _LOADER = Kind("data loader", of_torch="torch.utils.data:DataLoader")
 #: The kinds of the sections; that of one inside a section has a dot.
 KINDS = {
+    "arch.adapter": Kind(
+        "adapter", of_torch="torch.nn:Module", of_packages="peft:PeftConfig", given=1
+    ),
     "arch": Kind("model", of_torch="torch.nn:Module"),
     "data_loader": _LOADER,
     "valid_data_loader": _LOADER,
@@ -180,6 +195,7 @@ def find(
     where = f"{origin}: {dotted(path)}"
     kind = kind_of(path, required)
     if installed.is_installed(type_name, OWN):
+        installed.check_package(kind.of_packages or "torch", OWN, where)
         wanted = kind.wanted()
         if wanted is None:
             raise ConfigError(f"{where}: a {kind.words} is the project's own, not {type_name}")

@@ -8,9 +8,10 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
+from machinery.config import adapters
 from machinery.config.arguments import Given, with_tensors
 from machinery.config.checking import Checked
-from machinery.config.components import Component, Modules, bind, find, kind_of
+from machinery.config.components import ADAPTER, Component, Modules, bind, find, kind_of
 from machinery.config.source import dotted
 from machinery.config.values import KeyPath
 from machinery.config.variables import filled
@@ -37,8 +38,16 @@ class Factory:
         self.source = checked.source
         self.settings = checked.settings
         self._values = checked.values
-        #: Whether weights start here, rather than being a checkpoint's.
+        #: Whether a run begins.
         self.starting = True
+
+    @property
+    def restored(self) -> bool:
+        """Whether all weights are a checkpoint's, and none start here."""
+        return not self.starting
+
+    def fill(self, model: Any) -> None:
+        """Give a network that has been built the weights that it begins with: none, here."""
 
     def __getitem__(self, name: str) -> Any:
         return self._values[name]
@@ -65,6 +74,8 @@ class Factory:
         """
         bases = dict(required or {})
         problems = []
+        if "arch" in modules:
+            modules[dotted(ADAPTER)] = modules["arch"]
         for name, module in modules.items():
             if name in NEEDED and not self._values.get(name):
                 what = 'is missing; a config that has it may be its "base"'
@@ -80,7 +91,7 @@ class Factory:
         """Check the components of a section."""
         for component in self._components(name):
             given = Given(kind_of(component.path).given)
-            bind(self.source, component, modules, given, required)
+            self._bound(component, modules, given, required)
             if component.args != component.lasting_args:
                 bind(self.source, component.restored(), modules, given, required)
 
@@ -111,12 +122,31 @@ class Factory:
         if not found:
             return None
         (component,) = found
-        if not self.starting:
+        modules = _as_tuple(module)
+        if component.values.get("starting_args") and self.restored:
             component = component.restored()
-        built = self._build(component, _as_tuple(module), args, kwargs)
-        if name == "arch" and component.values.get("freeze"):
-            self._freeze(built, component.values["freeze"])
+        built = self._build(component, modules, args, kwargs)
+        if name == "arch":
+            self.fill(built)
+            built = self._adapted(built, modules)
+            self._freeze(built, component.values.get("freeze") or [])
         return built
+
+    def _adapted(self, model: Any, modules: Modules) -> Any:
+        """The network in the adapter that the config puts around it, if any."""
+        for component in self._components(dotted(ADAPTER)):
+            model = self._build(component, modules, (model,), {})
+        return model
+
+    def _bound(
+        self, component: Component, modules: Modules, given: Given, required: type | None = None
+    ) -> Any:
+        """What a component names, whose arguments fit."""
+        if not adapters.is_of_peft(component):
+            return bind(self.source, component, modules, given, required)
+        # The settings take the config's arguments alone; what they make takes the network.
+        given = given._replace(positional=0)
+        return adapters.around(bind(self.source, component, modules, given))
 
     def _build(
         self,
@@ -130,7 +160,7 @@ class Factory:
 
         path, seed = component.path, self.settings.seed
         given = Given(len(args), tuple(kwargs))
-        target = bind(self.source, component, modules, given)
+        target = self._bound(component, modules, given)
         seeding.set_root_seed(seed)
         process_wide.use_threads(self.settings.trainer.threads)
         # Randomness in a constructor depends on the component alone, not on what was built before.
@@ -144,7 +174,7 @@ class Factory:
             built = distributed.in_turn(partial(construct, target, args, arguments, where))
         except ConfigError as error:
             missing = isinstance(error.__cause__, OSError)
-            if missing and path == ("arch",) and not self.starting:
+            if missing and path == ("arch",) and self.restored:
                 raise _no_starting_weights(error) from error.__cause__
             raise
         base = kind_of(path).base()
@@ -241,7 +271,7 @@ class Factory:
         path: KeyPath = tuple(name.split("."))
         values: Any = self._values
         for section in path[:-1]:
-            values = values[section]
+            values = values.get(section) or {}
         value = values.get(path[-1])
         if not value:
             return []

@@ -57,6 +57,13 @@ _OFFLINE = (
     "timm.loss",
     "schedulefree",
     "pytorch_optimizer",
+    "peft.LoraConfig",
+    "peft.LoHaConfig",
+    "peft.LoKrConfig",
+    "peft.IA3Config",
+    "peft.OFTConfig",
+    "peft.HRAConfig",
+    "peft.LNTuningConfig",
 )
 #: Its networks take their weights from the network only if they are asked to; those of the modules
 #: in it do so by default.
@@ -71,6 +78,11 @@ FETCHING = (
     "encoder_weights",
     "download",
     "trust_remote_code",
+    "megatron_config",
+    "megatron_core",
+    "corda_config",
+    "lora_ga_config",
+    "arrow_config",
 )
 
 
@@ -122,7 +134,7 @@ def _module(path: str, own: tuple[str, ...], where: str) -> ModuleType:
     names = path.split(".")
     if not all(name.isidentifier() for name in names):
         raise ConfigError(f"{where}: there is no module {path!r}")
-    _check_package(path, own, where)
+    check_package(path, own, where)
     if _is_in(path, _CLOSED) or any(name.startswith("_") for name in names):
         raise ConfigError(f"{where}: nothing of {path} may be named in a config")
     try:
@@ -134,9 +146,9 @@ def _module(path: str, own: tuple[str, ...], where: str) -> ModuleType:
         raise ConfigError(f"{where}: {path} cannot be imported: {told(error)}") from error
 
 
-def _check_package(path: str, own: tuple[str, ...], where: str) -> None:
+def check_package(path: str, own: tuple[str, ...], where: str) -> None:
     """Refuse a module of a package that is not on the list, or not installed."""
-    package, _, _ = path.partition(".")
+    package, _, _ = path.partition(":")[0].partition(".")
     if package not in _PACKAGES and package not in _own_packages():
         listed = ", ".join(_PACKAGES)
         hint = f'if you trust it, PACKAGES = ("{package}",) in model/__init__.py adds it'

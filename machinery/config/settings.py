@@ -30,6 +30,8 @@ class TrainerSettings(Section):
     """Save every so many epochs; the best and the last are always saved."""
     keep_last: int | None = Field(None, ge=2)
     """Keep only so many epoch checkpoints; null keeps all."""
+    save: Literal["all", "trained"] = "all"
+    """"trained": checkpoints leave out the weights that are not trained, and know them again."""
     save_step: int | None = Field(None, ge=1)
     """Also save inside an epoch, every so many batches; null: only when stopped."""
     verbosity: int = Field(2, ge=0, le=2)

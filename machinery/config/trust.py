@@ -24,8 +24,10 @@ from machinery.files import ROOT
 #: A file that is larger is no config.
 _LARGEST = 1_000_000
 _TRACKERS = "trainer.trackers"
+#: Sections, and a file that is only read, as every file of weights is.
+_HARMLESS = ("$schema", "trainer", "arch.weights")
 #: The key paths of components.
-_COMPONENT = re.compile(r"\w+|metrics\.\d+")
+_COMPONENT = re.compile(r"\w+|metrics\.\d+|arch\.adapter")
 #: What timm's names of models on a hub, or in a folder, begin with.
 _HUB = re.compile(r"\s*(hf[-_]hub|local[-_]dir)\s*:", re.IGNORECASE)
 
@@ -169,7 +171,7 @@ def _foreign(source: Source, own: Own, new_run: bool, unused: tuple[str, ...]) -
             why = ""
             if _leads_out(str(entry.value)):
                 why = f"{entry.value} is outside the project"
-        elif _is_in(entry.key, ("$schema", "trainer", *unused)):
+        elif _is_in(entry.key, (*_HARMLESS, *unused)):
             continue
         else:
             why = _why_of_part(entry, parts)
@@ -201,7 +203,8 @@ def _why_of_part(entry: Entry, parts: dict[str, str]) -> str:
         if reaches_out(name):
             return f"{name} may fetch what it needs, or write it"
         return ""
-    component, _, argument = entry.key.rpartition(".args.")
+    component, _, below = entry.key.partition(".args.")
+    argument = below.partition(".")[0]
     if component in parts and argument in FETCHING and entry.value:
         return f"{parts[component]} may fetch what {argument} says"
     return ""
