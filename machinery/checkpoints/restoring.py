@@ -98,7 +98,7 @@ def begin_below_adapter(start: Start, model: nn.Module) -> bool:
         ConfigError: no checkpoint of the run would hold them.
     """
     assert isinstance(start, FineTuned)
-    if not start.has_names_of(model):
+    if not start.is_of(model):
         return False
     start.refuse_to_leave_out()
     start.check_fits(model)

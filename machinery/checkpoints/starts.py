@@ -175,10 +175,12 @@ class FineTuned(FromFile):
         self.load(held.model)
         return None
 
-    def has_names_of(self, model: nn.Module) -> bool:
-        """Whether a weight has the name of one of a network's."""
+    def is_of(self, model: nn.Module) -> bool:
+        """Whether the weights have the names of a network's; some may be missing, or too many."""
         weights = model.state_dict()
-        return not weights.keys().isdisjoint(self._saved(weights))
+        saved = self._without_skipped(self._saved(weights)).keys()
+        names = self._without_skipped(weights).keys()
+        return saved <= names or names <= saved
 
     def load(self, model: nn.Module) -> None:
         """Load the weights into a network that they fit, and tell it."""

@@ -8,6 +8,7 @@ import re
 import typing
 from collections.abc import Callable, Mapping
 from inspect import Parameter
+from types import SimpleNamespace
 from typing import Any, NamedTuple, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -74,11 +75,16 @@ def _makers(target: Callable[..., Any]) -> list[Callable[..., Any]]:
 
 def _annotations(maker: Callable[..., Any]) -> dict[str, Any]:
     """The annotations that a function has, by argument."""
-    try:
-        # Some of torch's names are imported for type checkers alone.
-        return get_type_hints(maker, localns={**vars(typing), **vars(collections.abc)})
-    except Exception:  # annotations that cannot be evaluated here say nothing
-        return {}
+    # Some of torch's names are imported for type checkers alone.
+    names = {**vars(typing), **vars(collections.abc)}
+    found = {}
+    for name, annotation in getattr(maker, "__annotations__", {}).items():
+        one = SimpleNamespace(__annotations__={name: annotation})
+        try:
+            found.update(get_type_hints(one, getattr(maker, "__globals__", {}), names))
+        except Exception:  # one that cannot be evaluated here says nothing
+            continue
+    return found
 
 
 def argument_problems(
