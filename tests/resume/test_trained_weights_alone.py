@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+import ranks
 import tiny
+from exact import Exact, furthest, settings, train
 from machinery.checkpoints import file as checkpoint
 from machinery.errors import CheckpointError, ConfigError
 from machinery.launch import Launch, read_run
@@ -16,10 +18,10 @@ from parse_config import ConfigParser
 from trainer import Trainer
 
 
-def base_weights(path, width=12):
+def base_weights(path, **args):
     with torch.random.fork_rng():
         torch.manual_seed(9)
-        torch.save(tiny.TinyModel(width).state_dict(), path)
+        torch.save(tiny.TinyModel(**args).state_dict(), path)
     return path
 
 
@@ -274,3 +276,31 @@ def test_starting_args_are_used_again(tmp_path, monkeypatch):
     assert tiny.digest(evaluated(first.checkpoint_dir).model) == tiny.digest(first.model)
     resumed = tiny.train(config, resume=file_of(first))
     assert tiny.digest(resumed.model) == tiny.digest(unbroken.model)
+
+
+class ExactAveraging(Exact, Averaging):
+    """As it is, on several processes."""
+
+
+def trained_in_ranks(config, resume=None):
+    return train(config, resume, ExactAveraging)
+
+
+def test_several_processes_do_as_one(tmp_path):
+    config = settings(
+        tmp_path / "runs",
+        arch__freeze=["fc1.*"],
+        arch__weights=str(base_weights(tmp_path / "w.pth", norm=False)),
+        trainer__save="trained",
+    )
+    (alone,) = ranks.run(tmp_path, 1, trained_in_ranks, config)
+    first = ranks.run(tmp_path, 2, trained_in_ranks, shorter(config, 1))[0]
+    path = first[-1] / "checkpoint-epoch1.pth"
+    content = checkpoint.load(path)
+    assert content["frozen"].keys() == {"model", "teacher"}
+    assert content["state_dict"].keys() == {"fc2.weight", "fc2.bias"}
+    resumed = ranks.run(tmp_path, 2, trained_in_ranks, config, path)
+    for weights, *_ in resumed:
+        assert furthest(weights, alone[0]) < 1e-12
+    unbroken = ranks.run(tmp_path, 2, trained_in_ranks, config)[0]
+    assert furthest(resumed[0][0], unbroken[0]) == 0
