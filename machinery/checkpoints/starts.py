@@ -148,7 +148,7 @@ class FineTuned(FromFile):
         if self._config.settings.trainer.save != "trained":
             return
         where = f"{self._config.source.where(('trainer', 'save'))}: trainer.save"
-        what = f'"trained" leaves out weights that {self.path} gives, and -r is not noted'
+        what = f'"trained" leaves out weights that only {self.path} gives'
         raise ConfigError(f"{where}: {what}: name it as arch.weights, and leave out -r")
 
     def check_fits(self, model: nn.Module) -> None:

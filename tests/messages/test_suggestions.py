@@ -586,6 +586,15 @@ STARTING = [
         """--set 'arch.skip=["conv1.*"]'""",
         "--set 'arch.skip=$1'",
     ),
+    case(
+        "weights-that-no-file-would-have",
+        "name it as arch.weights",
+        r"name it as (arch\.weights), and leave out -r",
+        """$C --set trainer.save=trained --set 'arch.freeze=["conv1.*"]'""",
+        "-r 'loose weights/w.pth'",
+        "--set '$1=loose weights/w.pth'",
+        done="weights from",
+    ),
     new_run("interval", "--set lr_scheduler.interval=step"),
     new_run("flag", "--set optimizer.args.amsgrad=true"),
     new_run("schedule", "--set lr_scheduler.args.gamma=0.5"),
@@ -1478,6 +1487,7 @@ only args take values of the environment
 records show *** for the secret in it
 srun has started {}
 {} may fetch what it needs, or write it
+{}: {}, which is missing
 nothing of {} may be named in a config""".splitlines()
 
 
