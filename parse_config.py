@@ -70,7 +70,6 @@ class ConfigParser(Factory):
                 launch = Launch("continue", checkpoint=Path(resume), run_id=run_id)
         #: What is to be done, and the parsed command line.
         self.launch = launch
-        self.starting = launch.begins
         self._run: Run | None = None
 
     @classmethod
@@ -106,15 +105,6 @@ class ConfigParser(Factory):
         logger = logging.getLogger(name)
         logger.setLevel(levels[verbosity])
         return logger
-
-    @property
-    def restored(self) -> bool:
-        """Whether all weights are a checkpoint's."""
-        return not self.launch.makes_weights
-
-    def fill(self, model: Any) -> None:
-        """Give a network that has been built the weights that it begins with."""
-        self.launch.fill(model, self.checked)
 
     @property
     def config(self) -> dict[str, Any]:

@@ -18,6 +18,12 @@ from machinery.config.source import Source, dotted
 from machinery.config.values import KeyPath, in_words, nearest
 
 _BY_POSITION = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+_FUNCTIONAL = "torch.nn.functional"
+#: Functions there whose classes have another name.
+_ABBREVIATED = {
+    "binary_cross_entropy": "bce",
+    "binary_cross_entropy_with_logits": "bce_with_logits",
+}
 _BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 
 
@@ -125,6 +131,7 @@ class _Call:
 
     def __init__(self, target: Any, parameters: list[Parameter], given: Given) -> None:
         self.name = getattr(target, "__name__", type(target).__name__)
+        self._module = getattr(target, "__module__", "")
         self._accepted = accepted(target)
         self._is_class = inspect.isclass(target)
         self._later = given.later
@@ -142,15 +149,31 @@ class _Call:
             return f"the program gives {self.name} its {key}: leave it out"
         types = self._accepted.types
         if key in types:
-            if self._is_class and takes_tensor(types[key]) and is_numbers(value):
+            makes_tensor = takes_tensor(types[key]) and is_numbers(value)
+            if self._is_class and makes_tensor:
                 return None
-            return type_problem(self.name, key, types[key], value)
+            problem = type_problem(self.name, key, types[key], value)
+            if problem is not None and makes_tensor:
+                problem += self._class_that_does()
+            return problem
         near = nearest(key, types)
         if near is not None:
             return self._unknown(key, f": did you mean {near!r}?")
         if not self._accepted.open_ended:
             return self._unknown(key, "")
         return None
+
+    def _class_that_does(self) -> str:
+        """For a function of torch's, the class that takes a list of numbers where it does not."""
+        if self._module != _FUNCTIONAL:
+            return ""
+        name = _ABBREVIATED.get(self.name, self.name).replace("_", "").removesuffix("loss")
+        from torch import nn
+
+        for each in vars(nn):
+            if each.lower() == f"{name}loss":
+                return f": torch.nn.{each} takes one"
+        return ""
 
     def _unknown(self, key: str, hint: str) -> str:
         """That there is no such argument, and which the config may give."""
@@ -193,6 +216,8 @@ def type_problem(name: str, key: str, annotation: Any, value: Any) -> str | None
         if "Callable" in wanted:
             hint = ": a function cannot come from a config"
         found = in_words(secrets.masked(value, key))
+        if isinstance(value, list):
+            found += f" of {len(value)}"
         return f"{name} takes {key} as {wanted}, found {found}{hint}"
     except ValueError:  # a value that JSON cannot hold, from a program
         return None

@@ -32,22 +32,25 @@ class Factory:
         checked: the config.
     """
 
+    #: What is to be done, where a command says it: of the room `launch`, which knows this one.
+    launch: Any = None
+
     def __init__(self, checked: Checked) -> None:
         #: The config, checked: its source, its settings and its values.
         self.checked = checked
         self.source = checked.source
         self.settings = checked.settings
         self._values = checked.values
-        #: Whether a run begins.
-        self.starting = True
+
+    @property
+    def starting(self) -> bool:
+        """Whether a run begins."""
+        return self.launch is None or self.launch.begins
 
     @property
     def restored(self) -> bool:
         """Whether all weights are a checkpoint's, and none start here."""
-        return not self.starting
-
-    def fill(self, model: Any) -> None:
-        """Give a network that has been built the weights that it begins with: none, here."""
+        return self.launch is not None and not self.launch.makes_weights
 
     def __getitem__(self, name: str) -> Any:
         return self._values[name]
@@ -127,7 +130,8 @@ class Factory:
             component = component.restored()
         built = self._build(component, modules, args, kwargs)
         if name == "arch":
-            self.fill(built)
+            if self.launch is not None:
+                self.launch.fill(built, self.checked)
             built = self._adapted(built, modules)
             self._freeze(built, component.values.get("freeze") or [])
         return built

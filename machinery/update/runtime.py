@@ -113,6 +113,8 @@ class Runtime:
         self._settings = settings
         #: The 2-norm of the gradients before they were last clipped.
         self.grad_norm: torch.Tensor | None = None
+        #: Whether gradients can be derived once more, as AdaHessian does; a trainer may say so.
+        self.creates_graph = False
         self._attended: list[Optimizer] = []
         self._with_modes: list[Any] = []
         self._warned = False
@@ -189,10 +191,10 @@ class Runtime:
         if self._scaled:
             loss = self._scaler.scale(loss)
         if self._alone:
-            loss.backward()
+            loss.backward(create_graph=self.creates_graph)
             return
         with OUTSTANDING.weighted():
-            loss.backward()
+            loss.backward(create_graph=self.creates_graph)
 
     def attend(self, optimizers: Sequence[Optimizer], with_modes: Sequence[Any]) -> None:
         """Know the optimizers of the trainer.
@@ -218,14 +220,23 @@ class Runtime:
             self._warned = True
 
     def step(self, optimizers: Sequence[Optimizer]) -> None:
-        """Clip the gradients, and let optimizers apply them."""
+        """Clip the gradients, and let optimizers apply them.
+
+        Raises:
+            ConfigError: one takes second derivatives, and the gradients have no graph.
+        """
         for optimizer in optimizers:
             self._clip(optimizer)
         for optimizer in optimizers:
-            if self._scaled:
-                self._scaler.step(optimizer)
-            else:
-                optimizer.step()
+            try:
+                if self._scaled:
+                    self._scaler.step(optimizer)
+                else:
+                    optimizer.step()
+            except RuntimeError as error:
+                if "does not require grad" not in str(error):
+                    raise
+                raise _wants_graph(optimizer) from error
         if self._scaled:
             self._scaler.update()
 
@@ -317,6 +328,12 @@ class Runtime:
         """Go on with a saved loss scale."""
         if state:
             self._scaler.load_state_dict(state)
+
+
+def _wants_graph(optimizer: Optimizer) -> ConfigError:
+    """The error of an optimizer that derives gradients once more."""
+    hint = "let the constructor of a trainer of your own say self.runtime.creates_graph = True"
+    return ConfigError(f"a {type(optimizer).__name__} takes second derivatives: {hint}")
 
 
 def _zero(output: Any, loss: torch.Tensor) -> torch.Tensor:
