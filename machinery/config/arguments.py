@@ -154,7 +154,7 @@ class _Call:
                 return None
             problem = type_problem(self.name, key, types[key], value)
             if problem is not None and makes_tensor:
-                problem += self._class_that_does()
+                problem += self._class_that_does(key)
             return problem
         near = nearest(key, types)
         if near is not None:
@@ -163,15 +163,15 @@ class _Call:
             return self._unknown(key, "")
         return None
 
-    def _class_that_does(self) -> str:
+    def _class_that_does(self, key: str) -> str:
         """For a function of torch's, the class that takes a list of numbers where it does not."""
         if self._module != _FUNCTIONAL:
             return ""
         name = _ABBREVIATED.get(self.name, self.name).replace("_", "").removesuffix("loss")
         from torch import nn
 
-        for each in vars(nn):
-            if each.lower() == f"{name}loss":
+        for each, value in vars(nn).items():
+            if each.lower() == f"{name}loss" and key in accepted(value).types:
                 return f": torch.nn.{each} takes one"
         return ""
 

@@ -160,6 +160,7 @@ def bind(
     """
     path = component.path
     target = find(modules, component.type, source, path, required)
+    _check_takes_parameters(component, target, f"{source.where(path)}: {dotted(path)}")
     problems = []
     for name in component.values:
         if name not in KEYS and name in accepted(target).types:
@@ -172,6 +173,19 @@ def bind(
     if problems:
         raise ConfigError("\n  ".join(problems))
     return target
+
+
+def _check_takes_parameters(component: Component, target: Any, where: str) -> None:
+    """Refuse a function of a package that makes an optimizer of a model."""
+    is_optimizer = kind_of(component.path) is KINDS["optimizer"]
+    if not is_optimizer or not inspect.isfunction(target):
+        return
+    wanted = inspect.signature(target).parameters.get("model")
+    if wanted is None or wanted.default is not inspect.Parameter.empty:
+        return
+    if installed.is_installed(component.type, OWN):
+        what = f"{component.type} takes a model, and an optimizer is given its parameters"
+        raise ConfigError(f"{where}: {what}: name its class, or make it in model/optim.py")
 
 
 def find(

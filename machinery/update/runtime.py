@@ -5,6 +5,7 @@ import copy
 import inspect
 import logging
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
@@ -191,10 +192,20 @@ class Runtime:
         if self._scaled:
             loss = self._scaler.scale(loss)
         if self._alone:
-            loss.backward(create_graph=self.creates_graph)
+            self._derive(loss)
             return
         with OUTSTANDING.weighted():
-            loss.backward(create_graph=self.creates_graph)
+            self._derive(loss)
+
+    def _derive(self, loss: torch.Tensor) -> None:
+        """Add the gradients of a loss."""
+        if not self.creates_graph:
+            loss.backward()
+            return
+        with warnings.catch_warnings():
+            # Of the cycle that gradients with a graph are in: they are cleared after each step.
+            warnings.filterwarnings("ignore", ".*backward.*create_graph")
+            loss.backward(create_graph=True)
 
     def attend(self, optimizers: Sequence[Optimizer], with_modes: Sequence[Any]) -> None:
         """Know the optimizers of the trainer.

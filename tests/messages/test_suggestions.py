@@ -1405,8 +1405,8 @@ SUGGESTION = re.compile(
     r"stop it|finish|let the|there are|needs|stand in double quotes|a comma before|is missing)\b"
 )
 #: Those that are followed in functions of their own, in this order; the last ones in
-#: config/test_secrets.py, config/test_trust.py, config/test_installed.py and
-#: update/test_parameter_groups.py.
+#: config/test_secrets.py, config/test_trust.py, config/test_installed.py,
+#: update/test_parameter_groups.py and config/test_words_for_optimizers.py.
 FOLLOWED = """what to train: -c {}
 -r auto needs
 may be its "base"
@@ -1462,7 +1462,8 @@ to go on without: {}
 : did you mean {}.{}?
 did you mean {}?
 {}: {}: leave them out
-give max_lr as a list""".splitlines()
+give max_lr as a list
+let the constructor of a trainer of your own say""".splitlines()
 
 
 #: What only looks like one: help, origins, and what is told beside a suggestion.
