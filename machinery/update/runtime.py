@@ -198,10 +198,16 @@ class Runtime:
             self._derive(loss)
 
     def _derive(self, loss: torch.Tensor) -> None:
-        """Add the gradients of a loss."""
+        """Add the gradients of a loss.
+
+        Raises:
+            ConfigError: they are to be derived once more, and averaged over processes, too.
+        """
         if not self.creates_graph:
             loss.backward()
             return
+        if not self._alone:
+            raise ConfigError("second derivatives are computed by one process alone")
         with warnings.catch_warnings():
             # Of the cycle that gradients with a graph are in: they are cleared after each step.
             warnings.filterwarnings("ignore", ".*backward.*create_graph")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import ranks
 import tiny
 from machinery.config import installed
 from machinery.errors import ConfigError
@@ -100,6 +101,15 @@ def test_second_derivatives_are_told_and_a_trainer_may_have_them(tmp_path):
         optimizer.step()
         optimizer.zero_grad()
     assert tiny.digest(model) == tiny.digest(trainer.model)
+
+
+def derived_twice(config):
+    with pytest.raises(ConfigError, match="second derivatives are computed by one process"):
+        tiny.train(config, trainer_class=TwiceDerived)
+
+
+def test_several_processes_derive_once(tmp_path):
+    ranks.run(tmp_path, 2, derived_twice, tiny.settings(tmp_path / "runs", trainer__epochs=1))
 
 
 @pytest.mark.parametrize(
