@@ -109,7 +109,8 @@ def derived_twice(config):
 
 
 def test_several_processes_derive_once(tmp_path):
-    ranks.run(tmp_path, 2, derived_twice, tiny.settings(tmp_path / "runs", trainer__epochs=1))
+    arch = {"type": "TinyModel", "args": {"norm": False}}
+    ranks.run(tmp_path, 2, derived_twice, tiny.settings(tmp_path / "runs", arch=arch))
 
 
 @pytest.mark.parametrize(
