@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.data import Subset
 
 import data_loader.data_loaders as module_data
 import test
@@ -15,6 +14,7 @@ from base.base_data_loader import one_pass
 from machinery.errors import ConfigError, StorageError
 from machinery.files import ensure_dir
 from machinery.telling import note_batch
+from machinery.update.metric_values import classes_of as classes_of, dataset_of as dataset_of
 from machinery.update.networks import without_gradients
 from parse_config import ConfigParser
 from train import build
@@ -102,43 +102,6 @@ def _detached(value: Any) -> Any:
 def tensors_in(value: Any) -> list[torch.Tensor]:
     """The tensors in a batch, or in what a network takes or returns."""
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
-
-
-def dataset_of(loader: Any) -> Any:
-    """The dataset below `Subset`s; None where a loader has none."""
-    dataset = getattr(loader, "dataset", None)
-    while isinstance(dataset, Subset):
-        dataset = dataset.dataset
-    return dataset
-
-
-def classes_of(loader: Any, count: int | None = None) -> list[str]:
-    """The names of the classes, as the loader or its dataset knows them.
-
-    Args:
-        count: how many there are; their numbers, if so many names are not known.
-    """
-    classes = getattr(loader, "classes", None) or getattr(dataset_of(loader), "classes", None)
-    names = []
-    if isinstance(classes, dict):
-        names = _by_number(classes)
-    elif isinstance(classes, list | tuple):
-        names = [str(name) for name in classes]
-    if count is None or count == len(names):
-        return names
-    return [str(number) for number in range(count)]
-
-
-def _by_number(classes: dict[Any, Any]) -> list[str]:
-    """The names in a dict of names to numbers, or of numbers to names; numbers where one lacks."""
-    names = {}
-    for key, value in classes.items():
-        if isinstance(key, str):
-            names[int(value)] = key
-        else:
-            names[int(key)] = value
-    highest = max(names, default=-1)
-    return [str(names.get(number, number)) for number in range(highest + 1)]
 
 
 def folder_of(trained: Trained, name: str, given: Path | None) -> Path:
