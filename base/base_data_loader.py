@@ -38,6 +38,9 @@ class BaseDataLoader(BareIteration, DataLoader[Any]):
         ConfigError: the split or the options make no sense.
     """
 
+    #: The names of the classes, if they have some, in the order of their numbers.
+    classes: Any = None
+
     def __init__(
         self,
         dataset: Any,
@@ -136,4 +139,6 @@ class BaseDataLoader(BareIteration, DataLoader[Any]):
             return None
         dataset = Subset(split.evaluation_view(self.dataset), split.samples_of(self.valid_sampler))
         options = {**self.init_kwargs, "dataset": dataset, "shuffle": False, "drop_last": False}
-        return BaseDataLoader(validation_split=0.0, name=f"{self.name}-valid", **options)
+        valid = BaseDataLoader(validation_split=0.0, name=f"{self.name}-valid", **options)
+        valid.classes = self.classes
+        return valid

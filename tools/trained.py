@@ -1,7 +1,8 @@
 """A trained model with its data, as test.py has them: what tools that look at one begin with."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,7 +49,10 @@ class Seen(NamedTuple):
 def parsed(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Trained]:
     """Parse a command line with `-r CHECKPOINT`, `--split` and test.py's options, and load it."""
     parser.add_argument(
-        "--split", choices=["test", "valid"], default="test", help="data to take (test)"
+        "--split",
+        type=partial(split_of, ("test", "valid")),
+        default="test",
+        help='data to take (test): test, valid, or one of several sets: "valid.NAME"',
     )
     config = ConfigParser.from_args(parser, evaluating=True, partial=False)
     loader = evaluation_loader(config, config.launch.args.split)
@@ -59,10 +63,31 @@ def parsed(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Trained
 
 
 def evaluation_loader(config: ConfigParser, split: str) -> Any:
-    """The loader of the "test" or the "valid" data, as test.py makes it."""
-    if split == "test":
-        return test.test_loader(config, module_data)
-    return test.valid_loader(config, module_data)
+    """The loader of the "test" or the "valid" data, as test.py makes it; "valid.NAME": a set's.
+
+    Raises:
+        ConfigError: there is no such set, or there are several.
+    """
+    part, _, name = split.partition(".")
+    if part == "test":
+        loader = test.test_loader(config, module_data)
+    else:
+        loader = test.valid_loader(config, module_data)
+    if not isinstance(loader, dict):
+        if name:
+            raise ConfigError(f"--split {split}: the {part} data is one set: --split {part}")
+        return loader
+    if name not in loader:
+        there = ", ".join([f"{part}.{key}" for key in loader])
+        raise ConfigError(f"--split {split}: the {part} data has several sets: {there}")
+    return loader[name]
+
+
+def split_of(parts: Sequence[str], text: str) -> str:
+    """A part of the data as the command line names it: such as "valid", or "valid.NAME"."""
+    if text.partition(".")[0] not in parts:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(parts)}")
+    return text
 
 
 def seen(trained: Trained) -> Iterator[Seen]:

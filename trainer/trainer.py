@@ -53,7 +53,7 @@ class Trainer(BaseTrainer):
 
     #: The names of the loss terms that `_forward` returns; the first is minimised.
     loss_terms: Sequence[str] = ("loss",)
-    #: The names of other numbers that a trainer of your own logs, as `trainer.monitor` may have them.
+    #: The names of other numbers that a trainer of your own logs, for `trainer.monitor`.
     log_names: Sequence[str] = ()
     #: A method of your own says what the mean loss of a batch is over, if not over its samples.
     loss_size_of: Callable[[Any], float] | None = None

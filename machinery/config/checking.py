@@ -11,14 +11,14 @@ from machinery.config.changes import override
 from machinery.config.schema import SECTIONS, Config, NamedComponent
 from machinery.config.settings import TrainerSettings
 from machinery.config.source import Source, dotted, leaves, to_plain
-from machinery.config.values import KeyPath, in_words, nearest
+from machinery.config.values import KeyPath, in_words, is_sets, nearest
 from machinery.config.variables import misplaced, plain_secrets
 from machinery.errors import ConfigError
 
 #: Keys that are known by another name, or to others.
 _ACCEPTED = (("$schema",), ("trainer", "tensorboardX"))
 #: What pydantic puts into the key path of a value that may be a name or a component.
-_TAGS = ("name", "component")
+_TAGS = ("name", "component", "(sets)", "[key]")
 
 #: A checkpoint is read back to a depth of 255, and wraps its config.
 _DEEPEST = 100
@@ -125,7 +125,12 @@ def _sections(source: Source) -> Iterator[tuple[KeyPath, Any, type[BaseModel]]]:
     """The sections whose keys are known, with their values and their models."""
     yield (), source.values, Config
     for name, model in SECTIONS.items():
-        yield (name,), source.values.get(name), model
+        values: Any = source.values.get(name)
+        if is_sets(name, values):
+            for key, each in values.items():
+                yield (name, key), each, model
+        else:
+            yield (name,), values, model
     metrics = source.values.get("metrics")
     if isinstance(metrics, list):
         for i, metric in enumerate(metrics):
@@ -175,6 +180,8 @@ def _expected(path: KeyPath, error: dict[str, Any]) -> str:
     """What one of pydantic's errors asks for."""
     if error["type"].startswith("model_"):
         return "expected an object in braces"
+    if error["loc"][-1:] == ("[key]",):
+        return 'expected a name of letters, digits, "_" and "-"'
     if error["type"] == "string_pattern_mismatch":
         field = _model_above(path).model_fields.get(dotted(path[-1:]))
         if field is not None:

@@ -12,7 +12,7 @@ from machinery.config.arguments import Given, with_tensors
 from machinery.config.checking import Checked
 from machinery.config.components import Component, Modules, bind, find, kind_of
 from machinery.config.source import dotted
-from machinery.config.values import KeyPath
+from machinery.config.values import KeyPath, is_sets
 from machinery.config.variables import filled
 from machinery.errors import ConfigError, DataError, UserError
 from machinery.telling import told
@@ -102,7 +102,8 @@ class Factory:
 
         `config.init_obj("optimizer", torch.optim, parameters)` is
         `torch.optim.Adam(parameters, lr=0.001)` where the config says
-        {"type": "Adam", "args": {"lr": 0.001}}. A component that is null or missing gives None.
+        {"type": "Adam", "args": {"lr": 0.001}}. A component that is null or missing gives None,
+        and an object of several by name a dict.
 
         Raises:
             ConfigError: the type or an argument does not exist, or the constructor raises.
@@ -110,10 +111,16 @@ class Factory:
         found = self._components(name)
         if not found:
             return None
+        modules = _as_tuple(module)
+        if is_sets(name, self._values[name]):
+            built = {}
+            for component in found:
+                built[component.path[-1]] = self._build(component, modules, args, kwargs)
+            return built
         (component,) = found
         if not self.starting:
             component = component.restored()
-        built = self._build(component, _as_tuple(module), args, kwargs)
+        built = self._build(component, modules, args, kwargs)
         if name == "arch" and component.values.get("freeze"):
             self._freeze(built, component.values["freeze"])
         return built
@@ -247,7 +254,20 @@ class Factory:
             return []
         if isinstance(value, list):
             return [self._component((*path, i), item) for i, item in enumerate(value)]
+        if is_sets(path[-1], value):
+            return [self._component((*path, key), each) for key, each in value.items()]
         return [self._component(path, value)]
+
+    def sections(self, name: str) -> list[dict[str, Any]]:
+        """The values of the components of a section, as they may be changed."""
+        return [self._at(component.path) for component in self._components(name)]
+
+    def _at(self, path: KeyPath) -> Any:
+        """The value at a key path."""
+        value: Any = self._values
+        for key in path:
+            value = value[key]
+        return value
 
     def _component(self, path: KeyPath, value: Any) -> Component:
         """The component at `path`; a name is one without arguments."""

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Discriminator, Field, Tag
 
 from machinery.config.settings import Section, TrainerSettings
-from machinery.config.values import KeyPath
+from machinery.config.values import KeyPath, is_sets
 from machinery.files import ROOT
 
 #: Without control characters.
@@ -74,6 +74,20 @@ class LRScheduler(Component):
     """Step it every "epoch" or every optimizer "step"."""
 
 
+def _tag_of_loaders(value: Any) -> str:
+    if is_sets("valid_data_loader", value):
+        return "(sets)"
+    return "component"
+
+
+#: Letters, digits, "_" and "-": numbers are called by it.
+SetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+Loaders = Annotated[
+    Annotated[Component, Tag("component")] | Annotated[dict[SetName, Component], Tag("(sets)")],
+    Discriminator(_tag_of_loaders),
+]
+
+
 def _tag(value: Any) -> str:
     if isinstance(value, dict | NamedComponent):
         return "component"
@@ -102,10 +116,16 @@ class Config(Section):
     """The network, from model/model.py."""
     data_loader: Component | None = None
     """The training data, from data_loader/data_loaders.py."""
-    valid_data_loader: Component | None = None
-    """The validation data; null: split off by the training loader's validation_split."""
-    test_data_loader: Component | None = None
-    """The test data; null: the training loader's class with training=False."""
+    valid_data_loader: Loaders | None = Field(
+        None,
+        description="The validation data, or several sets by name; "
+        "null: split off by the training loader's validation_split.",
+    )
+    test_data_loader: Loaders | None = Field(
+        None,
+        description="The test data, or several sets by name; "
+        "null: the training loader's class with training=False.",
+    )
     optimizer: Optimizer | None = None
     """The optimizer, from torch.optim."""
     loss: Named | None = Field(

@@ -1,15 +1,18 @@
 """Passes over data from any place on, with the DataLoaders and workers that they need."""
 
 import itertools
+import logging
 from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset, default_collate
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, default_collate
 
+from machinery import distributed
 from machinery.errors import DataError
 from machinery.order import seeding
+from machinery.order.bare import BareIteration
 from machinery.order.batches import PassOrder, SeededFetcher, Share, Split, handed_out as handed_out
 from machinery.order.glance import glance
 from machinery.order.twins import Twins
@@ -301,9 +304,7 @@ def one_pass(
         if type(loader).__iter__ is BareIteration.__iter__:
             return loader.batches(epoch, first, last)
         loader.epoch = epoch  # what the user's own iteration adds to a pass is not to be left out
-    start = partial(
-        replayed, loader, (seed, "pass", epoch), (seed, "fetch", epoch), first, last
-    )
+    start = partial(replayed, loader, (seed, "pass", epoch), (seed, "fetch", epoch), first, last)
     name = getattr(loader, "name", type(loader).__name__)
     batches = handed_out(start, seed, name, epoch, first)
     if epoch == 0 and not _cuts_itself(loader):

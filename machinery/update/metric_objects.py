@@ -14,6 +14,8 @@ from machinery.telling import note_place
 
 #: What a metric may count with.
 _COUNTS = (int, float, list, dict, set, torch.Tensor)
+#: What torchmetrics calls a metric that gives the values of another names.
+_NAMES_CLASSES = "ClasswiseWrapper"
 
 
 class OfAllProcesses:
@@ -131,6 +133,8 @@ def _with_state(metric: Any) -> list[Any]:
         return []
     parts = []
     for part in metric.modules():
+        if type(part).__name__ == _NAMES_CLASSES:  # whose states are those of what it wraps
+            continue
         if hasattr(part, "metric_state") and hasattr(part, "dist_sync_fn"):
             parts.append(part)
     return parts
@@ -222,7 +226,7 @@ def _holds_more(metric: nn.Module) -> bool:
     """
     for module in metric.modules():
         wraps = any(True for _ in module.children())
-        if wraps and not _is_collection(module) and type(module).__name__ != "ClasswiseWrapper":
+        if wraps and not _is_collection(module) and type(module).__name__ != _NAMES_CLASSES:
             return True
     return False
 
