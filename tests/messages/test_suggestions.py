@@ -1453,7 +1453,9 @@ to go on without: {}
 : did you mean {}.{}?
 did you mean {}?
 {}: {}: leave them out
-give max_lr as a list""".splitlines()
+give max_lr as a list
+metrics: two numbers are called {}: give one a "name"
+(each validation set has its own)""".splitlines()
 
 
 #: What only looks like one: help, origins, and what is told beside a suggestion.

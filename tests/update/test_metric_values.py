@@ -146,8 +146,12 @@ def test_what_a_metric_does_not_give_is_told_with_the_first_update(
 
 def test_two_numbers_of_one_name_are_refused(tmp_path):
     metrics = [recall("vector"), {"type": "accuracy", "name": "vector/blue"}]
-    with pytest.raises(ConfigError, match="two numbers are called 'vector/blue'"):
-        tiny.train(settings(tmp_path, *metrics, trainer__epochs=1))
+    with pytest.raises(
+        ConfigError, match="two numbers are called 'vector/blue': give one a \"name\""
+    ):
+        tiny.train(settings(tmp_path / "a", *metrics, **{"trainer__epochs": 1}))
+    metrics[1]["name"] = "blue"
+    assert "vector/blue" in last_row(tiny.train(settings(tmp_path / "b", *metrics)))
 
 
 def test_tables_become_pictures(tmp_path, monkeypatch):
