@@ -149,7 +149,7 @@ def test_two_numbers_of_one_name_are_refused(tmp_path):
     with pytest.raises(
         ConfigError, match="two numbers are called 'vector/blue': give one a \"name\""
     ):
-        tiny.train(settings(tmp_path / "a", *metrics, **{"trainer__epochs": 1}))
+        tiny.train(settings(tmp_path / "a", *metrics, trainer__epochs=1))
     metrics[1]["name"] = "blue"
     assert "vector/blue" in last_row(tiny.train(settings(tmp_path / "b", *metrics)))
 
