@@ -8,6 +8,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
+from machinery.config import installed
 from machinery.config.arguments import Given, with_tensors
 from machinery.config.checking import Checked
 from machinery.config.components import Component, Modules, bind, find, kind_of
@@ -79,7 +80,8 @@ class Factory:
     def _check_section(self, name: str, modules: Modules, required: type | None) -> None:
         """Check the components of a section."""
         for component in self._components(name):
-            given = Given(kind_of(component.path).given)
+            kind = kind_of(component.path)
+            given = Given(kind.given, filled=kind.filled)
             bind(self.source, component, modules, given, required)
             if component.args != component.lasting_args:
                 bind(self.source, component.restored(), modules, given, required)
@@ -154,9 +156,14 @@ class Factory:
             if missing and path == ("arch",) and not self.starting:
                 raise _no_starting_weights(error) from error.__cause__
             raise
-        base = kind_of(path).base()
-        if base is not None and not isinstance(built, base):
-            raise ConfigError(f"{where}: made a {type(built).__name__}, not a {base.__name__}")
+        kind = kind_of(path)
+        base = kind.base()
+        fits = base is None or isinstance(built, base)
+        if kind.schedules and installed.is_schedule(type(built)):
+            fits = True
+        if not fits:
+            what = getattr(base, "__name__", "")
+            raise ConfigError(f"{where}: made a {type(built).__name__}, not a {what}")
         return built
 
     def _freeze(self, model: Any, patterns: list[str]) -> None:

@@ -53,6 +53,10 @@ class ParameterGroup(Section):
 
     params: list[str] = Field(min_length=1)
     """Patterns of their names."""
+    ndim: int | None = Field(None, ge=0)
+    """Of these only those with so many dimensions, such as 2: matrices."""
+    type: Name | None = None
+    """An optimizer of their own, such as "Muon"; the other keys are its arguments."""
 
 
 class Optimizer(Component):
@@ -61,7 +65,8 @@ class Optimizer(Component):
     groups: list[ParameterGroup] = Field(
         [],
         description="Parameters with arguments of their own, by patterns of their names: "
-        '{"params": ["*.bias"], "weight_decay": 0}; one that several match is in the first.',
+        '{"params": ["*.bias"], "weight_decay": 0}; one that several match is in the first. '
+        'They may have an optimizer of their own: {"params": ["*"], "ndim": 2, "type": "Muon"}.',
     )
     loss: bool = False
     """Train the parameters of the loss, too, under names such as "loss.centres"."""

@@ -25,7 +25,7 @@ from machinery.files import ROOT
 _LARGEST = 1_000_000
 _TRACKERS = "trainer.trackers"
 #: The key paths of components.
-_COMPONENT = re.compile(r"\w+|metrics\.\d+|(valid|test)_data_loader\.[\w-]+")
+_COMPONENT = re.compile(r"\w+|metrics\.\d+|optimizer\.groups\.\d+|(valid|test)_data_loader\.[\w-]+")
 #: What timm's names of models on a hub, or in a folder, begin with.
 _HUB = re.compile(r"\s*(hf[-_]hub|local[-_]dir)\s*:", re.IGNORECASE)
 

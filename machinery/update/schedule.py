@@ -22,12 +22,15 @@ def expect_steps(optimizer: Optimizer) -> None:
 def step_scheduler(scheduler: Any, log: Mapping[str, float], monitor: Monitor, loss: str) -> None:
     """Step a scheduler; a plateau looks at a number of the log, and waits where there is none.
 
+    One that counts by itself may look at it, too.
+
     That is what is monitored; if nothing is, the loss, of the (first) validation if there is one.
 
     Args:
         loss: the name of the loss.
     """
-    if not isinstance(scheduler, ReduceLROnPlateau):
+    is_plateau = isinstance(scheduler, ReduceLROnPlateau)
+    if not is_plateau and not getattr(scheduler, "judges", False):
         scheduler.step()
         return
     judged_by = loss
@@ -38,3 +41,5 @@ def step_scheduler(scheduler: Any, log: Mapping[str, float], monitor: Monitor, l
         judged_by = (of_validation or [loss])[0]
     if judged_by in log:
         scheduler.step(log[judged_by])
+    elif not is_plateau:
+        scheduler.step()
