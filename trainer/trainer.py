@@ -168,7 +168,7 @@ class Trainer(BaseTrainer):
         batches = training_batches(self.data_loader, done, last, self.seed)
         batches = self.stop.until(self._sizes.noted(batches, done, self.data_loader))
         with contextlib.closing(self._progress):
-            while True:
+            while not (self.step and self.stop.is_late):
                 fetched = list(islice(batches, self.accumulate))
                 if self.stop.signum is not None:
                     self._leave()
@@ -423,7 +423,7 @@ class Trainer(BaseTrainer):
 
     def judged(self) -> contextlib.AbstractContextManager[None]:
         """Within it, `self.model` is what is evaluated, in evaluation mode."""
-        return networks.evaluating(self._networks(), self._held().with_modes)
+        return networks.evaluating(self._networks(), self._held().with_modes, self.ema)
 
     def _schedule(self, interval: str, log: Log) -> None:
         """Step the scheduler if it steps at this interval; a plateau is judged by a number."""

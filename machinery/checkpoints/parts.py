@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel
 from torch.utils._pytree import tree_leaves
 
 from machinery.errors import CheckpointError
@@ -183,6 +184,8 @@ def state_of(part: Any) -> dict[str, Any]:
 
 def class_of(part: Any) -> str:
     """The class of a part; of a lazy network, which becomes another, that one."""
+    if isinstance(part, AveragedModel):  # as trainers of their own have had it, too
+        return AveragedModel.__name__
     kind = getattr(part, "cls_to_become", None)
     if not isinstance(kind, type):
         kind = type(part)

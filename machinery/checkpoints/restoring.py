@@ -52,6 +52,8 @@ class Position(NamedTuple):
     before: int
     #: Batches in an unfinished epoch; None: nobody knows, or there is none.
     batches: int | None
+    #: How long the run has been trained.
+    seconds: float = 0.0
 
 
 class Start(ABC):
@@ -161,7 +163,7 @@ class FineTuned(_FromFile):
     begins = True
 
     def __init__(self, path: Path, content: Content, config: Checked) -> None:
-        super().__init__(path, content)
+        super().__init__(path, _averaged(path, content))
         self._where = config.source.where(("arch", "skip"))
         self._skip: list[str] = []
         if config.settings.arch is not None:
@@ -219,6 +221,18 @@ class FineTuned(_FromFile):
         for pattern in self._skip:
             skipped.update(fnmatch.filter(weights, pattern))
         return {name: value for name, value in weights.items() if name not in skipped}
+
+
+def _averaged(path: Path, content: Content) -> Content:
+    """What a checkpoint holds, with the average of its weights in their place, if it has one."""
+    if content["classes"].get("ema") != "AveragedModel":
+        return content
+    weights = {}
+    for name, value in content["states"]["ema"].items():
+        if name.startswith("module."):
+            weights[name.removeprefix("module.")] = value
+    _logger.info(f"{path}: the average of its weights is taken, as trainer.ema has judged it")
+    return cast(Content, {**content, "state_dict": weights})
 
 
 class _WithParts(_FromFile):
@@ -360,7 +374,8 @@ class Continued(_WithParts):
                 where = f"{step} batches into an epoch of {batches or length}"
                 raise CheckpointError(f"{self.path} is {where}")
         before = progress.get("before", epochs_done * max(length, 1))
-        return Position(epoch, step, progress["lr"], progress["finished"], before, batches)
+        seconds = progress.get("seconds", 0.0)
+        return Position(epoch, step, progress["lr"], progress["finished"], before, batches, seconds)
 
     def _known_parts(self, held: Held) -> dict[str, Any]:
         """The parts that have a saved state: all of them, but for a converted checkpoint."""

@@ -27,7 +27,10 @@ def check_parts(
     loader, valid_loader = loaders
     names = [*own.loss_terms, *(metric.__name__ for metric in metrics)]
     prefixes = prefixes_of(valid_loader)
-    check_settings(settings, config.where, names, own.log_names, prefixes, own.len_epoch)
+    log_names = own.log_names
+    if type(own).__module__ == "trainer.trainer":
+        log_names = None
+    check_settings(settings, config.where, names, log_names, prefixes, own.len_epoch)
     check_processes(model, loader, metrics, settings.sync_batchnorm)
 
 

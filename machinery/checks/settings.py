@@ -24,7 +24,7 @@ def check_settings(
     settings: TrainerSettings,
     where: Callable[..., str],
     names: Sequence[str],
-    own: Sequence[str],
+    own: Sequence[str] | None,
     prefixes: Sequence[str],
     batches: int,
 ) -> None:
@@ -33,7 +33,7 @@ def check_settings(
     Args:
         where: gives the origin of a key path: `where("trainer", "monitor")`, "config.json:12:5".
         names: of the loss terms and metrics.
-        own: of other numbers that the trainer logs.
+        own: of other numbers that the trainer logs; None: it is the template's, and has none.
         prefixes: of the numbers of each validation set, as of `prefixes_of`.
         batches: in an epoch; 0 if that is not known.
 
@@ -45,7 +45,7 @@ def check_settings(
         *_problems_of_length(settings, batches),
     ]
     lines = [f"{where('trainer', key)}: trainer.{key}: {text}" for key, text in problems]
-    for name in _taken([*names, *own], prefixes):
+    for name in _taken([*names, *(own or ())], prefixes):
         lines.append(f'metrics: the name {name!r} is taken: give the metric a "name" of its own')
     if lines:
         raise ConfigError("\n  ".join(lines))
@@ -69,15 +69,22 @@ def _logged(names: Sequence[str], prefixes: Sequence[str]) -> list[str]:
 
 
 def _problems_of_judging(
-    settings: TrainerSettings, names: Sequence[str], own: Sequence[str], prefixes: Sequence[str]
+    settings: TrainerSettings,
+    names: Sequence[str],
+    own: Sequence[str] | None,
+    prefixes: Sequence[str],
 ) -> Iterator[Problem]:
     """What is wrong with how the best epoch is found, and when to stop for want of a better."""
-    logged = [*_logged(names, prefixes), *own]
+    logged = [*_logged(names, prefixes), *(own or ())]
     monitor = Monitor(settings.monitor, settings.early_stop)
     if monitor.on and monitor.name not in logged:
         metric, slash, _ = monitor.name.partition("/")
         if not slash or metric not in logged:  # else "metric/class", which its first value tells
-            yield Problem("monitor", _unknown_number(monitor.name, names, logged))
+            text = _unknown_number(monitor.name, names, logged)
+            if own is not None:
+                line = f'log_names = ("{monitor.name}",)'
+                text += f"; if the trainer logs it, its class says so: {line}"
+            yield Problem("monitor", text)
     if settings.early_stop and not monitor.on:
         example = logged[0]
         if prefixes:
@@ -94,8 +101,7 @@ def _unknown_number(name: str, names: Sequence[str], logged: Sequence[str]) -> s
         if any(each.startswith("val_") for each in logged):
             hint = " (each validation set has its own)"
         return f"no metric is called {name!r}{hint}; there are: {known}"
-    own = f'if the trainer logs it, its class says so: log_names = ("{name}",)'
-    return f"no metric is called {name!r}; there are: {known}; {own}"
+    return f"no metric is called {name!r}; there are: {known}"
 
 
 def check_first_numbers(

@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
@@ -90,6 +91,25 @@ def check(source: Source, modification: Mapping[Any, Any] | None = None) -> Chec
     if problems:
         raise ConfigError("\n  ".join(dict.fromkeys(problems)))
     return Checked(source, settings, to_plain(source.values), own_keys)
+
+
+def checked_config(config: Any, modification: Mapping[Any, Any] | None) -> Checked:
+    """A config in any of its forms, checked: its values, or the path of a file.
+
+    Args:
+        config: the values of a config, or the path of one.
+        modification: values by key path, as for `check`.
+
+    Raises:
+        ConfigError: with all problems.
+    """
+    if isinstance(config, Checked):
+        return config
+    if isinstance(config, str | Path):
+        config = Source.read(Path(config))
+    elif not isinstance(config, Source):
+        config = Source.of(config)
+    return check(config, modification)
 
 
 def _too_deep(source: Source) -> list[str]:

@@ -51,6 +51,14 @@ class Factory:
         """The origin of the value at a key path, such as "config.json:12:5"."""
         return self.source.where(path)
 
+    def flat(self) -> dict[str, bool | str | int | float]:
+        """What the user has set, by dotted key path, for TensorBoard's hyper-parameters page."""
+        shown = {}
+        for key, value in self.source.flat().items():
+            if isinstance(value, bool | str | int | float) and key != "$schema":
+                shown[key] = value
+        return shown
+
     def check(
         self, required: Mapping[str, type] | None = None, **modules: ModuleType | Modules
     ) -> None:

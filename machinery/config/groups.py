@@ -67,13 +67,18 @@ def grouped(
         _tell(config, index, group, [name for name, _ in taken])
     if rest:
         made.own.insert(0, {"params": list(rest.items())})
-    elif not made.own:
+    _check_grouped(config, made, optimizer)
+    return made
+
+
+def _check_grouped(config: Factory, made: Grouped, optimizer: Any) -> None:
+    """Refuse an optimizer without parameters, and one that cannot be one of several."""
+    if not made.own:
         where = f"{config.where('optimizer', 'type')}: optimizer.type"
         what = f"the groups leave {optimizer.__name__} no parameter"
         raise ConfigError(f"{where}: {what}: leave the type of one of them out")
     if made.others:
         _check_alone(optimizer, f"{config.where('optimizer')}: optimizer")
-    return made
 
 
 def _taken(
