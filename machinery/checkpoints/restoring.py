@@ -247,7 +247,8 @@ class Continued(_WithParts):
                 where = f"{step} batches into an epoch of {batches or length}"
                 raise CheckpointError(f"{self.path} is {where}")
         before = progress.get("before", epochs_done * max(length, 1))
-        return Position(epoch, step, progress["lr"], progress["finished"], before, batches)
+        seconds = progress.get("seconds", 0.0)
+        return Position(epoch, step, progress["lr"], progress["finished"], before, batches, seconds)
 
     def _known_parts(self, held: Held) -> dict[str, Any]:
         """The parts that have a saved state: all of them, but for a converted checkpoint."""

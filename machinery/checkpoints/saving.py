@@ -209,6 +209,7 @@ def _progress(position: Position, fixed: dict[str, Any]) -> Any:
         "finished": position.finished,
         "lr": position.lr,
         "before": position.before,
+        "seconds": position.seconds,
         **fixed,
     }
     if position.step is not None:

@@ -6,7 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from torch import nn
 
@@ -41,6 +41,8 @@ class Position(NamedTuple):
     before: int
     #: Batches in an unfinished epoch; None: nobody knows, or there is none.
     batches: int | None
+    #: How long the run has been trained.
+    seconds: float = 0.0
 
 
 class Start(ABC):
@@ -127,7 +129,7 @@ class FineTuned(FromFile):
     begins = True
 
     def __init__(self, path: Path, content: Content, config: Checked) -> None:
-        super().__init__(path, content)
+        super().__init__(path, _averaged(path, content))
         self._config = config
         self._where = config.source.where(("arch", "skip"))
         self._skip: list[str] = []
@@ -215,3 +217,20 @@ class FineTuned(FromFile):
         for pattern in self._skip:
             skipped.update(fnmatch.filter(weights, pattern))
         return {name: value for name, value in weights.items() if name not in skipped}
+
+
+def _averaged(path: Path, content: Content) -> Content:
+    """What a checkpoint holds, with the average of its weights in their place, if it has one."""
+    if content["classes"].get("ema") != "AveragedModel":
+        return content
+    prefix = "module."
+    weights = {}
+    for name, value in content["states"]["ema"].items():
+        if name.startswith(prefix):
+            weights[name.removeprefix(prefix)] = value
+    left_out = {}
+    for name, value in content.get("frozen", {}).get("ema", {}).items():
+        left_out[name.removeprefix(prefix)] = value
+    _logger.info(f"{path}: the average of its weights is taken, as trainer.ema has judged it")
+    changed: dict[str, Any] = {"state_dict": weights, "frozen": {MODEL: left_out}}
+    return cast(Content, {**content, **changed})

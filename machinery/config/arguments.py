@@ -34,6 +34,8 @@ class Given(NamedTuple):
     names: tuple[str, ...] = ()
     #: More may come with a call.
     later: bool = False
+    #: These are given if the config lacks them.
+    filled: tuple[str, ...] = ()
 
 
 class Accepted(NamedTuple):
@@ -137,6 +139,7 @@ class _Call:
         self._later = given.later
         positional = [p.name for p in parameters if p.kind in _BY_POSITION]
         self._by_program = {*positional[: given.positional], *given.names}
+        self._filled = given.filled
         #: Those that have a name and no default.
         self._needed: list[Parameter] = []
         for parameter in parameters:
@@ -189,7 +192,8 @@ class _Call:
         names = []
         for parameter in self._needed:
             comes_later = self._later and parameter.kind is not Parameter.KEYWORD_ONLY
-            if parameter.name not in self._by_program and not comes_later:
+            known = parameter.name in self._by_program or parameter.name in self._filled
+            if not known and not comes_later:
                 names.append(parameter.name)
         return names
 

@@ -71,6 +71,10 @@ class Kind(NamedTuple):
     of_torch: str = ""
     #: The program's own class that they must be of; whoever looks them up has it.
     required: type | None = None
+    #: Others than that class will do, if they have what a schedule needs.
+    schedules: bool = False
+    #: Arguments that the program gives where the config does not.
+    filled: tuple[str, ...] = ()
     #: Torch's class that parts of installed packages must be of, if it is another.
     of_packages: str = ""
     #: Functions that make one will not do.
@@ -93,7 +97,7 @@ class Kind(NamedTuple):
         named = self.of_packages or self.of_torch
         if self.required is not None or not named:
             return None
-        return installed.Wanted(self.words, _class(named), self.called_later)
+        return installed.Wanted(self.words, _class(named), self.called_later, self.schedules)
 
 
 def _class(name: str) -> type:
@@ -113,7 +117,13 @@ KINDS = {
     "valid_data_loader": _LOADER,
     "test_data_loader": _LOADER,
     "optimizer": Kind("optimizer", of_torch="torch.optim:Optimizer", given=1),
-    "lr_scheduler": Kind("scheduler", of_torch="torch.optim.lr_scheduler:LRScheduler", given=1),
+    "lr_scheduler": Kind(
+        "scheduler",
+        of_torch="torch.optim.lr_scheduler:LRScheduler",
+        schedules=True,
+        filled=("total_steps",),
+        given=1,
+    ),
     "loss": Kind("loss", of_packages="torch.nn:Module", called_later=True),
     "metrics": Kind("metric", of_packages="torch.nn:Module", called_later=True),
     "trainer.type": Kind("trainer", only_classes=True),
@@ -257,8 +267,10 @@ def _class_fits(value: type, kind: Kind) -> bool:
     base = kind.base()
     if inspect.isabstract(value):
         return False
+    if base is not None and issubclass(value, base):
+        return value is not base
     if base is not None:
-        return issubclass(value, base) and value is not base
+        return kind.schedules and installed.is_schedule(value)
     for each in value.__mro__:
         if "__call__" in vars(each):
             return True

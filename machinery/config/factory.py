@@ -8,12 +8,12 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
-from machinery.config import adapters
+from machinery.config import adapters, installed
 from machinery.config.arguments import Given, with_tensors
 from machinery.config.checking import Checked
 from machinery.config.components import ADAPTER, Component, Modules, bind, find, kind_of
 from machinery.config.source import dotted
-from machinery.config.values import KeyPath
+from machinery.config.values import KeyPath, is_sets
 from machinery.config.variables import filled
 from machinery.errors import ConfigError, DataError, UserError
 from machinery.telling import told
@@ -62,6 +62,14 @@ class Factory:
         """The origin of the value at a key path, such as "config.json:12:5"."""
         return self.source.where(path)
 
+    def flat(self) -> dict[str, bool | str | int | float]:
+        """What the user has set, by dotted key path, for TensorBoard's hyper-parameters page."""
+        shown = {}
+        for key, value in self.source.flat().items():
+            if isinstance(value, bool | str | int | float) and key != "$schema":
+                shown[key] = value
+        return shown
+
     def check(
         self, required: Mapping[str, type] | None = None, **modules: ModuleType | Modules
     ) -> None:
@@ -93,7 +101,8 @@ class Factory:
     def _check_section(self, name: str, modules: Modules, required: type | None) -> None:
         """Check the components of a section."""
         for component in self._components(name):
-            given = Given(kind_of(component.path).given)
+            kind = kind_of(component.path)
+            given = Given(kind.given, filled=kind.filled)
             self._bound(component, modules, given, required)
             if component.args != component.lasting_args:
                 bind(self.source, component.restored(), modules, given, required)
@@ -116,7 +125,8 @@ class Factory:
 
         `config.init_obj("optimizer", torch.optim, parameters)` is
         `torch.optim.Adam(parameters, lr=0.001)` where the config says
-        {"type": "Adam", "args": {"lr": 0.001}}. A component that is null or missing gives None.
+        {"type": "Adam", "args": {"lr": 0.001}}. A component that is null or missing gives None,
+        and an object of several by name a dict.
 
         Raises:
             ConfigError: the type or an argument does not exist, or the constructor raises.
@@ -124,8 +134,13 @@ class Factory:
         found = self._components(name)
         if not found:
             return None
-        (component,) = found
         modules = _as_tuple(module)
+        if is_sets(name, self._values[name]):
+            built = {}
+            for component in found:
+                built[component.path[-1]] = self._build(component, modules, args, kwargs)
+            return built
+        (component,) = found
         if component.values.get("starting_args") and self.restored:
             component = component.restored()
         built = self._build(component, modules, args, kwargs)
@@ -181,9 +196,14 @@ class Factory:
             if missing and path == ("arch",) and self.restored:
                 raise _no_starting_weights(error) from error.__cause__
             raise
-        base = kind_of(path).base()
-        if base is not None and not isinstance(built, base):
-            raise ConfigError(f"{where}: made a {type(built).__name__}, not a {base.__name__}")
+        kind = kind_of(path)
+        base = kind.base()
+        fits = base is None or isinstance(built, base)
+        if kind.schedules and installed.is_schedule(type(built)):
+            fits = True
+        if not fits:
+            what = getattr(base, "__name__", "")
+            raise ConfigError(f"{where}: made a {type(built).__name__}, not a {what}")
         return built
 
     def _freeze(self, model: Any, patterns: list[str]) -> None:
@@ -281,7 +301,20 @@ class Factory:
             return []
         if isinstance(value, list):
             return [self._component((*path, i), item) for i, item in enumerate(value)]
+        if is_sets(path[-1], value):
+            return [self._component((*path, key), each) for key, each in value.items()]
         return [self._component(path, value)]
+
+    def sections(self, name: str) -> list[dict[str, Any]]:
+        """The values of the components of a section, as they may be changed."""
+        return [self._at(component.path) for component in self._components(name)]
+
+    def _at(self, path: KeyPath) -> Any:
+        """The value at a key path."""
+        value: Any = self._values
+        for key in path:
+            value = value[key]
+        return value
 
     def _component(self, path: KeyPath, value: Any) -> Component:
         """The component at `path`; a name is one without arguments."""

@@ -54,6 +54,7 @@ _OFFLINE = (
     "torchmetrics.functional.regression",
     "timm.create_model",
     "timm.optim",
+    "timm.scheduler",
     "timm.loss",
     "schedulefree",
     "pytorch_optimizer",
@@ -105,6 +106,8 @@ class Wanted(NamedTuple):
     base: type
     #: Whether functions that only compute will do.
     functions: bool
+    #: Whether any schedule will do.
+    schedules: bool = False
 
 
 def part(type_name: str, wanted: Wanted, own: tuple[str, ...], where: str) -> Any:
@@ -184,6 +187,8 @@ def _fits(module: ModuleType, name: str, wanted: Wanted) -> bool:
         return False
     if inspect.isclass(value):
         is_one = issubclass(value, wanted.base) and value is not wanted.base
+        if wanted.schedules and is_schedule(value):
+            is_one = True
         return is_one and not inspect.isabstract(value)
     if not inspect.isfunction(value):
         return False
@@ -191,6 +196,18 @@ def _fits(module: ModuleType, name: str, wanted: Wanted) -> bool:
         return True
     made = _made_by(value)
     return inspect.isclass(made) and issubclass(made, wanted.base)
+
+
+def is_schedule(kind: type) -> bool:
+    """Whether a class has what a schedule needs, though it is none of torch's, as timm's are."""
+    for name in ("step", "state_dict", "load_state_dict"):
+        if not callable(getattr(kind, name, None)):
+            return False
+    try:
+        parameters = list(inspect.signature(kind).parameters)
+    except (TypeError, ValueError):
+        return False
+    return parameters[:1] == ["optimizer"]
 
 
 def _made_by(function: Any) -> Any:

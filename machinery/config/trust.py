@@ -27,7 +27,9 @@ _TRACKERS = "trainer.trackers"
 #: Sections, and a file that is only read, as every file of weights is.
 _HARMLESS = ("$schema", "trainer", "arch.weights")
 #: The key paths of components.
-_COMPONENT = re.compile(r"\w+|metrics\.\d+|arch\.adapter")
+_COMPONENT = re.compile(
+    r"\w+|metrics\.\d+|arch\.adapter|optimizer\.groups\.\d+|(valid|test)_data_loader\.[\w-]+"
+)
 #: What timm's names of models on a hub, or in a folder, begin with.
 _HUB = re.compile(r"\s*(hf[-_]hub|local[-_]dir)\s*:", re.IGNORECASE)
 

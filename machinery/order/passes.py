@@ -1,15 +1,18 @@
 """Passes over data from any place on, with the DataLoaders and workers that they need."""
 
 import itertools
+import logging
 from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset, default_collate
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, default_collate
 
+from machinery import distributed
 from machinery.errors import DataError
 from machinery.order import seeding
+from machinery.order.bare import BareIteration
 from machinery.order.batches import PassOrder, SeededFetcher, Share, Split, handed_out as handed_out
 from machinery.order.glance import glance
 from machinery.order.twins import Twins
@@ -264,3 +267,55 @@ def _begin_pass(loader: Any, place: tuple[Any, ...]) -> None:
     generator = getattr(loader, "generator", None)
     if generator is not None:  # a DataLoader's own
         generator.manual_seed(seeding.mix(*place))
+
+
+def training_batches(loader: Any, start: int, stop: int, seed: int) -> Iterator[Any]:
+    """Batches `start` up to `stop`, counted from the run's beginning, pass after pass.
+
+    A loader of ours begins at the place itself; a foreign one is read and dropped up to it, so that
+    a resumed run sees what the unbroken one saw.
+    """
+    length = len(loader)
+    if length == 0:
+        why = "fewer samples than a batch, with drop_last?"
+        raise DataError(f"the training loader has no batches: {why}")
+    at = start
+    while at < stop:
+        epoch, first = divmod(at, length)
+        last = min(length, first + stop - at)
+        came = first
+        for batch in one_pass(loader, seed, epoch + 1, first, last):
+            came += 1
+            yield batch
+        if came < last:
+            promised = f"{length} batches that the loader's len promises"
+            told = f"pass {epoch + 1} gave {came} of the {promised}"
+            if came == 0:
+                raise DataError(told)
+            logging.getLogger("data_loader").warning(told)
+        at += last - first
+
+
+def one_pass(
+    loader: Any, seed: int, epoch: int = 0, first: int = 0, last: int | None = None
+) -> Iterator[Any]:
+    """Batches `first` up to `last` (all) of a pass; pass 0, an evaluation, never varies."""
+    if isinstance(loader, BareIteration):
+        if type(loader).__iter__ is BareIteration.__iter__:
+            return loader.batches(epoch, first, last)
+        loader.epoch = epoch  # what the user's own iteration adds to a pass is not to be left out
+    start = partial(replayed, loader, (seed, "pass", epoch), (seed, "fetch", epoch), first, last)
+    name = getattr(loader, "name", type(loader).__name__)
+    batches = handed_out(start, seed, name, epoch, first)
+    if epoch == 0 and not _cuts_itself(loader):
+        return itertools.islice(batches, distributed.rank(), None, distributed.size())
+    return batches
+
+
+def _cuts_itself(loader: Any) -> bool:
+    """Whether each of several processes gets only its share, not everything."""
+    if isinstance(loader, BareIteration):
+        return True
+    if isinstance(getattr(loader, "dataset", None), IterableDataset):  # whose business it is
+        return True
+    return isinstance(getattr(loader, "sampler", None), DistributedSampler)

@@ -116,6 +116,8 @@ class Runtime:
         self.grad_norm: torch.Tensor | None = None
         #: Whether gradients can be derived once more, as AdaHessian does; a trainer may say so.
         self.creates_graph = False
+        #: Averages of the weights, which follow each step.
+        self.followers: list[nn.Module] = []
         self._attended: list[Optimizer] = []
         self._with_modes: list[Any] = []
         self._warned = False
@@ -293,7 +295,7 @@ class Runtime:
 
         put_back = None
         if watch.may_skip:
-            put_back = _keep_step(optimizers)
+            put_back = _keep_step(optimizers, self.followers)
         for optimizer in optimizers:
             optimizer.step(computed_again)  # type: ignore[arg-type]
         accepted = watch.accepts_within(seen, partial(_largest, _weights(optimizers)))
@@ -376,9 +378,13 @@ def _weights(optimizers: Sequence[Optimizer]) -> list[torch.Tensor]:
     return found
 
 
-def _keep_step(optimizers: Sequence[Optimizer]) -> Callable[[], None]:
-    """What puts weights and optimizers back as they are now."""
+def _keep_step(
+    optimizers: Sequence[Optimizer], followers: Sequence[nn.Module]
+) -> Callable[[], None]:
+    """What puts weights and optimizers, and what follows them, back as they are now."""
     weights = _weights(optimizers)
+    for follower in followers:
+        weights += [*follower.parameters(), *follower.buffers()]
     values = [weight.detach().clone() for weight in weights]
     states = [copy.deepcopy(optimizer.state_dict()) for optimizer in optimizers]
 

@@ -1463,6 +1463,8 @@ to go on without: {}
 did you mean {}?
 {}: {}: leave them out
 give max_lr as a list
+metrics: two numbers are called {}: give one a "name"
+(each validation set has its own)
 let the constructor of a trainer of your own say""".splitlines()
 
 
