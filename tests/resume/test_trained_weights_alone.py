@@ -208,7 +208,7 @@ def test_weights_of_r_that_no_file_would_have_are_refused(tmp_path):
     def build(config):
         return tiny.build(ConfigParser(config, launch=Launch("fine-tune", checkpoint=path)))
 
-    with pytest.raises(ConfigError, match=r"trainer\.save: .*w\.pth gives, .*: name it as arch"):
+    with pytest.raises(ConfigError, match=r"trainer\.save: .*w\.pth gives: name it as arch"):
         build(config)
     assert not (tmp_path / "trained").exists()
     build({**config, "arch": {"type": "TinyModel"}})  # all of it is trained
@@ -230,6 +230,26 @@ def test_a_run_may_change_it(tmp_path, before, after):
     assert tiny.digest(again.model) == tiny.digest(unbroken.model)
     content = checkpoint.load(path / "checkpoint-epoch3.pth")
     assert "fc1.weight" in content["state_dict"]
+
+
+def test_the_average_of_trainer_ema_leaves_them_out_too(tmp_path):
+    config = config_of(tmp_path, trainer__ema=0.9)
+    unbroken = tiny.train(config)
+    first = tiny.train(shorter(config, 1))
+    path = file_of(first)
+    content = checkpoint.load(path)
+    assert content["frozen"]["ema"].keys() == {"module.fc1.weight", "module.fc1.bias"}
+    whole = tiny.train(shorter(config_of(tmp_path, "all", trainer__ema=0.9), 1))
+    assert tiny.digest(evaluated(path).model) == tiny.digest(evaluated(file_of(whole)).model)
+    launch = Launch("fine-tune", checkpoint=path)
+    begun = tiny.build(ConfigParser({**config, "trainer": whole.config["trainer"]}, launch=launch))
+    begun.restore()
+    average = evaluated(path).model.state_dict()
+    for name, value in unwrap(begun.model).state_dict().items():
+        assert torch.equal(value, average[name])
+    resumed = tiny.train(config, resume=path)
+    assert tiny.digest(resumed.model) == tiny.digest(unbroken.model)
+    assert tiny.digest(resumed.ema) == tiny.digest(unbroken.ema)
 
 
 class Half(nn.Module):
