@@ -1,5 +1,6 @@
 """A run begins with the weights that `arch.weights` names, and nothing needs the file later."""
 
+import logging
 import re
 
 import pytest
@@ -178,3 +179,18 @@ def test_check_reads_them(tmp_path):
     parser = tiny.command_line("-c", config_file(tmp_path, tmp_path / "w.pth"), "--check")
     with pytest.raises(ConfigError, match=r"above\.json:4:5: arch\.weights: .* does not fit"):
         tiny.build(parser)
+
+
+def test_another_way_to_save_is_still_the_same_run(tmp_path):
+    path = tiny.write_config(tmp_path, trainer__epochs=2)
+    command = ["-c", path, "-r", "auto"]
+    stopped = tiny.interrupted(tiny.command_line(*command), 14)
+    parser = tiny.command_line(*command, "--set", "trainer.save=trained")
+    assert parser.launch.continues and parser.launch.checkpoint == stopped
+
+
+@pytest.mark.parametrize("verbosity", [0, 1])
+def test_what_is_told_is_by_the_verbosity(tmp_path, capfd, verbosity):
+    logging.getLogger("checkpoint").setLevel(logging.DEBUG)
+    tiny.build(config_of(tmp_path, trainer__verbosity=verbosity))
+    assert ("weights from" in capfd.readouterr().out) == bool(verbosity)
