@@ -324,3 +324,32 @@ def test_several_processes_do_as_one(tmp_path):
         assert furthest(weights, alone[0]) < 1e-12
     unbroken = ranks.run(tmp_path, 2, trained_in_ranks, config)[0]
     assert furthest(resumed[0][0], unbroken[0]) == 0
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_stranger_s_starting_args_need_the_user_s_word(tmp_path, whole):
+    trainer = tiny.train(config_of(tmp_path, trainer__epochs=1))
+    content = checkpoint.load(file_of(trainer))
+    content["config"]["arch"]["starting_args"] = {"weights": "https://example.com/w.pth"}
+    if whole:
+        del content["frozen"]
+    checkpoint.save(content, file_of(trainer))
+    if whole:  # they are not used
+        tiny.command_line("-r", file_of(trainer))
+        return
+    with pytest.raises(CheckpointError, match=r"arch\.starting_args\.weights: .* is an address"):
+        tiny.command_line("-r", file_of(trainer))
+
+
+def test_a_stranger_s_weights_run_no_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trainer = tiny.train(config_of(tmp_path, trainer__epochs=1))
+    torch.save({"state_dict": {}, "x": Code()}, tmp_path / "w.pth")
+    with pytest.raises(ConfigError, match=r"arch\.weights: refused: .*globals"):
+        evaluated(file_of(trainer))
+    assert not (tmp_path / "ran").exists()
+
+
+class Code:
+    def __reduce__(self):
+        return (open, ("ran", "w"))
