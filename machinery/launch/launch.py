@@ -150,13 +150,23 @@ class Launch:
         """
         from machinery.checkpoints.starts import Afresh
 
-        if not self._built and self.starting_weights(config) is not None:
-            where = config.source.where(("arch", "weights"))
-            what = 'nothing has read it: config.init_obj("arch", …) does, and builds the network'
-            raise ConfigError(f"{where}: arch.weights: {what}")
+        if not self._built:
+            self._refuse_unread(config)
         if self._given:
             return Afresh()
         return self._start(config)
+
+    def _refuse_unread(self, config: Checked) -> None:
+        """Refuse a network that nobody has built as the config says."""
+        key = ""
+        if config.settings.arch is not None and config.settings.arch.adapter is not None:
+            key = "adapter"
+        if self.starting_weights(config) is not None:
+            key = "weights"
+        if key:
+            where = f"{config.source.where(('arch', key))}: arch.{key}"
+            what = 'nothing has read it: config.init_obj("arch", …) does, and builds the network'
+            raise ConfigError(f"{where}: {what}")
 
     def _start(self, config: Checked) -> "Start":
         from machinery.checkpoints.restoring import start_of

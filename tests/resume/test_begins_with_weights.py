@@ -147,10 +147,15 @@ def test_those_of_r_come_first(tmp_path, capfd):
     assert f"arch.weights is not read: the weights are those of {tmp_path}/other.pth" in said
 
 
-def test_a_network_that_is_built_without_is_refused(tmp_path):
-    parser = ConfigParser(config_of(tmp_path, trainer__monitor="off"))
+@pytest.mark.parametrize("key", ["weights", "adapter"])
+def test_a_network_that_is_built_without_is_refused(tmp_path, key):
+    config = config_of(tmp_path, trainer__monitor="off")
+    if key == "adapter":
+        del config["arch"]["weights"]
+        config["arch"]["adapter"] = {"type": "any"}
+    parser = ConfigParser(config)
     parts = [tiny.TinyModel(), tiny.cross_entropy, [], torch.optim.SGD([torch.zeros(1)], 0.1)]
-    with pytest.raises(ConfigError, match=r"arch\.weights: nothing has read it: config\.init_obj"):
+    with pytest.raises(ConfigError, match=rf"arch\.{key}: nothing has read it: config\.init_obj"):
         Trainer(*parts, parser, torch.device("cpu"), [(torch.ones(2, 6), torch.ones(2))])
     assert not (tmp_path / "runs").exists()
 
