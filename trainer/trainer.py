@@ -76,7 +76,7 @@ class Trainer(BaseTrainer):
         check_methods(type(self), Trainer, criterion, optimizer, config.checked)
         if config.launch.trains:  # before the run folder is made
             loaders = (data_loader, valid_data_loader)
-            check_parts(self, config, metric_ftns, model, loaders)
+            check_parts(self, Trainer, config, metric_ftns, model, loaders)
         super().__init__(model, criterion, metric_ftns, optimizer, config)
         self.device = device
         self.data_loader = data_loader

@@ -11,12 +11,18 @@ from machinery.update.metrics import MetricTracker
 
 
 def check_parts(
-    own: Any, config: Any, metrics: Sequence[Any], model: nn.Module, loaders: tuple[Any, Any]
+    own: Any,
+    template: type,
+    config: Any,
+    metrics: Sequence[Any],
+    model: nn.Module,
+    loaders: tuple[Any, Any],
 ) -> None:
     """Refuse settings that make no sense together, or with the parts.
 
     Args:
         own: the trainer, which is being made.
+        template: the class that has no numbers of its own.
         config: the parsed config.
         loaders: of the training and the validation data.
 
@@ -28,7 +34,7 @@ def check_parts(
     names = [*own.loss_terms, *(metric.__name__ for metric in metrics)]
     prefixes = prefixes_of(valid_loader)
     log_names = own.log_names
-    if type(own).__module__ == "trainer.trainer":
+    if type(own) is template:
         log_names = None
     check_settings(settings, config.where, names, log_names, prefixes, own.len_epoch)
     check_processes(model, loader, metrics, settings.sync_batchnorm)

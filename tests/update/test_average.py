@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import exact
 import ranks
@@ -13,7 +12,6 @@ from exact import furthest
 from examples.ema import EMATrainer
 from machinery.errors import CheckpointError, ConfigError
 from machinery.launch import Launch
-from machinery.update.runtime import unwrap
 from parse_config import ConfigParser
 from tiny import interrupted
 
