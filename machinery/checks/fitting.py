@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from machinery.checks.processes import check_processes
-from machinery.checks.settings import check_first_numbers, check_settings, prefixes_of
+from machinery.checks.settings import check_first_numbers, check_settings, sets_of
 from machinery.update.metrics import MetricTracker
 
 
@@ -32,7 +32,7 @@ def check_parts(
     settings = config.settings.trainer
     loader, valid_loader = loaders
     names = [*own.loss_terms, *(metric.__name__ for metric in metrics)]
-    prefixes = prefixes_of(valid_loader)
+    prefixes = list(sets_of(valid_loader))
     log_names = own.log_names
     if type(own) is template:
         log_names = None
@@ -52,5 +52,5 @@ def check_monitored(own: Any, config: Any, tracker: MetricTracker) -> None:
         ConfigError: with the names that there are.
     """
     settings = config.settings.trainer
-    prefixes = prefixes_of(own.valid_data_loader)
-    check_first_numbers(settings, config.where, tracker, prefixes, own.log_names)
+    sets = sets_of(own.valid_data_loader)
+    check_first_numbers(settings, config.where, tracker, sets, own.log_names)
