@@ -62,6 +62,17 @@ def test_the_average_is_judged_and_the_weights_are_trained(tmp_path):
     assert float(rows[-1][at]) == log["loss"]
 
 
+def test_an_evaluation_within_another_has_the_average(tmp_path):
+    trainer = tiny.train(settings(tmp_path))
+    raw = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    average = averages(trainer)
+    with trainer.judged():
+        with trainer.judged():
+            assert furthest(trainer.model.state_dict(), average) == 0
+        assert furthest(trainer.model.state_dict(), average) == 0
+    assert furthest(trainer.model.state_dict(), raw) == 0
+
+
 @pytest.mark.parametrize(("after", "in_validation"), [(5, False), (16, False), (4, True)])
 def test_a_resume_is_exact(tmp_path, after, in_validation):
     whole = tiny.train(settings(tmp_path / "a"))
