@@ -215,7 +215,7 @@ class Trainer(BaseTrainer):
             raise UserError("a group is begun within another: an update has one after the other")
         if self._attended != self.epoch:
             held = self._held()
-            self.runtime.attend(held.optimizers, held.with_modes)
+            self.runtime.attend(held.optimizers, held.with_modes, self.ema)
             self._attended = self.epoch
         keep = None
         if self._watch.may_skip:  # an update that is skipped must leave no trace
