@@ -76,7 +76,7 @@ class Trainer(BaseTrainer):
         check_methods(type(self), Trainer, criterion, optimizer, config.checked)
         if config.launch.trains:  # before the run folder is made
             loaders = (data_loader, valid_data_loader)
-            check_parts(self, config, metric_ftns, model, loaders)
+            check_parts(self, Trainer, config, metric_ftns, model, loaders)
         super().__init__(model, criterion, metric_ftns, optimizer, config)
         self.device = device
         self.data_loader = data_loader
@@ -215,7 +215,7 @@ class Trainer(BaseTrainer):
             raise UserError("a group is begun within another: an update has one after the other")
         if self._attended != self.epoch:
             held = self._held()
-            self.runtime.attend(held.optimizers, held.with_modes)
+            self.runtime.attend(held.optimizers, held.with_modes, self.ema)
             self._attended = self.epoch
         keep = None
         if self._watch.may_skip:  # an update that is skipped must leave no trace

@@ -6,17 +6,23 @@ from typing import Any
 from torch import nn
 
 from machinery.checks.processes import check_processes
-from machinery.checks.settings import check_first_numbers, check_settings, prefixes_of
+from machinery.checks.settings import check_first_numbers, check_settings, sets_of
 from machinery.update.metrics import MetricTracker
 
 
 def check_parts(
-    own: Any, config: Any, metrics: Sequence[Any], model: nn.Module, loaders: tuple[Any, Any]
+    own: Any,
+    template: type,
+    config: Any,
+    metrics: Sequence[Any],
+    model: nn.Module,
+    loaders: tuple[Any, Any],
 ) -> None:
     """Refuse settings that make no sense together, or with the parts.
 
     Args:
         own: the trainer, which is being made.
+        template: the class that has no numbers of its own.
         config: the parsed config.
         loaders: of the training and the validation data.
 
@@ -26,9 +32,9 @@ def check_parts(
     settings = config.settings.trainer
     loader, valid_loader = loaders
     names = [*own.loss_terms, *(metric.__name__ for metric in metrics)]
-    prefixes = prefixes_of(valid_loader)
+    prefixes = list(sets_of(valid_loader))
     log_names = own.log_names
-    if type(own).__module__ == "trainer.trainer":
+    if type(own) is template:
         log_names = None
     check_settings(settings, config.where, names, log_names, prefixes, own.len_epoch)
     check_processes(model, loader, metrics, settings.sync_batchnorm)
@@ -46,5 +52,5 @@ def check_monitored(own: Any, config: Any, tracker: MetricTracker) -> None:
         ConfigError: with the names that there are.
     """
     settings = config.settings.trainer
-    prefixes = prefixes_of(own.valid_data_loader)
-    check_first_numbers(settings, config.where, tracker, prefixes, own.log_names)
+    sets = sets_of(own.valid_data_loader)
+    check_first_numbers(settings, config.where, tracker, sets, own.log_names)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from machinery.config.settings import TrainerSettings
 from machinery.errors import ConfigError
-from machinery.update.metrics import MetricTracker
+from machinery.update.metrics import MetricTracker, classes_of
 from machinery.update.watching import Monitor
 
 #: Names of the other numbers that are written: in the row of an epoch, and in TensorBoard.
@@ -34,7 +34,7 @@ def check_settings(
         where: gives the origin of a key path: `where("trainer", "monitor")`, "config.json:12:5".
         names: of the loss terms and metrics.
         own: of other numbers that the trainer logs; None: it is the template's, and has none.
-        prefixes: of the numbers of each validation set, as of `prefixes_of`.
+        prefixes: of the numbers of each validation set, as of `sets_of`.
         batches: in an epoch; 0 if that is not known.
 
     Raises:
@@ -51,13 +51,13 @@ def check_settings(
         raise ConfigError("\n  ".join(lines))
 
 
-def prefixes_of(valid_loader: Any) -> list[str]:
-    """What the numbers of each validation set begin with: "val_", "val_NAME_", …; none without."""
+def sets_of(valid_loader: Any) -> dict[str, Any]:
+    """The validation sets, by what their numbers begin with: "val_", or "val_NAME_" of several."""
     if valid_loader is None:
-        return []
+        return {}
     if isinstance(valid_loader, Mapping):
-        return [f"val_{name}_" for name in valid_loader]
-    return ["val_"]
+        return {f"val_{name}_": loader for name, loader in valid_loader.items()}
+    return {"val_": valid_loader}
 
 
 def _logged(names: Sequence[str], prefixes: Sequence[str]) -> list[str]:
@@ -108,7 +108,7 @@ def check_first_numbers(
     settings: TrainerSettings,
     where: Callable[..., str],
     tracker: MetricTracker,
-    prefixes: Sequence[str],
+    sets: Mapping[str, Any],
     own: Sequence[str],
 ) -> None:
     """Refuse a monitored number that its metric does not give: with the first update, it shows.
@@ -116,7 +116,7 @@ def check_first_numbers(
     Args:
         where: gives the origin of a key path.
         tracker: of the training, which has counted a batch.
-        prefixes: of the numbers of each validation set.
+        sets: of validation, as of `sets_of`.
         own: the names of other numbers that the trainer logs.
 
     Raises:
@@ -125,12 +125,10 @@ def check_first_numbers(
     monitor = Monitor(settings.monitor, settings.early_stop)
     if not monitor.on or monitor.name in own:
         return
-    trial = copy.deepcopy(tracker)
     try:
-        names = list(trial.result())
+        logged, tables = _first_numbers(tracker, sets)
     except Exception:  # there is too little to compute; the end of the epoch tells
         return
-    logged = _logged(names, prefixes)
     if monitor.name in logged:
         return
     metric = monitor.name.partition("/")[0]
@@ -139,8 +137,20 @@ def check_first_numbers(
     if of_metric:
         known = ", ".join(of_metric)
         raise ConfigError(f"{origin}: {metric} has no {monitor.name!r}; there are: {known}")
-    if metric in _logged(list(trial.tables), prefixes):
+    if metric in tables:
         raise ConfigError(f"{origin}: {metric} is a table, and no number")
+
+
+def _first_numbers(tracker: MetricTracker, sets: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """The names of the numbers, and of the tables, that training and validation give."""
+    trial = copy.deepcopy(tracker)
+    logged = list(trial.result())
+    tables = list(trial.tables)
+    for prefix, loader in sets.items():
+        trial.classes = classes_of(loader)
+        logged += [prefix + name for name in trial.result()]
+        tables += [prefix + name for name in trial.tables]
+    return logged, tables
 
 
 def _problems_of_length(settings: TrainerSettings, batches: int) -> Iterator[Problem]:
@@ -157,13 +167,16 @@ def _problems_of_length(settings: TrainerSettings, batches: int) -> Iterator[Pro
 def _taken(names: Sequence[str], prefixes: Sequence[str]) -> list[str]:
     """The names that another of the numbers that are written has, too; each once."""
     derived: set[str] = set()
+    of_sets: list[str] = []
     for name in names:
-        derived.add(f"best/{name}")
-        derived.update([prefix + name for prefix in ("val_", *prefixes)])
+        derived.update((f"best/{name}", f"val_{name}"))
+        of_sets += [prefix + name for prefix in prefixes]
+    derived.update(of_sets)
     taken: list[str] = []
     for name in names:
         if name in taken:
             continue
         if name in RESERVED or names.count(name) > 1 or name in derived:
             taken.append(name)
-    return taken
+    # One set may be called as the end of another's name and a metric's beginning.
+    return taken + [name for name in dict.fromkeys(of_sets) if of_sets.count(name) > 1]

@@ -116,8 +116,7 @@ class Runtime:
         self.grad_norm: torch.Tensor | None = None
         #: Whether gradients can be derived once more, as AdaHessian does; a trainer may say so.
         self.creates_graph = False
-        #: Averages of the weights, which follow each step.
-        self.followers: list[nn.Module] = []
+        self._average: nn.Module | None = None
         self._attended: list[Optimizer] = []
         self._with_modes: list[Any] = []
         self._warned = False
@@ -215,14 +214,21 @@ class Runtime:
             warnings.filterwarnings("ignore", ".*backward.*create_graph")
             loss.backward(create_graph=True)
 
-    def attend(self, optimizers: Sequence[Optimizer], with_modes: Sequence[Any]) -> None:
+    def attend(
+        self,
+        optimizers: Sequence[Optimizer],
+        with_modes: Sequence[Any],
+        average: nn.Module | None = None,
+    ) -> None:
         """Know the optimizers of the trainer.
 
         Args:
             optimizers: their gradients are cleared after each step: no checkpoint could hold what
                 is left.
             with_modes: those that have a training mode.
+            average: of the weights, which follows each step.
         """
+        self._average = average
         self._attended = list(optimizers)
         self._with_modes = list(with_modes)
 
@@ -295,7 +301,7 @@ class Runtime:
 
         put_back = None
         if watch.may_skip:
-            put_back = _keep_step(optimizers, self.followers)
+            put_back = _keep_step(optimizers, self._average)
         for optimizer in optimizers:
             optimizer.step(computed_again)  # type: ignore[arg-type]
         accepted = watch.accepts_within(seen, partial(_largest, _weights(optimizers)))
@@ -378,13 +384,11 @@ def _weights(optimizers: Sequence[Optimizer]) -> list[torch.Tensor]:
     return found
 
 
-def _keep_step(
-    optimizers: Sequence[Optimizer], followers: Sequence[nn.Module]
-) -> Callable[[], None]:
-    """What puts weights and optimizers, and what follows them, back as they are now."""
+def _keep_step(optimizers: Sequence[Optimizer], average: nn.Module | None) -> Callable[[], None]:
+    """What puts weights, their average and optimizers back as they are now."""
     weights = _weights(optimizers)
-    for follower in followers:
-        weights += [*follower.parameters(), *follower.buffers()]
+    if average is not None:
+        weights += [*average.parameters(), *average.buffers()]
     values = [weight.detach().clone() for weight in weights]
     states = [copy.deepcopy(optimizer.state_dict()) for optimizer in optimizers]
 

@@ -102,6 +102,13 @@ def test_a_number_that_no_set_has_is_told_with_those_there_are(tmp_path):
         build(settings(tmp_path, valid_data_loader=both, metrics=metrics))
 
 
+def test_sets_whose_numbers_would_have_one_name_are_refused(tmp_path):
+    metrics = [{"type": "accuracy", "name": "few_loss"}]
+    config = settings(tmp_path, valid_data_loader={"a": FEW, "a_few": FEW}, metrics=metrics)
+    with pytest.raises(ConfigError, match="the name 'val_a_few_loss' is taken"):
+        build({**config, "trainer": {**config["trainer"], "monitor": "off"}})
+
+
 def test_a_base_is_laid_below(tmp_path):
     base = tmp_path / "base.json"
     base.write_text(json.dumps(tiny.settings(tmp_path, valid_data_loader=FEW)))

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import exact
 import ranks
@@ -13,7 +12,6 @@ from exact import furthest
 from examples.ema import EMATrainer
 from machinery.errors import CheckpointError, ConfigError
 from machinery.launch import Launch
-from machinery.update.runtime import unwrap
 from parse_config import ConfigParser
 from tiny import interrupted
 
@@ -62,6 +60,17 @@ def test_the_average_is_judged_and_the_weights_are_trained(tmp_path):
     judge.model.load_state_dict(averages(trainer))
     log = judge.evaluate(trainer.valid_data_loader)
     assert float(rows[-1][at]) == log["loss"]
+
+
+def test_an_evaluation_within_another_has_the_average(tmp_path):
+    trainer = tiny.train(settings(tmp_path))
+    raw = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    average = averages(trainer)
+    with trainer.judged():
+        with trainer.judged():
+            assert furthest(trainer.model.state_dict(), average) == 0
+        assert furthest(trainer.model.state_dict(), average) == 0
+    assert furthest(trainer.model.state_dict(), raw) == 0
 
 
 @pytest.mark.parametrize(("after", "in_validation"), [(5, False), (16, False), (4, True)])
@@ -160,13 +169,25 @@ def test_an_optimizer_whose_step_is_taken_back(tmp_path):
     """LBFGS with a NaN: weights and average are as before."""
     from examples.lbfgs.trainer import LBFGSTrainer
 
-    class Spoiling(Spoilt, LBFGSTrainer):
+    class Spoiling(LBFGSTrainer):
+        """The third update's loss is NaN once it is computed again, within the step."""
+
+        updates = 0
+        computed = 0
+
         def _update(self, batches):
             self.updates += 1
+            self.computed = 0
             before = averages(self)
-            LBFGSTrainer._update(self, batches)
-            if self.updates == 3:
-                assert furthest(before, averages(self)) == 0
+            super()._update(batches)
+            assert (furthest(before, averages(self)) == 0) == (self.updates == 3)
+
+        def _forward(self, batch):
+            loss, output, target = super()._forward(batch)
+            self.computed += 1
+            if self.model.training and self.updates == 3 and self.computed > 1:
+                loss = loss * math.nan
+            return loss, output, target
 
     optimizer = {"type": "LBFGS", "args": {"max_iter": 2}}
     changes = {"trainer__on_nan": "skip", "trainer__epochs": 1, "lr_scheduler": None}

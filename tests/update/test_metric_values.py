@@ -11,6 +11,7 @@ import ranks
 import tiny
 from logger.pictures import draw_tables
 from machinery.errors import ConfigError
+from parse_config import ConfigParser
 from tiny import interrupted
 from utils import MetricTracker
 
@@ -109,6 +110,18 @@ def test_classes_without_names_have_numbers(tmp_path):
         config = settings(tmp_path, recall("vector"), data_loader__type=loader.__name__)
         row = last_row(tiny.train({**config, "name": f"N{names and len(names)}"}))
         assert {"vector/0", "val_vector/2"} <= row.keys()
+
+
+def test_only_the_validation_data_has_names(tmp_path):
+    """They may be monitored all the same."""
+    parser = ConfigParser(
+        tiny.settings(tmp_path, metrics=[recall("vector")], trainer__monitor="max val_vector/blue")
+    )
+    loader = parser.init_obj("data_loader", tiny.HERE)
+    valid = loader.split_validation()
+    valid.classes = CLASSES
+    row = last_row(tiny.train(parser, data_loader=loader, valid_data_loader=valid))
+    assert {"vector/1", "val_vector/blue"} <= row.keys()
 
 
 @pytest.mark.parametrize(

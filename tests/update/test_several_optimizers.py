@@ -7,6 +7,8 @@ import torch
 import ranks
 import tiny
 from exact import Exact, furthest
+from machinery.config.source import Source
+from machinery.config.trust import check_foreign
 from machinery.errors import CheckpointError, ConfigError
 from machinery.update.runtime import unwrap
 from tiny import Interrupted
@@ -95,6 +97,22 @@ def test_it_skips_and_accumulates(tmp_path):
     assert {len(group["params"]) for group in trained.optimizer.param_groups} == {1, 2, 3}
     rates = [group["lr"] for group in trained.optimizer.param_groups]
     assert rates == pytest.approx([0.01 * 0.7, 0.01 * 0.7, 0.02 * 0.7])
+
+
+def test_a_group_is_of_parameters_with_just_so_many_dimensions(tmp_path):
+    trainer = build(settings(tmp_path, [{"params": ["*"], "ndim": 1, "weight_decay": 0}]))
+    names = [group["param_names"] for group in trainer.optimizer.param_groups]
+    assert names == [
+        ["fc1.weight", "fc2.weight"],
+        ["fc1.bias", "norm.weight", "norm.bias", "fc2.bias"],
+    ]
+
+
+def test_a_checkpoint_s_group_may_not_reach_out(tmp_path):
+    groups = [{"params": ["*"], "type": "transformers.Adafactor"}]
+    source = Source.of(settings(tmp_path, groups), name="a.pth")
+    with pytest.raises(CheckpointError, match=r"optimizer\.groups\.0"):
+        check_foreign(source, trains=False, new_run=False, unused=())
 
 
 def test_a_resume_takes_another_rate_for_the_rest(tmp_path):
