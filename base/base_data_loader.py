@@ -1,25 +1,17 @@
 """The base of every data loader: its order and randomness depend on the place alone."""
 
-import itertools
 import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import torch
-from torch.utils.data import (
-    DataLoader,
-    DistributedSampler,
-    IterableDataset,
-    Subset,
-    default_collate as torch_default_collate,
-)
+from torch.utils.data import DataLoader, Subset, default_collate as torch_default_collate
 
-from machinery import distributed
-from machinery.errors import DataError
 from machinery.order import passes, seeding, split
 from machinery.order.bare import BareIteration
 from machinery.order.batches import Share
+from machinery.order.epochs import one_pass as one_pass, training_batches as training_batches
 
 
 class BaseDataLoader(BareIteration, DataLoader[Any]):
@@ -145,57 +137,3 @@ class BaseDataLoader(BareIteration, DataLoader[Any]):
         dataset = Subset(split.evaluation_view(self.dataset), split.samples_of(self.valid_sampler))
         options = {**self.init_kwargs, "dataset": dataset, "shuffle": False, "drop_last": False}
         return BaseDataLoader(validation_split=0.0, name=f"{self.name}-valid", **options)
-
-
-def training_batches(loader: Any, start: int, stop: int, seed: int) -> Iterator[Any]:
-    """Batches `start` up to `stop`, counted from the run's beginning, pass after pass.
-
-    A loader of ours begins at the place itself; a foreign one is read and dropped up to it, so that
-    a resumed run sees what the unbroken one saw.
-    """
-    length = len(loader)
-    if length == 0:
-        why = "fewer samples than a batch, with drop_last?"
-        raise DataError(f"the training loader has no batches: {why}")
-    at = start
-    while at < stop:
-        epoch, first = divmod(at, length)
-        last = min(length, first + stop - at)
-        came = first
-        for batch in one_pass(loader, seed, epoch + 1, first, last):
-            came += 1
-            yield batch
-        if came < last:
-            promised = f"{length} batches that the loader's len promises"
-            told = f"pass {epoch + 1} gave {came} of the {promised}"
-            if came == 0:
-                raise DataError(told)
-            logging.getLogger("data_loader").warning(told)
-        at += last - first
-
-
-def one_pass(
-    loader: Any, seed: int, epoch: int = 0, first: int = 0, last: int | None = None
-) -> Iterator[Any]:
-    """Batches `first` up to `last` (all) of a pass; pass 0, an evaluation, never varies."""
-    if isinstance(loader, BaseDataLoader):
-        if type(loader).__iter__ is BaseDataLoader.__iter__:
-            return loader.batches(epoch, first, last)
-        loader.epoch = epoch  # what the user's own iteration adds to a pass is not to be left out
-    start = partial(
-        passes.replayed, loader, (seed, "pass", epoch), (seed, "fetch", epoch), first, last
-    )
-    name = getattr(loader, "name", type(loader).__name__)
-    batches = passes.handed_out(start, seed, name, epoch, first)
-    if epoch == 0 and not _cuts_itself(loader):
-        return itertools.islice(batches, distributed.rank(), None, distributed.size())
-    return batches
-
-
-def _cuts_itself(loader: Any) -> bool:
-    """Whether each of several processes gets only its share, not everything."""
-    if isinstance(loader, BaseDataLoader):
-        return True
-    if isinstance(getattr(loader, "dataset", None), IterableDataset):  # whose business it is
-        return True
-    return isinstance(getattr(loader, "sampler", None), DistributedSampler)
