@@ -41,10 +41,10 @@ class BaseDataLoader(BareIteration, DataLoader[Any]):
     def __init__(
         self,
         dataset: Any,
-        batch_size: int,
-        shuffle: bool,
-        validation_split: float,
-        num_workers: int,
+        batch_size: int = 64,
+        shuffle: bool = True,
+        validation_split: float = 0.0,
+        num_workers: int = 0,
         collate_fn: Callable[[list[Any]], Any] = torch_default_collate,
         *,
         name: str = "train",
@@ -130,10 +130,14 @@ class BaseDataLoader(BareIteration, DataLoader[Any]):
             logging.getLogger("data_loader").info(f"the loader {self.name!r} {what}")
         return split.split_samples(self.n_samples, validation_split)
 
+    def evaluation_data(self) -> Any:
+        """The dataset as validation reads it."""
+        return split.evaluation_view(self.dataset)
+
     def split_validation(self) -> "BaseDataLoader | None":
         """A loader of the held-out samples, in a fixed order and without augmentation; or None."""
         if self.valid_sampler is None:
             return None
-        dataset = Subset(split.evaluation_view(self.dataset), split.samples_of(self.valid_sampler))
+        dataset = Subset(self.evaluation_data(), split.samples_of(self.valid_sampler))
         options = {**self.init_kwargs, "dataset": dataset, "shuffle": False, "drop_last": False}
         return BaseDataLoader(validation_split=0.0, name=f"{self.name}-valid", **options)

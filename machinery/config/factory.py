@@ -10,7 +10,9 @@ from typing import Any
 
 from machinery.config.arguments import Given, with_tensors
 from machinery.config.checking import Checked
-from machinery.config.components import Component, Modules, bind, find, kind_of
+from machinery.config.components import Component, Modules, find, kind_of
+from machinery.config.kinds import holds_parts
+from machinery.config.nested import Builder, bind
 from machinery.config.source import dotted
 from machinery.config.values import KeyPath
 from machinery.config.variables import filled
@@ -140,8 +142,11 @@ class Factory:
         seeding.seed_everything(seed, *draw)
         where = self._named(component)
         arguments = {**self._arguments(component), **kwargs}
+        make = partial(construct, target, args, arguments, where)
+        if holds_parts(path):
+            make = partial(self._loader, component, modules, target, args, arguments)
         try:
-            built = distributed.in_turn(partial(construct, target, args, arguments, where))
+            built = distributed.in_turn(make)
         except ConfigError as error:
             missing = isinstance(error.__cause__, OSError)
             if missing and path == ("arch",) and not self.starting:
@@ -151,6 +156,19 @@ class Factory:
         if base is not None and not isinstance(built, base):
             raise ConfigError(f"{where}: made a {type(built).__name__}, not a {base.__name__}")
         return built
+
+    def _loader(
+        self,
+        component: Component,
+        modules: Modules,
+        target: Any,
+        args: tuple[Any, ...],
+        arguments: Mapping[str, Any],
+    ) -> Any:
+        """A loader, with what is named in its arguments."""
+        builder = Builder(self.source, modules, construct)
+        arguments = builder.arguments(component, target, arguments)
+        return construct(target, args, arguments, self._named(component))
 
     def _freeze(self, model: Any, patterns: list[str]) -> None:
         """Let the parameters that match one of the patterns stay as they are."""

@@ -17,7 +17,9 @@ from machinery import secrets
 from machinery.config.changes import read_value
 from machinery.config.components import KINDS, OWN
 from machinery.config.installed import FETCHING, is_installed, reaches_out
-from machinery.config.source import Entry, Source
+from machinery.config.kinds import holds_parts
+from machinery.config.nested import SECTIONS, found_anywhere
+from machinery.config.source import Entry, Source, dotted
 from machinery.errors import CheckpointError, ConfigError
 from machinery.files import ROOT
 
@@ -26,6 +28,8 @@ _LARGEST = 1_000_000
 _TRACKERS = "trainer.trackers"
 #: The key paths of components.
 _COMPONENT = re.compile(r"\w+|metrics\.\d+")
+#: An argument of a component, or of one in the arguments of a loader.
+_ARGUMENT = re.compile(rf"(.+)\.(?:{'|'.join(SECTIONS)})\.(\w+)")
 #: What timm's names of models on a hub, or in a folder, begin with.
 _HUB = re.compile(r"\s*(hf[-_]hub|local[-_]dir)\s*:", re.IGNORECASE)
 
@@ -191,6 +195,11 @@ def _installed_parts(source: Source) -> dict[str, str]:
         is_named = key != entry.key or key.startswith(("loss", "metrics"))  # else it has a type
         if is_named and _COMPONENT.fullmatch(key) and key.startswith(tuple(KINDS)):
             found[key] = entry.value
+    for name, section in source.values.items():
+        if holds_parts((name,)) and isinstance(section, dict):
+            for part in found_anywhere(section.get("args"), (name, "args")):
+                if is_installed(part.type, OWN):
+                    found[dotted(part.path)] = part.type
     return found
 
 
@@ -201,9 +210,12 @@ def _why_of_part(entry: Entry, parts: dict[str, str]) -> str:
         if reaches_out(name):
             return f"{name} may fetch what it needs, or write it"
         return ""
-    component, _, argument = entry.key.rpartition(".args.")
-    if component in parts and argument in FETCHING and entry.value:
-        return f"{parts[component]} may fetch what {argument} says"
+    argument = _ARGUMENT.fullmatch(entry.key)
+    if argument is None or not entry.value:
+        return ""
+    component, name = argument.groups()
+    if component in parts and name in FETCHING:
+        return f"{parts[component]} may fetch what {name} says"
     return ""
 
 
