@@ -11,7 +11,9 @@ from torch.utils.data import Dataset, Sampler, Subset, SubsetRandomSampler
 from machinery import distributed
 from machinery.errors import DataError, UserError
 from machinery.order import seeding
+from machinery.order.choosing import drawn
 from machinery.order.generators import own_generators, seed_own
+from machinery.order.unreadable import EMPTY as EMPTY, UNREADABLE, LeftOut, Partial, why_not
 from machinery.telling import lost_worker, told
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
@@ -63,6 +65,9 @@ class PassOrder(Sampler[BatchIndex]):
         batch_sampler: says the batches themselves, if given.
         drop_last: leave out a last batch that is smaller.
     """
+
+    #: Of the samples to train on, if they are drawn by weight: float64 [n].
+    weights: np.ndarray[Any, np.dtype[Any]] | None = None
 
     def __init__(
         self,
@@ -143,7 +148,7 @@ class PassOrder(Sampler[BatchIndex]):
 
     def _cut_batches(self, epoch: int, wanted: range) -> Iterator[BatchIndex]:
         """Batches of one size, cut from the order of the pass."""
-        order = self._order(epoch).numpy()
+        order = self.of_pass(epoch).numpy()
         self._samples = {e: known for e, known in self._samples.items() if e == epoch - 1}
         self._samples[epoch] = len(order)
         for k in wanted:
@@ -174,9 +179,13 @@ class PassOrder(Sampler[BatchIndex]):
             return BatchIndex(epoch, k, start, self._size, indices[:1])
         return None
 
-    def _order(self, epoch: int) -> torch.Tensor:
+    def of_pass(self, epoch: int) -> torch.Tensor:
         """The order of a pass: int64 [n]."""
         place = (self.seed, self.name, "order", epoch)
+        if self.weights is not None:
+            if len(self.weights) != self.in_pass():
+                raise DataError("data that is drawn by weight cannot change its length")
+            return torch.from_numpy(self.chosen()[drawn(self.weights, *place)])
         if type(self.sampler) is Split:  # no list of Python integers
             indices = torch.as_tensor(self.sampler.indices)
             if self.shuffle:
@@ -187,6 +196,12 @@ class PassOrder(Sampler[BatchIndex]):
         if self.shuffle:
             return seeding.permutation(len(self.dataset), *place)
         return torch.arange(len(self.dataset))
+
+    def chosen(self) -> Indices:
+        """The samples that a pass is made of, without a sampler of the user's own: int64 [n]."""
+        if type(self.sampler) is Split:
+            return np.asarray(self.sampler.indices, dtype=np.int64)
+        return np.arange(len(self.dataset), dtype=np.int64)
 
     def _listed(self, sampler: Iterable[Any], epoch: int) -> list[Any]:
         """A user's own sampler, listed once for the pass, with its draws seeded by the place."""
@@ -208,13 +223,20 @@ class SeededFetcher(Dataset[Any]):
         dataset: map-style data.
         collate_fn: makes a batch of a list of samples.
         seed, name: of the loader.
+        skips: leave out samples that cannot be read, or are None.
     """
 
     def __init__(
-        self, dataset: Any, collate_fn: Callable[[list[Any]], Any], seed: int, name: str
+        self,
+        dataset: Any,
+        collate_fn: Callable[[list[Any]], Any],
+        seed: int,
+        name: str,
+        skips: bool = False,
     ) -> None:
         self.dataset = dataset
         self.collate_fn = collate_fn
+        self.skips = skips
         self.seed = seed
         self.name = name
         self.look()
@@ -261,23 +283,60 @@ class SeededFetcher(Dataset[Any]):
             self._seed_batch(index)
         with seeding.Rows(self.seed, self.name, index.epoch, index.position, index.stride):
             batch = self._whole.__getitems__(torch.as_tensor(indices))
-        if isinstance(batch, list):
-            return self.collate_fn(batch)
-        return batch
+        if not isinstance(batch, list):
+            return batch
+        left_out = []
+        if self.skips:
+            for i, sample in zip(indices.tolist(), batch, strict=True):
+                if sample is None:
+                    left_out.append(LeftOut(i, "None"))
+            batch = [sample for sample in batch if sample is not None]
+        return self._collated(batch, left_out, index)
 
     def _of_samples(self, index: BatchIndex) -> Any:
         """The batch made of samples, each of which draws what belongs to its place."""
         samples = []
+        left_out: list[LeftOut] = []
         for offset, i in enumerate(index.indices.tolist()):
             place = index.position + offset * index.stride
             self._seed("sample", index.epoch, place)
             try:
-                samples.append(self.dataset[i])
+                sample = self.dataset[i]
             except Exception as error:
+                if self.skips and isinstance(error, UNREADABLE):
+                    left_out.append(LeftOut(i, why_not(error)))
+                    continue
                 error.add_note(f"in sample {i}")
                 raise
+            if sample is None and self.skips:
+                left_out.append(LeftOut(i, "None"))
+            else:
+                samples.append(sample)
         self._seed_batch(index)
-        return self.collate_fn(samples)
+        return self._collated(samples, left_out, index)
+
+    def _collated(self, samples: list[Any], left_out: list[LeftOut], index: BatchIndex) -> Any:
+        """A batch of samples, with a note of those that were left out."""
+        if not left_out:
+            return self.collate_fn(samples)
+        if not samples and index.epoch > 0 and distributed.size() > 1:
+            samples = [self._stand_in(left_out[0].number)]  # the other processes wait for its step
+        batch: Any = EMPTY
+        if samples:
+            batch = self.collate_fn(samples)
+        return Partial(index.batch, batch, left_out)
+
+    def _stand_in(self, index: int) -> Any:
+        """The next sample that can be read, for a batch that counts nothing."""
+        n = len(self.dataset)
+        for i in range(index + 1, index + n):
+            try:
+                sample = self.dataset[i % n]
+            except UNREADABLE:
+                continue
+            if sample is not None:
+                return sample
+        raise DataError("no sample can be read")
 
     def _seed_batch(self, index: BatchIndex) -> None:
         """Seed what is drawn for the batch as a whole, such as MixUp in `collate_fn`."""

@@ -15,6 +15,7 @@ from machinery import distributed
 from machinery.errors import DataError
 from machinery.order import passes
 from machinery.order.bare import BareIteration
+from machinery.order.unreadable import EMPTY, tell_unreadable as tell_unreadable
 from machinery.telling import note_place
 
 
@@ -84,7 +85,7 @@ def training_batches(loader: Any, start: int, stop: int, seed: int) -> Iterator[
     """Batches `start` up to `stop`, counted from the run's beginning, pass after pass.
 
     A loader of ours begins at the place itself; a foreign one is read and dropped up to it, so that
-    a resumed run sees what the unbroken one saw.
+    a resumed run sees what the unbroken one saw. A batch of which no sample can be read is `EMPTY`.
     """
     length = len(loader)
     if length == 0:
@@ -95,7 +96,7 @@ def training_batches(loader: Any, start: int, stop: int, seed: int) -> Iterator[
         epoch, first = divmod(at, length)
         last = min(length, first + stop - at)
         came = first
-        for batch in one_pass(loader, seed, epoch + 1, first, last):
+        for batch in _one_pass(loader, seed, epoch + 1, first, last):
             came += 1
             yield batch
         if came < last:
@@ -111,6 +112,14 @@ def one_pass(
     loader: Any, seed: int, epoch: int = 0, first: int = 0, last: int | None = None
 ) -> Iterator[Any]:
     """Batches `first` up to `last` (all) of a pass; pass 0, an evaluation, never varies."""
+    batches = _one_pass(loader, seed, epoch, first, last)
+    if getattr(loader, "unreadable", None) is None:
+        return batches
+    return (batch for batch in batches if batch is not EMPTY)
+
+
+def _one_pass(loader: Any, seed: int, epoch: int, first: int, last: int | None) -> Iterator[Any]:
+    """As `one_pass`, with what stands for empty batches."""
     if isinstance(loader, BareIteration):
         if type(loader).__iter__ is BareIteration.__iter__:
             return loader.batches(epoch, first, last)

@@ -219,6 +219,8 @@ class Runtime:
 
     def step(self, optimizers: Sequence[Optimizer]) -> None:
         """Clip the gradients, and let optimizers apply them."""
+        if not optimizers:
+            return
         for optimizer in optimizers:
             self._clip(optimizer)
         for optimizer in optimizers:
