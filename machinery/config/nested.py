@@ -279,7 +279,9 @@ class Builder:
         parts = parts_of(loader, target)
         for key in sorted(parts, key=lambda key: key != "dataset"):  # a sampler needs it
             path = (*loader.path, "args", key)
-            if _takes_maker(key, types) and is_component(given[key]):
+            if key.endswith("sampler") and given.get("training") is False:
+                del made[key]  # the test data are read as they are
+            elif _takes_maker(key, types) and is_component(given[key]):
                 made[key] = self._maker(Component(path, given[key]))
             else:
                 made[key] = self._value(given[key], path, _is_of_functions(key, types))

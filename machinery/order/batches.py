@@ -324,7 +324,15 @@ class SeededFetcher(Dataset[Any]):
         batch: Any = EMPTY
         if samples:
             batch = self.collate_fn(samples)
-        return Partial(index.batch, batch, left_out)
+        of_dataset = [each._replace(number=self._in_dataset(each.number)) for each in left_out]
+        return Partial(index.batch, batch, of_dataset)
+
+    def _in_dataset(self, sample: int) -> int:
+        """The number that a sample has beneath the subsets."""
+        if self._whole is None:
+            for subset in self._subsets:
+                sample = int(subset[sample])
+        return sample
 
     def _stand_in(self, index: int) -> Any:
         """The next sample that can be read, for a batch that counts nothing."""

@@ -1,5 +1,6 @@
 """What an owner chooses of a pass: samples by weight, batches by length or by tokens."""
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -52,7 +53,8 @@ class Choice(NamedTuple):
         if self.batch_by and self.weights is not None:
             raise ConfigError("weights and batch_by do not go together: leave one out")
         if self.weights is not None and not shuffle:
-            raise ConfigError("weights draw samples at random: set shuffle to true")
+            what = "weights draw nothing where shuffle is false: each sample is read once"
+            logging.getLogger("data_loader").info(what)
 
     def for_validation(self) -> dict[str, Any]:
         """The options of a loader of the held-out samples, of which each counts once."""

@@ -60,7 +60,7 @@ def choose(order: PassOrder, choice: Choice) -> None:
     Raises:
         ConfigError: the dataset does not say what is asked for.
     """
-    if choice.weights is not None:
+    if choice.weights is not None and order.shuffle:
         order.weights = weights_of(choice.weights, order.dataset, order.chosen())
     if choice.batch_by is None:
         return

@@ -110,7 +110,7 @@ class Reading:
             samples += each
         self._check(samples)
         if samples and distributed.is_main():
-            what = f"{self._shown(samples)} cannot be read, and left out: {_named(samples)}"
+            what = f"{self._shown(samples)} cannot be read, and left out:{_named(samples)}"
             logging.getLogger("data_loader").warning(what)
 
     def _shown(self, samples: list[LeftOut]) -> str:
@@ -120,7 +120,7 @@ class Reading:
     def _check(self, samples: list[LeftOut]) -> None:
         if len(samples) > _MOST * self._in_pass:
             what = f"{self._shown(samples)} cannot be read, more than 1 %"
-            raise DataError(f"{what}: {_named(samples)}")
+            raise DataError(f"{what}:{_named(samples)}")
 
 
 def _named(samples: list[LeftOut]) -> str:
