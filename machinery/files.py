@@ -23,10 +23,17 @@ def project_path(text: str | Path) -> Path:
 
     On Linux and macOS, a backslash is a slash where there is no file of that name.
     """
-    path = ROOT / Path(text).expanduser()
+    path = ROOT / _at_home(str(text))
     if "\\" in str(text) and os.sep == "/" and not path.exists():
-        return ROOT / Path(str(text).replace("\\", "/")).expanduser()
+        return ROOT / _at_home(str(text).replace("\\", "/"))
     return path
+
+
+def _at_home(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # nobody's home: a file of that name
+        return Path(text)
 
 
 def shown(path: Path) -> str:

@@ -258,6 +258,11 @@ def is_to_be_made(value: str) -> bool:
 
 
 def _leads_out(value: str) -> bool:
+    """Whether a text is a path that leads out of the project; a backslash may be a slash."""
+    return any(_is_outside(way) for way in (value, value.replace("\\", "/")))
+
+
+def _is_outside(value: str) -> bool:
     """Whether a text is a path that leads out of the project."""
     try:
         return not _real(value).is_relative_to(ROOT)

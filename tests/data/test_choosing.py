@@ -175,16 +175,14 @@ def test_weights_of_the_samples(given):
     data = Sentences()
     data.heavy = torch.tensor([0.0 if i % 3 else 1.0 + (i > 50) for i in range(101)])
     weights = data.heavy.tolist() if given == "list" else "heavy"
-    seen = []
     loader = loader_of(data, weights=weights)
-    for epoch in range(1, 60):
-        seen += flat(indices(loader.batches(epoch)))
-    assert all(i % 3 == 0 for i in seen)
-    heavy = sum(i > 50 for i in seen)
-    of_training = [i for i in range(0, 101, 3) if i not in loader.valid_sampler.indices]
-    expected = sum(2 for i in of_training if i > 50)
-    expected /= expected + sum(1 for i in of_training if i <= 50)
-    assert heavy / len(seen) == pytest.approx(expected, abs=0.03)
+    seen = torch.tensor(flat(flat(indices(loader.batches(epoch)) for epoch in range(1, 60))))
+    assert (seen % 3 == 0).all()
+    of_training = torch.arange(0, 101, 3)
+    of_training = of_training[~torch.isin(of_training, torch.tensor(loader.valid_sampler.indices))]
+    heavy = (of_training > 50).sum()
+    expected = float(2 * heavy / (len(of_training) + heavy))
+    assert float((seen > 50).float().mean()) == pytest.approx(expected, abs=0.03)
 
 
 def test_weights_draw_nothing_in_an_evaluation(caplog):
