@@ -397,6 +397,11 @@ def test_what_is_wrong_is_told_before_anything_is_built(args, said, monkeypatch)
     assert said in problems_of(args, HERE)
 
 
+def test_an_object_without_its_arguments_is_what_was_suggested():
+    assert "leave them out" in problems_of(with_transform("halved", y=1), HERE)
+    assert loader_of({**with_transform("halved"), "shuffle": False}, HERE).n_samples > 0
+
+
 def test_all_problems_are_told_together():
     args = {**fake(siz=3, transform={"type": "nix"}), "batch_sie": 3, "collate_fn": "nix"}
     said = problems_of(args, HERE)

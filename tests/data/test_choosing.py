@@ -141,6 +141,46 @@ def test_what_makes_no_sense_is_told(options, said):
     assert said in str(caught.value)
 
 
+class Short(Sentences):
+    """Sentences of at most 8 tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = [row[:8] for row in self.rows]
+        self.lengths = self.lengths.clip(max=8)
+
+
+#: Options, what is told of them, and what that suggests.
+HELPED = [
+    ({"batch_by": "tokens"}, "raise batch_size", {"batch_by": "tokens", "batch_size": 30}),
+    ({"batch_by": "tokens"}, "or cut the samples", {"batch_by": "tokens", "dataset": Short()}),
+    (
+        {"batch_by": "length", "drop_last": True},
+        "set it to false",
+        {"batch_by": "length", "drop_last": False},
+    ),
+    ({"batch_by": "length", "weights": "balanced"}, "leave one out", {"batch_by": "length"}),
+    ({"batch_by": "length", "weights": "balanced"}, "leave one out", {"weights": "balanced"}),
+    (
+        {"dataset": tiny.Points(30), "weights": "balanced"},
+        "or give weights as the name of another",
+        {"dataset": tiny.Points(30), "weights": "y"},
+    ),
+    (
+        {"dataset": tiny.Points(30), "weights": "balanced"},
+        "give it an attribute targets",
+        {"dataset": Sentences(), "weights": "balanced"},
+    ),
+]
+
+
+@pytest.mark.parametrize("options, said, right", HELPED)
+def test_what_is_suggested_helps(options, said, right):
+    with pytest.raises(ConfigError, match=said):
+        loader_of(split=0.0, **options)
+    assert loader_of(split=0.0, **right).n_samples > 0
+
+
 @pytest.mark.parametrize(
     "option", [{"weights": "balanced"}, {"batch_by": "length"}, {"skip_unreadable": True}]
 )
