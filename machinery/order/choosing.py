@@ -13,7 +13,7 @@ from machinery.order import seeding
 
 Numbers = np.ndarray[Any, np.dtype[Any]]
 #: Where datasets have the classes of their samples.
-_CLASSES = ("targets", "labels")
+_CLASSES = ("targets", "labels", "label")
 #: Lengths are alike that differ by less than this factor.
 _ALIKE = 1.1
 
@@ -72,13 +72,21 @@ def values_of(dataset: Any, name: str, what: str) -> Numbers:
     """
     if type(dataset) is Subset:
         return values_of(dataset.dataset, name, what)[np.asarray(dataset.indices, dtype=np.int64)]
-    values = getattr(dataset, name, None)
-    if values is None and name in (getattr(dataset, "column_names", None) or ()):
+    values = None
+    if hasattr(dataset, name):
+        values = getattr(dataset, name)
+    elif _has(dataset, name):
         values = dataset[name]
     if values is None:
         kind = type(dataset).__name__
         raise ConfigError(f"{what}: {kind} has no attribute {name!r}, a number for each sample")
     return _checked(torch.as_tensor(values[:]).cpu().numpy(), len(dataset), f"{what}: {name}")
+
+
+def _has(dataset: Any, name: str) -> bool:
+    """Whether a dataset has an attribute, or a column as those of Hugging Face have them."""
+    columns = getattr(dataset, "column_names", None)
+    return hasattr(dataset, name) or (isinstance(columns, list) and name in columns)
 
 
 def _checked(values: Numbers, samples: int, what: str) -> Numbers:
@@ -120,7 +128,7 @@ def _classes(dataset: Any) -> Numbers:
     while type(inner) is Subset:
         inner = inner.dataset
     for name in _CLASSES:
-        if hasattr(inner, name):
+        if _has(inner, name):
             return values_of(dataset, name, "weights")
     kind = type(inner).__name__
     hint = "give it an attribute targets, or give weights as the name of another"
