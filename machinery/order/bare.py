@@ -13,7 +13,8 @@ import torch
 
 from machinery import distributed
 from machinery.order import seeding
-from machinery.order.batches import CLOCK, Share
+from machinery.order.batches import Share
+from machinery.order.fetching import CLOCK
 from machinery.order.outstanding import OUTSTANDING
 from machinery.order.unreadable import EMPTY, Reading
 

@@ -10,8 +10,9 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from machinery.errors import DataError
 from machinery.order import seeding
-from machinery.order.batches import PassOrder, SeededFetcher, Share, Split, handed_out as handed_out
+from machinery.order.batches import PassOrder, Share, Split
 from machinery.order.choosing import Choice as Choice, LengthBatches, values_of, weights_of
+from machinery.order.fetching import SeededFetcher, handed_out as handed_out
 from machinery.order.glance import glance
 from machinery.order.twins import Twins
 from machinery.order.unreadable import Reading

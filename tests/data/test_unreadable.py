@@ -127,6 +127,25 @@ def test_a_list_of_a_whole_batch_may_have_none():
     assert torch.equal(first[0], loader.dataset.x[[0, 1, 2, 4, 6, 7]])
 
 
+@pytest.mark.parametrize("split", [0.0, 0.2])
+def test_a_whole_batch_that_cannot_be_read_is_read_one_by_one(split, caplog):
+    class Whole(Photos):
+        """As Hugging Face's: a list of samples, or an error for all of them."""
+
+        lost = (50, 66)
+
+        def __getitems__(self, indices):
+            if set(indices.tolist()) & {50, 66}:
+                raise self.error
+            return [(self.x[i], self.y[i]) for i in indices.tolist()]
+
+    loader = BaseDataLoader(Whole(), 8, False, split, skip_unreadable=True)
+    read = list(loader) + (list(loader.split_validation()) if split else [])
+    assert sum(len(y) for _, y in read) == 529
+    told = "\n".join(record.message for record in caplog.records)
+    assert "sample 50: OSError: image file is truncated" in told and "sample 66: OSError" in told
+
+
 def test_an_empty_batch_is_none():
     loader = loader_of(batch_size=1, shuffle=False)
     seen = list(loader)
