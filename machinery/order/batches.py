@@ -177,9 +177,13 @@ class PassOrder(Sampler[BatchIndex]):
             return BatchIndex(epoch, k, start, self._size, indices[:1])
         return None
 
+    def place(self, epoch: int) -> tuple[int | str, ...]:
+        """Where the order of a pass is drawn."""
+        return (self.seed, self.name, "order", epoch)
+
     def of_pass(self, epoch: int) -> torch.Tensor:
         """The order of a pass: int64 [n]."""
-        place = (self.seed, self.name, "order", epoch)
+        place = self.place(epoch)
         if self.weights is not None:
             if len(self.weights) != self.in_pass():
                 raise DataError("data that is drawn by weight cannot change its length")

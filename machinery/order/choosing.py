@@ -156,7 +156,7 @@ class LengthBatches:
         lengths: of all samples.
         size: samples in a batch, or tokens: its longest sample times their number.
         by_tokens: which of the two.
-        place: of the loader's order, without the pass; None: it is not random.
+        place: gives where the order of a pass is drawn; None: it is not random.
 
     Raises:
         ConfigError: a sample has more tokens than a batch.
@@ -168,7 +168,7 @@ class LengthBatches:
         lengths: Numbers,
         size: int,
         by_tokens: bool,
-        place: tuple[int | str, ...] | None,
+        place: Callable[[int], tuple[int | str, ...]] | None,
     ) -> None:
         self._order = order
         self._lengths = lengths
@@ -198,7 +198,7 @@ class LengthBatches:
         batches = np.split(samples, starts[1:])
         if self._place is None:
             return iter(batches)
-        shuffled = seeding.permutation(len(batches), *self._place, "batches", self._epoch)
+        shuffled = seeding.permutation(len(batches), *self._place(self._epoch), "batches")
         return iter([batches[k] for k in shuffled.tolist()])
 
     def _in_order(self, samples: Numbers, epoch: int) -> Numbers:

@@ -68,7 +68,7 @@ def choose(order: PassOrder, choice: Choice) -> None:
     lengths = values_of(order.dataset, choice.lengths, "batch_by")
     place = None
     if order.shuffle:
-        place = (order.seed, order.name, "order")
+        place = order.place
     by_tokens = choice.batch_by == "tokens"
     order.batch_sampler = LengthBatches(
         lambda epoch: order.of_pass(epoch).numpy(), lengths, order.batch_size, by_tokens, place
@@ -114,6 +114,8 @@ class OrderedPasses:
         """Draw by another name from the next pass on."""
         self.order.name = name
         self.fetcher.name = name
+        if self.reading is not None:
+            self.reading.name = name
 
     def tell_samplers(self, epoch: int) -> None:
         """Let samplers of the user's own know which pass comes."""

@@ -55,7 +55,7 @@ class Reading:
     """
 
     def __init__(self, name: str) -> None:
-        self._name = name
+        self.name = name
         # By pass, and by the number of the batch.
         self._passes: dict[int, dict[int, list[LeftOut]]] = {}
         self._latest = 0
@@ -114,7 +114,7 @@ class Reading:
             logging.getLogger("data_loader").warning(what)
 
     def _shown(self, samples: list[LeftOut]) -> str:
-        of_pass = f"samples of the loader {self._name!r} in pass {self._latest}"
+        of_pass = f"samples of the loader {self.name!r} in pass {self._latest}"
         return f"{len(samples)} of {self._in_pass} {of_pass}"
 
     def _check(self, samples: list[LeftOut]) -> None:

@@ -103,6 +103,13 @@ def test_a_pass_begins_at_any_batch(by, size, workers):
     assert indices(again.batches(2, 4)) == whole[4:]
 
 
+def test_another_name_draws_other_batches():
+    first, second = (loader_of(batch_by="length", name=name) for name in ("one", "two"))
+    assert indices(first.batches(1)) != indices(second.batches(1))
+    first.rename("two")
+    assert indices(first.batches(1)) == indices(second.batches(1))
+
+
 def test_lengths_of_a_subset_and_under_another_name():
     class Named(Sentences):
         def __init__(self):
