@@ -6,5 +6,6 @@ holds itself; `batches` says which samples a batch has, of those that an owner's
 `passes` begins at any place, with new workers if a `glance` at the dataset tells that it has
 changed, and `twins` are workers that read the same; `epochs` says how many batches one has, and
 gives them; `split` cuts off the validation samples; `bare` keeps the places of loops of the user's
-own, and `outstanding` knows what a batch counts for in them. The data loader of `base/` and the trainer call them.
+own, and `outstanding` knows what a batch counts for in them. The data loader of `base/` and the
+trainer call them.
 """
