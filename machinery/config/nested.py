@@ -22,7 +22,7 @@ from machinery.config.components import OWN, Component, Modules, kind_of
 from machinery.config.kinds import PARTS, holds_parts
 from machinery.config.source import Source, dotted
 from machinery.config.values import KeyPath
-from machinery.errors import ConfigError
+from machinery.errors import ConfigError, DataError
 from machinery.files import project_path
 
 if TYPE_CHECKING:
@@ -328,7 +328,13 @@ class Builder:
         if kind.called_later and not is_class and missing:
             return partial(target, **arguments)
         where = f"{self._source.where(part.path)}: {dotted(part.path)} ({part.type})"
-        made = self._construct(target, (), arguments, where)
+        try:
+            made = self._construct(target, (), arguments, where)
+        except ConfigError as error:
+            if "download" in accepted(target).types and "download=True" in str(error.__cause__):
+                hint = f"--set {dotted(part.path)}.args.download=true fetches it"
+                raise DataError(f"{where}: it is not there, or not whole: {hint}") from error
+            raise
         if not any(hasattr(made, method) for method in (*kind.methods, "__iter__")):
             raise ConfigError(f"{where}: made a {type(made).__name__}, which is no {kind.words}")
         return made

@@ -1,6 +1,7 @@
 """What an owner chooses of a pass: samples by weight, batches by length or by tokens."""
 
 import logging
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -55,6 +56,13 @@ class Choice(NamedTuple):
         if self.weights is not None and not shuffle:
             what = "weights draw nothing where shuffle is false: each sample is read once"
             logging.getLogger("data_loader").info(what)
+
+    def facts(self) -> dict[str, Any]:
+        """What must be the same inside an epoch for a run to go on exactly, in short."""
+        weights = self.weights
+        if isinstance(weights, list):
+            weights = f"a list ({zlib.crc32(repr(weights).encode()):08x})"
+        return {"weights": weights, "batch_by": self.batch_by, "lengths": self.lengths}
 
     def for_validation(self) -> dict[str, Any]:
         """The options of a loader of the held-out samples, of which each counts once."""

@@ -22,7 +22,7 @@ import tiny
 from base import BaseDataLoader
 from data_loader import data_loaders
 from data_loader.data_loaders import DatasetLoader
-from machinery.errors import ConfigError
+from machinery.errors import ConfigError, DataError
 from projects import ROOT
 from utils import DatasetMaker
 
@@ -160,6 +160,20 @@ def test_the_page_shows_cifar(tmp_path, monkeypatch):
     torch.testing.assert_close(x, rows[loader.valid_sampler.indices])
     tested = test_script.test_loader(config, data_loaders)
     assert len(tested.dataset) == 7 and tested.dataset.train is False
+
+
+def test_a_dataset_that_is_not_there_is_told_with_what_fetches_it(tmp_path, monkeypatch):
+    dataset = {"type": "torchvision.datasets.MNIST", "args": {"root": str(tmp_path)}}
+    with pytest.raises(DataError, match="it is not there, or not whole: --set ") as caught:
+        loader_of({"dataset": dataset})
+    (key,) = re.findall(r"--set (\S+)=true fetches it", str(caught.value))
+    assert key == "data_loader.args.dataset.args.download"
+    asked = []
+    monkeypatch.setattr(torchvision.datasets.MNIST, "download", lambda self: asked.append(self))
+    monkeypatch.setattr(torchvision.datasets.MNIST, "_check_exists", lambda self: bool(asked))
+    monkeypatch.setattr(torchvision.datasets.MNIST, "_load_data", lambda self: ([1, 2], [0, 1]))
+    args = {"dataset": {**dataset, "args": {**dataset["args"], "download": True}}}
+    assert loader_of(args).n_samples == 2 and len(asked) == 1
 
 
 class Names(Dataset):

@@ -13,7 +13,7 @@ import exact
 import ranks
 import tiny
 from base import BaseDataLoader
-from machinery.errors import ConfigError, Stopped
+from machinery.errors import CheckpointError, ConfigError, Stopped
 from machinery.order.choosing import LengthBatches, _rounded_up
 from trainer import Trainer
 
@@ -337,6 +337,41 @@ def test_a_stop_inside_an_epoch_changes_nothing(tmp_path, args, kind):
     resumed.train()
     assert tiny.digest(resumed.model) == tiny.digest(unbroken.model)
     assert tiny.rows(resumed) == tiny.rows(unbroken)
+
+
+OTHERS = [
+    ({"batch_by": "length"}, {"batch_by": "tokens"}, "batch_by length -> tokens"),
+    ({"weights": "balanced"}, {"weights": None}, "weights balanced -> None"),
+    ({"weights": [1.0] * 101}, {"weights": [2.0] * 100 + [1.0]}, r"weights a list \(\w+\) -> a"),
+]
+
+
+@pytest.mark.parametrize("before, after, said", OTHERS, ids=["by", "balanced", "list"])
+def test_inside_an_epoch_the_choice_stays(tmp_path, before, after, said):
+    config = settings(tmp_path / "a", **before)
+    config["data_loader"]["args"]["batch_size"] = 30 if "batch_by" in before else 7
+    config["trainer"]["accumulate"] = 1
+    kind = type("Stops", (tiny.Interrupted, OfSentences), {"after": 2})
+    stopped = tiny.build(config, trainer_class=kind)
+    with pytest.raises(Stopped):
+        stopped.train()
+    path = tiny.newest(stopped.checkpoint_dir)
+    assert "-step" in path.name
+    config["data_loader"]["args"].update(after)
+    with pytest.raises(CheckpointError, match=said):
+        tiny.build(config, resume=path, trainer_class=OfSentences).train()
+
+
+def test_between_epochs_the_choice_may_be_another(tmp_path):
+    config = settings(tmp_path / "a", batch_by="length", batch_size=7)
+    first = tiny.build(config, trainer_class=OfSentences)
+    first.train()
+    config["data_loader"]["args"].update(batch_by=None, weights="balanced")
+    config["trainer"]["epochs"] = 3
+    path = tiny.newest(first.checkpoint_dir)
+    goes_on = tiny.build(config, resume=path, trainer_class=OfSentences)
+    goes_on.train()
+    assert goes_on.epoch == 3
 
 
 def test_the_batches_of_a_pass_are_cut_from_its_order():
