@@ -382,18 +382,9 @@ class BaseTrainer(ClassicNames, ABC):
     def _finish(self, idle: bool) -> None:
         """Say what came out and what to do with it."""
         if self.config.launch.checking:
-            self._finish_check(idle)
+            self.logger.info(outcome.checked(self._checkpoints, self.config, self._held(), idle))
             return
         goal = outcome.Goal(self.epochs, self.settings.max_time or "", self.stop.is_late)
         args = (self.monitor, self._held(), goal, self.epoch, idle)
         for line in outcome.summary(self._checkpoints, *args):
             self.logger.info(line)
-
-    def _finish_check(self, idle: bool) -> None:
-        """Read back what was saved, as a continued run would."""
-        newest = self._checkpoints.newest
-        idle = idle or newest is None
-        if newest is not None and not idle:
-            start = self.config.launch.continued(newest).start(self.config.checked)
-            start.restore(self._held(), self.config.run.environment)
-        self.logger.info(outcome.check_passed(idle))

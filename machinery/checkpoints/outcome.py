@@ -175,15 +175,20 @@ def whereabouts(run: Run) -> str:
     return told
 
 
-def check_passed(idle: bool) -> str:
-    """What has been tried, in words.
+def checked(checkpoints: Checkpoints, config: Any, held: Held, idle: bool) -> str:
+    """Read back what was saved, as a continued run would; what has been tried, in words.
 
     Args:
+        config: the parsed config.
         idle: there was nothing left to train.
     """
-    done = "trained, validated, saved and read back"
-    if idle:
+    newest = checkpoints.newest
+    if idle or newest is None:
         done = "the run is at its end"
+    else:
+        start = config.launch.continued(newest).start(config.checked)
+        start.restore(held, checkpoints.run.environment)
+        done = "trained, validated, saved and read back"
     return f"check passed: {done}; nothing of it is kept"
 
 

@@ -153,7 +153,11 @@ def fixed_facts(
         accumulate, batches: batches in an update, and in an epoch.
         metrics: which have names.
     """
+    chosen = {}
+    if hasattr(loader, "choice"):
+        chosen = loader.choice.facts()
     return {
+        **chosen,
         "validation_split": getattr(loader, "validation_split", None),
         "batch_size": getattr(loader, "batch_size", None),
         "shuffle": getattr(loader, "shuffle", None),

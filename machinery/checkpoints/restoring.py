@@ -33,7 +33,16 @@ from machinery.order.bare import BareIteration
 State = dict[str, Any]
 _logger = logging.getLogger("checkpoint")
 #: What may be another between two epochs.
-_FREE_BETWEEN_EPOCHS = ("batch_size", "accumulate", "batches", "shuffle", "metrics")
+_FREE_BETWEEN_EPOCHS = (
+    "batch_size",
+    "accumulate",
+    "batches",
+    "shuffle",
+    "metrics",
+    "weights",
+    "batch_by",
+    "lengths",
+)
 
 
 def start_of(

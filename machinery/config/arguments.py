@@ -36,6 +36,10 @@ class Given(NamedTuple):
     later: bool = False
     #: These are given if the config lacks them.
     filled: tuple[str, ...] = ()
+    #: Arguments of the config that objects are made of, whose types nobody knows yet.
+    objects: tuple[str, ...] = ()
+    #: Arguments that the config gives in another place.
+    elsewhere: tuple[str, ...] = ()
 
 
 class Accepted(NamedTuple):
@@ -118,7 +122,7 @@ def argument_problems(
             here = (*path, key)
             problems.append(f"{source.where(here)}: {dotted(here)}: {problem}")
     for name in call.required():
-        if name not in args:
+        if name not in args and name not in given.elsewhere:
             problems.append(f"{source.where(path)}: {dotted(path)}: {call.name} needs {name!r}")
     return problems
 
@@ -137,6 +141,7 @@ class _Call:
         self._accepted = accepted(target)
         self._is_class = inspect.isclass(target)
         self._later = given.later
+        self._objects = given.objects
         positional = [p.name for p in parameters if p.kind in _BY_POSITION]
         self._by_program = {*positional[: given.positional], *given.names}
         self._filled = given.filled
@@ -152,6 +157,8 @@ class _Call:
             return f"the program gives {self.name} its {key}: leave it out"
         types = self._accepted.types
         if key in types:
+            if key in self._objects:
+                return None
             makes_tensor = takes_tensor(types[key]) and is_numbers(value)
             if self._is_class and makes_tensor:
                 return None
@@ -208,6 +215,8 @@ def type_problem(name: str, key: str, annotation: Any, value: Any) -> str | None
     """
     if isinstance(value, str) and value in _enum_names(annotation):
         return None
+    if _takes(annotation, "dtype") and dtype_called(value) is not None:
+        return None
     try:
         adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
     except Exception:  # an annotation that pydantic does not know
@@ -239,10 +248,38 @@ def _enum_names(annotation: Any) -> set[str]:
 
 def takes_tensor(annotation: Any) -> bool:
     """Whether an argument may be a tensor."""
+    return _takes(annotation, "Tensor")
+
+
+def _takes(annotation: Any, name: str) -> bool:
+    """Whether an argument may be of a class of torch's."""
     for each in (annotation, *typing.get_args(annotation)):
-        if inspect.isclass(each) and (each.__module__, each.__name__) == ("torch", "Tensor"):
+        if inspect.isclass(each) and (each.__module__, each.__name__) == ("torch", name):
             return True
     return False
+
+
+def dtype_called(value: Any) -> Any:
+    """Torch's dtype of a name such as "float32" or "torch.float32"; None if there is none."""
+    import torch
+
+    found = None
+    if isinstance(value, str):
+        found = getattr(torch, value.removeprefix("torch."), None)
+    if isinstance(found, torch.dtype):
+        return found
+    return None
+
+
+def member_called(annotation: Any, value: Any) -> Any:
+    """The member of an enum that a text names, by its name or value; else the text."""
+    for each in (annotation, *typing.get_args(annotation)):
+        if not (isinstance(value, str) and inspect.isclass(each) and issubclass(each, enum.Enum)):
+            continue
+        for member in each:
+            if value in (member.name, member.value):
+                return member
+    return value
 
 
 def is_numbers(value: Any) -> bool:
@@ -257,7 +294,7 @@ def is_numbers(value: Any) -> bool:
 
 
 def with_tensors(target: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a class, a list of numbers being a tensor where one is wanted.
+    """The arguments of a class, with the tensors and dtypes that lists of numbers and names mean.
 
     Raises:
         ValueError: the lists in a list have several lengths.
@@ -271,6 +308,8 @@ def with_tensors(target: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
             import torch
 
             made[name] = torch.tensor(value, dtype=torch.get_default_dtype())
+        elif _takes(types.get(name), "dtype") and dtype_called(value) is not None:
+            made[name] = dtype_called(value)
     return made
 
 

@@ -11,7 +11,9 @@ from typing import Any
 from machinery.config import adapters, installed
 from machinery.config.arguments import Given, with_tensors
 from machinery.config.checking import Checked
-from machinery.config.components import ADAPTER, Component, Modules, bind, find, kind_of
+from machinery.config.components import ADAPTER, Component, Modules, find, kind_of
+from machinery.config.kinds import Kind, holds_parts
+from machinery.config.nested import Builder, bind
 from machinery.config.source import dotted
 from machinery.config.values import KeyPath, is_sets
 from machinery.config.variables import filled
@@ -189,22 +191,31 @@ class Factory:
         seeding.seed_everything(seed, *draw)
         where = self._named(component)
         arguments = {**self._arguments(component), **kwargs}
+        make = partial(construct, target, args, arguments, where)
+        if holds_parts(path):
+            make = partial(self._loader, component, modules, target, args, arguments)
         try:
-            built = distributed.in_turn(partial(construct, target, args, arguments, where))
+            built = distributed.in_turn(make)
         except ConfigError as error:
             missing = isinstance(error.__cause__, OSError)
             if missing and path == ("arch",) and self.restored:
                 raise _no_starting_weights(error) from error.__cause__
             raise
-        kind = kind_of(path)
-        base = kind.base()
-        fits = base is None or isinstance(built, base)
-        if kind.schedules and installed.is_schedule(type(built)):
-            fits = True
-        if not fits:
-            what = getattr(base, "__name__", "")
-            raise ConfigError(f"{where}: made a {type(built).__name__}, not a {what}")
+        _check_made(built, kind_of(path), where)
         return built
+
+    def _loader(
+        self,
+        component: Component,
+        modules: Modules,
+        target: Any,
+        args: tuple[Any, ...],
+        arguments: Mapping[str, Any],
+    ) -> Any:
+        """A loader, with what is named in its arguments."""
+        builder = Builder(self.source, modules, construct)
+        arguments = builder.arguments(component, target, arguments)
+        return construct(target, args, arguments, self._named(component))
 
     def _freeze(self, model: Any, patterns: list[str]) -> None:
         """Let the parameters that match one of the patterns stay as they are."""
@@ -354,6 +365,16 @@ def construct(
         if isinstance(error, OSError) and "data_loader" in where:
             raise DataError(message) from error
         raise ConfigError(message) from error
+
+
+def _check_made(built: Any, kind: Kind, where: str) -> None:
+    """Refuse what a function has made if it is not of the kind."""
+    base = kind.base()
+    if base is None or isinstance(built, base):
+        return
+    if kind.schedules and installed.is_schedule(type(built)):
+        return
+    raise ConfigError(f"{where}: made a {type(built).__name__}, not a {base.__name__}")
 
 
 def _no_starting_weights(error: ConfigError) -> ConfigError:

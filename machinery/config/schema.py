@@ -12,7 +12,7 @@ from pydantic import BaseModel, Discriminator, Field, Tag
 
 from machinery.config.settings import Section, TrainerSettings
 from machinery.config.values import KeyPath, is_sets
-from machinery.files import ROOT
+from machinery.files import project_path
 
 #: Without control characters.
 Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -152,7 +152,7 @@ class Config(Section):
     @property
     def runs_folder(self) -> Path:
         """The folder of the experiment's runs, with their checkpoints."""
-        return ROOT / self.trainer.save_dir / "models" / self.name
+        return project_path(self.trainer.save_dir) / "models" / self.name
 
 
 #: Sections whose keys are known; below `args` the signature decides.

@@ -250,6 +250,8 @@ class Runtime:
         Raises:
             ConfigError: one takes second derivatives, and the gradients have no graph.
         """
+        if not optimizers:
+            return
         for optimizer in optimizers:
             self._clip(optimizer)
         for optimizer in optimizers:

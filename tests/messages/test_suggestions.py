@@ -129,7 +129,7 @@ class FrailImages(InMemoryImages):
         if torch.utils.data.get_worker_info():
             os._exit(1)
         FrailImages.calls += 1
-        if FrailImages.calls > 12 and (ROOT / "broken").exists():
+        if FrailImages.calls > 12 and project_path("broken").exists():
             raise OSError("the disk is gone")
         return super().__getitems__(indices)
 
@@ -1406,7 +1406,8 @@ SUGGESTION = re.compile(
 )
 #: Those that are followed in functions of their own, in this order; the last ones in
 #: config/test_secrets.py, config/test_trust.py, config/test_installed.py,
-#: update/test_parameter_groups.py and config/test_words_for_optimizers.py.
+#: update/test_parameter_groups.py, config/test_words_for_optimizers.py, config/test_nested.py,
+#: data/test_choosing.py and messages/test_first_batch.py.
 FOLLOWED = """what to train: -c {}
 -r auto needs
 may be its "base"
@@ -1465,7 +1466,15 @@ did you mean {}?
 give max_lr as a list
 metrics: two numbers are called {}: give one a "name"
 (each validation set has its own)
-let the constructor of a trainer of your own say""".splitlines()
+let the constructor of a trainer of your own say
+an object takes no arguments: leave them out
+say what the test data have in place of its args
+give it an attribute targets, or give weights
+"balanced" needs the class of each sample
+drop_last has no effect beside batch_by: set
+weights and batch_by do not go together: leave
+raise batch_size, or cut the samples
+say in trainer/trainer.py what it means""".splitlines()
 
 
 #: What only looks like one: help, origins, and what is told beside a suggestion.
