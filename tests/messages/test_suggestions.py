@@ -1466,6 +1466,8 @@ did you mean {}?
 give max_lr as a list
 metrics: two numbers are called {}: give one a "name"
 (each validation set has its own)
+leave the type of one of them out
+the groups leave {} no parameter
 let the constructor of a trainer of your own say
 an object takes no arguments: leave them out
 say what the test data have in place of its args
