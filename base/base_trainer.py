@@ -152,7 +152,7 @@ class BaseTrainer(Monitored, ABC):
     def _fixed(self) -> dict[str, Any]:
         """As it is at the start: data may change from epoch to epoch."""
         return parts.fixed_facts(
-            self.data_loader, self.seed, self.accumulate, self.len_epoch, self.metric_ftns
+            self.data_loader, self.config, self.accumulate, self.len_epoch, self.metric_ftns
         )
 
     @property

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._pytree import tree_leaves
 
+from machinery.config.factory import Factory
 from machinery.errors import CheckpointError
 from machinery.order.bare import BareIteration
 from machinery.update.runtime import unwrap
@@ -131,13 +132,13 @@ def begin_epoch(attributes: Mapping[str, Any], epoch: int) -> None:
 
 
 def fixed_facts(
-    loader: Any, seed: int, accumulate: int, batches: int, metrics: Sequence[Any]
+    loader: Any, config: Factory, accumulate: int, batches: int, metrics: Sequence[Any]
 ) -> dict[str, Any]:
     """What must be the same for a run to go on exactly, as in `Held`.
 
     Args:
         loader: of the training data.
-        seed: of the run.
+        config: of the run, which has its seed.
         accumulate, batches: batches in an update, and in an epoch.
         metrics: which have names.
     """
@@ -145,7 +146,8 @@ def fixed_facts(
         "validation_split": getattr(loader, "validation_split", None),
         "batch_size": getattr(loader, "batch_size", None),
         "shuffle": getattr(loader, "shuffle", None),
-        "seed": seed,
+        "seed": config.settings.seed,
+        "seeded_by_script": config.script_seed is not None,
         "samples": getattr(loader, "n_samples", None),
         "accumulate": accumulate,
         "batches": batches,

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from machinery.config.changes import override
 from machinery.config.schema import SECTIONS, Config, NamedComponent
+from machinery.config.scripts import Seeding as Seeding
 from machinery.config.settings import TrainerSettings
 from machinery.config.source import Source, dotted, leaves, to_plain
 from machinery.config.values import KeyPath, in_words, nearest
@@ -44,6 +45,8 @@ class Checked(NamedTuple):
     #: The same as they were given, for whoever reads and changes them.
     values: dict[str, Any]
     own_keys: tuple[OwnKey, ...]
+    #: Whose seed the run has, where there is none in the config.
+    seeding: Seeding = Seeding()
 
     def tell_own_keys(self, logger: logging.Logger) -> None:
         """Name the keys of the user's own, and secrets.

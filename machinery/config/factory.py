@@ -3,11 +3,13 @@
 import copy
 import fnmatch
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import ModuleType
 from typing import Any
 
+from machinery.config import scripts
 from machinery.config.arguments import Given, with_tensors
 from machinery.config.checking import Checked
 from machinery.config.components import Component, Modules, bind, find, kind_of
@@ -39,6 +41,26 @@ class Factory:
         self._values = checked.values
         #: Whether weights start here, rather than being a checkpoint's.
         self.starting = True
+        #: The script's seed, where the run has it.
+        self.script_seed: int | None = None
+        self._settled = False
+        self._take_script_seed()
+
+    def _take_script_seed(self) -> None:
+        """Let the seed be the script's, if it has set one so far and the config has none."""
+        self.script_seed = scripts.script_seed(self.checked.seeding, self.script_seed)
+        if self.script_seed is not None:
+            self.settings.seed = self.script_seed
+
+    def _settle_seed(self) -> None:
+        """Settle the seed as the first component is built; a script may have set it by then."""
+        if self._settled:
+            return
+        self._settled = True
+        self._take_script_seed()
+        if self.script_seed is not None:
+            what = scripts.told(self.checked.seeding, self.script_seed)
+            logging.getLogger("config").info(what)
 
     def __getitem__(self, name: str) -> Any:
         return self._values[name]
@@ -128,16 +150,18 @@ class Factory:
         from machinery import distributed
         from machinery.order import process_wide, seeding
 
+        self._settle_seed()
         path, seed = component.path, self.settings.seed
         given = Given(len(args), tuple(kwargs))
         target = bind(self.source, component, modules, given)
-        seeding.set_root_seed(seed)
+        seeding.set_root_seed(seed, follows_script=self.script_seed is not None)
         process_wide.use_threads(self.settings.trainer.threads)
         # Randomness in a constructor depends on the component alone, not on what was built before.
         draw: KeyPath = ("init",)
         if path != ("arch",):
             draw = ("init", *path)
-        seeding.seed_everything(seed, *draw)
+        if self.script_seed is None:  # else it draws from where the script has come
+            seeding.seed_everything(seed, *draw)
         where = self._named(component)
         arguments = {**self._arguments(component), **kwargs}
         try:

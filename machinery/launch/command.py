@@ -9,7 +9,7 @@ from typing import Literal
 from machinery.checkpoints import run_folder
 from machinery.checkpoints.run import Run
 from machinery.config.changes import set_option
-from machinery.config.checking import Checked, check
+from machinery.config.checking import Checked, Seeding, check
 from machinery.config.source import Source, differences, replace
 from machinery.config.trust import check_foreign
 from machinery.config.variables import check_known
@@ -59,14 +59,32 @@ def read_command(command: Command, evaluating: bool, partial: bool) -> tuple[Che
         find_run(launch, checked)
     if launch.continues:
         _continue(launch, checked, moved=auto)
-    return checked, launch
+    return checked._replace(seeding=_seeding(launch, checked, partial)), launch
 
 
 def read_run(path: str | Path) -> tuple[Checked, Launch]:
     """The config of a checkpoint, or of a run folder's best, which is to be evaluated."""
     launch = Launch("evaluate", args=argparse.Namespace(config=None, set=[]))
     read_start(launch, str(path))
-    return check(_read_source(launch, partial=False, unused=_WITHOUT_DATA)), launch
+    checked = check(_read_source(launch, partial=False, unused=_WITHOUT_DATA))
+    return checked._replace(seeding=_seeding(launch, checked, by_script=False)), launch
+
+
+def _seeding(launch: Launch, checked: Checked, by_script: bool) -> Seeding:
+    """Whose seed the run has, where its config says none.
+
+    Args:
+        by_script: the script is not the template's own, and may have set one.
+    """
+    if "seed" in checked.source.values:
+        return Seeding()
+    content = launch.content()
+    if launch.begins or content is None:
+        return Seeding(of_script=by_script)
+    progress = content.get("progress") or {}
+    if progress.get("seeded_by_script"):
+        return Seeding(of_run=int(progress["seed"]))
+    return Seeding(of_script=by_script and "seed" not in progress)
 
 
 def _refuse_too_little(args: argparse.Namespace, evaluating: bool, auto: bool) -> None:

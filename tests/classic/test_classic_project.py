@@ -45,7 +45,8 @@ def test_it_trains_and_validates_once_an_epoch(project):
     run = run_folder(folder)
     table = rows(run)
     assert [row["epoch"] for row in table] == ["1", "2", "3"]
-    assert float(table[-1]["val_hit_rate"]) > 0.8
+    assert float(table[-1]["val_hit_rate"]) > 0.6
+    assert float(table[-1]["val_loss"]) < float(table[0]["val_loss"])
     state = checkpoint.load(run / "checkpoint-epoch3.pth")
     # Stepped three times, once an epoch: 0.02 falls tenfold after two epochs.
     assert state["states"]["lr_scheduler"]["last_epoch"] == 3
