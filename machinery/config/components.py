@@ -4,7 +4,9 @@ import importlib
 import inspect
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -67,6 +69,10 @@ class Kind(NamedTuple):
     given: int = 0
     #: Functions are called with more arguments than the config gives.
     called_later: bool = False
+    #: Torch's class itself will do, not only what derives from it.
+    itself: bool = False
+    #: Nobody knows what it is to be: a section of the user's own.
+    anything: bool = False
 
     def base(self) -> type | None:
         """The class that they must be of; None: anything that can be called will do."""
@@ -90,7 +96,7 @@ def _class(name: str) -> type:
     return getattr(importlib.import_module(module), name)
 
 
-_LOADER = Kind("data loader", of_torch="torch.utils.data:DataLoader")
+_LOADER = Kind("data loader", of_torch="torch.utils.data:DataLoader", itself=True)
 #: The kinds of the sections; that of one inside a section has a dot.
 KINDS = {
     "arch": Kind("model", of_torch="torch.nn:Module"),
@@ -112,9 +118,10 @@ def kind_of(path: KeyPath, required: type | None = None) -> Kind:
     Args:
         required: the program's own class that it must be of.
     """
-    kind = Kind(str(path[0]))
+    kind = Kind(str(path[0]), anything=True)
     for section, known in KINDS.items():
-        if dotted(path).startswith(section):  # optimizer_D, of the user's own, is one, too
+        # optimizer_D and arch2, of the user's own, are some, too.
+        if re.match(rf"{re.escape(section)}(?:$|[_.0-9])", dotted(path)):
             kind = known
             break
     if required is not None:
@@ -192,6 +199,10 @@ def find(
         found.update(_candidates(module, kind, imported=not package))
     if name in found:
         return found[name]
+    if source.classic:  # whose parts need not derive from torch's
+        for module in modules:
+            if is_own_class(vars(module).get(name)):
+                return vars(module)[name]
     raise ConfigError(f"{where}: {_not_found(name, kind, modules, found)}")
 
 
@@ -215,6 +226,8 @@ def _fits(value: Any, kind: Kind, module: ModuleType) -> bool:
     if inspect.isclass(value):
         return _class_fits(value, kind)
     if inspect.isfunction(value):
+        if kind.anything:
+            return True
         # Torch's own functions make no components.
         return not kind.only_classes and not module.__name__.startswith("torch.")
     if kind.base() is not None or inspect.isbuiltin(value):
@@ -227,12 +240,24 @@ def _class_fits(value: type, kind: Kind) -> bool:
     base = kind.base()
     if inspect.isabstract(value):
         return False
+    if kind.anything:  # but for what a file has imported to work with, such as subprocess.Popen
+        return value.__module__.partition(".")[0] not in sys.stdlib_module_names
     if base is not None:
-        return issubclass(value, base) and value is not base
+        return issubclass(value, base) and (kind.itself or value is not base)
     for each in value.__mro__:
         if "__call__" in vars(each):
             return True
     return hasattr(value, "compute")  # a metric that counts
+
+
+def is_own_class(value: Any) -> bool:
+    """Whether a value is a class that a file of the project defines."""
+    if not inspect.isclass(value):
+        return False
+    file = getattr(sys.modules.get(value.__module__), "__file__", None)
+    if file is None or "site-packages" in file:
+        return False
+    return Path(file).resolve().is_relative_to(ROOT)
 
 
 def _not_found(name: str, kind: Kind, modules: Modules, found: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from machinery.config import scripts
 from machinery.config.arguments import Given, with_tensors
 from machinery.config.checking import Checked
-from machinery.config.components import Component, Modules, bind, find, kind_of
+from machinery.config.components import Component, Modules, bind, find, is_own_class, kind_of
 from machinery.config.source import dotted
 from machinery.config.values import KeyPath
 from machinery.config.variables import filled
@@ -136,8 +136,8 @@ class Factory:
         if not self.starting:
             component = component.restored()
         built = self._build(component, _as_tuple(module), args, kwargs)
-        if name == "arch" and component.values.get("freeze"):
-            self._freeze(built, component.values["freeze"])
+        if name == "arch" and self.settings.arch is not None and self.settings.arch.freeze:
+            self._freeze(built, self.settings.arch.freeze)
         return built
 
     def _build(
@@ -172,7 +172,8 @@ class Factory:
                 raise _no_starting_weights(error) from error.__cause__
             raise
         base = kind_of(path).base()
-        if base is not None and not isinstance(built, base):
+        is_own = self.source.classic and is_own_class(type(built))
+        if base is not None and not isinstance(built, base) and not is_own:
             raise ConfigError(f"{where}: made a {type(built).__name__}, not a {base.__name__}")
         return built
 

@@ -62,4 +62,4 @@ def told(seeding: Seeding, seed: int) -> str:
     """Whose seed a run has, in words."""
     if seeding.of_run is not None:
         return f"seed {seed}: the run has begun with it, as its script was then"
-    return f'seed {seed}: that of the script; a "seed" in the config would take its place'
+    return f'seed {seed}: that of the script, as the config has no "seed"'

@@ -73,3 +73,15 @@ class TrainerSettings(Section):
     """Refuse GPU operations that may give other bits each time."""
     on_nan: Literal["stop", "skip", "ignore"] = "stop"
     """A loss that is not finite: "stop" the run, "skip" the step (gradients too), "ignore" it."""
+
+
+def gpus_in(n_gpu: Any) -> int:
+    """How many GPUs a value asks for: a number, or a list of them as classic projects have it.
+
+    "0,1" and [0, 1] are two.
+    """
+    if isinstance(n_gpu, str):
+        return len([each for each in n_gpu.split(",") if each.strip()])
+    if isinstance(n_gpu, list | tuple):
+        return len(n_gpu)
+    return int(n_gpu)

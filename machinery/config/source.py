@@ -53,6 +53,8 @@ class Source:
     values: dict[str, Any]
     origins: dict[KeyPath, str] = field(default_factory=dict)
     name: str = "config"
+    #: Whether it is for a script of a classic project's kind, which reads it itself.
+    classic: bool = False
 
     @classmethod
     def of(cls, values: Any, name: str = "config") -> "Source":

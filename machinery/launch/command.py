@@ -49,7 +49,7 @@ def read_command(command: Command, evaluating: bool, partial: bool) -> tuple[Che
     if args.resume is not None and not auto:
         launch.task = _task(args, evaluating)
         read_start(launch, args.resume)
-    checked = check(_read_source(launch, partial), command.modification)
+    checked = check(_read_source(launch, partial), command.modification, partial)
     check_devices(args.device)
     if launch.trains:
         check_known(checked.source)
@@ -66,7 +66,8 @@ def read_run(path: str | Path) -> tuple[Checked, Launch]:
     """The config of a checkpoint, or of a run folder's best, which is to be evaluated."""
     launch = Launch("evaluate", args=argparse.Namespace(config=None, set=[]))
     read_start(launch, str(path))
-    checked = check(_read_source(launch, partial=False, unused=_WITHOUT_DATA))
+    source = _read_source(launch, partial=False, unused=_WITHOUT_DATA)
+    checked = check(source, classic=True)  # some script has trained with it
     return checked._replace(seeding=_seeding(launch, checked, by_script=False)), launch
 
 
