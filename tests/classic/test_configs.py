@@ -67,11 +67,11 @@ def test_numbers_that_are_whole(tmp_path, monkeypatch):
     assert config.settings.trainer.early_stop == 10
 
 
-@pytest.mark.parametrize(
-    "key",
-    "no_GPUs n_gpus SEED dataloader log_step trainer.log_verbosity trainer.sync_batch_norm "
-    "trainer.no_epochs lr_schedulers arch.arg".split(),
-)
+SLIPS = ["no_GPUs", "n_gpus", "SEED", "dataloader", "log_step", "lr_schedulers", "arch.arg"]
+SLIPS += ["trainer.log_verbosity", "trainer.sync_batch_norm", "trainer.no_epochs"]
+
+
+@pytest.mark.parametrize("key", SLIPS)
 def test_a_key_of_ones_own_that_looks_like_a_slip(tmp_path, monkeypatch, capfd, key):
     config = config_of(tmp_path, monkeypatch, {key: 5})
     assert config["name"] == "Tiny"
