@@ -51,6 +51,17 @@ class Checked(NamedTuple):
     #: What of it means something else here than such a script may expect.
     notes: tuple[str, ...] = ()
 
+    @property
+    def ends_at_nan(self) -> bool:
+        """Whether the run ends where the number that judges its epochs is not finite.
+
+        A script of a classic project's kind has to say so: a score of its own may be undefined.
+        """
+        given = self.values["trainer"]
+        return self.settings.trainer.on_nan == "stop" and (
+            "on_nan" in given or not self.source.classic
+        )
+
     def tell_own_keys(self, logger: logging.Logger) -> None:
         """Name the keys of the user's own, and secrets.
 

@@ -197,6 +197,13 @@ class Change(NamedTuple):
     old: Any
     new: Any
 
+    def told(self) -> str:
+        """The change in words: key old -> new."""
+        values = []
+        for value in (self.old, self.new):
+            values.append(value if value == _DEFAULT else in_words(value))
+        return f"{self.key} {' -> '.join(values)}"
+
 
 def differences(old: Source, new: Source) -> list[Change]:
     """The values of `new` that differ from those of `old`, and those that only one of them has."""

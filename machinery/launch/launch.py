@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from machinery.checkpoints.run import Run
+from machinery.checkpoints.run import Run, Script
 from machinery.config.checking import Checked
 from machinery.config.source import Change
 from machinery.files import ROOT
@@ -36,7 +36,15 @@ class Launch:
     args: argparse.Namespace = field(default_factory=argparse.Namespace)
     #: The training script: the one that was started, or the template's.
     script: Path = ROOT / "train.py"
+    #: What was typed of the script's own options, and whether it takes `--set`.
+    own_words: list[str] = field(default_factory=list)
+    takes_set: bool = True
     _content: Any = None
+
+    @property
+    def typed(self) -> Script:
+        """The training script, as it is to be started again."""
+        return Script(self.script, self.own_words, self.takes_set)
 
     @property
     def trains(self) -> bool:
