@@ -5,8 +5,9 @@ own; for what this template reads of it the classic's own code is the measure.
 """
 
 import copy
+import logging
 import re
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, ClassVar, NamedTuple, TypeGuard
 
 from pydantic import ValidationError
 
@@ -28,6 +29,34 @@ _OF_TRAINER = (
 )
 #: The folder of the runs of a config without a name.
 _UNNAMED = "unnamed"
+
+
+class ClassicNames:
+    """What the classic's ConfigParser has besides, under its names."""
+
+    launch: Any
+    config: Any
+    save_dir: Any
+    log_dir: Any
+    #: The levels of logging, by verbosity.
+    log_levels: ClassVar = {0: logging.WARNING, 1: logging.INFO, 2: logging.DEBUG}
+
+    @property
+    def args(self) -> Any:
+        """The parsed command line."""
+        return self.launch.args
+
+    @property
+    def _config(self) -> Any:
+        return self.config
+
+    @property
+    def _save_dir(self) -> Any:
+        return self.save_dir
+
+    @property
+    def _log_dir(self) -> Any:
+        return self.log_dir
 
 
 class Eased(NamedTuple):

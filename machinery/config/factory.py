@@ -12,6 +12,7 @@ from typing import Any
 from machinery.config import scripts
 from machinery.config.arguments import Given, with_tensors
 from machinery.config.checking import Checked
+from machinery.config.classic import ClassicNames
 from machinery.config.components import Component, Modules, bind, find, is_own_class, kind_of
 from machinery.config.source import dotted
 from machinery.config.values import KeyPath
@@ -23,7 +24,7 @@ from machinery.telling import told
 NEEDED = ("arch", "data_loader", "optimizer")
 
 
-class Factory:
+class Factory(ClassicNames):
     """Builds the components of a checked config.
 
     What it imports to do so, such as torch, waits until then. A name is looked up in a module, or
