@@ -1,6 +1,7 @@
 """What the report on a classic project says is what happens: each finding is also met by running
 the template."""
 
+import argparse
 import ast
 import importlib.metadata
 import importlib.util
@@ -481,34 +482,45 @@ def test_an_older_command_line(tmp_path):
 
 
 CONFIGS = [
-    (
-        {"trainer": {"epoch": 3, "save_dir": "saved/"}},
-        "trainer.epoch is unknown: did you mean 'epochs'?",
-    ),
-    ({"n_gpu": "1"}, 'n_gpu: expected a valid integer, found "1"'),
-    ({"name": "a/b"}, "name: expected Name of the experiment"),
-    ({"metrics": None}, "metrics: expected a valid list, found null"),
-    (
-        {"trainer": {**CONFIG["trainer"], "early_stop": -1}},
-        "trainer.early_stop: expected greater than",
-    ),
-    ({"optimzer": {}}, "optimzer is unknown"),
+    ({"trainer": {**CONFIG["trainer"], "epochs": "3"}}, "trainer.epochs: expected a valid integer"),
+    ({"name": 5}, "name: expected a valid string"),
+    ({"trainer": {**CONFIG["trainer"], "monitor": "min"}}, "trainer.monitor: expected"),
+]
+#: What means something else here, and keys that look like slips.
+MEANINGS = [
+    ({"trainer": {"epoch": 3}}, "trainer.epoch: only your code reads it, and epochs is not there"),
+    ({"n_gpu": "1"}, 'n_gpu: "1" asks for 1; -d says which'),
+    ({"name": "a/b"}, 'name: "a/b" would be several folders: the runs are in a-b'),
+    ({"metrics": None}, "metrics: none of the values that this template knows: only"),
+    ({"trainer": {**CONFIG["trainer"], "early_stop": -1}}, "trainer.early_stop: -1 is no patience"),
+    ({"optimzer": {}, "optimizer": None}, "optimzer: only your code reads it, and optimizer is"),
 ]
 
 
+def of_train(folder, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", "-c", str(folder / "config.json")])
+    return ConfigParser.from_args(argparse.ArgumentParser())
+
+
 @pytest.mark.parametrize(("changes", "told"), CONFIGS, ids=[told[:20] for _, told in CONFIGS])
-def test_configs_are_judged_as_train_py_does(tmp_path, changes, told):
-    values = {
-        key: value
-        for key, value in {**CONFIG, **changes}.items()
-        if key not in ("optimizer",) or "optimzer" not in changes
-    }
-    folder = written(tmp_path, config=values)
+def test_configs_are_judged_as_train_py_does(tmp_path, monkeypatch, changes, told):
+    folder = written(tmp_path, config={**CONFIG, **changes})
     with pytest.raises(ConfigError) as error:
-        ConfigParser(folder / "config.json")
-    assert found(folder, 0) == str(error.value).replace(f"{folder}/", "").split(
-        "\n  "
-    ) and told in str(error.value)
+        of_train(folder, monkeypatch)
+    lines = str(error.value).replace(f"{folder}/", "").split("\n  ")
+    assert found(folder, 0) == lines and told in str(error.value)
+
+
+@pytest.mark.parametrize(("changes", "told"), MEANINGS, ids=[told[:20] for _, told in MEANINGS])
+def test_what_means_something_else_in_a_config(tmp_path, monkeypatch, capfd, changes, told):
+    values = {key: value for key, value in {**CONFIG, **changes}.items() if value is not None}
+    values |= {key: value for key, value in changes.items() if key == "metrics"}
+    folder = written(tmp_path, config=values)
+    (line,) = (line for line in found(folder, 1) if line.startswith("config.json"))
+    assert told in line and found(folder, 0) == []
+    of_train(folder, monkeypatch)
+    lines = capfd.readouterr().out.replace(f"{folder}/", "")
+    assert line in lines or "is a key of your own: only your code reads it" in lines
 
 
 def test_a_key_called_base_is_another_config(tmp_path):
@@ -897,7 +909,9 @@ def test_what_was_changed_inside_the_shared_files_is_told(tmp_path):
         f"base/base_trainer.py:{line_of(BASE_TRAINER, 'def __init__')}: BaseTrainer.__init__",
         f"base/base_trainer.py:{line_of(BASE_TRAINER, 'def train')}: BaseTrainer.train",
     ]
-    assert "(it sets self.run_id)" in told[0] and "(it sets self.note)" in told[3]
+    assert "; it sets self.run_id: " in told[0] and "; it sets self.note: " in told[3]
+    own = [line_of(BASE_TRAINER, "L1Loss"), line_of(BASE_TRAINER, '"mine"')]
+    assert own[1] == own[0] + 1 and f"(lines {own[0]}-{own[1]})" in told[3]
     text = migrate.report(folder)
     assert "base/base_trainer.py: BaseTrainer.tell; lost when the file is replaced" in text
 

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 #: For each of the classic's files the functions and methods of all its versions, 12 hexadecimal
-#: digits for each body that one has had, and the attributes that its classes have set.
+#: digits for each body that one has had; the attributes that its classes have set; and 8 digits for
+#: each statement of all.
 FACTS = Path(__file__).with_name("classic_bodies.json")
+#: What of a compound statement is not in its first line.
+_BLOCKS = ("body", "orelse", "handlers", "finalbody")
 _PASSED_OVER = ("ctx", "kind", "type_comment", "lineno", "returns", "annotation")
 
 
@@ -48,12 +51,40 @@ def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
     return body
 
 
-def _note(value: Any, words: list[str]) -> None:
-    """Note what is in some code, in an order that is the same for each version of Python."""
+def statements(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[ast.stmt]:
+    """The statements of a function, also those within others."""
+    for statement in _without_docstring(node.body):
+        for inner in ast.walk(statement):
+            if isinstance(inner, ast.stmt):
+                yield inner
+
+
+def digest_of_statement(node: ast.stmt) -> str:
+    """8 digits for a statement, without the blocks that it has."""
+    words: list[str] = []
+    _note(node, words, _BLOCKS)
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:8]
+
+
+def own_lines(body: Body) -> list[int]:
+    """The lines of a function with statements that no version of the classic template has."""
+    known = set(_facts()["statements"]["all"].split())
+    found = {
+        node.lineno for node in statements(body.node) if digest_of_statement(node) not in known
+    }
+    return sorted(found)
+
+
+def _note(value: Any, words: list[str], without: tuple[str, ...] = ()) -> None:
+    """Note what is in some code, in an order that is the same for each version of Python.
+
+    Args:
+        without: fields that do not count.
+    """
     if isinstance(value, ast.AST):
         words.append(type(value).__name__)
         for name, inner in ast.iter_fields(value):
-            if name not in _PASSED_OVER and inner not in (None, []):
+            if name not in (*_PASSED_OVER, *without) and inner not in (None, []):
                 words.append(name)
                 _note(inner, words)
     elif isinstance(value, list):

@@ -5,7 +5,7 @@ import functools
 from collections.abc import Iterator
 
 from tools.migration import classic
-from tools.migration.bodies import Body, attributes_of_classic, bodies, changed
+from tools.migration.bodies import Body, attributes_of_classic, bodies, changed, own_lines
 from tools.migration.module import Finding, Module
 from tools.migration.project import Project
 from tools.migration.syntax import attributes_set, dotted, nodes_in
@@ -72,12 +72,29 @@ def _told(body: Body) -> str:
         fresh = {node.attr for node in attributes_set(body.node) if dotted(node.value) == "self"}
         more += [f"self.{attribute}" for attribute in sorted(fresh - known)]
     told = f"{body.name} is not the classic's, and what it does otherwise is lost with the file"
+    lines = own_lines(body)
+    if lines:
+        told += f" (lines {_spans(lines)})"
     if more:
-        told += f" (it sets {', '.join(more[:8])})"
+        told += f"; it sets {', '.join(more[:8])}"
     elsewhere = _ELSEWHERE.get(body.name, _ELSEWHERE.get(name, ""))
     if elsewhere:
         told += f": {elsewhere}"
     return told
+
+
+def _spans(lines: list[int]) -> str:
+    """Some numbers of lines, those that follow each other as one."""
+    spans: list[list[int]] = []
+    for line in lines:
+        if spans and line == spans[-1][-1] + 1:
+            spans[-1].append(line)
+        else:
+            spans.append([line])
+    shown = [str(span[0]) if len(span) == 1 else f"{span[0]}-{span[-1]}" for span in spans[:12]]
+    if len(spans) > 12:
+        shown.append("…")
+    return ", ".join(shown)
 
 
 def lost(project: Project) -> dict[str, set[str]]:
