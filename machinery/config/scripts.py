@@ -13,6 +13,8 @@ from machinery import distributed
 #: A seed of a person's is less: NumPy takes no other. Torch's own is more, and so is nearly every
 #: hash that we seed from.
 _OF_PEOPLE = 2**32
+#: What this process' script has set, for another run of its: the first one has seeded since.
+_set_before: list[int] = []
 
 
 class Seeding(NamedTuple):
@@ -47,8 +49,11 @@ def script_seed(seeding: Seeding, before: int | None = None) -> int | None:
     seed = seeding.of_run
     if seed is None:
         seed = distributed.from_main(lambda: here)
-        if seed >= _OF_PEOPLE:
+        if seed < _OF_PEOPLE:
+            _set_before[:] = [seed]
+        elif not _set_before:
             return before
+        seed = _set_before[0]
     if here != seed:
         torch.manual_seed(seed)
     if before != seed or here != seed:

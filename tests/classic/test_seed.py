@@ -213,6 +213,18 @@ def test_a_run_that_has_begun_without_it_goes_on_without_it(tmp_path):
     assert saved["seed"] == 123 and saved["seeded_by_script"] is False
 
 
+def test_several_runs_of_one_script_have_its_seed(tmp_path):
+    folder = made(tmp_path / "project", 4)
+    text = (folder / "train.py").read_text()
+    start, end = text.index("    args = argparse"), text.index("    main(config)")
+    again = indented(text[start:end] + "    main(config)\n")
+    (folder / "train.py").write_text(text[:start] + "    for _ in range(2):\n" + again)
+    told = trained(folder)
+    assert told.count("seed 4: that of the script") == 2
+    first, second = (folder / "saved" / "models" / "Classic_Rings").iterdir()
+    assert same(final(folder, first), final(folder, second))
+
+
 def test_processes_that_seed_themselves_apart_have_that_of_the_main_one(tmp_path):
     def each():
         torch.manual_seed(40 + distributed.rank())
