@@ -8,6 +8,7 @@ import types
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import tiny
@@ -145,6 +146,53 @@ def test_sections_of_ones_own_are_of_any_class(tmp_path, monkeypatch):
             config.init_obj("vocab3", module())
         with pytest.raises(ConfigError, match="no shell 'Popen'"):
             config.init_obj("shell", module(Popen=subprocess.Popen))
+
+
+class Around(nn.Module):
+    """Passes its options to a part of it, and not to its base."""
+
+    def __init__(self, width=3, **options):
+        super().__init__()
+        self.inner = nn.Linear(width, width, **options)
+
+
+class Beneath(Around):
+    def __init__(self, depth=1, **options):
+        super().__init__(**options)
+
+
+class Reading(nn.Module):
+    """Takes some of its options by name."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.inner = nn.Linear(2, options.get("out", 1), bias=options.pop("bias", True))
+
+
+class Bare(nn.Module):
+    def __init__(self, width=3):
+        super().__init__()
+
+
+class OnBare(Bare):
+    def __init__(self, depth=1, **options):
+        super().__init__(**options)
+
+
+def test_options_that_are_for_a_part_of_a_network(tmp_path, monkeypatch):
+    networks = module(Around=Around, Beneath=Beneath, OnBare=OnBare, Reading=Reading)
+    for partial in (True, False):
+        for name in ("Around", "Beneath"):
+            section = {"type": name, "args": {"width": 2, "bias": False}}
+            config = config_of(tmp_path, monkeypatch, {"arch": section}, partial)
+            assert config.init_obj("arch", networks).inner.bias is None
+        section = {"type": "Reading", "args": {"out": 2, "bias": False}}
+        config = config_of(tmp_path, monkeypatch, {"arch": section}, partial)
+        assert config.init_obj("arch", networks).inner.bias is None
+        section = {"type": "OnBare", "args": {"bias": False}}
+        config = config_of(tmp_path, monkeypatch, {"arch": section}, partial)
+        with pytest.raises(ConfigError, match="OnBare has no argument 'bias'"):
+            config.init_obj("arch", networks)
 
 
 def test_torchs_own_loader(tmp_path, monkeypatch):

@@ -868,6 +868,9 @@ class ConfigParser:
     def from_args(cls, args, options="", fold=0):
         return cls(args)
 
+    def init_obj(self, name, module, *args, allow_override=False, **kwargs):
+        return getattr(module, self[name]["type"])(*args, **kwargs)
+
     def __getitem__(self, name):
         # The classic's own, too.
         return self.config[name]
@@ -879,6 +882,7 @@ def test_what_was_changed_inside_the_shared_files_is_told(tmp_path):
     train = (CLASSIC / "train.py").read_text()
     train = train.replace("from_args(args, options)", "from_args(args, options, fold=3)")
     train = train.replace("    trainer.train()", "    trainer.train()\n    trainer.tell()")
+    train = train.replace('("arch", module_arch)', '("arch", module_arch, allow_override=True)')
     text = source(the_epoch=epoch, the_class="def more(self):\n    self.tell()")
     folder = written(
         tmp_path / "project",
@@ -891,6 +895,8 @@ def test_what_was_changed_inside_the_shared_files_is_told(tmp_path):
     refused = found(folder, 0)
     at = f"trainer/trainer.py:{line_of(text, 'self.note')}"
     assert refused == [
+        f"train.py:{line_of(train, 'allow_override')}: allow_override is an argument of your "
+        "init_obj, which is replaced: leave it out",
         f"train.py:{line_of(train, 'trainer.tell()')}: "
         "tell is of your BaseTrainer, which is replaced: this one has none",
         f"train.py:{line_of(train, 'fold=3')}: from_args takes (parser, options) here: what else "
@@ -904,14 +910,15 @@ def test_what_was_changed_inside_the_shared_files_is_told(tmp_path):
     assert [line.partition(" is not")[0] for line in told] == [
         f"parse_config.py:{line_of(PARSER, 'def __init__')}: ConfigParser.__init__",
         f"parse_config.py:{line_of(PARSER, 'def from_args')}: ConfigParser.from_args",
+        f"parse_config.py:{line_of(PARSER, 'def init_obj')}: ConfigParser.init_obj",
         f"base/base_data_loader.py:{line_of(BASE_LOADER, 'def _split')}: "
         "BaseDataLoader._split_sampler",
         f"base/base_trainer.py:{line_of(BASE_TRAINER, 'def __init__')}: BaseTrainer.__init__",
         f"base/base_trainer.py:{line_of(BASE_TRAINER, 'def train')}: BaseTrainer.train",
     ]
-    assert "; it sets self.run_id: " in told[0] and "; it sets self.note: " in told[3]
+    assert "; it sets self.run_id: " in told[0] and "; it sets self.note: " in told[4]
     own = [line_of(BASE_TRAINER, "L1Loss"), line_of(BASE_TRAINER, '"mine"')]
-    assert own[1] == own[0] + 1 and f"(lines {own[0]}-{own[1]})" in told[3]
+    assert own[1] == own[0] + 1 and f"(lines {own[0]}-{own[1]})" in told[4]
     text = migrate.report(folder)
     assert "base/base_trainer.py: BaseTrainer.tell; lost when the file is replaced" in text
 

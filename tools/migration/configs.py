@@ -191,6 +191,8 @@ def _in_item(
         lookups: of the section.
     """
     component = item.component
+    if _is_handled(project, component.type):
+        return
     modules = {lookup.module for lookup in lookups}
     if modules <= set(_TORCH) and isinstance(component.args, dict):
         yield from _in_torch(source, component, lookups[0])
@@ -204,6 +206,15 @@ def _in_item(
         yield Finding(REFUSED, source.where(component.path), text)
     elif len(lookups) == 1 and not item.is_name:
         yield from _fits(project, source, component, found[0], lookups[0].positional)
+
+
+def _is_handled(project: Project, name: str) -> bool:
+    """Whether the code asks for a type by its name, as `== "CustomLR"`, and makes it itself."""
+    for module in project.modules.values():
+        for node in module.nodes(ast.Compare):
+            if any(text_of(side) == name for side in ast.iter_child_nodes(node)):
+                return True
+    return False
 
 
 def _in_torch(source: Source, component: Component, lookup: Lookup) -> Iterator[Finding]:

@@ -43,6 +43,8 @@ _CALLED = {
     "model": "BaseModel",
     "self.model": "BaseModel",
 }
+#: The arguments of the classic's methods of those that make components, and get loggers.
+_ARGUMENTS = {"self", "name", "module", "verbosity"}
 #: Where else what a method did can be done.
 _ELSEWHERE = {
     "BaseTrainer.__init__": "do it in the __init__ of your trainer, after super().__init__(…)",
@@ -136,6 +138,8 @@ def uses_of_lost(
         gone: of `lost`.
         own: what any class of the project's that stays defines or sets.
     """
+    for call in module.nodes(ast.Call):
+        yield from _own_arguments(project, module, call)
     for node in module.nodes(ast.Attribute):
         if not isinstance(node, ast.Attribute) or not isinstance(node.ctx, ast.Load):
             continue
@@ -147,6 +151,32 @@ def uses_of_lost(
         for cls in CLASSES:
             if any(classic.is_base(name, cls) for name in origins):
                 yield from _uses_of_self(module, definition, cls, gone[cls] - own)
+
+
+def _own_arguments(project: Project, module: Module, call: ast.AST) -> Iterator[Finding]:
+    """Arguments of init_obj and init_ftn that the project's own version has."""
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
+        return
+    method = call.func.attr
+    if _CALLED.get(dotted(call.func.value)) != "ConfigParser":
+        return
+    own = _parameters(project, f"ConfigParser.{method}") - _ARGUMENTS
+    for keyword in call.keywords:
+        if keyword.arg in own:
+            text = f"{keyword.arg} is an argument of your {method}, which is replaced: leave it out"
+            yield module.refused(call, text)
+
+
+def _parameters(project: Project, name: str) -> set[str]:
+    """The names of the arguments of a method of the project's own parse_config.py."""
+    module = project.replaced.get("parse_config.py")
+    if module is None:
+        return set()
+    for body in bodies(module.tree):
+        if body.name == name:
+            arguments = body.node.args
+            return {each.arg for each in (*arguments.args, *arguments.kwonlyargs)}
+    return set()
 
 
 def _uses_of_self(
