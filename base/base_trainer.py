@@ -97,7 +97,7 @@ class BaseTrainer(Monitored, ABC):
         self.device = networks.device_of(model)
         self.epochs = settings.epochs or 0
         self.seed = config.settings.seed
-        self.monitor = Monitor.of(config.checked)
+        self.monitor = Monitor.asked_by(config.checked)
         #: The first epoch, that in hand, and how many of its batches are done.
         self.start_epoch = 1
         self.epoch = 1

@@ -31,7 +31,7 @@ class Monitor:
         self.forget()
 
     @classmethod
-    def of(cls, config: Checked) -> "Monitor":
+    def asked_by(cls, config: Checked) -> "Monitor":
         """The monitor that a config asks for."""
         asked = config.settings.trainer
         return cls(asked.monitor, asked.early_stop, config.ends_at_nan)
