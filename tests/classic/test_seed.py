@@ -213,6 +213,23 @@ def test_a_run_that_has_begun_without_it_goes_on_without_it(tmp_path):
     assert saved["seed"] == 123 and saved["seeded_by_script"] is False
 
 
+def test_all_generators_are_seeded_that_the_script_has_not(tmp_path):
+    def drawn():
+        return float(torch.rand(())), float(np.random.rand()), random.random()
+
+    torch.manual_seed(5)
+    np.random.seed(5)
+    random.seed(5)
+    expected = drawn()
+    for seeding in (Seeding(of_run=5), Seeding(of_script=True)):
+        torch.manual_seed(5 if seeding.of_script else 6)
+        np.random.seed(7)
+        random.seed(8)
+        assert script_seed(seeding) == 5 and drawn() == expected
+    # Once that is done, what the script has drawn since stays drawn.
+    assert script_seed(Seeding(of_script=True), before=5) == 5 and drawn() != expected
+
+
 def test_several_runs_of_one_script_have_its_seed(tmp_path):
     folder = made(tmp_path / "project", 4)
     text = (folder / "train.py").read_text()
