@@ -76,6 +76,7 @@ class ConfigParser(Factory):
         cls,
         args: argparse.ArgumentParser,
         options: Iterable[Any] = (),
+        *,
         evaluating: bool = False,
         partial: bool = True,
     ) -> "ConfigParser":

@@ -81,7 +81,7 @@ class BaseTrainer(ClassicNames, ABC):
         optimizer: Optimizer,
         config: ConfigParser,
     ) -> None:
-        check_overrides(type(self), BaseTrainer)
+        check_overrides(type(self), BaseTrainer, config)
         settings = config.settings.trainer
         if settings.epochs is None and config.launch.trains:
             raise ConfigError(f"{config.where('trainer')}: trainer.epochs is missing")
@@ -97,7 +97,7 @@ class BaseTrainer(ClassicNames, ABC):
         self.device = networks.device_of(model)
         self.epochs = settings.epochs or 0
         self.seed = config.settings.seed
-        self.monitor = Monitor(settings.monitor, settings.early_stop)
+        self.monitor = Monitor.asked_by(config.checked)
         #: The first epoch, that in hand, and how many of its batches are done.
         self.start_epoch = 1
         self.epoch = 1
@@ -109,7 +109,7 @@ class BaseTrainer(ClassicNames, ABC):
         # Whether the run had come to its end.
         self._ended = False
         launch = config.launch
-        self._checkpoints = Checkpoints(config.run, settings, launch.script, launch.goes_on_from)
+        self._checkpoints = Checkpoints(config.run, settings, launch.typed, launch.goes_on_from)
         self.checkpoint_dir = config.run.folder
         self.stop = StopRequest(self._dropped)
         self._make_writers()
@@ -150,7 +150,7 @@ class BaseTrainer(ClassicNames, ABC):
     def _fixed(self) -> dict[str, Any]:
         """As it is at the start: data may change from epoch to epoch."""
         return parts.fixed_facts(
-            self.data_loader, self.seed, self.accumulate, self.len_epoch, self.metric_ftns
+            self.data_loader, self.config, self.accumulate, self.len_epoch, self.metric_ftns
         )
 
     @property
@@ -168,9 +168,7 @@ class BaseTrainer(ClassicNames, ABC):
             for epoch in epochs:
                 started = time.perf_counter()
                 log = self._run_epoch(epoch)
-                spoilt = ""
-                if self.settings.on_nan == "stop":
-                    spoilt = self.monitor.not_finite(epoch, log, self.lr)
+                spoilt = self.monitor.not_finite(epoch, log, self._rate())
                 improved = self.monitor.update(epoch, log)
                 self._report(epoch, log, time.perf_counter() - started)
                 late = self.stop.is_late
@@ -301,11 +299,15 @@ class BaseTrainer(ClassicNames, ABC):
         """Where the run stands, for status.json."""
         return {"epoch": self.epoch, "step": self.step, **self.monitor.judgement()}
 
+    def _rate(self) -> float:
+        """The learning rate; a loop of its own doesn't note that of its updates."""
+        if math.isnan(self.lr):
+            return learning_rate(self.optimizer)
+        return self.lr
+
     def _report(self, epoch: int, log: Log, seconds: float) -> None:
         """The numbers of an epoch, for the table and all other writers."""
-        lr = self.lr
-        if math.isnan(lr):
-            lr = learning_rate(self.optimizer)
+        lr = self._rate()
         samples = self._samples or split.samples_in(self.data_loader)
         self.writers.log(row_of_epoch(epoch, log, lr, seconds, samples), self.batches_done)
         self.writer.set_step(self.batches_done)

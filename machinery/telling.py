@@ -6,13 +6,14 @@ more. So the trainer's loops note these shapes on what they pass on (`note_batch
 """
 
 import atexit
+import inspect
 import itertools
 import os
 import re
 import sys
 import traceback
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -38,6 +39,8 @@ _LOST_PROCESS = re.compile(
 )
 #: What the targets of a batch that is a dict are called.
 _TARGETS = ("labels", "label", "targets", "target", "y")
+#: What Python says of a method that is called with other arguments than it takes.
+_WRONG_CALL = re.compile(r"(\w+)\.(\w+)\(\) (?:takes|got|missing) ")
 #: How many items of a container are described.
 _ITEMS = 5
 
@@ -155,6 +158,33 @@ def in_plain_words(error: BaseException) -> BaseException:
     return found
 
 
+def _of_wrong_call(error: BaseException) -> BaseException:
+    """An exception, or what it is a sign of: a method of the template's is given something else.
+
+    A project may call it with the arguments that its own version had.
+    """
+    call = _WRONG_CALL.match(str(error))
+    if call is None or not isinstance(error, TypeError):
+        return error
+    for module in list(sys.modules.values()):
+        kind = vars(module).get(call[1])
+        method = getattr(kind, call[2], None)
+        if inspect.isclass(kind) and method is not None and _is_ours(inspect.getfile(method)):
+            takes = f"{call[1]}.{call[2]} takes {_names_taken(method)} here"
+            found = ConfigError(f"{told(error)}\n  {takes}")
+            return found.with_traceback(error.__traceback__)
+    return error
+
+
+def _names_taken(method: Callable[..., Any]) -> inspect.Signature:
+    """The arguments of a method, without their types."""
+    signature = inspect.signature(method)
+    names = []
+    for parameter in signature.parameters.values():
+        names.append(parameter.replace(annotation=parameter.empty))
+    return signature.replace(parameters=names, return_annotation=signature.empty)
+
+
 def _with_causes(error: BaseException) -> Iterator[BaseException]:
     """An exception, and those that it was raised for or beside, the last first."""
     seen: set[int] = set()
@@ -203,7 +233,7 @@ def end_command(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
     """Tell the exception that ends this process, and exit with its code; a `sys.excepthook`."""
-    error = in_plain_words(error)
+    error = in_plain_words(_of_wrong_call(error))
     if isinstance(error, BrokenPipeError) and _reader_has_left("\n"):
         raise SystemExit(0)
     if not isinstance(error, Stopped):

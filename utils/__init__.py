@@ -46,4 +46,17 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module(_LATER[name]), name)
     if name == "seeding":
         return importlib.import_module("machinery.order.seeding")
+    if name == "__all__":  # from utils import *
+        return _public()
+    if not name.startswith("_"):  # a helper of your own in utils/util.py
+        helpers = importlib.import_module("utils.util")
+        if name in vars(helpers):
+            return vars(helpers)[name]
     raise AttributeError(f"module 'utils' has no attribute {name!r}")
+
+
+def _public() -> list[str]:
+    """The names that `from utils import *` gives: those of utils/util.py."""
+    helpers = importlib.import_module("utils.util")
+    public = [name for name in vars(helpers) if not name.startswith("_")]
+    return list(getattr(helpers, "__all__", public))

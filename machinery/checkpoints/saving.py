@@ -11,6 +11,7 @@ from torch import nn
 from machinery import distributed
 from machinery.checkpoints import file as checkpoint, run_folder
 from machinery.checkpoints.built import Built
+from machinery.checkpoints.commands import Script
 from machinery.checkpoints.file import Content
 from machinery.checkpoints.parts import Held, class_of, state_of, trained
 from machinery.checkpoints.round_trip import AT_SAVE, AT_START, RoundTrips
@@ -20,8 +21,8 @@ from machinery.checkpoints.structure import size, structure
 from machinery.checkpoints.untrained import Digests, digests, left_out, networks_of
 from machinery.config.settings import TrainerSettings
 from machinery.errors import CheckpointError, NonFiniteError, StorageError
-from machinery.files import shown_command
 from machinery.plain_data import plain
+from machinery.update.runtime import learning_rate
 from machinery.update.watching import not_finite
 
 _CHANGED = "no run could go on with what has changed since this one was built:"
@@ -37,12 +38,12 @@ class Checkpoints:
     Args:
         run: where they go.
         settings: of the trainer: how many epochs' files stay, and what they hold.
-        script: which continues the run.
+        script: which continues the run, and how.
         newest: the file that the run goes on from.
     """
 
     def __init__(
-        self, run: Run, settings: TrainerSettings, script: Path, newest: Path | None
+        self, run: Run, settings: TrainerSettings, script: Script, newest: Path | None
     ) -> None:
         self.run = run
         #: The file that was written or restored last.
@@ -91,7 +92,10 @@ class Checkpoints:
         self._round_trips.check(held, largest)
 
     def _check_finite(self, held: Held, position: Position, on_nan: str) -> None:
-        spoilt = not_finite(trained(held), position.epoch, position.lr)
+        lr = position.lr
+        if math.isnan(lr) and "optimizer" in held.parts:  # a loop of its own has not noted it
+            lr = learning_rate(held.parts["optimizer"])
+        spoilt = not_finite(trained(held), position.epoch, lr)
         if spoilt and on_nan == "ignore":
             what = f"{spoilt}; it is saved all the same: trainer.on_nan is ignore"
             logging.getLogger("checkpoint").warning(what)
@@ -155,7 +159,7 @@ class Checkpoints:
         if self.newest is None:
             return "nothing had been saved yet"
         words = (*options, *self.run.words.to_go_on)
-        return f"resume: {shown_command(self.script, '-r', self.newest, *words)}"
+        return f"resume: {self.script.goes_on(self.newest, words)}"
 
     def skip_hint(self) -> str:
         """The line that says how to go on after a loss that was not finite: it would come again."""

@@ -1,12 +1,14 @@
 """Compares what a config gives a class or function with its signature, before anything is built."""
 
+import ast
 import collections.abc
 import enum
 import inspect
 import json
 import re
+import textwrap
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from inspect import Parameter
 from types import SimpleNamespace
 from typing import Any, NamedTuple, get_type_hints
@@ -54,9 +56,11 @@ class Accepted(NamedTuple):
 def accepted(target: Callable[..., Any]) -> Accepted:
     """The arguments that a class or function takes, by name.
 
-    A class that passes `**options` on to its base takes the base's as well.
+    A class that passes `**options` on to its base takes the base's as well; one that passes them to
+    something else may take any.
     """
     types: dict[str, Any] = {}
+    takes_any = False
     for maker in _makers(target):
         parameters = inspect.signature(maker).parameters.values()
         annotations = _annotations(maker)
@@ -64,14 +68,55 @@ def accepted(target: Callable[..., Any]) -> Accepted:
         for parameter in parameters:
             if parameter.kind is Parameter.VAR_KEYWORD:
                 open_ended = True
+                use = _use_of(maker, parameter.name)
+                types.update(dict.fromkeys(use.read - types.keys(), Any))
+                takes_any = takes_any or use.elsewhere
             if parameter.kind not in _BY_NAME:
                 continue
             is_instance = parameter.name == "self" and maker is not target
             if not is_instance:
                 types.setdefault(parameter.name, annotations.get(parameter.name, Any))
         if not open_ended:
-            return Accepted(types, False)
+            return Accepted(types, takes_any)
     return Accepted(types, True)
+
+
+class _Options(NamedTuple):
+    """What a constructor does with its `**options`."""
+
+    #: The names that it takes out of them.
+    read: set[str]
+    #: Whether it passes them on, but not to its base's constructor.
+    elsewhere: bool
+
+
+def _use_of(maker: Any, options: str) -> _Options:
+    """What a constructor does with its `**options`."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(maker)))
+    except (OSError, TypeError, SyntaxError):  # there is no source: most only pass them on
+        return _Options(set(), False)
+    read: set[str] = set()
+    elsewhere = False
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "attr", "")
+            for keyword in node.keywords:
+                unpacked = keyword.arg is None and getattr(keyword.value, "id", "") == options
+                elsewhere = elsewhere or (unpacked and name != "__init__")
+            owner = getattr(node.func, "value", None)
+            if getattr(owner, "id", "") == options and name in ("get", "pop", "setdefault"):
+                read.update(_texts(node.args[:1]))
+        elif isinstance(node, ast.Subscript) and getattr(node.value, "id", "") == options:
+            read.update(_texts([node.slice]))
+    return _Options(read, elsewhere)
+
+
+def _texts(nodes: list[ast.expr]) -> Iterator[str]:
+    """The texts among some expressions."""
+    for node in nodes:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
 
 
 def _makers(target: Callable[..., Any]) -> list[Callable[..., Any]]:

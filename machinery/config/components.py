@@ -4,7 +4,9 @@ import importlib
 import inspect
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -150,6 +152,10 @@ def find(
         found.update(_candidates(module, kind, imported=not package))
     if name in found:
         return found[name]
+    if source.classic:  # whose parts need not derive from torch's
+        for module in modules:
+            if is_own_class(vars(module).get(name)):
+                return vars(module)[name]
     raise ConfigError(f"{where}: {_not_found(name, kind, modules, found)}")
 
 
@@ -175,6 +181,8 @@ def _fits(value: Any, kind: Kind, module: ModuleType) -> bool:
     if inspect.isclass(value):
         return _class_fits(value, kind)
     if inspect.isfunction(value):
+        if kind.anything:
+            return True
         # Torch's own functions make no components.
         return not kind.only_classes and not module.__name__.startswith("torch.")
     if kind.base() is not None or inspect.isbuiltin(value):
@@ -206,14 +214,26 @@ def _class_fits(value: type, kind: Kind) -> bool:
     base = kind.base()
     if inspect.isabstract(value):
         return False
+    if kind.anything:  # but for what a file has imported to work with, such as subprocess.Popen
+        return value.__module__.partition(".")[0] not in sys.stdlib_module_names
     if base is not None and issubclass(value, base):
-        return value is not base
+        return kind.itself or value is not base
     if base is not None:
         return kind.schedules and installed.is_schedule(value)
     for each in value.__mro__:
         if "__call__" in vars(each):
             return True
     return hasattr(value, "compute")  # a metric that counts
+
+
+def is_own_class(value: Any) -> bool:
+    """Whether a value is a class that a file of the project defines."""
+    if not inspect.isclass(value):
+        return False
+    file = getattr(sys.modules.get(value.__module__), "__file__", None)
+    if file is None or "site-packages" in file:
+        return False
+    return Path(file).resolve().is_relative_to(ROOT)
 
 
 def _not_found(name: str, kind: Kind, modules: Modules, found: Mapping[str, Any]) -> str:

@@ -3,15 +3,24 @@
 import copy
 import fnmatch
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import ModuleType
 from typing import Any
 
-from machinery.config import adapters, installed
+from machinery.config import adapters, installed, scripts
 from machinery.config.arguments import Given, with_tensors
 from machinery.config.checking import Checked
-from machinery.config.components import ADAPTER, Component, Modules, find, kind_of
+from machinery.config.classic import ClassicNames
+from machinery.config.components import (
+    ADAPTER,
+    Component,
+    Modules,
+    find,
+    is_own_class,
+    kind_of,
+)
 from machinery.config.kinds import Kind, holds_parts
 from machinery.config.nested import Builder, bind
 from machinery.config.source import dotted
@@ -24,7 +33,7 @@ from machinery.telling import told
 NEEDED = ("arch", "data_loader", "optimizer")
 
 
-class Factory:
+class Factory(ClassicNames):
     """Builds the components of a checked config.
 
     What it imports to do so, such as torch, waits until then. A name is looked up in a module, or
@@ -43,6 +52,10 @@ class Factory:
         self.source = checked.source
         self.settings = checked.settings
         self._values = checked.values
+        #: The script's seed, where the run has it.
+        self.script_seed: int | None = None
+        self._settled = False
+        self._take_script_seed()
 
     @property
     def starting(self) -> bool:
@@ -53,6 +66,22 @@ class Factory:
     def restored(self) -> bool:
         """Whether all weights are a checkpoint's, and none start here."""
         return self.launch is not None and not self.launch.makes_weights
+
+    def _take_script_seed(self) -> None:
+        """Let the seed be the script's, if it has set one so far and the config has none."""
+        self.script_seed = scripts.script_seed(self.checked.seeding, self.script_seed)
+        if self.script_seed is not None:
+            self.settings.seed = self.script_seed
+
+    def _settle_seed(self) -> None:
+        """Settle the seed as the first component is built; a script may have set it by then."""
+        if self._settled:
+            return
+        self._settled = True
+        self._take_script_seed()
+        if self.script_seed is not None:
+            what = scripts.told(self.checked.seeding, self.script_seed)
+            logging.getLogger("config").info(what)
 
     def __getitem__(self, name: str) -> Any:
         return self._values[name]
@@ -150,7 +179,8 @@ class Factory:
             if self.launch is not None:
                 self.launch.fill(built, self.checked)
             built = self._adapted(built, modules)
-            self._freeze(built, component.values.get("freeze") or [])
+            if self.settings.arch is not None:
+                self._freeze(built, self.settings.arch.freeze)
         return built
 
     def _adapted(self, model: Any, modules: Modules) -> Any:
@@ -179,16 +209,18 @@ class Factory:
         from machinery import distributed
         from machinery.order import process_wide, seeding
 
+        self._settle_seed()
         path, seed = component.path, self.settings.seed
         given = Given(len(args), tuple(kwargs))
         target = self._bound(component, modules, given)
-        seeding.set_root_seed(seed)
+        seeding.set_root_seed(seed, follows_script=self.script_seed is not None)
         process_wide.use_threads(self.settings.trainer.threads)
         # Randomness in a constructor depends on the component alone, not on what was built before.
         draw: KeyPath = ("init",)
         if path != ("arch",):
             draw = ("init", *path)
-        seeding.seed_everything(seed, *draw)
+        if self.script_seed is None:  # else it draws from where the script has come
+            seeding.seed_everything(seed, *draw)
         where = self._named(component)
         arguments = {**self._arguments(component), **kwargs}
         make = partial(construct, target, args, arguments, where)
@@ -201,7 +233,8 @@ class Factory:
             if missing and path == ("arch",) and self.restored:
                 raise _no_starting_weights(error) from error.__cause__
             raise
-        _check_made(built, kind_of(path), where)
+        if not (self.source.classic and is_own_class(type(built))):
+            _check_made(built, kind_of(path), where)
         return built
 
     def _loader(

@@ -1,6 +1,7 @@
 """What the components of a config's sections are, and those inside the arguments of a loader."""
 
 import importlib
+import re
 from typing import NamedTuple
 
 from machinery.config import installed
@@ -29,6 +30,10 @@ class Kind(NamedTuple):
     given: int = 0
     #: Functions are called with more arguments than the config gives.
     called_later: bool = False
+    #: Torch's class itself will do, not only what derives from it.
+    itself: bool = False
+    #: Nobody knows what it is to be: a section of the user's own.
+    anything: bool = False
     #: Of a part of the data: instances have one of these methods, if the class is another.
     methods: tuple[str, ...] = ()
     #: Of a part of the data: where those of installed packages are defined.
@@ -64,7 +69,7 @@ def _class(name: str) -> type:
     return getattr(importlib.import_module(module), name)
 
 
-_LOADER = Kind("data loader", of_torch="torch.utils.data:DataLoader")
+_LOADER = Kind("data loader", of_torch="torch.utils.data:DataLoader", itself=True)
 #: The kinds of the sections; that of one inside a section has a dot.
 KINDS = {
     "arch.adapter": Kind(
@@ -128,9 +133,10 @@ def kind_of(path: KeyPath, required: type | None = None) -> Kind:
     if holds_parts(path[:1]) and not holds_parts(path):
         names = [key for key in path if isinstance(key, str)]
         return PARTS.get(names[-1], _TRANSFORM)
-    kind = Kind(str(path[0]))
+    kind = Kind(str(path[0]), anything=True)
     for section, known in KINDS.items():
-        if dotted(path).startswith(section):  # optimizer_D, of the user's own, is one, too
+        # optimizer_D and arch2, of the user's own, are some, too.
+        if re.match(rf"{re.escape(section)}(?:$|[_.0-9])", dotted(path)):
             kind = known
             break
     if required is not None:

@@ -92,3 +92,15 @@ class TrainerSettings(Section):
         if self.max_time is None:
             return None
         return float(self.max_time[:-1]) * _SECONDS[self.max_time[-1]]
+
+
+def gpus_in(n_gpu: Any) -> int:
+    """How many GPUs a value asks for: a number, or a list of them as classic projects have it.
+
+    "0,1" and [0, 1] are two.
+    """
+    if isinstance(n_gpu, str):
+        return len([each for each in n_gpu.split(",") if each.strip()])
+    if isinstance(n_gpu, list | tuple):
+        return len(n_gpu)
+    return int(n_gpu)

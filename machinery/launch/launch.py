@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from machinery.checkpoints.run import Run
+from machinery.checkpoints.run import Run, Script
 from machinery.config.checking import Checked
 from machinery.config.source import Change
 from machinery.errors import CheckpointError, ConfigError
@@ -38,12 +38,20 @@ class Launch:
     args: argparse.Namespace = field(default_factory=argparse.Namespace)
     #: The training script: the one that was started, or the template's.
     script: Path = ROOT / "train.py"
+    #: What was typed of the script's own options, and whether it takes `--set`.
+    own_words: list[str] = field(default_factory=list)
+    takes_set: bool = True
     _content: Any = None
     #: Whether the checkpoint has all weights of its networks; None: nobody knows yet.
     _whole: bool | None = None
     #: Whether the network has been built that `arch` names, and has got the checkpoint's weights.
     _built: bool = False
     _given: bool = False
+
+    @property
+    def typed(self) -> Script:
+        """The training script, as it is to be started again."""
+        return Script(self.script, self.own_words, self.takes_set)
 
     @property
     def trains(self) -> bool:

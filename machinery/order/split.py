@@ -7,6 +7,7 @@ import numpy as np
 from torch.utils.data import DistributedSampler, IterableDataset, Subset
 
 from machinery.errors import ConfigError, DataError
+from machinery.order import seeding
 from machinery.order.batches import Split
 
 
@@ -28,7 +29,10 @@ def split_samples(n: int, split: float) -> tuple[Split, Split]:
         hint = "give a share or number that leaves both some"
         raise ConfigError(f"validation_split {split} of {n} {left}: {hint}")
     order = np.arange(n)
-    np.random.RandomState(0).shuffle(order)
+    drawing = np.random.RandomState(0)
+    drawing.shuffle(order)
+    if seeding.follows_script():  # the classic template's split has left NumPy there
+        np.random.set_state(drawing.get_state())
     # Arrays, not lists of a million Python integers.
     return Split(order[n_valid:]), Split(order[:n_valid])  # type: ignore[arg-type]
 

@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from machinery import distributed
-from machinery.config.settings import TrainerSettings
+from machinery.config.settings import TrainerSettings, gpus_in
 from machinery.errors import ConfigError
 from machinery.order import process_wide
 from machinery.order.outstanding import OUTSTANDING, tensors_in
@@ -29,15 +29,16 @@ _NO_SCALE = 2.0**-24
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def prepare_device(n_gpu: int) -> tuple[torch.device, list[int]]:
+def prepare_device(n_gpu: int | str) -> tuple[torch.device, list[int]]:
     """The device to train on and the indices of the GPUs, as many as asked for and as there are.
 
     A GPU is whatever `torch.accelerator` finds: CUDA, ROCm, XPU, MPS. One warning where there are
     fewer than `n_gpu`, as the classic template had it.
     """
+    n_gpu = gpus_in(n_gpu)
     accelerator = torch.accelerator.current_accelerator()
     available = torch.accelerator.device_count()
-    if accelerator is None or available == 0 or n_gpu == 0:
+    if accelerator is None or available == 0 or n_gpu <= 0:
         if n_gpu > 0:
             _warn_of_few(n_gpu, 0, "the CPU")
         return torch.device("cpu"), []

@@ -135,9 +135,9 @@ def test_a_checkpoint_says_not_where_a_new_run_goes(run, tmp_path):
     new = tmp_path / "new.json"
     new.write_text(json.dumps({"name": "New"}))
     with pytest.raises(CheckpointError, match=r"trainer.save_dir: .* is outside the project"):
-        tiny.command_line("-c", new, "-r", run)
+        tiny.command_line("-c", new, "-r", run, partial=True)
     save_dir = f"trainer.save_dir={tmp_path / 'mine'}"
-    parser = tiny.command_line("-c", new, "-r", run, "--set", save_dir)
+    parser = tiny.command_line("-c", new, "-r", run, "--set", save_dir, partial=True)
     assert parser.where("name").startswith(f"{new}:1:")
 
 
