@@ -1462,7 +1462,8 @@ give it an attribute targets, or give weights
 drop_last has no effect beside batch_by: set
 weights and batch_by do not go together: leave
 raise batch_size, or cut the samples
-say in trainer/trainer.py what it means""".splitlines()
+say in trainer/trainer.py what it means
+.args.download=true fetches it""".splitlines()
 
 
 #: What only looks like one: help, origins, and what is told beside a suggestion.
