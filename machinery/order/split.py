@@ -7,6 +7,7 @@ import numpy as np
 from torch.utils.data import DistributedSampler, IterableDataset, Subset
 
 from machinery.errors import ConfigError, DataError
+from machinery.order import seeding
 from machinery.order.batches import Split
 
 
@@ -109,16 +110,27 @@ class DatasetMaker:
     Args:
         make: makes it with the arguments of some sections, of which the later replace the others.
         sections: those that the config has: "args", "evaluation_args", "test_args".
-        where: it is described, for an error message.
+        key: the dotted key path to it.
+        origin: of it, for an error message.
     """
 
     def __init__(
-        self, make: Callable[[tuple[str, ...]], Any], sections: Iterable[str], where: str
+        self,
+        make: Callable[[tuple[str, ...]], Any],
+        sections: Iterable[str],
+        key: str,
+        origin: str,
     ) -> None:
-        self._make = make
+        self._given = make
+        self._key = key
         self._sections = tuple(sections)
-        self._where = where
+        self._where = f"{origin}: {key}"
         self._to_train_on: Any = None
+
+    def _make(self, sections: tuple[str, ...]) -> Any:
+        """Make it; what its constructor draws is the same for each."""
+        seeding.seed_everything(seeding.root_seed(), "init", self._key)
+        return self._given(sections)
 
     def made(self, training: bool = True) -> Any:
         """The dataset to train on, made once; or that to test on.
