@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel
 from torch.utils._pytree import tree_leaves
 
 from machinery.errors import CheckpointError
@@ -65,7 +66,7 @@ def held(
     bare = unwrap(model)
     parts: dict[str, Any] = {}
     known = {id(bare)} | {id(metric) for metric in metrics}
-    known |= {id(attributes.get(name)) for name in _LOADERS}
+    known |= {id(loader) for loader in _own_loaders(attributes)}
     for name, value in _objects(attributes):
         part = unwrap(value) if isinstance(value, nn.Module) else value
         if id(part) in known or not _has_state(part):
@@ -112,8 +113,7 @@ def begin_epoch(attributes: Mapping[str, Any], epoch: int) -> None:
     """
     names = set()
     known = set()
-    for name in _LOADERS:
-        loader = attributes.get(name)
+    for loader in _own_loaders(attributes):
         if isinstance(loader, BareIteration):
             loader.begin_epoch(epoch, held=False)
             names.add(loader.name)
@@ -128,6 +128,18 @@ def begin_epoch(attributes: Mapping[str, Any], epoch: int) -> None:
             logging.getLogger("data_loader").info(f"{what} {loader.name!r}, too")
             loader.rename(name)
         names.add(loader.name)
+
+
+def _own_loaders(attributes: Mapping[str, Any]) -> list[Any]:
+    """The loaders that a trainer reads itself, from their beginning."""
+    found: list[Any] = []
+    for name in _LOADERS:
+        loader = attributes.get(name)
+        if isinstance(loader, dict):  # several sets
+            found += loader.values()
+        else:
+            found.append(loader)
+    return found
 
 
 def fixed_facts(
@@ -176,6 +188,8 @@ def state_of(part: Any) -> dict[str, Any]:
 
 def class_of(part: Any) -> str:
     """The class of a part; of a lazy network, which becomes another, that one."""
+    if isinstance(part, AveragedModel):  # as trainers of their own have had it, too
+        return AveragedModel.__name__
     kind = getattr(part, "cls_to_become", None)
     if not isinstance(kind, type):
         kind = type(part)

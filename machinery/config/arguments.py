@@ -8,6 +8,7 @@ import re
 import typing
 from collections.abc import Callable, Mapping
 from inspect import Parameter
+from types import SimpleNamespace
 from typing import Any, NamedTuple, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -17,6 +18,12 @@ from machinery.config.source import Source, dotted
 from machinery.config.values import KeyPath, in_words, nearest
 
 _BY_POSITION = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+_FUNCTIONAL = "torch.nn.functional"
+#: Functions there whose classes have another name.
+_ABBREVIATED = {
+    "binary_cross_entropy": "bce",
+    "binary_cross_entropy_with_logits": "bce_with_logits",
+}
 _BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 
 
@@ -31,6 +38,8 @@ class Given(NamedTuple):
     objects: tuple[str, ...] = ()
     #: Arguments that the config gives in another place.
     elsewhere: tuple[str, ...] = ()
+    #: These are given if the config lacks them.
+    filled: tuple[str, ...] = ()
 
 
 class Accepted(NamedTuple):
@@ -78,11 +87,16 @@ def _makers(target: Callable[..., Any]) -> list[Callable[..., Any]]:
 
 def _annotations(maker: Callable[..., Any]) -> dict[str, Any]:
     """The annotations that a function has, by argument."""
-    try:
-        # Some of torch's names are imported for type checkers alone.
-        return get_type_hints(maker, localns={**vars(typing), **vars(collections.abc)})
-    except Exception:  # annotations that cannot be evaluated here say nothing
-        return {}
+    # Some of torch's names are imported for type checkers alone.
+    names = {**vars(typing), **vars(collections.abc)}
+    found = {}
+    for name, annotation in getattr(maker, "__annotations__", {}).items():
+        one = SimpleNamespace(__annotations__={name: annotation})
+        try:
+            found.update(get_type_hints(one, getattr(maker, "__globals__", {}), names))
+        except Exception:  # one that cannot be evaluated here says nothing
+            continue
+    return found
 
 
 def argument_problems(
@@ -123,12 +137,14 @@ class _Call:
 
     def __init__(self, target: Any, parameters: list[Parameter], given: Given) -> None:
         self.name = getattr(target, "__name__", type(target).__name__)
+        self._module = getattr(target, "__module__", "")
         self._accepted = accepted(target)
         self._is_class = inspect.isclass(target)
         self._later = given.later
         self._objects = given.objects
         positional = [p.name for p in parameters if p.kind in _BY_POSITION]
         self._by_program = {*positional[: given.positional], *given.names}
+        self._filled = given.filled
         #: Those that have a name and no default.
         self._needed: list[Parameter] = []
         for parameter in parameters:
@@ -143,15 +159,31 @@ class _Call:
         if key in types:
             if key in self._objects:
                 return None
-            if self._is_class and takes_tensor(types[key]) and is_numbers(value):
+            makes_tensor = takes_tensor(types[key]) and is_numbers(value)
+            if self._is_class and makes_tensor:
                 return None
-            return type_problem(self.name, key, types[key], value)
+            problem = type_problem(self.name, key, types[key], value)
+            if problem is not None and makes_tensor:
+                problem += self._class_that_does(key)
+            return problem
         near = nearest(key, types)
         if near is not None:
             return self._unknown(key, f": did you mean {near!r}?")
         if not self._accepted.open_ended:
             return self._unknown(key, "")
         return None
+
+    def _class_that_does(self, key: str) -> str:
+        """For a function of torch's, the class that takes a list of numbers where it does not."""
+        if self._module != _FUNCTIONAL:
+            return ""
+        name = _ABBREVIATED.get(self.name, self.name).replace("_", "").removesuffix("loss")
+        from torch import nn
+
+        for each, value in vars(nn).items():
+            if each.lower() == f"{name}loss" and key in accepted(value).types:
+                return f": torch.nn.{each} takes one"
+        return ""
 
     def _unknown(self, key: str, hint: str) -> str:
         """That there is no such argument, and which the config may give."""
@@ -167,7 +199,8 @@ class _Call:
         names = []
         for parameter in self._needed:
             comes_later = self._later and parameter.kind is not Parameter.KEYWORD_ONLY
-            if parameter.name not in self._by_program and not comes_later:
+            known = parameter.name in self._by_program or parameter.name in self._filled
+            if not known and not comes_later:
                 names.append(parameter.name)
         return names
 
@@ -196,6 +229,8 @@ def type_problem(name: str, key: str, annotation: Any, value: Any) -> str | None
         if "Callable" in wanted:
             hint = ": a function cannot come from a config"
         found = in_words(secrets.masked(value, key))
+        if isinstance(value, list):
+            found += f" of {len(value)}"
         return f"{name} takes {key} as {wanted}, found {found}{hint}"
     except ValueError:  # a value that JSON cannot hold, from a program
         return None

@@ -21,7 +21,19 @@ Modules = tuple[ModuleType, ...]
 #: Where modules that a config names may be.
 OWN = ("model", "data_loader", "trainer", "examples")
 #: The keys of components themselves.
-KEYS = ("type", "args", "starting_args", "name", "freeze", "skip", "interval")
+KEYS = (
+    "type",
+    "args",
+    "starting_args",
+    "name",
+    "weights",
+    "adapter",
+    "freeze",
+    "skip",
+    "interval",
+)
+#: The key path of what is put around a network.
+ADAPTER: KeyPath = ("arch", "adapter")
 #: Where those are that a config names inside the arguments of a loader.
 _OWN_PARTS = ("data_loader", "examples")
 
@@ -76,6 +88,7 @@ def bind(
     """
     path = component.path
     target = find(modules, component.type, source, path, required)
+    _check_takes_parameters(component, target, f"{source.where(path)}: {dotted(path)}")
     problems = []
     for name in component.values:
         if name not in KEYS and name in accepted(target).types:
@@ -88,6 +101,19 @@ def bind(
     if problems:
         raise ConfigError("\n  ".join(problems))
     return target
+
+
+def _check_takes_parameters(component: Component, target: Any, where: str) -> None:
+    """Refuse a function of a package that makes an optimizer of a model."""
+    is_optimizer = kind_of(component.path) is KINDS["optimizer"]
+    if not is_optimizer or not inspect.isfunction(target):
+        return
+    wanted = inspect.signature(target).parameters.get("model")
+    if wanted is None or wanted.default is not inspect.Parameter.empty:
+        return
+    if installed.is_installed(component.type, OWN):
+        what = f"{component.type} takes a model, and an optimizer is given its parameters"
+        raise ConfigError(f"{where}: {what}: name its class, or make it in model/optim.py")
 
 
 def find(
@@ -111,6 +137,7 @@ def find(
     where = f"{origin}: {dotted(path)}"
     kind = kind_of(path, required)
     if installed.is_installed(type_name, OWN):
+        installed.check_package(kind.of_packages or "torch", OWN, where)
         wanted = kind.wanted()
         if wanted is None:
             raise ConfigError(f"{where}: a {kind.words} is the project's own, not {type_name}")
@@ -179,8 +206,10 @@ def _class_fits(value: type, kind: Kind) -> bool:
     base = kind.base()
     if inspect.isabstract(value):
         return False
+    if base is not None and issubclass(value, base):
+        return value is not base
     if base is not None:
-        return issubclass(value, base) and value is not base
+        return kind.schedules and installed.is_schedule(value)
     for each in value.__mro__:
         if "__call__" in vars(each):
             return True

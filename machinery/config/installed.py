@@ -62,9 +62,17 @@ _OFFLINE = (
     "torchmetrics.functional.regression",
     "timm.create_model",
     "timm.optim",
+    "timm.scheduler",
     "timm.loss",
     "schedulefree",
     "pytorch_optimizer",
+    "peft.LoraConfig",
+    "peft.LoHaConfig",
+    "peft.LoKrConfig",
+    "peft.IA3Config",
+    "peft.OFTConfig",
+    "peft.HRAConfig",
+    "peft.LNTuningConfig",
 )
 #: Its networks take their weights from the network only if they are asked to; those of the modules
 #: in it do so by default.
@@ -83,6 +91,11 @@ FETCHING = (
     "encoder_weights",
     "download",
     "trust_remote_code",
+    "megatron_config",
+    "megatron_core",
+    "corda_config",
+    "lora_ga_config",
+    "arrow_config",
 )
 
 
@@ -105,6 +118,8 @@ class Wanted(NamedTuple):
     base: type | None
     #: Whether functions that only compute will do.
     functions: bool
+    #: Whether any schedule will do.
+    schedules: bool = False
     #: Of a part of the data: the methods of which it has one, and where it is defined; then there
     #: are no functions.
     methods: tuple[str, ...] = ()
@@ -144,7 +159,7 @@ def _module(path: str, own: tuple[str, ...], where: str, of_data: bool) -> Modul
     names = path.split(".")
     if not all(name.isidentifier() for name in names):
         raise ConfigError(f"{where}: there is no module {path!r}")
-    _check_package(path, own, where)
+    check_package(path, own, where)
     closed = _is_in(path, _CLOSED) and not (of_data and path == _OPEN)
     if closed or any(name.startswith("_") for name in names):
         raise ConfigError(f"{where}: nothing of {path} may be named in a config")
@@ -157,9 +172,9 @@ def _module(path: str, own: tuple[str, ...], where: str, of_data: bool) -> Modul
         raise ConfigError(f"{where}: {path} cannot be imported: {told(error)}") from error
 
 
-def _check_package(path: str, own: tuple[str, ...], where: str) -> None:
+def check_package(path: str, own: tuple[str, ...], where: str) -> None:
     """Refuse a module of a package that is not on the list, or not installed."""
-    package, _, _ = path.partition(".")
+    package, _, _ = path.partition(":")[0].partition(".")
     if package not in _PACKAGES and package not in _own_packages():
         listed = ", ".join(_PACKAGES)
         hint = f'if you trust it, PACKAGES = ("{package}",) in model/__init__.py adds it'
@@ -205,6 +220,8 @@ def _makes(value: Any, wanted: Wanted) -> bool:
         return False
     if inspect.isclass(value):
         is_one = issubclass(value, wanted.base) and value is not wanted.base
+        if wanted.schedules and is_schedule(value):
+            is_one = True
         return is_one and not inspect.isabstract(value)
     if not inspect.isfunction(value):
         return False
@@ -233,6 +250,18 @@ def is_part(value: type, wanted: Wanted, own: bool = False) -> bool:
 def _has(value: type, method: str) -> bool:
     """Whether the instances of a class have a method."""
     return any(method in vars(each) for each in value.__mro__)
+
+
+def is_schedule(kind: type) -> bool:
+    """Whether a class has what a schedule needs, though it is none of torch's, as timm's are."""
+    for name in ("step", "state_dict", "load_state_dict"):
+        if not callable(getattr(kind, name, None)):
+            return False
+    try:
+        parameters = list(inspect.signature(kind).parameters)
+    except (TypeError, ValueError):
+        return False
+    return parameters[:1] == ["optimizer"]
 
 
 def _made_by(function: Any) -> Any:

@@ -17,6 +17,10 @@ class Kind(NamedTuple):
     of_torch: str = ""
     #: The program's own class that they must be of; whoever looks them up has it.
     required: type | None = None
+    #: Others than that class will do, if they have what a schedule needs.
+    schedules: bool = False
+    #: Arguments that the program gives where the config does not.
+    filled: tuple[str, ...] = ()
     #: Torch's class that parts of installed packages must be of, if it is another.
     of_packages: str = ""
     #: Functions that make one will not do.
@@ -46,11 +50,13 @@ class Kind(NamedTuple):
     def wanted(self) -> installed.Wanted | None:
         """What a part of an installed package must be; None: it must be the project's own."""
         if self.is_part:
-            return installed.Wanted(self.words, self.base(), False, self.methods, self.homes)
+            return installed.Wanted(
+                self.words, self.base(), False, methods=self.methods, homes=self.homes
+            )
         named = self.of_packages or self.of_torch
         if self.required is not None or not named:
             return None
-        return installed.Wanted(self.words, _class(named), self.called_later)
+        return installed.Wanted(self.words, _class(named), self.called_later, self.schedules)
 
 
 def _class(name: str) -> type:
@@ -62,12 +68,21 @@ def _class(name: str) -> type:
 _LOADER = Kind("data loader", of_torch="torch.utils.data:DataLoader")
 #: The kinds of the sections; that of one inside a section has a dot.
 KINDS = {
+    "arch.adapter": Kind(
+        "adapter", of_torch="torch.nn:Module", of_packages="peft:PeftConfig", given=1
+    ),
     "arch": Kind("model", of_torch="torch.nn:Module"),
     "data_loader": _LOADER,
     "valid_data_loader": _LOADER,
     "test_data_loader": _LOADER,
     "optimizer": Kind("optimizer", of_torch="torch.optim:Optimizer", given=1),
-    "lr_scheduler": Kind("scheduler", of_torch="torch.optim.lr_scheduler:LRScheduler", given=1),
+    "lr_scheduler": Kind(
+        "scheduler",
+        of_torch="torch.optim.lr_scheduler:LRScheduler",
+        schedules=True,
+        filled=("total_steps",),
+        given=1,
+    ),
     "loss": Kind("loss", of_packages="torch.nn:Module", called_later=True),
     "metrics": Kind("metric", of_packages="torch.nn:Module", called_later=True),
     "trainer.type": Kind("trainer", only_classes=True),
@@ -98,8 +113,11 @@ _TRANSFORM = Kind("transform", called_later=True, methods=_CALLED, homes=_TRANSF
 
 
 def holds_parts(path: KeyPath) -> bool:
-    """Whether a component is a data loader, inside whose arguments others may be named."""
-    return len(path) == 1 and "data_loader" in str(path[0])
+    """Whether a component is a data loader, inside whose arguments others may be named.
+
+    Of evaluations there may be several, by name.
+    """
+    return "data_loader" in str(path[0]) and len(path) < 3 and "args" not in path
 
 
 def kind_of(path: KeyPath, required: type | None = None) -> Kind:
@@ -108,7 +126,7 @@ def kind_of(path: KeyPath, required: type | None = None) -> Kind:
     Args:
         required: the program's own class that it must be of.
     """
-    if len(path) > 1 and holds_parts(path[:1]):
+    if "data_loader" in str(path[0]) and "args" in path[1:]:
         names = [key for key in path if isinstance(key, str)]
         return PARTS.get(names[-1], _TRANSFORM)
     kind = Kind(str(path[0]))

@@ -39,6 +39,8 @@ def make_passes(
         what = f"collate_fn: expected a function, found {loader.collate_fn!r}"
         hint = "a loader of your own takes a name where it says so: collate_fn: Callable[…, Any]"
         raise ConfigError(f"{what}; {hint}")
+    own = batch_sampler is not None or (sampler is not None and type(sampler) is not Split)
+    loader.choice.check(loader, own)
     dataset = loader.dataset
     seed = loader.seed
     name = loader.name

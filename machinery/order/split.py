@@ -1,5 +1,6 @@
 """The validation split, the data of each side, and the options of a loader that make no sense."""
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,12 +12,15 @@ from machinery.order import seeding
 from machinery.order.batches import Split
 
 
-def split_samples(n: int, split: float) -> tuple[Split, Split]:
+def split_samples(
+    n: int, split: float, name: str = "", shuffle: bool = True
+) -> tuple[Split, Split]:
     """The samples to train on and those to validate on: the classic template's, whatever the seed.
 
     Args:
         n: how many samples there are.
         split: share (0 ≤ x < 1) or number of samples to validate on.
+        name, shuffle: of the loader.
 
     Raises:
         ConfigError: the split leaves no samples on one side.
@@ -28,6 +32,9 @@ def split_samples(n: int, split: float) -> tuple[Split, Split]:
             left = f"leaves {max(n - n_valid, 0)} for training"
         hint = "give a share or number that leaves both some"
         raise ConfigError(f"validation_split {split} of {n} {left}: {hint}")
+    if not shuffle:
+        what = "reads its samples in one order, as the split has drawn them"
+        logging.getLogger("data_loader").info(f"the loader {name!r} {what}")
     order = np.arange(n)
     np.random.RandomState(0).shuffle(order)
     # Arrays, not lists of a million Python integers.

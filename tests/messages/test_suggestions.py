@@ -586,6 +586,15 @@ STARTING = [
         """--set 'arch.skip=["conv1.*"]'""",
         "--set 'arch.skip=$1'",
     ),
+    case(
+        "weights-that-no-file-would-have",
+        "name it as arch.weights",
+        r"name it as (arch\.weights), and leave out -r",
+        """$C --set trainer.save=trained --set 'arch.freeze=["conv1.*"]'""",
+        "-r 'loose weights/w.pth'",
+        "--set '$1=loose weights/w.pth'",
+        done="weights from",
+    ),
     new_run("interval", "--set lr_scheduler.interval=step"),
     new_run("flag", "--set optimizer.args.amsgrad=true"),
     new_run("schedule", "--set lr_scheduler.args.gamma=0.5"),
@@ -1397,8 +1406,8 @@ SUGGESTION = re.compile(
 )
 #: Those that are followed in functions of their own, in this order; the last ones in
 #: config/test_secrets.py, config/test_trust.py, config/test_installed.py,
-#: update/test_parameter_groups.py, config/test_nested.py, data/test_choosing.py and
-#: messages/test_first_batch.py.
+#: update/test_parameter_groups.py, config/test_words_for_optimizers.py, config/test_nested.py,
+#: data/test_choosing.py and messages/test_first_batch.py.
 FOLLOWED = """what to train: -c {}
 -r auto needs
 may be its "base"
@@ -1463,7 +1472,10 @@ drop_last has no effect beside batch_by: set
 weights and batch_by do not go together: leave
 raise batch_size, or cut the samples
 say in trainer/trainer.py what it means
-.args.download=true fetches it""".splitlines()
+.args.download=true fetches it
+metrics: two numbers are called {}: give one a "name"
+(each validation set has its own)
+let the constructor of a trainer of your own say""".splitlines()
 
 
 #: What only looks like one: help, origins, and what is told beside a suggestion.
@@ -1488,6 +1500,7 @@ only args take values of the environment
 records show *** for the secret in it
 srun has started {}
 {} may fetch what it needs, or write it
+{}: {}, which is missing
 nothing of {} may be named in a config""".splitlines()
 
 
