@@ -119,6 +119,41 @@ def test_without_test_args_nothing_is_tested_and_the_suggestion_helps():
     assert len(test_script.test_loader(tiny.ConfigParser(settings), data_loaders).dataset) == 23
 
 
+def test_the_test_data_are_read_without_the_sampler_of_the_training_data():
+    sampler = {"type": "torch.utils.data.RandomSampler", "args": {"num_samples": 40}}
+    args = {
+        "dataset": FAKE,
+        "sampler": {**sampler, "args": {**sampler["args"], "replacement": True}},
+    }
+    settings = tiny.settings("unused", data_loader={"type": "DatasetLoader", "args": args})
+    config = tiny.ConfigParser(settings)
+    assert config.init_obj("data_loader", data_loaders).n_samples == 40
+    loader = test_script.test_loader(config, data_loaders)
+    plain = by_hand(9, [v2.CenterCrop(8)], offset=100)
+    seen = torch.cat([x for x, _ in loader])
+    assert torch.equal(seen, torch.stack([plain[i][0] for i in range(9)]))
+
+
+def test_several_validation_sets_name_their_data():
+    sets = {
+        name: {
+            "type": "DatasetLoader",
+            "args": {"dataset": {**FAKE, "args": {**FAKE["args"], "size": n}}},
+        }
+        for name, n in (("day", 5), ("night", 7))
+    }
+    settings = tiny.settings("unused", valid_data_loader=sets)
+    config = tiny.ConfigParser(settings)
+    config.check(valid_data_loader=data_loaders)
+    made = config.init_obj("valid_data_loader", data_loaders)
+    assert {name: loader.n_samples for name, loader in made.items()} == {"day": 5, "night": 7}
+    sets["night"]["args"]["dataset"]["args"]["siz"] = 3
+    with pytest.raises(
+        ConfigError, match=r"valid_data_loader\.night\.args\.dataset\.args\.siz: Fake"
+    ):
+        tiny.ConfigParser(settings).check(valid_data_loader=data_loaders)
+
+
 def test_evaluation_args_may_not_change_the_samples():
     made = loader_of({"dataset": {**FAKE, "evaluation_args": {"size": 22}}, "validation_split": 6})
     with pytest.raises(ConfigError, match="evaluation_args makes 22 samples of 23"):
