@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 from logger.logger import setup_console
 from machinery import distributed, launch as launching, torchrun
 from machinery.checkpoints.run import Run
-from machinery.config.checking import Checked, check
+from machinery.config.checking import checked_config
 from machinery.config.factory import Factory
-from machinery.config.source import Source
 from machinery.launch import Launch
 from machinery.telling import catch_user_errors
 
@@ -59,9 +58,10 @@ class ConfigParser(Factory):
         launch: Launch | None = None,
     ) -> None:
         setup_console()
-        checked = _checked(config, modification)
+        checked = checked_config(config, modification)
         super().__init__(checked)
         distributed.set_timeout(self.settings.trainer.timeout)
+        self.get_logger("checkpoint", self.settings.trainer.verbosity)
         checked.tell_own_keys(self.get_logger("config", self.settings.trainer.verbosity))
         if launch is None:
             launch = Launch(run_id=run_id)
@@ -69,7 +69,6 @@ class ConfigParser(Factory):
                 launch = Launch("continue", checkpoint=Path(resume), run_id=run_id)
         #: What is to be done, and the parsed command line.
         self.launch = launch
-        self.starting = launch.begins
         self._run: Run | None = None
 
     @classmethod
@@ -140,22 +139,3 @@ class ConfigParser(Factory):
         if self._run is None:
             self._run = launching.open_run(self.launch, self.settings.runs_folder)
         return self._run
-
-    def flat(self) -> dict[str, bool | str | int | float]:
-        """What the user has set, by dotted key path, for TensorBoard's hyper-parameters page."""
-        shown = {}
-        for key, value in self.source.flat().items():
-            if isinstance(value, bool | str | int | float) and key != "$schema":
-                shown[key] = value
-        return shown
-
-
-def _checked(config: Any, modification: Mapping[Any, Any] | None) -> Checked:
-    """A config in any of its forms, checked."""
-    if isinstance(config, Checked):
-        return config
-    if isinstance(config, str | Path):
-        config = Source.read(Path(config))
-    elif not isinstance(config, Source):
-        config = Source.of(config)
-    return check(config, modification)

@@ -11,6 +11,7 @@ from parse_config import ConfigParser, CustomArgs
 def main(config: ConfigParser, split: str) -> None:
     """Evaluate the checkpoint of the config on the "test" or the "valid" split."""
     import data_loader.data_loaders as module_data
+    from logger.pictures import draw_tables
     from machinery.checkpoints.outcome import keep_result
     from train import build
 
@@ -31,6 +32,7 @@ def main(config: ConfigParser, split: str) -> None:
         logger.info(f"{name:<{width}}  {value!r}")
     checkpoint = config.resume
     assert checkpoint is not None
+    draw_tables(trainer.valid_metrics, checkpoint.parent, split)
     entry = {
         "checkpoint": checkpoint.name,
         "split": split,
@@ -47,8 +49,8 @@ def _set_batch_size(config: ConfigParser) -> None:
     if batch_size is None:
         return
     for name in ("test_data_loader", "valid_data_loader"):
-        if config.config.get(name):
-            config[name].setdefault("args", {})["batch_size"] = batch_size
+        for section in config.sections(name):
+            section.setdefault("args", {})["batch_size"] = batch_size
 
 
 def test_loader(config: ConfigParser, module_data: Any) -> Any:
@@ -56,8 +58,10 @@ def test_loader(config: ConfigParser, module_data: Any) -> Any:
 
     It is `test_data_loader`, else the training loader's class with training=False.
     """
-    if config.config.get("test_data_loader"):
-        config["test_data_loader"].get("args", {}).pop("validation_split", None)
+    sections = config.sections("test_data_loader")
+    if sections:
+        for section in sections:
+            section.get("args", {}).pop("validation_split", None)
         return config.init_obj("test_data_loader", module_data)
     args = config["data_loader"].get("args", {})
     all_of_it = {"training": False, "shuffle": False, "validation_split": 0.0}

@@ -1,25 +1,17 @@
 """The base of every data loader: its order and randomness depend on the place alone."""
 
-import itertools
 import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import torch
-from torch.utils.data import (
-    DataLoader,
-    DistributedSampler,
-    IterableDataset,
-    Subset,
-    default_collate as torch_default_collate,
-)
+from torch.utils.data import DataLoader, Subset, default_collate as torch_default_collate
 
-from machinery import distributed
-from machinery.errors import DataError
 from machinery.order import passes, seeding, split
 from machinery.order.bare import BareIteration
 from machinery.order.batches import Share
+from machinery.order.epochs import one_pass as one_pass, training_batches as training_batches
 
 
 class BaseDataLoader(BareIteration, DataLoader[Any]):
@@ -37,6 +29,12 @@ class BaseDataLoader(BareIteration, DataLoader[Any]):
             the same.
         collate_fn: makes a batch of a list of samples.
         name: makes the random draws of this loader differ from those of another.
+        weights: draw the samples to train on by weight, with replacement: "balanced" (as many of
+            each class), the name of an attribute of the dataset, or a number for each sample.
+        batch_by: "length" puts samples of about one length into a batch; with "tokens",
+            `batch_size` is the tokens of a batch, the longest times their number.
+        lengths: the attribute of the dataset, or its column, that has the lengths.
+        skip_unreadable: leave samples out that are None or cannot be read, up to 1 % of a pass.
         options: of torch's DataLoader. `sampler` chooses the samples of a pass in place of
             `shuffle`, `batch_sampler` the batches themselves, `drop_last` leaves out a last batch
             that is smaller; `pin_memory`, `timeout`, …
@@ -46,19 +44,29 @@ class BaseDataLoader(BareIteration, DataLoader[Any]):
         ConfigError: the split or the options make no sense.
     """
 
+    #: The names of the classes, if they have some, in the order of their numbers.
+    classes: Any = None
+
     def __init__(
         self,
         dataset: Any,
-        batch_size: int,
-        shuffle: bool,
-        validation_split: float,
-        num_workers: int,
+        batch_size: int = 64,
+        shuffle: bool = True,
+        validation_split: float = 0.0,
+        num_workers: int = 0,
         collate_fn: Callable[[list[Any]], Any] = torch_default_collate,
         *,
         name: str = "train",
+        weights: str | list[float] | None = None,
+        batch_by: str | None = None,
+        lengths: str = "lengths",
+        skip_unreadable: bool = False,
         **options: Any,
     ) -> None:
         split.check_options(batch_size, shuffle, validation_split, num_workers, options)
+        #: What a pass is made of.
+        self.choice = passes.Choice(weights, batch_by, lengths, skip_unreadable)
+        self.choice.check(dataset, shuffle, options)
         self.validation_split = validation_split
         self.shuffle = shuffle
         self.name = name
@@ -78,9 +86,13 @@ class BaseDataLoader(BareIteration, DataLoader[Any]):
         )
         self.init_kwargs = self._same_samples(shuffled, num_workers, options)
         self.num_workers = num_workers
+        self._make_passes(sampler, batch_sampler, options)
+
+    def _make_passes(self, sampler: Any, batch_sampler: Any, options: dict[str, Any]) -> None:
+        """What makes the batches, with the workers."""
         # Without an accelerator there is nothing to pin for, and torch would warn.
         self.pin_memory = options.pop("pin_memory", False) and torch.accelerator.is_available()
-        options.update(num_workers=num_workers, pin_memory=self.pin_memory)
+        options.update(num_workers=self.num_workers, pin_memory=self.pin_memory)
         self._passes = passes.make_passes(self, sampler, batch_sampler, options)
         self.n_samples = self._passes.n_samples
 
@@ -138,64 +150,17 @@ class BaseDataLoader(BareIteration, DataLoader[Any]):
             logging.getLogger("data_loader").info(f"the loader {self.name!r} {what}")
         return split.split_samples(self.n_samples, validation_split)
 
+    def evaluation_data(self) -> Any:
+        """The dataset as validation reads it."""
+        return split.evaluation_view(self.dataset)
+
     def split_validation(self) -> "BaseDataLoader | None":
         """A loader of the held-out samples, in a fixed order and without augmentation; or None."""
         if self.valid_sampler is None:
             return None
-        dataset = Subset(split.evaluation_view(self.dataset), split.samples_of(self.valid_sampler))
+        dataset = Subset(self.evaluation_data(), split.samples_of(self.valid_sampler))
         options = {**self.init_kwargs, "dataset": dataset, "shuffle": False, "drop_last": False}
-        return BaseDataLoader(validation_split=0.0, name=f"{self.name}-valid", **options)
-
-
-def training_batches(loader: Any, start: int, stop: int, seed: int) -> Iterator[Any]:
-    """Batches `start` up to `stop`, counted from the run's beginning, pass after pass.
-
-    A loader of ours begins at the place itself; a foreign one is read and dropped up to it, so that
-    a resumed run sees what the unbroken one saw.
-    """
-    length = len(loader)
-    if length == 0:
-        why = "fewer samples than a batch, with drop_last?"
-        raise DataError(f"the training loader has no batches: {why}")
-    at = start
-    while at < stop:
-        epoch, first = divmod(at, length)
-        last = min(length, first + stop - at)
-        came = first
-        for batch in one_pass(loader, seed, epoch + 1, first, last):
-            came += 1
-            yield batch
-        if came < last:
-            promised = f"{length} batches that the loader's len promises"
-            told = f"pass {epoch + 1} gave {came} of the {promised}"
-            if came == 0:
-                raise DataError(told)
-            logging.getLogger("data_loader").warning(told)
-        at += last - first
-
-
-def one_pass(
-    loader: Any, seed: int, epoch: int = 0, first: int = 0, last: int | None = None
-) -> Iterator[Any]:
-    """Batches `first` up to `last` (all) of a pass; pass 0, an evaluation, never varies."""
-    if isinstance(loader, BaseDataLoader):
-        if type(loader).__iter__ is BaseDataLoader.__iter__:
-            return loader.batches(epoch, first, last)
-        loader.epoch = epoch  # what the user's own iteration adds to a pass is not to be left out
-    start = partial(
-        passes.replayed, loader, (seed, "pass", epoch), (seed, "fetch", epoch), first, last
-    )
-    name = getattr(loader, "name", type(loader).__name__)
-    batches = passes.handed_out(start, seed, name, epoch, first)
-    if epoch == 0 and not _cuts_itself(loader):
-        return itertools.islice(batches, distributed.rank(), None, distributed.size())
-    return batches
-
-
-def _cuts_itself(loader: Any) -> bool:
-    """Whether each of several processes gets only its share, not everything."""
-    if isinstance(loader, BaseDataLoader):
-        return True
-    if isinstance(getattr(loader, "dataset", None), IterableDataset):  # whose business it is
-        return True
-    return isinstance(getattr(loader, "sampler", None), DistributedSampler)
+        options.update(self.choice.for_validation())
+        valid = BaseDataLoader(validation_split=0.0, name=f"{self.name}-valid", **options)
+        valid.classes = self.classes
+        return valid

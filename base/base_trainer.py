@@ -9,7 +9,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,8 +19,8 @@ from logger.logger import setup_logging, to_files
 from logger.visualization import EpochTable, MetricsFile, TensorboardWriter, Writers, row_of_epoch
 from machinery import distributed
 from machinery.checkpoints import environment, outcome, parts, saving
-from machinery.checkpoints.restoring import Position
 from machinery.checkpoints.saving import Checkpoints
+from machinery.checkpoints.starts import Position
 from machinery.checks.methods import check_overrides
 from machinery.checks.networks import warn_of_networks
 from machinery.checks.own_values import OwnValues
@@ -31,13 +30,13 @@ from machinery.order.outstanding import OUTSTANDING, first_tensor
 from machinery.stopping import StopRequest
 from machinery.update import networks, together
 from machinery.update.runtime import learning_rate, unwrap
-from machinery.update.watching import Monitor, Monitored, numbers_of
+from machinery.update.watching import ClassicNames, Monitor, numbers_of
 from parse_config import ConfigParser
 
 Log = dict[str, float]
 
 
-class BaseTrainer(Monitored, ABC):
+class BaseTrainer(ClassicNames, ABC):
     """Runs the epochs; a subclass defines `_train_epoch`.
 
     Whatever attribute of the trainer has `state_dict` and `load_state_dict` (networks, optimizers,
@@ -56,6 +55,8 @@ class BaseTrainer(Monitored, ABC):
         ConfigError: another process owns the run folder.
     """
 
+    #: The average of the weights that is judged in their place, if `trainer.ema` asks for one.
+    ema: networks.Average | None = None
     # What a subclass may have; these are for one that has not.
     data_loader: Any = None
     valid_data_loader: Any = None
@@ -89,7 +90,6 @@ class BaseTrainer(Monitored, ABC):
         self.config = config
         self.settings = settings
         self.logger = config.get_logger("trainer", settings.verbosity)
-        config.get_logger("checkpoint", settings.verbosity)
         self.model = model
         self.criterion = criterion
         self.metric_ftns = metric_ftns
@@ -109,9 +109,7 @@ class BaseTrainer(Monitored, ABC):
         # Whether the run had come to its end.
         self._ended = False
         launch = config.launch
-        self._checkpoints = Checkpoints(
-            config.run, settings.keep_last, launch.typed, launch.goes_on_from
-        )
+        self._checkpoints = Checkpoints(config.run, settings, launch.typed, launch.goes_on_from)
         self.checkpoint_dir = config.run.folder
         self.stop = StopRequest(self._dropped)
         self._make_writers()
@@ -173,27 +171,20 @@ class BaseTrainer(Monitored, ABC):
                 spoilt = self.monitor.not_finite(epoch, log, self._rate())
                 improved = self.monitor.update(epoch, log)
                 self._report(epoch, log, time.perf_counter() - started)
-                finished = epoch == self.epochs or self.monitor.exhausted
+                late = self.stop.is_late
+                finished = epoch == self.epochs or self.monitor.exhausted or late
                 self._save_epoch(epoch, improved, finished, spoilt)
                 if self.monitor.exhausted:
                     without = f"{self.monitor.bad_epochs} epochs without improvement"
                     self.logger.info(f"early stop: {without}")
+                if late:
+                    self.logger.info(f"trainer.max_time {self.settings.max_time} is over")
                 if finished:
                     break
             self._finish(idle=not epochs)
 
     def _best_epoch(self) -> int:
         return self.monitor.best_epoch
-
-    def _save_checkpoint(self, epoch: int, save_best: bool = False) -> None:
-        """Save now, as after an epoch; nothing else calls it."""
-        self.epoch = epoch
-        self._save(None, improved=save_best)
-
-    def _resume_checkpoint(self, resume_path: str | Path) -> None:
-        """Go on from a checkpoint of this run; nothing else calls it."""
-        self.config.launch = self.config.launch.continued(Path(resume_path))
-        self.restore()
 
     def restore(self) -> None:
         """Load the checkpoint that the config names, if any; bring all networks to the device."""
@@ -203,11 +194,17 @@ class BaseTrainer(Monitored, ABC):
         if not run.environment:
             dataset = getattr(self.data_loader, "dataset", None)
             run.made_of(environment.describe(device, dataset))
+        if self.ema is None and self.settings.ema is not None:
+            only_finite = self.settings.on_nan == "ignore"
+            self.ema = networks.Average(self.model, self.settings.ema, only_finite)
+            self.ema.follow(self.optimizer)
         start = launch.start(self.config.checked)
         position = self._checkpoints.restore(start, self._held())
         if position is not None:
             self.logger.info(f"resuming from {launch.checkpoint}")
             self._go_on_from(position)
+        if self.ema is not None and not launch.trains:
+            self.ema.replace()
         launch.release()
 
     def _go_on_from(self, position: Position) -> None:
@@ -216,6 +213,7 @@ class BaseTrainer(Monitored, ABC):
         self._before = position.before
         self._interrupted = position.batches
         self._ended = position.finished
+        self.config.run.seconds_before = position.seconds
         self.epoch = position.epoch
         self.start_epoch = position.epoch
         if position.step is None:
@@ -230,12 +228,16 @@ class BaseTrainer(Monitored, ABC):
         if self.config.launch.checking:
             self.epochs = min(self.epochs, self.start_epoch)
         epochs = range(self.start_epoch, self.epochs + 1)
-        if self.monitor.exhausted:  # the patience was at its end: nothing is left to do
+        left = math.inf
+        if self.settings.max_seconds is not None:
+            left = self.settings.max_seconds - run.seconds
+        if self.monitor.exhausted or left <= 0:  # nothing is left to do
             epochs = range(0)
         if epochs or distributed.from_main(self._end_was_lost):
             setup_logging(run.log_dir)
             distributed.from_main(self._begin)
             run.start_clock()
+        self.stop.allow(left)
         self.logger.info(outcome.whereabouts(run))
         return epochs
 
@@ -323,7 +325,8 @@ class BaseTrainer(Monitored, ABC):
         if not (due or improved):
             return
         held = self._held()
-        position = Position(self.epoch, step, self.lr, finished, self._before, self.len_epoch)
+        place = (self.epoch, step, self.lr, finished, self._before, self.len_epoch)
+        position = Position(*place, self.config.run.seconds)
         self._checkpoints.check(held, position, self.settings.on_nan)
         self._own.warn(vars(self), inside=step is not None)
         together.agree(self._networks())
@@ -335,7 +338,7 @@ class BaseTrainer(Monitored, ABC):
             self.config.snapshot(),
             self.config.run.environment,
         )
-        self._checkpoints.save(content, due, improved)
+        self._checkpoints.save(content, held, due, improved)
 
     def _save_epoch(self, epoch: int, improved: bool, finished: bool, spoilt: str = "") -> None:
         """Save a finished epoch as the period asks, always the best, the last and before a stop.
@@ -381,18 +384,9 @@ class BaseTrainer(Monitored, ABC):
     def _finish(self, idle: bool) -> None:
         """Say what came out and what to do with it."""
         if self.config.launch.checking:
-            self._finish_check(idle)
+            self.logger.info(outcome.checked(self._checkpoints, self.config, self._held(), idle))
             return
-        for line in outcome.summary(
-            self._checkpoints, self.monitor, self._held(), self.epochs, self.epoch, idle
-        ):
+        goal = outcome.Goal(self.epochs, self.settings.max_time or "", self.stop.is_late)
+        args = (self.monitor, self._held(), goal, self.epoch, idle)
+        for line in outcome.summary(self._checkpoints, *args):
             self.logger.info(line)
-
-    def _finish_check(self, idle: bool) -> None:
-        """Read back what was saved, as a continued run would."""
-        newest = self._checkpoints.newest
-        idle = idle or newest is None
-        if newest is not None and not idle:
-            start = self.config.launch.continued(newest).start(self.config.checked)
-            start.restore(self._held(), self.config.run.environment)
-        self.logger.info(outcome.check_passed(idle))

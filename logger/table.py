@@ -9,6 +9,8 @@ from logger.writers import Writer, are_of_an_epoch
 
 #: Columns that are no metrics; there is always space for them.
 _ALWAYS_SHOWN = ("epoch", "lr", "seconds", "samples/s")
+#: How many columns that have no space are named.
+_MOST_NAMES = 15
 
 
 class EpochTable(Writer):
@@ -48,7 +50,10 @@ class EpochTable(Writer):
         """Print the names of the columns, before it those of the numbers that have none."""
         left_out = [name for name in self._names if name not in self._columns]
         if left_out:
-            self.logger.info(f"only in metrics.csv, for want of space: {', '.join(left_out)}")
+            shown = ", ".join(left_out[:_MOST_NAMES])
+            if len(left_out) > _MOST_NAMES:
+                shown += f", … ({len(left_out)} columns)"
+            self.logger.info(f"only in metrics.csv, for want of space: {shown}")
         self.logger.info(" ".join([_aligned(name, name) for name in self._columns]))
 
     def _columns_that_fit(self, names: Sequence[str]) -> list[str]:
@@ -65,15 +70,32 @@ class EpochTable(Writer):
 
 
 def _by_importance(names: Sequence[str]) -> list[str]:
-    """The metrics among the names, each in validation before the same in training."""
+    """The metrics among the names, each in validation before the same in training.
+
+    Parts of one, such as a class's, come after all that are whole.
+    """
     ordered: list[str] = []
-    for name in names:
+    for name in sorted(names, key=_is_part):
         if name in _ALWAYS_SHOWN:
             continue
-        for column in (f"val_{name}", name):
-            if column in names and column not in ordered:
+        for column in [*_in_validation(name, names), name]:
+            if column not in ordered:
                 ordered.append(column)
-    return ordered
+    return sorted(ordered, key=_is_part)
+
+
+def _is_part(name: str) -> bool:
+    """Whether a number is of a class, or of another part of a metric: "f1/cat"."""
+    return "/" in name
+
+
+def _in_validation(name: str, names: Sequence[str]) -> list[str]:
+    """The same number in validation, of each set where there are several."""
+    found = []
+    for each in names:
+        if each.startswith("val_") and each.endswith(f"_{name}"):
+            found.append(each)
+    return found
 
 
 def _width_of_row(columns: Sequence[str]) -> int:

@@ -1,6 +1,7 @@
 """Signals that ask a run to stop politely: it finishes the step in hand, saves, and leaves."""
 
 import ctypes
+import math
 import multiprocessing
 import os
 import signal
@@ -54,6 +55,9 @@ class StopRequest:
         self._polled = True
         self._fetching = False
         self._before: dict[int, Any] = {}
+        # When there is no time left, and whether all processes have agreed that this is so.
+        self._deadline = math.inf
+        self._late = False
         #: Steps since the processes agreed, and when that was.
         self._steps = 0
         self._since = time.monotonic()
@@ -75,6 +79,17 @@ class StopRequest:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
         self._before = {}
+
+    def allow(self, seconds: float) -> None:
+        """From here on so many seconds are left."""
+        self._deadline = time.monotonic() + seconds
+
+    @property
+    def is_late(self) -> bool:
+        """Whether there is no time left; of several processes, whether they have agreed on it."""
+        if distributed.alone():
+            return time.monotonic() >= self._deadline
+        return self._late
 
     @contextmanager
     def unpolled(self) -> Iterator[None]:
@@ -102,9 +117,11 @@ class StopRequest:
             return
         pace = (time.monotonic() - self._since) / self._steps
         noted = [float(self.noted == signum) for signum in _SIGNALS]
+        late = float(time.monotonic() >= self._deadline)
         # Awaited at once: a fork must not come between, see `distributed.join`.
-        *counts, paces = distributed.totals([*noted, pace])()
+        *counts, lates, paces = distributed.totals([*noted, late, pace])()
         self.signum = _first_noted(counts)
+        self._late = lates > 0
         # What is no step says nothing of the next, and steps that follow may be slow.
         self._every = 0
         if soon:

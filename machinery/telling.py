@@ -37,6 +37,8 @@ _LOST_PROCESS = re.compile(
     r"|wait timeout after \d+ms|Application timeout|Connection was likely closed|NCCL"
     r"|gloo.*?((?:Connection|Broken|Read) [a-z ]+)"
 )
+#: What the targets of a batch that is a dict are called.
+_TARGETS = ("labels", "label", "targets", "target", "y")
 #: What Python says of a method that is called with other arguments than it takes.
 _WRONG_CALL = re.compile(r"(\w+)\.(\w+)\(\) (?:takes|got|missing) ")
 #: How many items of a container are described.
@@ -52,10 +54,16 @@ def note_batch(error: BaseException, owner: object) -> None:
     Args:
         error: raised while the trainer computed with a batch; it is to be raised again as it is.
         owner: of the methods, a trainer.
+
+    Raises:
+        ConfigError: the batch is a dict, and was taken for a pair.
     """
     if isinstance(error, UserError):
         return
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for frame in frames:
+        if frame.f_code.co_name == "_forward" and _takes_for_pair(frame):
+            raise ConfigError(_means_of_dict(frame.f_locals["batch"])) from error
     facts = vars(error)  # also of a class whose attributes cannot be set
     if _BATCH_VARIABLES in facts or _is_ours(frames[-1].f_code.co_filename):
         return
@@ -63,6 +71,35 @@ def note_batch(error: BaseException, owner: object) -> None:
     for frame in reversed(frames):
         if frame.f_locals.get("self") is owner and not facts[_BATCH_VARIABLES]:
             facts[_BATCH_VARIABLES] = _variables(frame)
+
+
+def _takes_for_pair(frame: FrameType) -> bool:
+    """Whether a method has written `data, target = batch`, and the batch is a dict."""
+    batch = frame.f_locals.get("batch")
+    names = frame.f_code.co_varnames
+    if not isinstance(batch, Mapping) or not {"data", "target"} <= {*names}:
+        return False
+    keys = list(batch)
+    # Of two keys they are taken for the data and the target; more don't fit.
+    return len(keys) != 2 or frame.f_locals.get("data") == keys[0]
+
+
+def _means_of_dict(batch: Mapping[Any, Any]) -> str:
+    """That a batch is a dict, and the lines that say what it means."""
+    keys = [key for key in batch if hasattr(batch[key], "shape")]
+    target = keys[-1] if keys else "target"
+    for name in _TARGETS:
+        if name in keys:
+            target = name
+            break
+    data = ", ".join(f"batch[{key!r}]" for key in keys if key != target)
+    return (
+        f"the trainer takes a batch for a pair (data, target), it is a dict {described(batch)}\n"
+        "  say in trainer/trainer.py what it means, with the keys that your model takes:\n"
+        "    def _forward(self, batch):\n"
+        f"        output = self.model({data})\n"
+        f"        return self.criterion(output, batch[{target!r}]), output, batch[{target!r}]"
+    )
 
 
 def note_place(error: BaseException, place: str) -> None:

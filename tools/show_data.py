@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,9 +23,8 @@ from base import BaseDataLoader
 from base.base_data_loader import one_pass
 from machinery.errors import ConfigError, DataError
 from machinery.files import shown
-from machinery.order.batches import SeededFetcher
+from machinery.order.fetching import SeededFetcher
 from machinery.order.passes import OrderedPasses
-from machinery.order.split import evaluation_view
 from machinery.telling import described, printable
 from parse_config import ConfigParser
 from tools.pictures import (
@@ -36,7 +36,7 @@ from tools.pictures import (
     pyplot as plt,
     save,
 )
-from tools.trained import classes_of, evaluation_loader, tensors_in
+from tools.trained import classes_of, evaluation_loader, split_of, tensors_in
 from train import OPTIONS
 
 #: Columns of a table beside each other, and how many a table has at most.
@@ -73,10 +73,10 @@ def loader_of(config: ConfigParser, split: str) -> Any:
         raise ConfigError("the config has no data_loader")
     if split == "train":
         return config.init_obj("data_loader", module_data)
-    own = config.config.get(f"{split}_data_loader")
     batch_size = config.launch.args.bs
-    if own and batch_size:
-        own.setdefault("args", {})["batch_size"] = batch_size
+    if batch_size:
+        for section in config.sections(f"{split.partition('.')[0]}_data_loader"):
+            section.setdefault("args", {})["batch_size"] = batch_size
     return evaluation_loader(config, split)
 
 
@@ -101,7 +101,7 @@ def without_augmentation(feed: Feed) -> Any:
         return None
     passes.order.take(1, 0, 1)
     fed = passes.fetcher
-    fetcher = SeededFetcher(evaluation_view(loader.dataset), fed.collate_fn, fed.seed, fed.name)
+    fetcher = SeededFetcher(loader.evaluation_data(), fed.collate_fn, fed.seed, fed.name)
     (place,) = passes.order
     batch = fetcher[place]
     if isinstance(batch, DataError):
@@ -297,9 +297,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Show what a loader feeds.")
     parser.add_argument(
         "--split",
-        choices=["train", "valid", "test"],
+        type=partial(split_of, ("train", "valid", "test")),
         default="train",
-        help="part of the data (train)",
+        help='part of the data (train): train, valid, test, or one of several sets: "valid.NAME"',
     )
     parser.add_argument(
         "--n", type=int, default=48, help="pictures of the first batch, at most (48)"

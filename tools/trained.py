@@ -1,13 +1,13 @@
 """A trained model with its data, as test.py has them: what tools that look at one begin with."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.data import Subset
 
 import data_loader.data_loaders as module_data
 import test
@@ -15,6 +15,7 @@ from base.base_data_loader import one_pass
 from machinery.errors import ConfigError, StorageError
 from machinery.files import ensure_dir
 from machinery.telling import note_batch
+from machinery.update.metric_values import classes_of as classes_of, dataset_of as dataset_of
 from machinery.update.networks import without_gradients
 from parse_config import ConfigParser
 from train import build
@@ -48,7 +49,10 @@ class Seen(NamedTuple):
 def parsed(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Trained]:
     """Parse a command line with `-r CHECKPOINT`, `--split` and test.py's options, and load it."""
     parser.add_argument(
-        "--split", choices=["test", "valid"], default="test", help="data to take (test)"
+        "--split",
+        type=partial(split_of, ("test", "valid")),
+        default="test",
+        help='data to take (test): test, valid, or one of several sets: "valid.NAME"',
     )
     config = ConfigParser.from_args(parser, evaluating=True, partial=False)
     loader = evaluation_loader(config, config.launch.args.split)
@@ -59,10 +63,31 @@ def parsed(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Trained
 
 
 def evaluation_loader(config: ConfigParser, split: str) -> Any:
-    """The loader of the "test" or the "valid" data, as test.py makes it."""
-    if split == "test":
-        return test.test_loader(config, module_data)
-    return test.valid_loader(config, module_data)
+    """The loader of the "test" or the "valid" data, as test.py makes it; "valid.NAME": a set's.
+
+    Raises:
+        ConfigError: there is no such set, or there are several.
+    """
+    part, _, name = split.partition(".")
+    if part == "test":
+        loader = test.test_loader(config, module_data)
+    else:
+        loader = test.valid_loader(config, module_data)
+    if not isinstance(loader, dict):
+        if name:
+            raise ConfigError(f"--split {split}: the {part} data is one set: --split {part}")
+        return loader
+    if name not in loader:
+        there = ", ".join([f"{part}.{key}" for key in loader])
+        raise ConfigError(f"--split {split}: the {part} data has several sets: {there}")
+    return loader[name]
+
+
+def split_of(parts: Sequence[str], text: str) -> str:
+    """A part of the data as the command line names it: such as "valid", or "valid.NAME"."""
+    if text.partition(".")[0] not in parts:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(parts)}")
+    return text
 
 
 def seen(trained: Trained) -> Iterator[Seen]:
@@ -102,43 +127,6 @@ def _detached(value: Any) -> Any:
 def tensors_in(value: Any) -> list[torch.Tensor]:
     """The tensors in a batch, or in what a network takes or returns."""
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
-
-
-def dataset_of(loader: Any) -> Any:
-    """The dataset below `Subset`s; None where a loader has none."""
-    dataset = getattr(loader, "dataset", None)
-    while isinstance(dataset, Subset):
-        dataset = dataset.dataset
-    return dataset
-
-
-def classes_of(loader: Any, count: int | None = None) -> list[str]:
-    """The names of the classes, as the loader or its dataset knows them.
-
-    Args:
-        count: how many there are; their numbers, if so many names are not known.
-    """
-    classes = getattr(loader, "classes", None) or getattr(dataset_of(loader), "classes", None)
-    names = []
-    if isinstance(classes, dict):
-        names = _by_number(classes)
-    elif isinstance(classes, list | tuple):
-        names = [str(name) for name in classes]
-    if count is None or count == len(names):
-        return names
-    return [str(number) for number in range(count)]
-
-
-def _by_number(classes: dict[Any, Any]) -> list[str]:
-    """The names in a dict of names to numbers, or of numbers to names; numbers where one lacks."""
-    names = {}
-    for key, value in classes.items():
-        if isinstance(key, str):
-            names[int(value)] = key
-        else:
-            names[int(key)] = value
-    highest = max(names, default=-1)
-    return [str(names.get(number, number)) for number in range(highest + 1)]
 
 
 def folder_of(trained: Trained, name: str, given: Path | None) -> Path:

@@ -13,7 +13,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from machinery.config.schema import Arch, Component, Config, LRScheduler, NamedComponent, Optimizer
+from machinery.config.schema import (
+    Arch,
+    Component,
+    Config,
+    LRScheduler,
+    NamedComponent,
+    Optimizer,
+    ParameterGroup,
+)
 from machinery.config.settings import TrainerSettings
 from machinery.files import ROOT
 
@@ -37,6 +45,7 @@ SECTIONS = (
     Section("COMPONENT.", Component),
     Section("arch.", Arch, Component),
     Section("optimizer.", Optimizer, Component),
+    Section("optimizer.groups[i].", ParameterGroup),
     Section("loss. / metrics[i].", NamedComponent, Component),
     Section("lr_scheduler.", LRScheduler, Component),
     Section("trainer.", TrainerSettings),

@@ -6,7 +6,7 @@ is more than one step of one optimizer (a GAN), there is `_update`.
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -17,20 +17,21 @@ from torch.optim import Optimizer
 
 from base.base_data_loader import one_pass, training_batches
 from base.base_trainer import BaseTrainer, Log
+from logger.pictures import draw_tables
 from logger.progress import Done, Progress, progress_of
 from machinery import distributed
-from machinery.checks.fitting import check_parts
+from machinery.checks.fitting import check_monitored, check_parts
 from machinery.checks.layer_table import watch
 from machinery.checks.loss import no_mean_loss, warn_of_loss
 from machinery.checks.methods import check_methods, loss_of
 from machinery.checks.own_values import OwnValues
 from machinery.errors import UserError
 from machinery.order import seeding
-from machinery.order.epochs import EpochLength
+from machinery.order.epochs import EpochLength, tell_unreadable
 from machinery.telling import note_batch
 from machinery.update import networks
 from machinery.update.group import Again, Computed, Group
-from machinery.update.metrics import MetricTracker, by_kind, named_terms
+from machinery.update.metrics import MetricTracker, by_kind, classes_of, named_terms
 from machinery.update.runtime import Runtime
 from machinery.update.schedule import expect_steps, step_scheduler
 from machinery.update.sizes import Counts, Sizes
@@ -44,14 +45,16 @@ class Trainer(BaseTrainer):
     Args:
         model, criterion, metric_ftns, optimizer, config: as in `BaseTrainer`.
         device: where the model is.
-        data_loader, valid_data_loader: batches to train on, and to judge by; any iterables, the
-            first with a length.
+        data_loader, valid_data_loader: batches to train on, and to judge by (or a dict of several
+            sets by name); any iterables, the first with a length.
         lr_scheduler: steps as `lr_scheduler.interval` of the config says.
         len_epoch: batches in an epoch; by default `trainer.len_epoch`, else a pass over the data.
     """
 
     #: The names of the loss terms that `_forward` returns; the first is minimised.
     loss_terms: Sequence[str] = ("loss",)
+    #: The names of other numbers that a trainer of your own logs, for `trainer.monitor`.
+    log_names: Sequence[str] = ()
     #: A method of your own says what the mean loss of a batch is over, if not over its samples.
     loss_size_of: Callable[[Any], float] | None = None
 
@@ -73,9 +76,7 @@ class Trainer(BaseTrainer):
         check_methods(type(self), Trainer, criterion, optimizer, config.checked)
         if config.launch.trains:  # before the run folder is made
             loaders = (data_loader, valid_data_loader)
-            settings, where = config.settings.trainer, config.where
-            terms, batches = self.loss_terms, self.len_epoch
-            check_parts(settings, where, terms, metric_ftns, model, loaders, batches)
+            check_parts(self, Trainer, config, metric_ftns, model, loaders)
         super().__init__(model, criterion, metric_ftns, optimizer, config)
         self.device = device
         self.data_loader = data_loader
@@ -130,14 +131,16 @@ class Trainer(BaseTrainer):
             self._whole = False
             self._stepped = False
             try:
-                self._update(batches)
-                self._check_update()
+                if batches:  # else none of their samples could be read
+                    self._update(batches)
+                    self._check_update()
             except (Exception, SystemExit) as error:
                 note_batch(error, self)
                 raise
-            self._after_update(len(batches))
+            self._after_update(self._sizes.steps)
             self._whole = True
         self._log_window()
+        tell_unreadable(self.data_loader)
         log = self.train_metrics.result()
         stuck = self.runtime.no_step_was_possible()
         self._watch.check_learnt(epoch, stuck or self.loss_terms[0] not in log)
@@ -167,14 +170,13 @@ class Trainer(BaseTrainer):
         batches = training_batches(self.data_loader, done, last, self.seed)
         batches = self.stop.until(self._sizes.noted(batches, done, self.data_loader))
         with contextlib.closing(self._progress):
-            while True:
+            while not (self.step and self.stop.is_late):
                 fetched = list(islice(batches, self.accumulate))
                 if self.stop.signum is not None:
                     self._leave()
                 if not fetched:
                     return
-                self._sizes.fetch(fetched)
-                yield fetched
+                yield self._sizes.fetch(fetched)
                 self._progress.update(len(fetched))
 
     def _begin_counting(self, epoch: int) -> None:
@@ -183,6 +185,7 @@ class Trainer(BaseTrainer):
         if self.step == 0:
             self.train_metrics.reset()
         self._samples_before = self.train_metrics.samples_everywhere()
+        self.train_metrics.classes = classes_of(self.data_loader)
         self._watch.start(self.step)
         if epoch == self.start_epoch:
             self._layers = watch(self.model, self.data_loader, self.epochs * self.len_epoch)
@@ -213,7 +216,7 @@ class Trainer(BaseTrainer):
             raise UserError("a group is begun within another: an update has one after the other")
         if self._attended != self.epoch:
             held = self._held()
-            self.runtime.attend(held.optimizers, held.with_modes)
+            self.runtime.attend(held.optimizers, held.with_modes, self.ema)
             self._attended = self.epoch
         keep = None
         if self._watch.may_skip:  # an update that is skipped must leave no trace
@@ -347,6 +350,7 @@ class Trainer(BaseTrainer):
             self.logger.info(self._layers())
             self._layers = None
             self.train_metrics.warn_of_unsaved(self.epoch)
+            check_monitored(self, self.config, self.train_metrics)
         if self.step // self.log_step > before // self.log_step:
             self._log_window()
         if self.save_step is not None and self.step < self.len_epoch:
@@ -385,13 +389,20 @@ class Trainer(BaseTrainer):
         self.writer.set_step(step, "valid")
         log = self.evaluate(self.valid_data_loader, self.valid_metrics)
         self.writers.log({f"{name}/valid": value for name, value in log.items()}, step)
+        draw_tables(self.valid_metrics, self.checkpoint_dir, "valid", self.writer)
         return log
 
-    def evaluate(self, loader: Iterable[Any], tracker: MetricTracker | None = None) -> Log:
-        """The averages over all samples of a loader; the same for validation and test."""
+    def evaluate(self, loader: Any, tracker: MetricTracker | None = None) -> Log:
+        """The averages over all samples of a loader; the same for validation and test.
+
+        Of a dict of loaders those of each, as "SET_NAME".
+        """
         if tracker is None:
             tracker = self._tracker()
+        if isinstance(loader, Mapping):
+            return tracker.of_each(self.evaluate, loader)
         tracker.reset()
+        tracker.classes = classes_of(loader)
         networks.share_buffers(self._networks())
         batches = self.stop.until(one_pass(loader, self.seed), together=False)
         try:
@@ -409,11 +420,12 @@ class Trainer(BaseTrainer):
         self.stop.agree()
         if self.stop.signum is not None:
             self._leave()
+        tell_unreadable(loader)
         return tracker.result()
 
     def judged(self) -> contextlib.AbstractContextManager[None]:
         """Within it, `self.model` is what is evaluated, in evaluation mode."""
-        return networks.evaluating(self._networks(), self._held().with_modes)
+        return networks.evaluating(self._networks(), self._held().with_modes, self.ema)
 
     def _schedule(self, interval: str, log: Log) -> None:
         """Step the scheduler if it steps at this interval; a plateau is judged by a number."""

@@ -14,6 +14,7 @@ Group = dict[str, Any]
 #: change under way. With others it is the schedule's.
 SCALES_RATE = (
     "NoneType",
+    "LambdaLR",
     "StepLR",
     "MultiStepLR",
     "ExponentialLR",

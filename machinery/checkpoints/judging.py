@@ -52,7 +52,7 @@ def _changed(before: Config, now: Config, data: tuple[Any, Any]) -> list[str]:
 def _judging(config: Config, data: Any) -> dict[str, Any]:
     """What says by which number epochs are judged, and on which data."""
     monitor = config.get("trainer", {}).get("monitor", "off")
-    name = monitor.rpartition(" ")[2].removeprefix("val_")
+    name = _without_set(monitor.rpartition(" ")[2], config.get("valid_data_loader"))
     numbers = {"loss": config.get("loss")}
     for metric in config.get("metrics") or []:
         numbers[_name_of(metric)] = metric
@@ -64,6 +64,18 @@ def _judging(config: Config, data: Any) -> dict[str, Any]:
         judged_by: numbers[judged_by],
         "the validation data": config.get("valid_data_loader") or data,
     }
+
+
+def _without_set(name: str, valid: Any) -> str:
+    """What a number is called in training: without the validation set, or a part of a metric."""
+    prefixes = ["val_"]
+    if isinstance(valid, Mapping):
+        prefixes = [f"val_{key}_" for key in valid] + prefixes
+    for prefix in prefixes:
+        if name.startswith(prefix):
+            name = name.removeprefix(prefix)
+            break
+    return name.partition("/")[0]
 
 
 def _name_of(metric: Any) -> str:

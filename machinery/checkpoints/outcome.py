@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from machinery import distributed, secrets
 from machinery.checkpoints import run_folder
@@ -176,35 +176,55 @@ def whereabouts(run: Run) -> str:
     return told
 
 
-def check_passed(idle: bool) -> str:
-    """What has been tried, in words.
+def checked(checkpoints: Checkpoints, config: Any, held: Held, idle: bool) -> str:
+    """Read back what was saved, as a continued run would; what has been tried, in words.
 
     Args:
+        config: the parsed config.
         idle: there was nothing left to train.
     """
-    done = "trained, validated, saved and read back"
-    if idle:
+    newest = checkpoints.newest
+    if idle or newest is None:
         done = "the run is at its end"
+    else:
+        start = config.launch.continued(newest).start(config.checked)
+        start.restore(held, checkpoints.run.environment)
+        done = "trained, validated, saved and read back"
     return f"check passed: {done}; nothing of it is kept"
 
 
+class Goal(NamedTuple):
+    """When a run is at its end: after so many epochs, or so much time."""
+
+    epochs: int
+    max_time: str
+    #: Whether it was the time.
+    was_late: bool
+
+
 def summary(
-    checkpoints: Checkpoints, monitor: Monitor, held: Held, epochs: int, done: int, idle: bool
+    checkpoints: Checkpoints,
+    monitor: Monitor,
+    held: Held,
+    goal: Goal,
+    done: int,
+    idle: bool,
 ) -> list[str]:
     """The best value, its file, and the commands that test and continue.
 
     Args:
-        epochs, done: how many the run has, and how many are done.
+        goal: when the run is at its end.
+        done: how many epochs are done.
         idle: there was nothing left to train.
     """
     lines = []
     # A scheduler made for so many steps cannot be stretched.
     fixed = any(hasattr(part, "total_steps") for part in held.parts.values())
-    open_ended = done < epochs or not fixed
+    open_ended = done < goal.epochs or not fixed
     if idle:
-        lines.append(f"nothing to do (epoch {done} of {epochs})")
+        lines.append(f"nothing to do (epoch {done} of {goal.epochs})")
         if open_ended:
-            lines[0] += f"; {_what_to_raise(monitor, epochs, done)} to continue"
+            lines[0] += f"; {_what_to_raise(monitor, goal, done)} to continue"
     newest = checkpoints.newest
     best = checkpoints.run.folder / run_folder.BEST
     if monitor.best_epoch > 0 and is_of_epoch(best, monitor.best_epoch):
@@ -215,26 +235,34 @@ def summary(
         words = checkpoints.run.words.to_evaluate
         lines += to_test(newest, words)
     if checkpoints.newest is not None and open_ended:
-        options = [*_longer(monitor, epochs, done), *checkpoints.run.words.to_go_on]
+        options = [*_longer(monitor, goal, done), *checkpoints.run.words.to_go_on]
         lines.append(f"continue: {checkpoints.script.goes_on(checkpoints.newest, options)}")
     return lines
 
 
-def _what_to_raise(monitor: Monitor, epochs: int, done: int) -> str:
+def _what_to_raise(monitor: Monitor, goal: Goal, done: int) -> str:
     """Which keys keep the run from going on."""
+    if goal.was_late:
+        return "its time is over; raise trainer.max_time"
     if not monitor.exhausted:
         return "raise trainer.epochs"
-    if done < epochs:
+    if done < goal.epochs:
         return "stopped early; raise trainer.early_stop"
     return "stopped early; raise trainer.early_stop and trainer.epochs"
 
 
-def _longer(monitor: Monitor, epochs: int, done: int) -> list[str]:
+def _longer(monitor: Monitor, goal: Goal, done: int) -> list[str]:
     """The options that make a run longer."""
     wanted = 2 * done
-    if done < epochs:
-        wanted = epochs
+    if done < goal.epochs:
+        wanted = goal.epochs
     options = ["--set", f"trainer.epochs={wanted}"]
+    if goal.was_late:
+        options = []
+        if done >= goal.epochs:
+            options = ["--set", f"trainer.epochs={wanted}"]
+        more = 2 * float(goal.max_time[:-1])
+        options += ["--set", f"trainer.max_time={more:g}{goal.max_time[-1]}"]
     if monitor.exhausted:
         patience = 2 * max(int(monitor.patience), monitor.bad_epochs)
         options += ["--set", f"trainer.early_stop={patience}"]

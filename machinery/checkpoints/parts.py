@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel
 from torch.utils._pytree import tree_leaves
 
 from machinery.config.factory import Factory
@@ -66,7 +67,7 @@ def held(
     bare = unwrap(model)
     parts: dict[str, Any] = {}
     known = {id(bare)} | {id(metric) for metric in metrics}
-    known |= {id(attributes.get(name)) for name in _LOADERS}
+    known |= {id(loader) for loader in _own_loaders(attributes)}
     for name, value in _objects(attributes):
         part = unwrap(value) if isinstance(value, nn.Module) else value
         if id(part) in known or not _has_state(part):
@@ -113,8 +114,7 @@ def begin_epoch(attributes: Mapping[str, Any], epoch: int) -> None:
     """
     names = set()
     known = set()
-    for name in _LOADERS:
-        loader = attributes.get(name)
+    for loader in _own_loaders(attributes):
         if isinstance(loader, BareIteration):
             loader.begin_epoch(epoch, held=False)
             names.add(loader.name)
@@ -131,6 +131,18 @@ def begin_epoch(attributes: Mapping[str, Any], epoch: int) -> None:
         names.add(loader.name)
 
 
+def _own_loaders(attributes: Mapping[str, Any]) -> list[Any]:
+    """The loaders that a trainer reads itself, from their beginning."""
+    found: list[Any] = []
+    for name in _LOADERS:
+        loader = attributes.get(name)
+        if isinstance(loader, dict):  # several sets
+            found += loader.values()
+        else:
+            found.append(loader)
+    return found
+
+
 def fixed_facts(
     loader: Any, config: Factory, accumulate: int, batches: int, metrics: Sequence[Any]
 ) -> dict[str, Any]:
@@ -142,7 +154,11 @@ def fixed_facts(
         accumulate, batches: batches in an update, and in an epoch.
         metrics: which have names.
     """
+    chosen = {}
+    if hasattr(loader, "choice"):
+        chosen = loader.choice.facts()
     return {
+        **chosen,
         "validation_split": getattr(loader, "validation_split", None),
         "batch_size": getattr(loader, "batch_size", None),
         "shuffle": getattr(loader, "shuffle", None),
@@ -174,6 +190,8 @@ def state_of(part: Any) -> dict[str, Any]:
 
 def class_of(part: Any) -> str:
     """The class of a part; of a lazy network, which becomes another, that one."""
+    if isinstance(part, AveragedModel):  # as trainers of their own have had it, too
+        return AveragedModel.__name__
     kind = getattr(part, "cls_to_become", None)
     if not isinstance(kind, type):
         kind = type(part)

@@ -40,6 +40,8 @@ class Run:
         if owned:
             self._lock = run_folder.own(folder)
         self._begun: float | None = None
+        #: Seconds that earlier processes have trained.
+        self.seconds_before = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_lock": -1}
@@ -48,6 +50,13 @@ class Run:
     def begun(self) -> bool:
         """Whether this process has begun to train."""
         return self._begun is not None
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has been trained, by this process and earlier ones."""
+        if self._begun is None:
+            return self.seconds_before
+        return self.seconds_before + time.monotonic() - self._begun
 
     def made_of(self, environment: dict[str, Any]) -> None:
         """Note what the run is made of."""

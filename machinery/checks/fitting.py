@@ -1,36 +1,56 @@
 """Whether the parts of a training fit each other and its settings, before anything is written."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
 from machinery.checks.processes import check_processes
-from machinery.checks.settings import check_settings
-from machinery.config.settings import TrainerSettings
+from machinery.checks.settings import check_first_numbers, check_settings, sets_of
+from machinery.update.metrics import MetricTracker
 
 
 def check_parts(
-    settings: TrainerSettings,
-    where: Callable[..., str],
-    loss_terms: Sequence[str],
+    own: Any,
+    template: type,
+    config: Any,
     metrics: Sequence[Any],
     model: nn.Module,
     loaders: tuple[Any, Any],
-    batches: int,
 ) -> None:
     """Refuse settings that make no sense together, or with the parts.
 
     Args:
-        where: gives the origin of a key path.
-        loss_terms: their names.
+        own: the trainer, which is being made.
+        template: the class that has no numbers of its own.
+        config: the parsed config.
         loaders: of the training and the validation data.
-        batches: in an epoch; 0 if that is not known.
 
     Raises:
         ConfigError: with all problems.
     """
+    settings = config.settings.trainer
     loader, valid_loader = loaders
-    names = [*loss_terms, *(metric.__name__ for metric in metrics)]
-    check_settings(settings, where, names, valid_loader is not None, batches)
+    names = [*own.loss_terms, *(metric.__name__ for metric in metrics)]
+    prefixes = list(sets_of(valid_loader))
+    log_names = own.log_names
+    if type(own) is template:
+        log_names = None
+    check_settings(settings, config.where, names, log_names, prefixes, own.len_epoch)
     check_processes(model, loader, metrics, settings.sync_batchnorm)
+
+
+def check_monitored(own: Any, config: Any, tracker: MetricTracker) -> None:
+    """Refuse a monitored number that its metric does not give, once it has counted a batch.
+
+    Args:
+        own: the trainer.
+        config: the parsed config.
+        tracker: of the training.
+
+    Raises:
+        ConfigError: with the names that there are.
+    """
+    settings = config.settings.trainer
+    sets = sets_of(own.valid_data_loader)
+    check_first_numbers(settings, config.where, tracker, sets, own.log_names)

@@ -1,10 +1,12 @@
 """Settings of the trainer that make no sense together, or with the metrics and the data."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from machinery.config.settings import TrainerSettings
 from machinery.errors import ConfigError
+from machinery.update.metrics import MetricTracker, classes_of
 from machinery.update.watching import Monitor
 
 #: Names of the other numbers that are written: in the row of an epoch, and in TensorBoard.
@@ -22,7 +24,8 @@ def check_settings(
     settings: TrainerSettings,
     where: Callable[..., str],
     names: Sequence[str],
-    validated: bool,
+    own: Sequence[str] | None,
+    prefixes: Sequence[str],
     batches: int,
 ) -> None:
     """Check the trainer's settings against the metrics and the data.
@@ -30,44 +33,124 @@ def check_settings(
     Args:
         where: gives the origin of a key path: `where("trainer", "monitor")`, "config.json:12:5".
         names: of the loss terms and metrics.
-        validated: whether there is validation data.
+        own: of other numbers that the trainer logs; None: it is the template's, and has none.
+        prefixes: of the numbers of each validation set, as of `sets_of`.
         batches: in an epoch; 0 if that is not known.
 
     Raises:
         ConfigError: with all problems.
     """
     problems = [
-        *_problems_of_judging(settings, names, validated),
+        *_problems_of_judging(settings, names, own, prefixes),
         *_problems_of_length(settings, batches),
     ]
     lines = [f"{where('trainer', key)}: trainer.{key}: {text}" for key, text in problems]
-    for name in _taken(names):
+    for name in _taken([*names, *(own or ())], prefixes):
         lines.append(f'metrics: the name {name!r} is taken: give the metric a "name" of its own')
     if lines:
         raise ConfigError("\n  ".join(lines))
 
 
+def sets_of(valid_loader: Any) -> dict[str, Any]:
+    """The validation sets, by what their numbers begin with: "val_", or "val_NAME_" of several."""
+    if valid_loader is None:
+        return {}
+    if isinstance(valid_loader, Mapping):
+        return {f"val_{name}_": loader for name, loader in valid_loader.items()}
+    return {"val_": valid_loader}
+
+
+def _logged(names: Sequence[str], prefixes: Sequence[str]) -> list[str]:
+    """The names of all numbers of training and validation."""
+    logged = list(names)
+    for prefix in prefixes:
+        logged += [prefix + name for name in names]
+    return logged
+
+
 def _problems_of_judging(
-    settings: TrainerSettings, names: Sequence[str], validated: bool
+    settings: TrainerSettings,
+    names: Sequence[str],
+    own: Sequence[str] | None,
+    prefixes: Sequence[str],
 ) -> Iterator[Problem]:
     """What is wrong with how the best epoch is found, and when to stop for want of a better."""
-    logged = list(names)
-    first_to_judge_by = 0
-    if validated:
-        logged += [f"val_{name}" for name in names]
-        first_to_judge_by = len(names)
+    logged = [*_logged(names, prefixes), *(own or ())]
     monitor = Monitor(settings.monitor, settings.early_stop)
     if monitor.on and monitor.name not in logged:
-        hint = ""
-        if monitor.name.removeprefix("val_") in names:
-            hint = " (there is no validation data)"
-        known = ", ".join(logged)
-        text = f"no metric is called {monitor.name!r}{hint}; there are: {known}"
-        yield Problem("monitor", text)
+        metric, slash, _ = monitor.name.partition("/")
+        if not slash or metric not in logged:  # else "metric/class", which its first value tells
+            text = _unknown_number(monitor.name, names, logged)
+            if own is not None:
+                line = f'log_names = ("{monitor.name}",)'
+                text += f"; if the trainer logs it, its class says so: {line}"
+            yield Problem("monitor", text)
     if settings.early_stop and not monitor.on:
-        example = logged[first_to_judge_by]
+        example = logged[0]
+        if prefixes:
+            example = prefixes[0] + logged[0]
         text = f'there is nothing to judge by: set trainer.monitor, such as "min {example}"'
         yield Problem("early_stop", text)
+
+
+def _unknown_number(name: str, names: Sequence[str], logged: Sequence[str]) -> str:
+    """That no number of that name is logged, and what there is."""
+    known = ", ".join(logged)
+    if name.removeprefix("val_") in names:
+        hint = " (there is no validation data)"
+        if any(each.startswith("val_") for each in logged):
+            hint = " (each validation set has its own)"
+        return f"no metric is called {name!r}{hint}; there are: {known}"
+    return f"no metric is called {name!r}; there are: {known}"
+
+
+def check_first_numbers(
+    settings: TrainerSettings,
+    where: Callable[..., str],
+    tracker: MetricTracker,
+    sets: Mapping[str, Any],
+    own: Sequence[str],
+) -> None:
+    """Refuse a monitored number that its metric does not give: with the first update, it shows.
+
+    Args:
+        where: gives the origin of a key path.
+        tracker: of the training, which has counted a batch.
+        sets: of validation, as of `sets_of`.
+        own: the names of other numbers that the trainer logs.
+
+    Raises:
+        ConfigError: with the names that there are.
+    """
+    monitor = Monitor(settings.monitor, settings.early_stop)
+    if not monitor.on or monitor.name in own:
+        return
+    try:
+        logged, tables = _first_numbers(tracker, sets)
+    except Exception:  # there is too little to compute; the end of the epoch tells
+        return
+    if monitor.name in logged:
+        return
+    metric = monitor.name.partition("/")[0]
+    of_metric = [name for name in logged if name.partition("/")[0] == metric]
+    origin = f"{where('trainer', 'monitor')}: trainer.monitor"
+    if of_metric:
+        known = ", ".join(of_metric)
+        raise ConfigError(f"{origin}: {metric} has no {monitor.name!r}; there are: {known}")
+    if metric in tables:
+        raise ConfigError(f"{origin}: {metric} is a table, and no number")
+
+
+def _first_numbers(tracker: MetricTracker, sets: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """The names of the numbers, and of the tables, that training and validation give."""
+    trial = copy.deepcopy(tracker)
+    logged = list(trial.result())
+    tables = list(trial.tables)
+    for prefix, loader in sets.items():
+        trial.classes = classes_of(loader)
+        logged += [prefix + name for name in trial.result()]
+        tables += [prefix + name for name in trial.tables]
+    return logged, tables
 
 
 def _problems_of_length(settings: TrainerSettings, batches: int) -> Iterator[Problem]:
@@ -81,15 +164,19 @@ def _problems_of_length(settings: TrainerSettings, batches: int) -> Iterator[Pro
         yield Problem("save_step", f"an epoch has {batches} batches, so this would never save")
 
 
-def _taken(names: Sequence[str]) -> list[str]:
+def _taken(names: Sequence[str], prefixes: Sequence[str]) -> list[str]:
     """The names that another of the numbers that are written has, too; each once."""
     derived: set[str] = set()
+    of_sets: list[str] = []
     for name in names:
-        derived.update((f"val_{name}", f"best/{name}"))
+        derived.update((f"best/{name}", f"val_{name}"))
+        of_sets += [prefix + name for prefix in prefixes]
+    derived.update(of_sets)
     taken: list[str] = []
     for name in names:
         if name in taken:
             continue
         if name in RESERVED or names.count(name) > 1 or name in derived:
             taken.append(name)
-    return taken
+    # One set may be called as the end of another's name and a metric's beginning.
+    return taken + [name for name in dict.fromkeys(of_sets) if of_sets.count(name) > 1]

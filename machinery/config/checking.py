@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
@@ -13,14 +14,15 @@ from machinery.config.schema import SECTIONS, Config, NamedComponent
 from machinery.config.scripts import Seeding as Seeding
 from machinery.config.settings import TrainerSettings
 from machinery.config.source import Source, dotted, leaves, to_plain
-from machinery.config.values import KeyPath, in_words, nearest
+from machinery.config.values import KeyPath, in_words, is_sets, nearest
 from machinery.config.variables import misplaced, plain_secrets
 from machinery.errors import ConfigError
+from machinery.files import ROOT
 
 #: Keys that are known by another name, or to others.
 _ACCEPTED = (("$schema",), ("trainer", "tensorboardX"))
 #: What pydantic puts into the key path of a value that may be a name or a component.
-_TAGS = ("name", "component")
+_TAGS = ("name", "component", "(sets)", "[key]")
 
 #: A checkpoint is read back to a depth of 255, and wraps its config.
 _DEEPEST = 100
@@ -61,6 +63,21 @@ class Checked(NamedTuple):
         return self.settings.trainer.on_nan == "stop" and (
             "on_nan" in given or not self.source.classic
         )
+
+    def weights_file(self) -> Path | None:
+        """The file that `arch.weights` names, if it names one.
+
+        Raises:
+            ConfigError: it is in the home folder of nobody.
+        """
+        arch = self.settings.arch
+        if arch is None or arch.weights is None:
+            return None
+        try:
+            return ROOT / Path(arch.weights).expanduser()
+        except RuntimeError as error:
+            where = f"{self.source.where(('arch', 'weights'))}: arch.weights"
+            raise ConfigError(f"{where}: {arch.weights}: {error}") from None
 
     def tell_own_keys(self, logger: logging.Logger) -> None:
         """Name the keys of the user's own, and secrets.
@@ -122,6 +139,25 @@ def check(
     return checked._replace(notes=tuple(for_schema.notes))
 
 
+def checked_config(config: Any, modification: Mapping[Any, Any] | None) -> Checked:
+    """A config in any of its forms, checked: its values, or the path of a file.
+
+    Args:
+        config: the values of a config, or the path of one.
+        modification: values by key path, as for `check`.
+
+    Raises:
+        ConfigError: with all problems.
+    """
+    if isinstance(config, Checked):
+        return config
+    if isinstance(config, str | Path):
+        config = Source.read(Path(config))
+    elif not isinstance(config, Source):
+        config = Source.of(config)
+    return check(config, modification)
+
+
 def _too_deep(source: Source) -> list[str]:
     """A line for a config that no checkpoint could be read back with."""
     for path, _ in leaves(source.values):
@@ -155,7 +191,12 @@ def _sections(source: Source) -> Iterator[tuple[KeyPath, Any, type[BaseModel]]]:
     """The sections whose keys are known, with their values and their models."""
     yield (), source.values, Config
     for name, model in SECTIONS.items():
-        yield (name,), source.values.get(name), model
+        values: Any = source.values.get(name)
+        if is_sets(name, values):
+            for key, each in values.items():
+                yield (name, key), each, model
+        else:
+            yield (name,), values, model
     metrics = source.values.get("metrics")
     if isinstance(metrics, list):
         for i, metric in enumerate(metrics):
@@ -205,6 +246,8 @@ def _expected(path: KeyPath, error: dict[str, Any]) -> str:
     """What one of pydantic's errors asks for."""
     if error["type"].startswith("model_"):
         return "expected an object in braces"
+    if error["loc"][-1:] == ("[key]",):
+        return 'expected a name of letters, digits, "_" and "-"'
     if error["type"] == "string_pattern_mismatch":
         field = _model_above(path).model_fields.get(dotted(path[-1:]))
         if field is not None:

@@ -9,13 +9,22 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
-from machinery.config import scripts
+from machinery.config import adapters, installed, scripts
 from machinery.config.arguments import Given, with_tensors
 from machinery.config.checking import Checked
 from machinery.config.classic import ClassicNames
-from machinery.config.components import Component, Modules, bind, find, is_own_class, kind_of
+from machinery.config.components import (
+    ADAPTER,
+    Component,
+    Modules,
+    find,
+    is_own_class,
+    kind_of,
+)
+from machinery.config.kinds import Kind, holds_parts
+from machinery.config.nested import Builder, bind
 from machinery.config.source import dotted
-from machinery.config.values import KeyPath
+from machinery.config.values import KeyPath, is_sets
 from machinery.config.variables import filled
 from machinery.errors import ConfigError, DataError, UserError
 from machinery.telling import told
@@ -34,18 +43,29 @@ class Factory(ClassicNames):
         checked: the config.
     """
 
+    #: What is to be done, where a command says it: of the room `launch`, which knows this one.
+    launch: Any = None
+
     def __init__(self, checked: Checked) -> None:
         #: The config, checked: its source, its settings and its values.
         self.checked = checked
         self.source = checked.source
         self.settings = checked.settings
         self._values = checked.values
-        #: Whether weights start here, rather than being a checkpoint's.
-        self.starting = True
         #: The script's seed, where the run has it.
         self.script_seed: int | None = None
         self._settled = False
         self._take_script_seed()
+
+    @property
+    def starting(self) -> bool:
+        """Whether a run begins."""
+        return self.launch is None or self.launch.begins
+
+    @property
+    def restored(self) -> bool:
+        """Whether all weights are a checkpoint's, and none start here."""
+        return self.launch is not None and not self.launch.makes_weights
 
     def _take_script_seed(self) -> None:
         """Let the seed be the script's, if it has set one so far and the config has none."""
@@ -73,6 +93,14 @@ class Factory(ClassicNames):
         """The origin of the value at a key path, such as "config.json:12:5"."""
         return self.source.where(path)
 
+    def flat(self) -> dict[str, bool | str | int | float]:
+        """What the user has set, by dotted key path, for TensorBoard's hyper-parameters page."""
+        shown = {}
+        for key, value in self.source.flat().items():
+            if isinstance(value, bool | str | int | float) and key != "$schema":
+                shown[key] = value
+        return shown
+
     def check(
         self, required: Mapping[str, type] | None = None, **modules: ModuleType | Modules
     ) -> None:
@@ -88,6 +116,8 @@ class Factory(ClassicNames):
         """
         bases = dict(required or {})
         problems = []
+        if "arch" in modules:
+            modules[dotted(ADAPTER)] = modules["arch"]
         for name, module in modules.items():
             if name in NEEDED and not self._values.get(name):
                 what = 'is missing; a config that has it may be its "base"'
@@ -102,8 +132,9 @@ class Factory(ClassicNames):
     def _check_section(self, name: str, modules: Modules, required: type | None) -> None:
         """Check the components of a section."""
         for component in self._components(name):
-            given = Given(kind_of(component.path).given)
-            bind(self.source, component, modules, given, required)
+            kind = kind_of(component.path)
+            given = Given(kind.given, filled=kind.filled)
+            self._bound(component, modules, given, required)
             if component.args != component.lasting_args:
                 bind(self.source, component.restored(), modules, given, required)
 
@@ -125,7 +156,8 @@ class Factory(ClassicNames):
 
         `config.init_obj("optimizer", torch.optim, parameters)` is
         `torch.optim.Adam(parameters, lr=0.001)` where the config says
-        {"type": "Adam", "args": {"lr": 0.001}}. A component that is null or missing gives None.
+        {"type": "Adam", "args": {"lr": 0.001}}. A component that is null or missing gives None,
+        and an object of several by name a dict.
 
         Raises:
             ConfigError: the type or an argument does not exist, or the constructor raises.
@@ -133,13 +165,39 @@ class Factory(ClassicNames):
         found = self._components(name)
         if not found:
             return None
+        modules = _as_tuple(module)
+        if is_sets(name, self._values[name]):
+            built = {}
+            for component in found:
+                built[component.path[-1]] = self._build(component, modules, args, kwargs)
+            return built
         (component,) = found
-        if not self.starting:
+        if component.values.get("starting_args") and self.restored:
             component = component.restored()
-        built = self._build(component, _as_tuple(module), args, kwargs)
-        if name == "arch" and self.settings.arch is not None and self.settings.arch.freeze:
-            self._freeze(built, self.settings.arch.freeze)
+        built = self._build(component, modules, args, kwargs)
+        if name == "arch":
+            if self.launch is not None:
+                self.launch.fill(built, self.checked)
+            built = self._adapted(built, modules)
+            if self.settings.arch is not None:
+                self._freeze(built, self.settings.arch.freeze)
         return built
+
+    def _adapted(self, model: Any, modules: Modules) -> Any:
+        """The network in the adapter that the config puts around it, if any."""
+        for component in self._components(dotted(ADAPTER)):
+            model = self._build(component, modules, (model,), {})
+        return model
+
+    def _bound(
+        self, component: Component, modules: Modules, given: Given, required: type | None = None
+    ) -> Any:
+        """What a component names, whose arguments fit."""
+        if not adapters.is_of_peft(component):
+            return bind(self.source, component, modules, given, required)
+        # The settings take the config's arguments alone; what they make takes the network.
+        given = given._replace(positional=0)
+        return adapters.around(bind(self.source, component, modules, given))
 
     def _build(
         self,
@@ -154,7 +212,7 @@ class Factory(ClassicNames):
         self._settle_seed()
         path, seed = component.path, self.settings.seed
         given = Given(len(args), tuple(kwargs))
-        target = bind(self.source, component, modules, given)
+        target = self._bound(component, modules, given)
         seeding.set_root_seed(seed, follows_script=self.script_seed is not None)
         process_wide.use_threads(self.settings.trainer.threads)
         # Randomness in a constructor depends on the component alone, not on what was built before.
@@ -165,18 +223,32 @@ class Factory(ClassicNames):
             seeding.seed_everything(seed, *draw)
         where = self._named(component)
         arguments = {**self._arguments(component), **kwargs}
+        make = partial(construct, target, args, arguments, where)
+        if holds_parts(path):
+            make = partial(self._loader, component, modules, target, args, arguments)
         try:
-            built = distributed.in_turn(partial(construct, target, args, arguments, where))
+            built = distributed.in_turn(make)
         except ConfigError as error:
             missing = isinstance(error.__cause__, OSError)
-            if missing and path == ("arch",) and not self.starting:
+            if missing and path == ("arch",) and self.restored:
                 raise _no_starting_weights(error) from error.__cause__
             raise
-        base = kind_of(path).base()
-        is_own = self.source.classic and is_own_class(type(built))
-        if base is not None and not isinstance(built, base) and not is_own:
-            raise ConfigError(f"{where}: made a {type(built).__name__}, not a {base.__name__}")
+        if not (self.source.classic and is_own_class(type(built))):
+            _check_made(built, kind_of(path), where)
         return built
+
+    def _loader(
+        self,
+        component: Component,
+        modules: Modules,
+        target: Any,
+        args: tuple[Any, ...],
+        arguments: Mapping[str, Any],
+    ) -> Any:
+        """A loader, with what is named in its arguments."""
+        builder = Builder(self.source, modules, construct)
+        arguments = builder.arguments(component, target, arguments)
+        return construct(target, args, arguments, self._named(component))
 
     def _freeze(self, model: Any, patterns: list[str]) -> None:
         """Let the parameters that match one of the patterns stay as they are."""
@@ -267,13 +339,26 @@ class Factory(ClassicNames):
         path: KeyPath = tuple(name.split("."))
         values: Any = self._values
         for section in path[:-1]:
-            values = values[section]
+            values = values.get(section) or {}
         value = values.get(path[-1])
         if not value:
             return []
         if isinstance(value, list):
             return [self._component((*path, i), item) for i, item in enumerate(value)]
+        if is_sets(path[-1], value):
+            return [self._component((*path, key), each) for key, each in value.items()]
         return [self._component(path, value)]
+
+    def sections(self, name: str) -> list[dict[str, Any]]:
+        """The values of the components of a section, as they may be changed."""
+        return [self._at(component.path) for component in self._components(name)]
+
+    def _at(self, path: KeyPath) -> Any:
+        """The value at a key path."""
+        value: Any = self._values
+        for key in path:
+            value = value[key]
+        return value
 
     def _component(self, path: KeyPath, value: Any) -> Component:
         """The component at `path`; a name is one without arguments."""
@@ -313,6 +398,16 @@ def construct(
         if isinstance(error, OSError) and "data_loader" in where:
             raise DataError(message) from error
         raise ConfigError(message) from error
+
+
+def _check_made(built: Any, kind: Kind, where: str) -> None:
+    """Refuse what a function has made if it is not of the kind."""
+    base = kind.base()
+    if base is None or isinstance(built, base):
+        return
+    if kind.schedules and installed.is_schedule(type(built)):
+        return
+    raise ConfigError(f"{where}: made a {type(built).__name__}, not a {base.__name__}")
 
 
 def _no_starting_weights(error: ConfigError) -> ConfigError:

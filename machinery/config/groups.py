@@ -3,10 +3,11 @@
 import inspect
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from machinery.config.arguments import accepted, type_problem
-from machinery.config.factory import Factory, matching
+from machinery.config.components import Modules, find
+from machinery.config.factory import Factory, construct, matching
 from machinery.config.schema import ParameterGroup
 from machinery.config.values import nearest
 from machinery.errors import ConfigError
@@ -17,39 +18,99 @@ if TYPE_CHECKING:
     Named = list[tuple[str, torch.nn.Parameter]]
 
 
+class Grouped(NamedTuple):
+    """The parameters of a config's groups."""
+
+    #: Groups of the optimizer itself; what none of the config's matches is the first.
+    own: list[dict[str, Any]]
+    #: Optimizers of other groups, which are made already.
+    others: "list[torch.optim.Optimizer]"
+
+
 def grouped(
-    config: Factory, groups: Sequence[ParameterGroup], named: "Named", optimizer: Any
-) -> list[dict[str, Any]]:
-    """The parameter groups of a config: first what none of its groups matches, then each of them.
+    config: Factory,
+    groups: Sequence[ParameterGroup],
+    named: "Named",
+    optimizer: Any,
+    modules: Modules,
+) -> Grouped:
+    """The parameter groups of a config, those with an optimizer of their own apart.
 
     Args:
         config: the config.
         groups: of it; a parameter is in the first that matches its name.
         named: the parameters to train, with their names.
         optimizer: the class of the optimizer, whose arguments a group may have for itself.
+        modules: where the names of other optimizers are looked up.
 
     Raises:
-        ConfigError: a pattern matches nothing, or the optimizer has no such argument.
+        ConfigError: a pattern matches nothing, or an optimizer has no such argument.
     """
     if not inspect.isclass(optimizer):
         where = f"{config.where('optimizer', 'groups')}: optimizer.groups"
         what = f"{optimizer.__name__} is a function, which makes its groups itself"
         raise ConfigError(f"{where}: {what}: leave them out")
     rest = dict(named)
-    made = []
+    made = Grouped([], [])
     for index, group in enumerate(groups):
         where = f"{config.where('optimizer', 'groups', index)}: optimizer.groups.{index}"
+        kind = optimizer
+        if group.type is not None:
+            kind = find(modules, group.type, config.source, ("optimizer", "groups", index))
         options = group.model_extra or {}
-        _check_options(options, optimizer, where)
-        names = _matched(group.params, [name for name, _ in named], where)
-        taken = [(name, rest.pop(name)) for name in names if name in rest]
-        if not taken:
-            raise ConfigError(f"{where}: the groups before it have all that it matches")
-        made.append({**options, "params": taken})
-        _tell(config, index, options, [name for name, _ in taken])
+        _check_options(options, kind, where)
+        taken = _taken(group, named, rest, where)
+        if group.type is None:
+            made.own.append({**options, "params": taken})
+        else:
+            made.others.append(_made(kind, taken, options, where))
+        _tell(config, index, group, [name for name, _ in taken])
     if rest:
-        made.insert(0, {"params": list(rest.items())})
+        made.own.insert(0, {"params": list(rest.items())})
+    _check_grouped(config, made, optimizer)
     return made
+
+
+def _check_grouped(config: Factory, made: Grouped, optimizer: Any) -> None:
+    """Refuse an optimizer without parameters, and one that cannot be one of several."""
+    if not made.own:
+        where = f"{config.where('optimizer', 'type')}: optimizer.type"
+        what = f"the groups leave {optimizer.__name__} no parameter"
+        raise ConfigError(f"{where}: {what}: leave the type of one of them out")
+    if made.others:
+        _check_alone(optimizer, f"{config.where('optimizer')}: optimizer")
+
+
+def _taken(
+    group: ParameterGroup, named: "Named", rest: "dict[str, torch.nn.Parameter]", where: str
+) -> "Named":
+    """The parameters of a group, which are taken from the rest."""
+    names = [name for name, _ in named]
+    matched = _matched(group.params, names, where)
+    if group.ndim is not None:
+        sizes = {name: parameter.ndim for name, parameter in named}
+        matched = [name for name in matched if sizes[name] == group.ndim]
+        if not matched:
+            raise ConfigError(f"{where}.ndim: no parameter that it matches has {group.ndim}")
+    taken = [(name, rest.pop(name)) for name in matched if name in rest]
+    if not taken:
+        raise ConfigError(f"{where}: the groups before it have all that it matches")
+    return taken
+
+
+def _made(kind: Any, taken: "Named", options: dict[str, Any], where: str) -> Any:
+    """The optimizer of a group."""
+    _check_alone(kind, where)
+    return construct(kind, (taken,), options, f"{where} ({kind.__name__})")
+
+
+def _check_alone(kind: Any, where: str) -> None:
+    """Refuse what cannot be one of several optimizers."""
+    from machinery.config.several import keeps_its_state
+
+    if not inspect.isclass(kind) or not keeps_its_state(kind):
+        what = "has a state or a step of its own, and cannot be one of several optimizers"
+        raise ConfigError(f"{where}: {kind.__name__} {what}")
 
 
 def _matched(patterns: Sequence[str], names: list[str], where: str) -> list[str]:
@@ -80,13 +141,16 @@ def _check_options(options: dict[str, Any], optimizer: type, where: str) -> None
             raise ConfigError(f"{where}.{key}: {problem}")
 
 
-def _tell(config: Factory, index: int, options: dict[str, Any], names: list[str]) -> None:
+def _tell(config: Factory, index: int, group: ParameterGroup, names: list[str]) -> None:
     """Tell what a group has got, where a run begins."""
     if not config.starting:
         return
-    given = ", ".join(f"{key} {value}" for key, value in options.items())
+    words = []
+    if group.type is not None:
+        words.append(group.type)
+    words += [f"{key} {value}" for key, value in (group.model_extra or {}).items()]
     shown = ", ".join(names[:3])
     if len(names) > 3:
         shown += ", …"
-    what = f"optimizer group {index} ({given}): {len(names)} parameters: {shown}"
+    what = f"optimizer group {index} ({', '.join(words)}): {len(names)} parameters: {shown}"
     logging.getLogger("config").info(what)

@@ -4,6 +4,7 @@ import math
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from machinery.config.arguments import accepted
 from machinery.config.components import Modules, find
 from machinery.config.factory import Factory
 from machinery.config.groups import grouped
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 #: Schedulers that give all groups rates of their own.
 _OWN_RATES = ("OneCycleLR", "CyclicLR")
-#: Arguments of OneCycleLR that say how long it is.
+#: Arguments that say how long a schedule is, of OneCycleLR.
 _LENGTHS = ("total_steps", "epochs", "steps_per_epoch")
 
 
@@ -53,8 +54,13 @@ def init_optimizer(
     if component is None or component.type is None or not component.groups:
         return config.init_obj("optimizer", modules, named)
     kind = find(modules, component.type, config.source, ("optimizer",))
-    groups = grouped(config, component.groups, named, kind)
-    return config.init_obj("optimizer", modules, groups)
+    groups = grouped(config, component.groups, named, kind, modules)
+    optimizer = config.init_obj("optimizer", modules, groups.own)
+    if not groups.others:
+        return optimizer
+    from machinery.config.several import as_one
+
+    return as_one([optimizer, *groups.others])
 
 
 def _trainable(
@@ -79,7 +85,7 @@ def init_scheduler(
 ) -> Any:
     """The learning-rate scheduler of the config, or None.
 
-    A OneCycleLR that says nothing of its length gets that of the run (`total_steps`).
+    One that has `total_steps`, and is not told its length, gets that of the run.
 
     Args:
         config: the config.
@@ -104,6 +110,8 @@ def init_scheduler(
     _refuse_rates_of_groups(config, component)
     scheduler = config.init_obj("lr_scheduler", modules, optimizer, **given)
     where = f"{config.where('lr_scheduler')}: lr_scheduler"
+    if not isinstance(scheduler, schedulers.LRScheduler):
+        scheduler = _counted(scheduler, component.interval, where)
     if isinstance(scheduler, schedulers.ReduceLROnPlateau):
         _check_plateau(config, component, scheduler.mode, where)
     _check_rates(optimizer, where)
@@ -113,6 +121,24 @@ def init_scheduler(
         hint = 'leave total_steps, epochs and steps_per_epoch out, or set "interval"'
         raise ConfigError(f"{where}: {made}, {needed}: {hint}")
     return scheduler
+
+
+def _counted(schedule: Any, interval: str, where: str) -> Any:
+    """A schedule that is none of torch's, as one that counts its steps.
+
+    Raises:
+        ConfigError: it would not step at this interval.
+    """
+    from machinery.config.several import counted
+
+    by_update = interval == "step"
+    if getattr(schedule, "t_in_epochs", not by_update) == by_update:  # of timm
+        other = "step"
+        if by_update:
+            other = "epoch"
+        what = f"a {type(schedule).__name__} with t_in_epochs {str(by_update).lower()}"
+        raise ConfigError(f'{where}: {what} wants "interval": "{other}"')
+    return counted(schedule, by_update)
 
 
 def _steps(config: Factory, component: LRScheduler, batches: int) -> int:
@@ -130,12 +156,9 @@ def _steps(config: Factory, component: LRScheduler, batches: int) -> int:
 def _has_open_length(
     config: Factory, component: LRScheduler, type_name: str, modules: Modules
 ) -> bool:
-    """Whether the scheduler is torch's OneCycleLR, and the config does not say how long it is."""
-    from torch.optim.lr_scheduler import OneCycleLR
-
-    if find(modules, type_name, config.source, ("lr_scheduler",)) is not OneCycleLR:
-        return False
-    return component.args.keys().isdisjoint(_LENGTHS)
+    """Whether the scheduler takes the length of a run, and the config does not say it."""
+    kind = find(modules, type_name, config.source, ("lr_scheduler",))
+    return "total_steps" in accepted(kind).types and component.args.keys().isdisjoint(_LENGTHS)
 
 
 def _refuse_typed_rate(config: Factory, type_name: str) -> None:
@@ -156,10 +179,10 @@ def _refuse_rates_of_groups(config: Factory, component: LRScheduler) -> None:
     if isinstance(component.args.get("max_lr"), list):
         return
     for index, group in enumerate(optimizer.groups):
-        if "lr" in (group.model_extra or {}):
-            where = f"{config.where('optimizer', 'groups', index, 'lr')}: optimizer.groups.{index}"
+        if group.type is not None or "lr" in (group.model_extra or {}):
+            where = f"{config.where('optimizer', 'groups', index)}: optimizer.groups.{index}"
             what = f"the learning rate follows {name}"
-            raise ConfigError(f"{where}.lr: {what}: give max_lr as a list, one for each group")
+            raise ConfigError(f"{where}: {what}: give max_lr as a list, one for each group")
 
 
 def _check_plateau(config: Factory, component: LRScheduler, mode: str, where: str) -> None:

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Discriminator, Field, Tag
 
 from machinery.config.settings import Section, TrainerSettings
-from machinery.config.values import KeyPath
-from machinery.files import ROOT
+from machinery.config.values import KeyPath, is_sets
+from machinery.files import project_path
 
 #: Without control characters.
 Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -42,10 +42,14 @@ class Arch(Component):
 
     starting_args: dict[str, Any] = Field({})
     """Arguments that only give it starting weights; left out where these are a checkpoint's."""
+    weights: str | None = Field(None, pattern=r"^[^\x00]+$")
+    """File of the weights that it begins with, also another program's; relative to the root."""
+    adapter: Component | None = None
+    """What is put around it, with its weights in it: {"type": "peft.LoraConfig", "args": {…}}."""
     freeze: list[str] = Field([])
     """Patterns of parameters that are not trained, such as "conv1.*"."""
     skip: list[str] = Field([])
-    """When fine-tuning: patterns of weights that stay fresh, such as "fc2.*"."""
+    """When it begins with weights: patterns of those that stay fresh, such as "fc2.*"."""
 
 
 class ParameterGroup(Section):
@@ -53,6 +57,10 @@ class ParameterGroup(Section):
 
     params: list[str] = Field(min_length=1)
     """Patterns of their names."""
+    ndim: int | None = Field(None, ge=0)
+    """Of these only those with so many dimensions, such as 2: matrices."""
+    type: Name | None = None
+    """An optimizer of their own, such as "Muon"; the other keys are its arguments."""
 
 
 class Optimizer(Component):
@@ -61,7 +69,8 @@ class Optimizer(Component):
     groups: list[ParameterGroup] = Field(
         [],
         description="Parameters with arguments of their own, by patterns of their names: "
-        '{"params": ["*.bias"], "weight_decay": 0}; one that several match is in the first.',
+        '{"params": ["*.bias"], "weight_decay": 0}; one that several match is in the first. '
+        'They may have an optimizer of their own: {"params": ["*"], "ndim": 2, "type": "Muon"}.',
     )
     loss: bool = False
     """Train the parameters of the loss, too, under names such as "loss.centres"."""
@@ -72,6 +81,20 @@ class LRScheduler(Component):
 
     interval: Literal["epoch", "step"] = "epoch"
     """Step it every "epoch" or every optimizer "step"."""
+
+
+def _tag_of_loaders(value: Any) -> str:
+    if is_sets("valid_data_loader", value):
+        return "(sets)"
+    return "component"
+
+
+#: Letters, digits, "_" and "-": numbers are called by it.
+SetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+Loaders = Annotated[
+    Annotated[Component, Tag("component")] | Annotated[dict[SetName, Component], Tag("(sets)")],
+    Discriminator(_tag_of_loaders),
+]
 
 
 def _tag(value: Any) -> str:
@@ -102,10 +125,16 @@ class Config(Section):
     """The network, from model/model.py."""
     data_loader: Component | None = None
     """The training data, from data_loader/data_loaders.py."""
-    valid_data_loader: Component | None = None
-    """The validation data; null: split off by the training loader's validation_split."""
-    test_data_loader: Component | None = None
-    """The test data; null: the training loader's class with training=False."""
+    valid_data_loader: Loaders | None = Field(
+        None,
+        description="The validation data, or several sets by name; "
+        "null: split off by the training loader's validation_split.",
+    )
+    test_data_loader: Loaders | None = Field(
+        None,
+        description="The test data, or several sets by name; "
+        "null: the training loader's class with training=False.",
+    )
     optimizer: Optimizer | None = None
     """The optimizer, from torch.optim."""
     loss: Named | None = Field(
@@ -123,7 +152,7 @@ class Config(Section):
     @property
     def runs_folder(self) -> Path:
         """The folder of the experiment's runs, with their checkpoints."""
-        return ROOT / self.trainer.save_dir / "models" / self.name
+        return project_path(self.trainer.save_dir) / "models" / self.name
 
 
 #: Sections whose keys are known; below `args` the signature decides.

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
 
 class Section(BaseModel):
     """A section of a config: strict types, and keys of the user's own beside the known ones."""
@@ -30,6 +32,8 @@ class TrainerSettings(Section):
     """Save every so many epochs; the best and the last are always saved."""
     keep_last: int | None = Field(None, ge=2)
     """Keep only so many epoch checkpoints; null keeps all."""
+    save: Literal["all", "trained"] = "all"
+    """"trained": checkpoints leave out the weights that are not trained, and know them again."""
     save_step: int | None = Field(None, ge=1)
     """Also save inside an epoch, every so many batches; null: only when stopped."""
     verbosity: int = Field(2, ge=0, le=2)
@@ -55,6 +59,14 @@ class TrainerSettings(Section):
     """Scale gradients down to this 2-norm at most; null: don't."""
     log_grad_norm: bool = False
     """Log the 2-norm of the gradients also where they are not clipped."""
+    ema: float | None = Field(None, gt=0, lt=1)
+    """Judge, save and test a moving average of the weights with this decay, such as 0.999."""
+    max_time: str | None = Field(
+        None,
+        pattern=r"^\d{1,9}(\.\d{1,9})?[smhd]$",
+        description='A number and "s", "m", "h" or "d", such as "90m": after so much time the run '
+        "ends as with its last epoch; that of earlier processes counts.",
+    )
     threads: int | None = Field(None, ge=1, le=1024)
     """CPU threads of each process; null: as many as torch takes."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -73,6 +85,13 @@ class TrainerSettings(Section):
     """Refuse GPU operations that may give other bits each time."""
     on_nan: Literal["stop", "skip", "ignore"] = "stop"
     """A loss that is not finite: "stop" the run, "skip" the step (gradients too), "ignore" it."""
+
+    @property
+    def max_seconds(self) -> float | None:
+        """`max_time` in seconds."""
+        if self.max_time is None:
+            return None
+        return float(self.max_time[:-1]) * _SECONDS[self.max_time[-1]]
 
 
 def gpus_in(n_gpu: Any) -> int:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from machinery import secrets
 from machinery.config import json_text
-from machinery.config.values import KeyPath, in_words
+from machinery.config.values import KeyPath, in_words, is_sets
 from machinery.errors import ConfigError
 
 
@@ -141,6 +141,8 @@ def _merges(path: KeyPath, old: Any, new: Any) -> bool:
         return False
     if path == ("trainer",):  # all trainers have the same settings
         return True
+    if len(path) == 1 and is_sets(path[0], old) != is_sets(path[0], new):
+        return False
     return "type" not in new or new["type"] == old.get("type")
 
 

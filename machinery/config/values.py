@@ -19,6 +19,19 @@ def in_words(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)[:60]
 
 
+def is_sets(section: str | int, value: Any) -> bool:
+    """Whether a section is no component but an object of several loaders by name.
+
+    Args:
+        section: its name; only evaluations have several sets of data.
+    """
+    if not str(section).endswith("_data_loader") or not isinstance(value, dict) or not value:
+        return False
+    if not value.keys().isdisjoint(("type", "args")):
+        return False
+    return all(isinstance(each, dict) for each in value.values())
+
+
 def nearest(word: str, names: Iterable[str]) -> str | None:
     """The name that `word` is probably a slip of, or None.
 

@@ -21,6 +21,7 @@ ASIDE = (
     "epochs",
     "save_period",
     "keep_last",
+    "save",
     "save_step",
     "verbosity",
     "tensorboard",

@@ -59,6 +59,7 @@ def read_command(command: Command, evaluating: bool, partial: bool) -> tuple[Che
         launch.run_id = None  # its folder may be there
     elif auto:
         find_run(launch, checked)
+    launch.starting_weights(checked)  # they may be missing
     if launch.continues:
         _continue(launch, checked, moved=auto)
     return checked._replace(seeding=_seeding(launch, checked, partial)), launch
@@ -131,7 +132,7 @@ def _read_source(launch: Launch, partial: bool, unused: tuple[str, ...] = ()) ->
     args = launch.args
     if not launch.trains:
         unused = (*unused, *_OF_TRAINING)
-    if not launch.begins:
+    if not launch.makes_weights:
         unused = (*unused, *_OF_STARTS)
     if args.config is None:
         source = _saved_source(launch)

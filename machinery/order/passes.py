@@ -10,9 +10,12 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from machinery.errors import DataError
 from machinery.order import seeding
-from machinery.order.batches import PassOrder, SeededFetcher, Share, Split, handed_out as handed_out
+from machinery.order.batches import PassOrder, Share, Split
+from machinery.order.choosing import Choice as Choice, LengthBatches, values_of, weights_of
+from machinery.order.fetching import SeededFetcher, handed_out as handed_out
 from machinery.order.glance import glance
 from machinery.order.twins import Twins
+from machinery.order.unreadable import Reading
 from machinery.stopping import shielded, start_worker
 
 #: Options of torch's DataLoader that are about workers, and an obstacle where there are none.
@@ -46,7 +49,30 @@ def make_passes(
         batch_sampler,
         loader.drop_last,
     )
-    return OrderedPasses(order, SeededFetcher(dataset, loader.collate_fn, seed, name), options)
+    choice = loader.choice
+    choose(order, choice)
+    fetcher = SeededFetcher(dataset, loader.collate_fn, seed, name, choice.skip_unreadable)
+    return OrderedPasses(order, fetcher, options)
+
+
+def choose(order: PassOrder, choice: Choice) -> None:
+    """Let the passes of an order be of what an owner chooses.
+
+    Raises:
+        ConfigError: the dataset does not say what is asked for.
+    """
+    if choice.weights is not None and order.shuffle:
+        order.weights = weights_of(choice.weights, order.dataset, order.chosen())
+    if choice.batch_by is None:
+        return
+    lengths = values_of(order.dataset, choice.lengths, "batch_by")
+    place = None
+    if order.shuffle:
+        place = order.place
+    by_tokens = choice.batch_by == "tokens"
+    order.batch_sampler = LengthBatches(
+        lambda epoch: order.of_pass(epoch).numpy(), lengths, order.batch_size, by_tokens, place
+    )
 
 
 class OrderedPasses:
@@ -62,6 +88,10 @@ class OrderedPasses:
         self.order = order
         self.fetcher = fetcher
         self._in_workers = options["num_workers"] > 0 or options["pin_memory"]
+        #: What is left out of the passes; None where nothing may be.
+        self.reading: Reading | None = None
+        if fetcher.skips:
+            self.reading = Reading(order.name)
         # What workers that live on from pass to pass have a copy of.
         self._copied: Any = None
         options = _worker_options(options)
@@ -84,6 +114,8 @@ class OrderedPasses:
         """Draw by another name from the next pass on."""
         self.order.name = name
         self.fetcher.name = name
+        if self.reading is not None:
+            self.reading.name = name
 
     def tell_samplers(self, epoch: int) -> None:
         """Let samplers of the user's own know which pass comes."""
@@ -95,10 +127,14 @@ class OrderedPasses:
             last = self.order.n_batches(training=epoch > 0)
         self.order.take(epoch, first, last)
         self.fetcher.look()
+        batches: Iterator[Any] = map(self.fetcher.__getitem__, self.order)
         if self._in_workers:
             self._end_old_workers()
-            return iter(self.inner)
-        return map(self.fetcher.__getitem__, self.order)
+            batches = iter(self.inner)
+        if self.reading is None:
+            return batches
+        self.reading.begin(epoch, self.order.in_pass())
+        return self.reading.unpacked(batches, epoch)
 
     def _end_old_workers(self) -> None:
         """Let a pass have new workers if the dataset has changed since those that live on began."""
@@ -111,7 +147,10 @@ class OrderedPasses:
 
     def share(self, k: int, epoch: int) -> Share:
         """What this process has of batch k of a pass."""
-        return self.order.share(k, epoch)._replace(exact=self._keeps_sizes())
+        share = self.order.share(k, epoch)._replace(exact=self._keeps_sizes())
+        if self.reading is not None and share.mine > 0:
+            share = share._replace(mine=share.mine - self.reading.left_out(epoch, k))
+        return share
 
     def _keeps_sizes(self) -> bool:
         """Whether a batch holds as many samples as the order says.
@@ -122,7 +161,7 @@ class OrderedPasses:
         sampler = self.order.sampler
         if sampler is not None and type(sampler) is not Split:
             return False
-        if self.order.batch_sampler is not None:
+        if self.order.batch_sampler is not None or self.reading is not None:
             return False
         return self.fetcher.collate_fn is default_collate and self.fetcher.keeps_all
 
@@ -146,6 +185,8 @@ class StreamPasses:
 
     #: Samples in a pass, which nobody has counted.
     n_samples = 0
+    #: What is left out of the passes is the dataset's business.
+    reading: Reading | None = None
 
     def rename(self, name: str) -> None:
         """Draw by another name from the next pass on."""

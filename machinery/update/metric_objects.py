@@ -14,6 +14,8 @@ from machinery.telling import note_place
 
 #: What a metric may count with.
 _COUNTS = (int, float, list, dict, set, torch.Tensor)
+#: What torchmetrics calls a metric that gives the values of another names.
+_NAMES_CLASSES = "ClasswiseWrapper"
 
 
 class OfAllProcesses:
@@ -22,7 +24,16 @@ class OfAllProcesses:
 
 def asks_others(metric: Any) -> bool:
     """Whether a metric computes by itself what all processes have counted, as torchmetrics' do."""
-    return isinstance(metric, OfAllProcesses) or hasattr(metric, "sync_context")
+    if isinstance(metric, OfAllProcesses) or hasattr(metric, "sync_context"):
+        return True
+    return _is_collection(metric)
+
+
+def _is_collection(metric: Any) -> bool:
+    """Whether a metric is nothing but several of torchmetrics' under their names."""
+    if not isinstance(metric, nn.ModuleDict) or not metric:
+        return False
+    return all(hasattr(each, "sync_context") for each in metric.children())
 
 
 def of_all(metric: Any, fresh: Any) -> Any:
@@ -47,8 +58,20 @@ def kept_aside(metric: Any, fresh: Any) -> list[str]:
     Args:
         fresh: the metric as it was made.
     """
-    if not hasattr(metric, "metric_state"):
+    if not asks_others(metric) or isinstance(metric, OfAllProcesses):
         return []
+    now = _with_state(metric)
+    before = _with_state(fresh)
+    if len(now) != len(before):
+        return ["metrics"]
+    found = []
+    for part, begins in zip(now, before, strict=True):
+        found += _kept_aside_in(part, begins)
+    return found
+
+
+def _kept_aside_in(metric: Any, fresh: Any) -> list[str]:
+    """What one of torchmetrics' counts without saying so, those that it wraps apart."""
     if type(metric).state_dict is not _base_of(metric).state_dict:  # of its own making
         return []
     before = vars(fresh)
@@ -110,6 +133,8 @@ def _with_state(metric: Any) -> list[Any]:
         return []
     parts = []
     for part in metric.modules():
+        if type(part).__name__ == _NAMES_CLASSES:  # whose states are those of what it wraps
+            continue
         if hasattr(part, "metric_state") and hasattr(part, "dist_sync_fn"):
             parts.append(part)
     return parts
@@ -180,17 +205,30 @@ def counted(metric: Any) -> Any:
 
     None where a checkpoint would lose some of it.
     """
-    if hasattr(metric, "persistent"):  # or torchmetrics leaves it out
-        metric.persistent(True)
+    for part in (metric, *_with_state(metric)):
+        if hasattr(part, "persistent"):  # or torchmetrics leaves it out
+            part.persistent(True)
     method = getattr(type(metric), "state_dict", None)
-    if method is None or method is nn.Module.state_dict:
+    if method is None or (method is nn.Module.state_dict and not _is_collection(metric)):
         return None
-    if isinstance(metric, nn.Module) and any(True for _ in metric.children()):
-        return None  # it wraps others, whose counts are in no state
+    if isinstance(metric, nn.Module) and _holds_more(metric):
+        return None
     try:
         return plain(metric.state_dict())
     except CheckpointError:
         return None
+
+
+def _holds_more(metric: nn.Module) -> bool:
+    """Whether a metric wraps others whose counts, or its own of them, are in no state.
+
+    Of torchmetrics' only collections, and the names that it gives to classes, hold nothing else.
+    """
+    for module in metric.modules():
+        wraps = any(True for _ in module.children())
+        if wraps and not _is_collection(module) and type(module).__name__ != _NAMES_CLASSES:
+            return True
+    return False
 
 
 def restore(metric: Any, fresh: Any, states: Sequence[Any]) -> None:
@@ -209,4 +247,14 @@ def restore(metric: Any, fresh: Any, states: Sequence[Any]) -> None:
             continue
         other = copy.deepcopy(fresh)
         other.load_state_dict(state)
+        _merge(metric, other)
+
+
+def _merge(metric: Any, other: Any) -> None:
+    """Add to a metric what another has counted."""
+    if not asks_others(metric):
         metric.merge_state(other)
+        return
+    for part, theirs in zip(_with_state(metric), _with_state(other), strict=True):
+        if part is metric or part.metric_state:
+            part.merge_state(theirs)

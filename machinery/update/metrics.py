@@ -3,7 +3,7 @@
 import copy
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +13,14 @@ from machinery.errors import ConfigError
 from machinery.telling import described, told
 from machinery.update import metric_objects
 from machinery.update.metric_objects import asks_others as asks_others
+from machinery.update.metric_values import (
+    Results,
+    as_word,
+    classes_of as classes_of,
+    names_of_classes as names_of_classes,
+)
+
+Evaluate = Callable[[Any, "MetricTracker"], Mapping[str, float]]
 
 
 class MetricTracker(metric_objects.OfAllProcesses):
@@ -31,6 +39,10 @@ class MetricTracker(metric_objects.OfAllProcesses):
 
     def __init__(self, *keys: str, writer: Any = None, objects: Sequence[Any] = ()) -> None:
         self.writer = writer
+        #: The names of the classes, where the data has them.
+        self.classes: Sequence[str] = ()
+        #: What `result` has found that has rows and columns, such as confusion matrices.
+        self.tables: dict[str, torch.Tensor] = {}
         self._keys = keys
         self._fresh = {metric.__name__: metric for metric in objects}
         try:
@@ -63,9 +75,15 @@ class MetricTracker(metric_objects.OfAllProcesses):
     def update(self, key: str, value: Any, n: float | None = None) -> None:
         """Add the mean `value` of `n` samples (by default one), or a value for each sample, [n].
 
+        A dict of such is added as "key/name", each.
+
         Raises:
             ConfigError: a tensor of another shape.
         """
+        if isinstance(value, dict):
+            for name, each in value.items():
+                self.update(f"{key}/{as_word(name)}", each, n)
+            return
         if self.writer is not None:
             self.writer.add_scalar(key, _mean(value))
         if isinstance(value, torch.Tensor) and value.requires_grad:
@@ -99,16 +117,41 @@ class MetricTracker(metric_objects.OfAllProcesses):
         return float(self._sums[key]) / self._counts[key]
 
     def result(self) -> dict[str, float]:
-        """The averages of all names that have had an update; one wait for the GPU."""
+        """The averages of all names that have had an update; one wait for the GPU.
+
+        What metrics compute that is no single number is "NAME/KEY" or "NAME/CLASS".
+        """
         everywhere = self._read()
         averages = {}
         for key, total in everywhere.sums.items():
             if everywhere.counts[key]:
                 averages[key] = total / everywhere.counts[key]
+        results = Results(averages, self.classes)
         for name, metric in self.objects.items():
-            value = metric_objects.computed(name, metric, self._fresh[name])
-            averages[name] = number(name, value)
-        return averages
+            results.add(name, metric_objects.computed(name, metric, self._fresh[name]))
+        self.tables = results.tables
+        return results.numbers
+
+    def of_each(self, evaluate: Evaluate, loaders: Mapping[str, Any]) -> dict[str, float]:
+        """The numbers of several sets of data, as "SET_NAME".
+
+        Args:
+            evaluate: gives those of one.
+            loaders: of the sets, by name.
+        """
+        numbers = {}
+        tables = {}
+        samples: float = 0
+        for name, loader in loaders.items():
+            for each, value in evaluate(loader, self).items():
+                numbers[f"{name}_{each}"] = value
+            for each, table in self.tables.items():
+                tables[f"{name}_{each}"] = table
+            samples += self.samples_everywhere()
+        self.tables = tables
+        self.samples = samples
+        self._total_samples = samples
+        return numbers
 
     def since_last(self) -> dict[str, float]:
         """The averages over what was added since the last call; one wait for the GPU."""
@@ -257,7 +300,10 @@ def _mean(value: Any) -> float:
 def _no_values(key: str, values: torch.Tensor, n: float | None) -> ConfigError:
     """The error for a tensor that is no list of one value for each of `n` samples."""
     expected = f"expected one value, or one for each of {n} samples"
-    return ConfigError(f"{key}: {expected}, found a tensor {list(values.shape)}")
+    hint = ""
+    if values.ndim == 1:
+        hint = " (one for each class comes from a metric that counts: update, compute, reset)"
+    return ConfigError(f"{key}: {expected}, found a tensor {list(values.shape)}{hint}")
 
 
 def _exact_zero(device: torch.device) -> torch.Tensor:

@@ -7,8 +7,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from machinery import distributed
+from machinery.errors import ConfigError
+from machinery.telling import told
 from machinery.update.runtime import unwrap
 
 
@@ -73,15 +76,19 @@ def to_training(networks: Sequence[nn.Module]) -> None:
 
 
 @contextmanager
-def evaluating(networks: Sequence[nn.Module], with_modes: Iterable[Any] = ()) -> Iterator[None]:
+def evaluating(
+    networks: Sequence[nn.Module], with_modes: Iterable[Any] = (), average: Any = None
+) -> Iterator[None]:
     """Put networks in evaluation mode; afterwards each module is in the mode that it was in.
 
     Args:
         networks: whose modules they are.
         with_modes: optimizers that stay in evaluation mode until the next update.
+        average: an `Average` that stands for its network meanwhile.
     """
     for optimizer in with_modes:
         optimizer.eval()
+    stands_in = average is not None and average.exchange()
     modules = _modules(networks)
     modes = [module.training for module in modules]
     training = [network for network in networks if network.training]
@@ -90,10 +97,77 @@ def evaluating(networks: Sequence[nn.Module], with_modes: Iterable[Any] = ()) ->
             network.eval()
         yield
     finally:
+        if stands_in:
+            average.exchange_back()
         for network in training:
             network.train()  # which may do more than set flags
         for module, mode in zip(modules, modes, strict=True):
             module.training = mode
+
+
+class Average(AveragedModel):
+    """A moving average of a network's weights and buffers, which is judged in their place.
+
+    Polyak and Juditsky 1992, doi:10.1137/0330046. A checkpoint has it as an `AveragedModel`.
+
+    Args:
+        network: to follow.
+        decay: what remains of the average in each step.
+        only_finite: leave out steps after which a weight is not finite.
+    """
+
+    def __init__(self, network: nn.Module, decay: float, only_finite: bool) -> None:
+        bare = unwrap(network)
+        try:
+            super().__init__(bare, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        except RuntimeError as error:  # weights that are computed from others
+            what = f"trainer.ema: a {type(bare).__name__} cannot be copied"
+            raise ConfigError(f"{what}: {told(error)}") from error
+        self._followed = [bare]  # in a list, or its weights would be the average's, too
+        self._only_finite = only_finite
+        self._stands_in = False
+
+    def follow(self, optimizer: torch.optim.Optimizer) -> None:
+        """Take part in every step of an optimizer from here on."""
+        optimizer.register_step_post_hook(self._after_step)
+
+    def _after_step(self, *_: Any) -> None:
+        (network,) = self._followed
+        if self._only_finite:
+            for parameter in network.parameters():
+                if not bool(torch.isfinite(parameter).all()):
+                    return
+        self.update_parameters(network)
+
+    def exchange(self) -> bool:
+        """Let the average and the network change places; False if they have, or it is empty."""
+        if self._stands_in or int(self.n_averaged) == 0:
+            return False
+        self._stands_in = True
+        self._change_places()
+        return True
+
+    def exchange_back(self) -> None:
+        """Let them change back."""
+        self._stands_in = False
+        self._change_places()
+
+    def _change_places(self) -> None:
+        for averaged, own in self._pairs():
+            averaged.data, own.data = own.data, averaged.data
+
+    def _pairs(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Each tensor of the average with that of the network."""
+        (network,) = self._followed
+        yield from zip(self.module.parameters(), network.parameters(), strict=True)
+        yield from zip(self.module.buffers(), network.buffers(), strict=True)
+
+    def replace(self) -> None:
+        """Let the network have the average for good, where nothing is trained."""
+        if int(self.n_averaged) == 0:
+            return
+        for averaged, own in self._pairs():
+            own.data = averaged.data.clone()
 
 
 @contextmanager

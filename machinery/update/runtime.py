@@ -5,6 +5,7 @@ import copy
 import inspect
 import logging
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
@@ -114,6 +115,9 @@ class Runtime:
         self._settings = settings
         #: The 2-norm of the gradients before they were last clipped.
         self.grad_norm: torch.Tensor | None = None
+        #: Whether gradients can be derived once more, as AdaHessian does; a trainer may say so.
+        self.creates_graph = False
+        self._average: nn.Module | None = None
         self._attended: list[Optimizer] = []
         self._with_modes: list[Any] = []
         self._warned = False
@@ -190,19 +194,42 @@ class Runtime:
         if self._scaled:
             loss = self._scaler.scale(loss)
         if self._alone:
-            loss.backward()
+            self._derive(loss)
             return
         with OUTSTANDING.weighted():
-            loss.backward()
+            self._derive(loss)
 
-    def attend(self, optimizers: Sequence[Optimizer], with_modes: Sequence[Any]) -> None:
+    def _derive(self, loss: torch.Tensor) -> None:
+        """Add the gradients of a loss.
+
+        Raises:
+            ConfigError: they are to be derived once more, and averaged over processes, too.
+        """
+        if not self.creates_graph:
+            loss.backward()
+            return
+        if not self._alone:
+            raise ConfigError("second derivatives are computed by one process alone")
+        with warnings.catch_warnings():
+            # Of the cycle that gradients with a graph are in: they are cleared after each step.
+            warnings.filterwarnings("ignore", ".*backward.*create_graph")
+            loss.backward(create_graph=True)
+
+    def attend(
+        self,
+        optimizers: Sequence[Optimizer],
+        with_modes: Sequence[Any],
+        average: nn.Module | None = None,
+    ) -> None:
         """Know the optimizers of the trainer.
 
         Args:
             optimizers: their gradients are cleared after each step: no checkpoint could hold what
                 is left.
             with_modes: those that have a training mode.
+            average: of the weights, which follows each step.
         """
+        self._average = average
         self._attended = list(optimizers)
         self._with_modes = list(with_modes)
 
@@ -219,14 +246,25 @@ class Runtime:
             self._warned = True
 
     def step(self, optimizers: Sequence[Optimizer]) -> None:
-        """Clip the gradients, and let optimizers apply them."""
+        """Clip the gradients, and let optimizers apply them.
+
+        Raises:
+            ConfigError: one takes second derivatives, and the gradients have no graph.
+        """
+        if not optimizers:
+            return
         for optimizer in optimizers:
             self._clip(optimizer)
         for optimizer in optimizers:
-            if self._scaled:
-                self._scaler.step(optimizer)
-            else:
-                optimizer.step()
+            try:
+                if self._scaled:
+                    self._scaler.step(optimizer)
+                else:
+                    optimizer.step()
+            except RuntimeError as error:
+                if "does not require grad" not in str(error):
+                    raise
+                raise _wants_graph(optimizer) from error
         if self._scaled:
             self._scaler.update()
 
@@ -266,7 +304,7 @@ class Runtime:
 
         put_back = None
         if watch.may_skip:
-            put_back = _keep_step(optimizers)
+            put_back = _keep_step(optimizers, self._average)
         for optimizer in optimizers:
             optimizer.step(computed_again)  # type: ignore[arg-type]
         accepted = watch.accepts_within(seen, partial(_largest, _weights(optimizers)))
@@ -320,6 +358,12 @@ class Runtime:
             self._scaler.load_state_dict(state)
 
 
+def _wants_graph(optimizer: Optimizer) -> ConfigError:
+    """The error of an optimizer that derives gradients once more."""
+    hint = "let the constructor of a trainer of your own say self.runtime.creates_graph = True"
+    return ConfigError(f"a {type(optimizer).__name__} takes second derivatives: {hint}")
+
+
 def _zero(output: Any, loss: torch.Tensor) -> torch.Tensor:
     """A loss of 0, [], with the gradients of an output, zeros; `loss` itself if it has none."""
     zero = torch.zeros_like(loss, requires_grad=False)
@@ -343,9 +387,11 @@ def _weights(optimizers: Sequence[Optimizer]) -> list[torch.Tensor]:
     return found
 
 
-def _keep_step(optimizers: Sequence[Optimizer]) -> Callable[[], None]:
-    """What puts weights and optimizers back as they are now."""
+def _keep_step(optimizers: Sequence[Optimizer], average: nn.Module | None) -> Callable[[], None]:
+    """What puts weights, their average and optimizers back as they are now."""
     weights = _weights(optimizers)
+    if average is not None:
+        weights += [*average.parameters(), *average.buffers()]
     values = [weight.detach().clone() for weight in weights]
     states = [copy.deepcopy(optimizer.state_dict()) for optimizer in optimizers]
 

@@ -1,5 +1,6 @@
 """Learning-rate schedulers: how they are readied, and by what a plateau is judged."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,18 +22,24 @@ def expect_steps(optimizer: Optimizer) -> None:
 def step_scheduler(scheduler: Any, log: Mapping[str, float], monitor: Monitor, loss: str) -> None:
     """Step a scheduler; a plateau looks at a number of the log, and waits where there is none.
 
-    That is what is monitored; if nothing is, the loss, of the validation if there is one.
+    One that counts by itself may look at it, too.
+
+    That is what is monitored; if nothing is, the loss, of the (first) validation if there is one.
 
     Args:
         loss: the name of the loss.
     """
-    if not isinstance(scheduler, ReduceLROnPlateau):
+    is_plateau = isinstance(scheduler, ReduceLROnPlateau)
+    if not is_plateau and not getattr(scheduler, "judges", False):
         scheduler.step()
         return
     judged_by = loss
     if monitor.on:
         judged_by = monitor.name
-    elif "val_loss" in log:
-        judged_by = "val_loss"
+    else:
+        of_validation = [name for name in log if re.fullmatch(r"val_(\w+_)?loss", name)]
+        judged_by = (of_validation or [loss])[0]
     if judged_by in log:
         scheduler.step(log[judged_by])
+    elif not is_plateau:
+        scheduler.step()

@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -109,10 +110,13 @@ class Monitor:
         self.bad_epochs = state["bad_epochs"]
 
 
-class Monitored:
-    """What is monitored, by its classic names."""
+class ClassicNames:
+    """What a trainer does, and what it monitors, by the names of the classic template."""
 
     monitor: Monitor
+    config: Any
+    restore: Callable[[], None]
+    _save: Callable[..., None]
 
     @property
     def mnt_best(self) -> float:
@@ -123,6 +127,16 @@ class Monitored:
     def mnt_mode(self) -> str:
         """Whether the lowest ("min") or the highest ("max") is the best."""
         return self.monitor.mode
+
+    def _save_checkpoint(self, epoch: int, save_best: bool = False) -> None:
+        """Save now, as after an epoch; nothing else calls it."""
+        self.epoch = epoch
+        self._save(None, improved=save_best)
+
+    def _resume_checkpoint(self, resume_path: str | Path) -> None:
+        """Go on from a checkpoint of this run; nothing else calls it."""
+        self.config.launch = self.config.launch.continued(Path(resume_path))
+        self.restore()
 
 
 class _Bad(NamedTuple):

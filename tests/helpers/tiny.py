@@ -252,6 +252,26 @@ def init_optimizer_from(parser, **kwargs):
     return trainer
 
 
+def as_train_py(config, resume=None, trainer_class=Trainer):
+    """A trainer all of whose parts come from the config, in the order of train.py."""
+    parser = ConfigParser(config, resume=resume)
+    loader = parser.init_obj("data_loader", HERE)
+    model = parser.init_obj("arch", HERE)
+    criterion = parser.init_ftn("loss", HERE)
+    optimizer = init_optimizer(parser, model, HERE, loss=criterion)
+    return trainer_class(
+        model,
+        criterion,
+        parser.init_ftns("metrics", HERE),
+        optimizer,
+        config=parser,
+        device=torch.device("cpu"),
+        data_loader=loader,
+        valid_data_loader=parser.init_obj("valid_data_loader", HERE) or loader.split_validation(),
+        lr_scheduler=init_scheduler(parser, optimizer, len(loader), HERE),
+    )
+
+
 def train(config, **kwargs):
     """Train the tiny project; the trainer."""
     trainer = build(config, **kwargs)
