@@ -231,8 +231,8 @@ class BaseTrainer(ClassicNames, ABC):
         left = math.inf
         if self.settings.max_seconds is not None:
             left = self.settings.max_seconds - run.seconds
-        if self.monitor.exhausted or left <= 0:  # nothing is left to do
-            epochs = range(0)
+        if self.monitor.exhausted or left <= 0:  # nothing is left to do but the end of an epoch
+            epochs = epochs[: int(self.step > 0)]
         if epochs or distributed.from_main(self._end_was_lost):
             setup_logging(run.log_dir)
             distributed.from_main(self._begin)

@@ -10,6 +10,9 @@ from torch.utils.data import Subset
 from machinery.errors import ConfigError
 from machinery.telling import described
 
+#: Names of more classes than that are of something else.
+_MOST_CLASSES = 1_000_000
+
 
 class Results:
     """The numbers of metrics by name, and their tables, such as confusion matrices.
@@ -115,12 +118,17 @@ def classes_of(loader: Any, count: int | None = None) -> list[str]:
 
 
 def _by_number(classes: dict[Any, Any]) -> list[str]:
-    """The names in a dict of names to numbers, or of numbers to names; numbers where one lacks."""
-    names = {}
+    """The names in a dict of names to numbers, or of numbers to names; numbers where one lacks.
+
+    None, if it is anything else.
+    """
+    names: dict[int, str] = {}
     for key, value in classes.items():
+        number, name = key, value
         if isinstance(key, str):
-            names[int(value)] = key
-        else:
-            names[int(key)] = value
+            number, name = value, key
+        if not isinstance(number, int) or not 0 <= number < _MOST_CLASSES:
+            return []
+        names[number] = str(name)
     highest = max(names, default=-1)
-    return [str(names.get(number, number)) for number in range(highest + 1)]
+    return [names.get(number, str(number)) for number in range(highest + 1)]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from machinery import distributed
 from machinery.errors import ConfigError
@@ -108,7 +108,8 @@ def evaluating(
 class Average(AveragedModel):
     """A moving average of a network's weights and buffers, which is judged in their place.
 
-    Polyak and Juditsky 1992, doi:10.1137/0330046. A checkpoint has it as an `AveragedModel`.
+    Polyak and Juditsky 1992, doi:10.1137/0330046. A checkpoint has it as an `AveragedModel`. What
+    is no floating-point number, or infinite, such as a table of indices or a mask, is a copy.
 
     Args:
         network: to follow.
@@ -119,13 +120,21 @@ class Average(AveragedModel):
     def __init__(self, network: nn.Module, decay: float, only_finite: bool) -> None:
         bare = unwrap(network)
         try:
-            super().__init__(bare, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+            super().__init__(bare, use_buffers=True)
         except RuntimeError as error:  # weights that are computed from others
             what = f"trainer.ema: a {type(bare).__name__} cannot be copied"
             raise ConfigError(f"{what}: {told(error)}") from error
         self._followed = [bare]  # in a list, or its weights would be the average's, too
+        self._step = 1 - decay
         self._only_finite = only_finite
         self._stands_in = False
+        # Whether nothing is averaged yet; None: nobody has looked, which waits for the GPU.
+        self._is_empty: bool | None = None
+        # Of the pairs, those that hold infinities from the beginning.
+        self._infinite = []
+        for number, (_, own) in enumerate(self._pairs()):
+            if own.is_floating_point() and bool(torch.isinf(own).any()):
+                self._infinite.append(number)
 
     def follow(self, optimizer: torch.optim.Optimizer) -> None:
         """Take part in every step of an optimizer from here on."""
@@ -138,6 +147,26 @@ class Average(AveragedModel):
                 if not bool(torch.isfinite(parameter).all()):
                     return
         self.update_parameters(network)
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Let the average follow a step."""
+        if self._is_empty is None:
+            self._is_empty = int(self.n_averaged) == 0
+        averages = []
+        values = []
+        for number, (averaged, own) in enumerate(self._pairs()):
+            if averaged.shape != own.shape:  # a table that grows
+                averaged.data = own.detach().clone()
+            elif self._is_empty or number in self._infinite or not _is_averaged(own):
+                averaged.copy_(own)
+            else:
+                averages.append(averaged)
+                values.append(own)
+        if averages:
+            torch._foreach_lerp_(averages, values, self._step)
+        self._is_empty = False
+        self.n_averaged += 1
 
     def exchange(self) -> bool:
         """Let the average and the network change places; False if they have, or it is empty."""
@@ -168,6 +197,10 @@ class Average(AveragedModel):
             return
         for averaged, own in self._pairs():
             own.data = averaged.data.clone()
+
+
+def _is_averaged(value: torch.Tensor) -> bool:
+    return value.is_floating_point() or value.is_complex()
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Learning-rate schedulers: how they are readied, and by what a plateau is judged."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,9 +35,13 @@ def step_scheduler(scheduler: Any, log: Mapping[str, float], monitor: Monitor, l
     judged_by = loss
     if monitor.on:
         judged_by = monitor.name
+    elif f"val_{loss}" in log:
+        judged_by = f"val_{loss}"
     else:
-        of_validation = [name for name in log if re.fullmatch(r"val_(\w+_)?loss", name)]
-        judged_by = (of_validation or [loss])[0]
+        for name in log:  # of the first of several sets
+            if name.startswith("val_") and name.endswith(f"_{loss}"):
+                judged_by = name
+                break
     if judged_by in log:
         scheduler.step(log[judged_by])
     elif not is_plateau:

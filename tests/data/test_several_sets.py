@@ -149,7 +149,9 @@ def test_a_plateau_that_nothing_is_said_of_follows_the_first_set():
     step_scheduler(Plateau(), log, off, "loss")
     step_scheduler(Plateau(), {"loss": 3.0}, off, "loss")
     step_scheduler(Plateau(), {"loss": 3.0, "val_loss": 4.0}, off, "loss")
-    assert seen == [2.0, 3.0, 4.0]
+    step_scheduler(Plateau(), {"total": 3.0, "val_total": 5.0, "val_aux_loss": 1.0}, off, "total")
+    step_scheduler(Plateau(), {"loss": 3.0, "val_a-b_loss": 6.0}, off, "loss")
+    assert seen == [2.0, 3.0, 4.0, 5.0, 6.0]
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])

@@ -93,6 +93,20 @@ def test_the_time_of_earlier_processes_counts(tmp_path, clock):
     assert kind.updates == 25 and resumed.epoch == 3
 
 
+def test_an_epoch_that_was_stopped_as_its_time_was_over_is_ended(tmp_path, clock):
+    """It is validated and saved, and the run is at its end."""
+    kind = trainer_of(clock)
+    config = settings(tmp_path, "130s")
+    cls = type("Stops", (tiny.Interrupted, kind), {"after": 13})
+    trainer = tiny.build(config, trainer_class=cls)
+    with pytest.raises(tiny.Stopped):
+        trainer.train()
+    path = tiny.newest(trainer.checkpoint_dir)
+    resumed = tiny.train(config, resume=path, trainer_class=kind)
+    assert kind.updates == 13 and tiny.status(resumed)["state"] == "finished"
+    assert len(tiny.rows(resumed)) == 3 and resumed.epoch == 2
+
+
 def test_a_whole_epoch_is_not_cut(tmp_path, clock):
     """With the last update of an epoch the run ends after it, and not within the next."""
     kind = trainer_of(clock)

@@ -28,6 +28,14 @@ def test_chances_are_those_of_scores_and_of_probabilities():
             == ["a", "b"]
         )
     assert classes_of(SimpleNamespace(classes={1: "a", 2: "b"})) == ["0", "a", "b"]
+    for nonsense in (
+        {"cat": "n02123"},
+        {"a": 0, "b": 10**10},
+        {"a": None},
+        {(1, 2): "a"},
+        {0.5: "a"},
+    ):
+        assert classes_of(SimpleNamespace(classes=nonsense)) == []
     assert (
         classes_of(SimpleNamespace(classes=10), 2) == ["0", "1"]
         and classes_of(SimpleNamespace(classes=None)) == []

@@ -212,6 +212,37 @@ def test_it_works_with_two_networks_and_a_loop_of_one_s_own(tmp_path):
     assert furthest(trainer.model.state_dict(), averages(trainer)) > 1e-4
 
 
+class Tables(tiny.TinyModel):
+    """Has a table of indices, a mask of infinities, a flag, and a table that grows."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("indices", torch.arange(600))
+        self.register_buffer("mask", torch.full((3, 3), -math.inf).triu(1))
+        self.register_buffer("flag", torch.tensor(True))
+        self.register_buffer("grows", torch.ones(1))
+
+    def forward(self, x):
+        if self.training:
+            self.flag.fill_(False)
+            if len(self.grows) < 4:
+                self.grows = torch.ones(len(self.grows) + 1)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("decay", [0.9, 0.9999])
+def test_what_is_no_weight_is_a_copy(tmp_path, monkeypatch, decay):
+    monkeypatch.setattr(Tables, "__module__", "tiny")
+    monkeypatch.setattr(tiny, "Tables", Tables, raising=False)
+    config = settings(tmp_path, arch={"type": "Tables"}, trainer__ema=decay)
+    trainer = tiny.train(config)
+    average = trainer.ema.module
+    assert torch.equal(average.indices, torch.arange(600)) and not bool(average.flag)
+    assert torch.equal(average.mask, trainer.model.mask) and len(average.grows) == 4
+    resumed = tiny.train(config, resume=trainer.checkpoint_dir / "checkpoint-epoch2.pth")
+    assert torch.equal(resumed.ema.module.fc1.weight, average.fc1.weight)
+
+
 @pytest.mark.parametrize("value", [0, 1, "x", -0.1, True])
 def test_a_decay_that_is_none_is_refused(tmp_path, value):
     with pytest.raises(ConfigError, match=r"trainer\.ema: expected"):
