@@ -386,7 +386,8 @@ class BaseTrainer(ClassicNames, ABC):
         if self.config.launch.checking:
             self.logger.info(outcome.checked(self._checkpoints, self.config, self._held(), idle))
             return
-        goal = outcome.Goal(self.epochs, self.settings.max_time or "", self.stop.is_late)
+        time_left = (self.settings.max_time or "", self.stop.is_late, self.config.run.seconds)
+        goal = outcome.Goal(self.epochs, *time_left)
         args = (self.monitor, self._held(), goal, self.epoch, idle)
         for line in outcome.summary(self._checkpoints, *args):
             self.logger.info(line)

@@ -22,6 +22,11 @@ def warmup_cosine(
         lowest: what is left at the end, as a share of the rate.
     """
     rise = warmup * total_steps if warmup < 1 else warmup
+    if not 0 <= rise <= total_steps:
+        steps = f"{total_steps} steps of the run"
+        raise ValueError(f'a warm-up of {rise:g} of {steps}: perhaps "interval": "step"?')
+    if not 0 <= lowest <= 1:
+        raise ValueError(f"lowest is {lowest:g}: a share of the rate")
 
     def factor(step: int) -> float:
         if step < rise:

@@ -73,6 +73,8 @@ def _group_change(
     rates = (1.0, 1.0)
     options = {}
     for key in arguments:
+        if key not in group and any(key in other for other in optimizer.param_groups):
+            continue  # it is an option of another optimizer
         if new.get(key, key) == old.get(key):  # never equal where the group has no such option
             continue
         _check_schedule(key, scheduler)

@@ -1,6 +1,7 @@
 """How a run ends, or an evaluation: what is left beside the checkpoints, and what to do next."""
 
 import logging
+import math
 import re
 import traceback
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from machinery.checkpoints.commands import to_test
 from machinery.checkpoints.parts import Held
 from machinery.checkpoints.run import Run
 from machinery.checkpoints.saving import Checkpoints, is_of_epoch
+from machinery.config.settings import SECONDS
 from machinery.errors import (
     ConfigError,
     DataError,
@@ -200,6 +202,8 @@ class Goal(NamedTuple):
     max_time: str
     #: Whether it was the time.
     was_late: bool
+    #: How long the run has been trained.
+    seconds: float
 
 
 def summary(
@@ -261,8 +265,9 @@ def _longer(monitor: Monitor, goal: Goal, done: int) -> list[str]:
         options = []
         if done >= goal.epochs:
             options = ["--set", f"trainer.epochs={wanted}"]
-        more = 2 * float(goal.max_time[:-1])
-        options += ["--set", f"trainer.max_time={more:g}{goal.max_time[-1]}"]
+        unit = goal.max_time[-1]
+        used = max(float(goal.max_time[:-1]), goal.seconds / SECONDS[unit])
+        options += ["--set", f"trainer.max_time={math.ceil(2 * used)}{unit}"]
     if monitor.exhausted:
         patience = 2 * max(int(monitor.patience), monitor.bad_epochs)
         options += ["--set", f"trainer.early_stop={patience}"]

@@ -132,7 +132,12 @@ class _WithParts(FromFile):
         arch = type(model).__name__
         if self.content["arch"] != arch:
             problems.insert(0, f"arch {self.content['arch']} -> {arch}")
-        self.refuse(problems)
+        advice = ""
+        network = self.content["config"].get("arch")
+        if isinstance(network, dict) and network.get("starting_args"):
+            what = "arch.starting_args are left out here"
+            advice = f"\n  {what}: what shapes the network stands in arch.args"
+        self.refuse(problems, advice)
 
     def _states(self) -> dict[str, State]:
         """The saved states of all parts, by name."""

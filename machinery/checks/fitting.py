@@ -1,12 +1,13 @@
 """Whether the parts of a training fit each other and its settings, before anything is written."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
 from machinery.checks.processes import check_processes
-from machinery.checks.settings import check_first_numbers, check_settings, sets_of
+from machinery.checks.settings import check_first_numbers, check_settings, sets_of, tell_of_average
 from machinery.update.metrics import MetricTracker
 
 
@@ -37,6 +38,10 @@ def check_parts(
     if type(own) is template:
         log_names = None
     check_settings(settings, config.where, names, log_names, prefixes, own.len_epoch)
+    if config.config.get("valid_data_loader") and getattr(loader, "valid_sampler", None):
+        what = "validation_split holds out samples that nobody sees, beside a valid_data_loader"
+        logging.getLogger("trainer").warning(f"data_loader.args: {what}: set it to 0")
+    tell_of_average(settings, own.len_epoch)
     check_processes(model, loader, metrics, settings.sync_batchnorm)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map
 
 from machinery.checkpoints.parts import Held, state_of
 
@@ -85,8 +86,23 @@ class OwnValues:
         found = {}
         for name, value in attributes.items():
             if name not in self._known and _size(value) <= _LARGE:
-                found[name] = pickle.dumps(value)
+                found[name] = _as_bytes(value)
         return found
+
+
+def _as_bytes(value: Any) -> bytes:
+    """A value as bytes that depend on its numbers alone: a tensor is pickled as it is stored."""
+    return pickle.dumps(tree_map(_numbers, value))
+
+
+def _numbers(value: Any) -> Any:
+    """The numbers of a tensor; anything else as it is."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    dense = value.detach().cpu()
+    if dense.layout != torch.strided:
+        dense = dense.to_dense()
+    return str(value.dtype), tuple(value.shape), dense.reshape(-1).tolist()
 
 
 def _size(value: Any) -> float:
@@ -119,7 +135,7 @@ def _small_states(held: Held) -> dict[str, bytes]:
         else:
             state = state_of(part)
         if _size(state) <= _LARGE:
-            found[name] = pickle.dumps(state)
+            found[name] = _as_bytes(state)
     return found
 
 

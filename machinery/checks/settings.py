@@ -1,6 +1,8 @@
 """Settings of the trainer that make no sense together, or with the metrics and the data."""
 
 import copy
+import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +13,9 @@ from machinery.update.watching import Monitor
 
 #: Names of the other numbers that are written: in the row of an epoch, and in TensorBoard.
 RESERVED = ("epoch", "lr", "seconds", "samples/s", "grad_norm", "samples_per_second")
+
+#: The share of the first weights that may be left in an average.
+_MOST_LEFT = 0.1
 
 
 class Problem(NamedTuple):
@@ -49,6 +54,19 @@ def check_settings(
         lines.append(f'metrics: the name {name!r} is taken: give the metric a "name" of its own')
     if lines:
         raise ConfigError("\n  ".join(lines))
+
+
+def tell_of_average(settings: TrainerSettings, batches: int) -> None:
+    """Say if the average of the weights hardly follows them in a run of this length."""
+    if settings.ema is None or settings.epochs is None or batches == 0:
+        return
+    steps = settings.epochs * math.ceil(batches / settings.accumulate)
+    left = settings.ema**steps
+    if left > _MOST_LEFT:
+        what = f"trainer.ema {settings.ema}: after the {steps} steps of the run, {left:.0%}"
+        hint = "a smaller one follows faster"
+        told = f"{what} of the average is what the first step has left: {hint}"
+        logging.getLogger("trainer").warning(told)
 
 
 def sets_of(valid_loader: Any) -> dict[str, Any]:

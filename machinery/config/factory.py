@@ -345,7 +345,8 @@ class Factory(ClassicNames):
         if isinstance(value, list):
             return [self._component((*path, i), item) for i, item in enumerate(value)]
         if is_sets(path[-1], value):
-            return [self._component((*path, key), each) for key, each in value.items()]
+            there = {key: each for key, each in value.items() if each is not None}
+            return [self._component((*path, key), each) for key, each in there.items()]
         return [self._component(path, value)]
 
     def sections(self, name: str) -> list[dict[str, Any]]:

@@ -61,6 +61,7 @@ def grouped(
         _check_options(options, kind, where)
         taken = _taken(group, named, rest, where)
         if group.type is None:
+            _try(config, kind, taken, options, where)
             made.own.append({**options, "params": taken})
         else:
             made.others.append(_made(kind, taken, options, where))
@@ -96,6 +97,16 @@ def _taken(
     if not taken:
         raise ConfigError(f"{where}: the groups before it have all that it matches")
     return taken
+
+
+def _try(config: Factory, kind: Any, taken: "Named", options: dict[str, Any], where: str) -> None:
+    """Let the optimizer refuse a group's values, which it looks at in its constructor alone."""
+    known = accepted(kind).types
+    arguments = dict(config["optimizer"].get("args", {}))
+    for key, value in options.items():
+        if key in known:
+            arguments[key] = value
+    construct(kind, (taken,), arguments, f"{where} ({kind.__name__})")
 
 
 def _made(kind: Any, taken: "Named", options: dict[str, Any], where: str) -> Any:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: Schedulers that give all groups rates of their own.
 _OWN_RATES = ("OneCycleLR", "CyclicLR")
+#: The order of an optimizer's groups.
+_ORDER = "of what no group matches, of the groups, and last of those with a type"
 #: Arguments that say how long a schedule is, of OneCycleLR.
 _LENGTHS = ("total_steps", "epochs", "steps_per_epoch")
 
@@ -186,7 +188,7 @@ def _refuse_rates_of_groups(config: Factory, component: LRScheduler) -> None:
         if group.type is not None or path[-1] == "lr":
             where = f"{config.where(*path)}: {dotted(path)}"
             what = f"the learning rate follows {name}"
-            raise ConfigError(f"{where}: {what}: give max_lr as a list, one for each group")
+            raise ConfigError(f"{where}: {what}: give max_lr as a list: {_ORDER}")
 
 
 def _check_plateau(config: Factory, component: LRScheduler, mode: str, where: str) -> None:

@@ -92,7 +92,8 @@ def _tag_of_loaders(value: Any) -> str:
 #: Letters, digits, "_" and "-": numbers are called by it.
 SetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 Loaders = Annotated[
-    Annotated[Component, Tag("component")] | Annotated[dict[SetName, Component], Tag("(sets)")],
+    Annotated[Component, Tag("component")]
+    | Annotated[dict[SetName, Component | None], Tag("(sets)")],
     Discriminator(_tag_of_loaders),
 ]
 

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+#: The units of a time.
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class Section(BaseModel):
@@ -91,7 +92,7 @@ class TrainerSettings(Section):
         """`max_time` in seconds."""
         if self.max_time is None:
             return None
-        return float(self.max_time[:-1]) * _SECONDS[self.max_time[-1]]
+        return float(self.max_time[:-1]) * SECONDS[self.max_time[-1]]
 
 
 def gpus_in(n_gpu: Any) -> int:

@@ -216,7 +216,8 @@ def _loaders(source: Source) -> Iterator[tuple[KeyPath, dict[str, Any]]]:
             yield (name,), section
             continue
         for key, each in section.items():
-            yield (name, key), each
+            if each is not None:
+                yield (name, key), each
 
 
 def _why_of_part(entry: Entry, parts: dict[str, str]) -> str:

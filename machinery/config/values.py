@@ -20,7 +20,7 @@ def in_words(value: Any) -> str:
 
 
 def is_sets(section: str | int, value: Any) -> bool:
-    """Whether a section is no component but an object of several loaders by name.
+    """Whether a section is no component but an object of several loaders by name; null is none.
 
     Args:
         section: its name; only evaluations have several sets of data.
@@ -29,7 +29,8 @@ def is_sets(section: str | int, value: Any) -> bool:
         return False
     if not value.keys().isdisjoint(("type", "args")):
         return False
-    return all(isinstance(each, dict) for each in value.values())
+    parts = [each for each in value.values() if each is not None]
+    return bool(parts) and all(isinstance(each, dict) for each in parts)
 
 
 def nearest(word: str, names: Iterable[str]) -> str | None:

@@ -191,6 +191,15 @@ def reset(name: str, metric: Any) -> None:
         raise
 
 
+def show(name: str, metric: Any, output: Any, target: Any) -> None:
+    """Let a metric count a batch."""
+    try:
+        metric.update(output, target)
+    except (Exception, SystemExit) as error:
+        note_place(error, f"in the metric {name}")
+        raise
+
+
 def computed(name: str, metric: Any, fresh: Any) -> Any:
     """What a metric makes of all that the processes have counted."""
     try:

@@ -69,8 +69,8 @@ class MetricTracker(metric_objects.OfAllProcesses):
 
     def update_objects(self, output: Any, target: Any) -> None:
         """Show a batch to the metrics that are objects."""
-        for metric in self.objects.values():
-            metric.update(output, target)
+        for name, metric in self.objects.items():
+            metric_objects.show(name, metric, output, target)
 
     def update(self, key: str, value: Any, n: float | None = None) -> None:
         """Add the mean `value` of `n` samples (by default one), or a value for each sample, [n].

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from machinery import distributed
 from machinery.errors import ConfigError
@@ -125,7 +125,7 @@ class Average(AveragedModel):
             what = f"trainer.ema: a {type(bare).__name__} cannot be copied"
             raise ConfigError(f"{what}: {told(error)}") from error
         self._followed = [bare]  # in a list, or its weights would be the average's, too
-        self._step = 1 - decay
+        self._average = get_ema_multi_avg_fn(decay)
         self._only_finite = only_finite
         self._stands_in = False
         # Whether nothing is averaged yet; None: nobody has looked, which waits for the GPU.
@@ -164,7 +164,7 @@ class Average(AveragedModel):
                 averages.append(averaged)
                 values.append(own)
         if averages:
-            torch._foreach_lerp_(averages, values, self._step)
+            self._average(averages, values, self.n_averaged)
         self._is_empty = False
         self.n_averaged += 1
 

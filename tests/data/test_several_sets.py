@@ -102,6 +102,22 @@ def test_a_number_that_no_set_has_is_told_with_those_there_are(tmp_path):
         build(settings(tmp_path, valid_data_loader=both, metrics=metrics))
 
 
+def test_samples_that_nobody_sees_are_told(tmp_path, capfd):
+    build(settings(tmp_path))  # TinyLoader holds out a fifth by itself
+    assert "validation_split holds out samples that nobody sees" in capfd.readouterr().out
+    build(settings(tmp_path, data_loader__args={"validation_split": 0}))
+    assert "nobody sees" not in capfd.readouterr().out
+
+
+def test_a_set_may_be_switched_off(tmp_path):
+    sets = {"few": FEW, "many-2": None}
+    config = settings(tmp_path, valid_data_loader=sets, trainer__monitor="min val_few_loss")
+    parser = ConfigParser(config)
+    assert list(parser.init_obj("valid_data_loader", tiny.HERE)) == ["few"]
+    source = Source.of(config, name="a.pth")
+    check_foreign(source, trains=False, new_run=False, unused=())
+
+
 def test_sets_whose_numbers_would_have_one_name_are_refused(tmp_path):
     metrics = [{"type": "accuracy", "name": "few_loss"}]
     config = settings(tmp_path, valid_data_loader={"a": FEW, "a_few": FEW}, metrics=metrics)

@@ -212,6 +212,14 @@ def test_it_works_with_two_networks_and_a_loop_of_one_s_own(tmp_path):
     assert furthest(trainer.model.state_dict(), averages(trainer)) > 1e-4
 
 
+def test_one_that_hardly_follows_is_told(tmp_path, capfd):
+    tiny.build(settings(tmp_path, trainer__ema=0.9999))
+    told = "trainer.ema 0.9999: after the 33 steps of the run, 100% of the average"
+    assert told in capfd.readouterr().out
+    tiny.build(settings(tmp_path, trainer__ema=0.9))
+    assert "trainer.ema" not in capfd.readouterr().out
+
+
 class Tables(tiny.TinyModel):
     """Has a table of indices, a mask of infinities, a flag, and a table that grows."""
 

@@ -313,3 +313,23 @@ def test_own_objects_on_two_processes(tmp_path):
     alone = ranks.run(tmp_path, 1, trained, tmp_path, metric)[0]
     for logs in ranks.run(tmp_path, 2, trained, tmp_path, metric):
         assert logs[-1] == pytest.approx(alone[-1])
+
+
+def test_a_metric_that_fails_is_named(tmp_path, monkeypatch):
+    def update(self, output, target):
+        raise ValueError("seven classes")
+
+    monkeypatch.setattr(Recall, "update", update)
+    with pytest.raises(ValueError, match="seven classes") as caught:
+        tiny.train(settings(tmp_path, recall("vector")))
+    assert any("in the metric vector" in str(note) for note in caught.value.__notes__)
+
+
+def test_counts_that_are_tensors_are_no_values_of_the_trainer_s(tmp_path, capfd):
+    """A tensor and its clone are pickled otherwise."""
+    pytest.importorskip("torchmetrics")
+    kind = "torchmetrics.classification.MulticlassAccuracy"
+    metric = {"type": kind, "args": {"num_classes": 3}, "name": "theirs"}
+    changes = {"trainer__save_step": 3, "trainer__epochs": 2}
+    tiny.train(settings(tmp_path, metric, **changes))
+    assert "before its first batch" not in capfd.readouterr().out

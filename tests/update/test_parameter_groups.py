@@ -187,3 +187,18 @@ def test_a_function_makes_its_groups_itself(tmp_path, monkeypatch):
             continue
         with pytest.raises(ConfigError, match="which makes its groups itself: leave them out"):
             init_optimizer(parser, model, tiny)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": -1}, r"optimizer\.groups\.0 \(AdamW\): ValueError: Invalid learning rate: -1"),
+        ({"weight_decay": -1}, r"groups\.0 \(AdamW\): ValueError: Invalid weight_decay value: -1"),
+        ({"betas": [0.9, 1.5]}, r"groups\.0 \(AdamW\): ValueError: Invalid beta parameter"),
+    ],
+)
+def test_values_that_the_optimizer_refuses_are_refused_in_a_group(tmp_path, options, message):
+    """Torch looks at them in the constructor's arguments alone."""
+    with pytest.raises(ConfigError, match=message):
+        tiny.as_train_py(settings(tmp_path, [{"params": ["fc2.*"], **options}]))
+    assert not list(tmp_path.iterdir())

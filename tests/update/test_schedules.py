@@ -156,7 +156,18 @@ def test_warmup_cosine_rises_and_falls():
     assert found[4:] == pytest.approx(falls)
     assert rates(20, warmup=0.1) == pytest.approx(rates(20, warmup=2))
     assert max(rates(5, warmup=0)) == rates(5, warmup=0)[0] == 2.0
-    assert all(0 < rate <= 2 for rate in rates(3, warmup=9))
+    assert all(0 < rate <= 2 for rate in rates(3, warmup=3))
+
+
+def test_what_is_no_warm_up_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiny, "warmup_cosine", module_optim.warmup_cosine, raising=False)
+    for args, message in (
+        ({"warmup": 500}, 'a warm-up of 500 of 3 steps of the run: perhaps "interval": "step"'),
+        ({"warmup": -1}, "a warm-up of -3 of 3 steps"),
+        ({"lowest": 2}, "lowest is 2: a share of the rate"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            build(settings(tmp_path, "warmup_cosine", **args))
 
 
 @pytest.mark.parametrize("interval", ["epoch", "step"])

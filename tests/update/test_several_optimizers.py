@@ -121,6 +121,10 @@ def test_a_resume_takes_another_rate_for_the_rest(tmp_path):
     more = {"trainer__epochs": 4, "lr_scheduler": None}
     resumed = train(settings(tmp_path, optimizer=optimizer, **more), resume=path)
     assert [group["lr"] for group in resumed.optimizer.param_groups] == [0.005, 0.005, 0.02]
+    optimizer["args"] = {**ADAM["args"], "betas": [0.8, 0.9]}  # which Muon has not
+    resumed = train(settings(tmp_path, optimizer=optimizer, **more), resume=path)
+    betas = [group.get("betas") for group in resumed.optimizer.param_groups]
+    assert list(map(list, betas[:2])) == [[0.8, 0.9], [0.8, 0.9]] and betas[2] is None
     other = [GROUPS[0], {**MUON, "type": "SGD"}]
     for groups in (other, GROUPS[:1]):
         with pytest.raises((CheckpointError, ConfigError), match="optimizer"):
