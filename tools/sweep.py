@@ -33,6 +33,7 @@ from machinery.errors import ConfigError, StorageError
 from machinery.files import ensure_dir, shown, write_json
 from machinery.telling import catch_user_errors, printable
 from tools import children
+from tools.history.records import POINT
 
 try:
     import optuna
@@ -49,6 +50,7 @@ try:
     )
     from tools.sweeping.report import report
     from tools.sweeping.spec import SWEEPS, decoded, read_spec
+
     from tools.sweeping.storage import opened, reaching
 except ImportError as error:
     hint = f"{error}; pip install -r requirements-tools.txt"
@@ -269,7 +271,20 @@ class Sweep:
         run = folder / "models" / self.run_name / point_name(trial.number)
         outcome = run_point(self.config, settings, run, environment, look)
         self._note(running, outcome)
+        self._mark(run, trial.number, outcome)
         print(printable(_told(trial.number, point, outcome, self.monitor)), flush=True)
+
+    def _mark(self, run: Path, number: int, outcome: "Outcome") -> None:
+        """Say in the folder of a point's run that it is one, for whoever lists runs."""
+        if run.is_dir():
+            content = {
+                "sweep": self.name,
+                "point": number,
+                "state": outcome.state,
+                "value": outcome.value,
+                "space": list(self.spec.space),
+            }
+            write_json(content, run / POINT)
 
     def _note(self, trial: "optuna.Trial", outcome: "Outcome") -> None:
         """Note how a point has ended."""

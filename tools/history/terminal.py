@@ -62,7 +62,10 @@ def as_lines(records: list[Record], wanted: list[str], width: int) -> list[str]:
     room = width + len(_GAP) - sum(column.width for column in (run, best, *progress))
     settings = _settings(records, wanted)
     tests = _tests(records, wanted)
-    fitting = _fitting(settings, room - _for_notes(note, _LEAST))
+    least = _LEAST
+    if any(record.problem for record in records):
+        least = _NOTE
+    fitting = _fitting(settings, room - _for_notes(note, least))
     room -= sum(column.width for column in fitting)
     tested = _fitting(tests, room - _for_notes(note, _NOTE))
     columns = [run, *fitting, best, *tested, *progress]
