@@ -50,7 +50,6 @@ try:
     )
     from tools.sweeping.report import report
     from tools.sweeping.spec import SWEEPS, decoded, read_spec
-
     from tools.sweeping.storage import opened, reaching
 except ImportError as error:
     hint = f"{error}; pip install -r requirements-tools.txt"
