@@ -55,6 +55,8 @@ OFTEN = {
     "test_the_tools_run_as_they_are_shown": 4,
     "test_the_sweep_of_the_page_runs": None,
     "test_its_commands_run": 3,
+    "test_its_command_runs_and_it_is_clean": 3,
+    "test_layers_that_are_trained_for_a_while_are_saved": 3,
     "test_it_trains_and_is_continued_exactly": 4,
     "test_they_are_clean": 3,
     "test_it_prints_what_the_page_says": 3,

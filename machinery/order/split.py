@@ -1,11 +1,13 @@
-"""The validation split, and the options of a loader that make no sense."""
+"""The validation split, the data of each side, and the options of a loader that make no sense."""
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 from torch.utils.data import DistributedSampler, IterableDataset, Subset
 
 from machinery.errors import ConfigError, DataError
+from machinery.order import seeding
 from machinery.order.batches import Split
 
 
@@ -27,7 +29,10 @@ def split_samples(n: int, split: float) -> tuple[Split, Split]:
         hint = "give a share or number that leaves both some"
         raise ConfigError(f"validation_split {split} of {n} {left}: {hint}")
     order = np.arange(n)
-    np.random.RandomState(0).shuffle(order)
+    drawing = np.random.RandomState(0)
+    drawing.shuffle(order)
+    if seeding.follows_script():  # the classic template's split has left NumPy there
+        np.random.set_state(drawing.get_state())
     # Arrays, not lists of a million Python integers.
     return Split(order[n_valid:]), Split(order[:n_valid])  # type: ignore[arg-type]
 
@@ -100,3 +105,51 @@ def samples_in(loader: Any) -> int:
     if counted:
         return counted
     return len(getattr(loader, "dataset", ()))
+
+
+class DatasetMaker:
+    """Makes the dataset that a config describes: to train on, to validate on, to test on.
+
+    Args:
+        make: makes it with the arguments of some sections, of which the later replace the others.
+        sections: those that the config has: "args", "evaluation_args", "test_args".
+        where: it is described, for an error message.
+    """
+
+    def __init__(
+        self, make: Callable[[tuple[str, ...]], Any], sections: Iterable[str], where: str
+    ) -> None:
+        self._make = make
+        self._sections = tuple(sections)
+        self._where = where
+        self._to_train_on: Any = None
+
+    def made(self, training: bool = True) -> Any:
+        """The dataset to train on, made once; or that to test on.
+
+        Raises:
+            ConfigError: the config doesn't say what is tested.
+        """
+        if training:
+            if self._to_train_on is None:
+                self._to_train_on = self._make(("args",))
+            return self._to_train_on
+        if "test_args" not in self._sections:
+            hint = 'say what the test data have in place of its args: "test_args": {"train": false}'
+            raise ConfigError(f"{self._where} is the training data alone: {hint}")
+        return self._make(("args", "evaluation_args", "test_args"))
+
+    def evaluated(self, dataset: Any) -> Any:
+        """A dataset that this has made, as validation reads it.
+
+        Raises:
+            ConfigError: there it has other samples.
+        """
+        if "evaluation_args" not in self._sections:
+            return evaluation_view(dataset)
+        view = self._make(("args", "evaluation_args"))
+        if len(view) != len(dataset):
+            what = f"makes {len(view)} samples of {len(dataset)}"
+            hint = "what tests on other samples belongs into test_args"
+            raise ConfigError(f"{self._where}.evaluation_args {what}: {hint}")
+        return view

@@ -5,6 +5,7 @@ import copy
 import inspect
 import logging
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
@@ -14,7 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from machinery import distributed
-from machinery.config.settings import TrainerSettings
+from machinery.config.settings import TrainerSettings, gpus_in
 from machinery.errors import ConfigError
 from machinery.order import process_wide
 from machinery.order.outstanding import OUTSTANDING, tensors_in
@@ -28,15 +29,16 @@ _NO_SCALE = 2.0**-24
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def prepare_device(n_gpu: int) -> tuple[torch.device, list[int]]:
+def prepare_device(n_gpu: int | str) -> tuple[torch.device, list[int]]:
     """The device to train on and the indices of the GPUs, as many as asked for and as there are.
 
     A GPU is whatever `torch.accelerator` finds: CUDA, ROCm, XPU, MPS. One warning where there are
     fewer than `n_gpu`, as the classic template had it.
     """
+    n_gpu = gpus_in(n_gpu)
     accelerator = torch.accelerator.current_accelerator()
     available = torch.accelerator.device_count()
-    if accelerator is None or available == 0 or n_gpu == 0:
+    if accelerator is None or available == 0 or n_gpu <= 0:
         if n_gpu > 0:
             _warn_of_few(n_gpu, 0, "the CPU")
         return torch.device("cpu"), []
@@ -113,8 +115,9 @@ class Runtime:
         self._settings = settings
         #: The 2-norm of the gradients before they were last clipped.
         self.grad_norm: torch.Tensor | None = None
-        #: Averages of the weights, which follow each step.
-        self.followers: list[nn.Module] = []
+        #: Whether gradients can be derived once more, as AdaHessian does; a trainer may say so.
+        self.creates_graph = False
+        self._average: nn.Module | None = None
         self._attended: list[Optimizer] = []
         self._with_modes: list[Any] = []
         self._warned = False
@@ -191,19 +194,42 @@ class Runtime:
         if self._scaled:
             loss = self._scaler.scale(loss)
         if self._alone:
-            loss.backward()
+            self._derive(loss)
             return
         with OUTSTANDING.weighted():
-            loss.backward()
+            self._derive(loss)
 
-    def attend(self, optimizers: Sequence[Optimizer], with_modes: Sequence[Any]) -> None:
+    def _derive(self, loss: torch.Tensor) -> None:
+        """Add the gradients of a loss.
+
+        Raises:
+            ConfigError: they are to be derived once more, and averaged over processes, too.
+        """
+        if not self.creates_graph:
+            loss.backward()
+            return
+        if not self._alone:
+            raise ConfigError("second derivatives are computed by one process alone")
+        with warnings.catch_warnings():
+            # Of the cycle that gradients with a graph are in: they are cleared after each step.
+            warnings.filterwarnings("ignore", ".*backward.*create_graph")
+            loss.backward(create_graph=True)
+
+    def attend(
+        self,
+        optimizers: Sequence[Optimizer],
+        with_modes: Sequence[Any],
+        average: nn.Module | None = None,
+    ) -> None:
         """Know the optimizers of the trainer.
 
         Args:
             optimizers: their gradients are cleared after each step: no checkpoint could hold what
                 is left.
             with_modes: those that have a training mode.
+            average: of the weights, which follows each step.
         """
+        self._average = average
         self._attended = list(optimizers)
         self._with_modes = list(with_modes)
 
@@ -220,14 +246,25 @@ class Runtime:
             self._warned = True
 
     def step(self, optimizers: Sequence[Optimizer]) -> None:
-        """Clip the gradients, and let optimizers apply them."""
+        """Clip the gradients, and let optimizers apply them.
+
+        Raises:
+            ConfigError: one takes second derivatives, and the gradients have no graph.
+        """
+        if not optimizers:
+            return
         for optimizer in optimizers:
             self._clip(optimizer)
         for optimizer in optimizers:
-            if self._scaled:
-                self._scaler.step(optimizer)
-            else:
-                optimizer.step()
+            try:
+                if self._scaled:
+                    self._scaler.step(optimizer)
+                else:
+                    optimizer.step()
+            except RuntimeError as error:
+                if "does not require grad" not in str(error):
+                    raise
+                raise _wants_graph(optimizer) from error
         if self._scaled:
             self._scaler.update()
 
@@ -267,7 +304,7 @@ class Runtime:
 
         put_back = None
         if watch.may_skip:
-            put_back = _keep_step(optimizers, self.followers)
+            put_back = _keep_step(optimizers, self._average)
         for optimizer in optimizers:
             optimizer.step(computed_again)  # type: ignore[arg-type]
         accepted = watch.accepts_within(seen, partial(_largest, _weights(optimizers)))
@@ -321,6 +358,12 @@ class Runtime:
             self._scaler.load_state_dict(state)
 
 
+def _wants_graph(optimizer: Optimizer) -> ConfigError:
+    """The error of an optimizer that derives gradients once more."""
+    hint = "let the constructor of a trainer of your own say self.runtime.creates_graph = True"
+    return ConfigError(f"a {type(optimizer).__name__} takes second derivatives: {hint}")
+
+
 def _zero(output: Any, loss: torch.Tensor) -> torch.Tensor:
     """A loss of 0, [], with the gradients of an output, zeros; `loss` itself if it has none."""
     zero = torch.zeros_like(loss, requires_grad=False)
@@ -344,13 +387,11 @@ def _weights(optimizers: Sequence[Optimizer]) -> list[torch.Tensor]:
     return found
 
 
-def _keep_step(
-    optimizers: Sequence[Optimizer], followers: Sequence[nn.Module]
-) -> Callable[[], None]:
-    """What puts weights and optimizers, and what follows them, back as they are now."""
+def _keep_step(optimizers: Sequence[Optimizer], average: nn.Module | None) -> Callable[[], None]:
+    """What puts weights, their average and optimizers back as they are now."""
     weights = _weights(optimizers)
-    for follower in followers:
-        weights += [*follower.parameters(), *follower.buffers()]
+    if average is not None:
+        weights += [*average.parameters(), *average.buffers()]
     values = [weight.detach().clone() for weight in weights]
     states = [copy.deepcopy(optimizer.state_dict()) for optimizer in optimizers]
 
