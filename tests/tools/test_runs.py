@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import socket
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -132,9 +133,9 @@ def test_a_line_for_each_run_with_what_differs(trained, tmp_path):
     printed = run(tmp_path, "tools/runs.py", tmp_path)
     assert "  the one of the paper #base" in printed and "…" in printed
     assert max(map(len, printed.splitlines())) == 80
-    chosen = run(tmp_path, "tools/runs.py", tmp_path, "--filter", "note~#base", "--json")
+    chosen = run(tmp_path, "tools/runs.py", tmp_path, "--filter", "notes~#base", "--json")
     (found,) = json.loads(chosen)
-    assert found["note"] == "the one of the paper #base; and a rather long second one"
+    assert found["notes"] == "the one of the paper #base; and a rather long second one"
     assert found["config"]["optimizer.args.lr"] == 0.002 and len(found["history"]) == 2
     assert found["history"][1]["val_loss"] == float(
         pd.read_csv(tmp_path / "log" / "Digits_LeNet" / "a" / "metrics.csv")["val_loss"][1]
@@ -229,16 +230,99 @@ def test_what_differs_between_runs(trained):
     run(trained, "tools/runs.py", trained / "nothing", code=2)
 
 
+def _data(page):
+    """What the script of a page draws."""
+    (text,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
+    return json.loads(text)
+
+
 def test_a_page_of_runs_is_one_file(trained):
     hostile = trained / "models" / "Digits_LeNet" / "a" / "config.json"
     content = hostile.read_text()
-    hostile.write_text(content.replace('"Digits_LeNet"', '"<script>alert(1)</script>"'))
+    hostile.write_text(
+        content.replace('"Digits_LeNet"', '"<script>alert(1)</script>"').replace(
+            '"Adam"', '"</script><b>"'
+        )
+    )
     run(trained, "tools/runs.py", trained, "--html", trained / "page.html")
     hostile.write_text(content)
     page = (trained / "page.html").read_text()
-    assert page.count("data:image/svg+xml;base64,") >= 4  # loss, two metrics, the rate
     assert not re.search(r"(src|href)=\"(?!data:)", page) and "<script>alert" not in page
     assert "&lt;script&gt;alert" in page and "Digits_LeNet/empty" in page
+    assert page.count("</script>") == 3 and "uPlot (v" in page and "</script><b>" not in page
+    data = _data(page)
+    assert [chart["title"] for chart in data["charts"]] == ["loss", "accuracy", "top_k_acc", "lr"]
+    assert data["charts"][0]["series"] == [["loss", True], ["val_loss", False]]
+    runs = {each["label"]: each for each in data["runs"]}
+    assert "</script><b>" in {each["values"]["optimizer"] for each in data["runs"]}
+    rows = pd.read_csv(trained / "log" / "Digits_LeNet" / "a" / "metrics.csv")
+    assert runs["a"]["series"]["val_loss"] == [*rows["val_loss"]]
+    assert runs["a"]["epochs"] == [1, 2] and runs["c"]["epochs"] == [1]
+    values = {name: each["values"]["val_loss"] for name, each in runs.items() if name in "ab"}
+    assert sum(each["best"] for each in runs.values()) == 1 and data["axes"][-1] == "val_loss"
+    ranks = sorted((runs[name]["rank"] for name in values), reverse=True)
+    assert [runs[name]["rank"] for name in sorted(values, key=values.get)] == ranks
+
+
+#: Does what a person does with the page, and notes what comes of it.
+DOES = """
+<script>
+window.addEventListener("load", () => {
+  const found = { errors };
+  const count = () => charts[0].plot.series.slice(1).filter((each) => each.show).length;
+  const chips = [...document.querySelectorAll(".chip")];
+  found.start = count();
+  chips[0].click();
+  found.without = count();
+  chips[1].dispatchEvent(new MouseEvent("dblclick"));
+  found.alone = count();
+  document.querySelector("#legend button").click();
+  found.all = count();
+  charts[0].plot.setScale("x", { min: 1.2, max: 1.8 });
+  found.ways = document.querySelectorAll("#parallel polyline").length;
+  found.dots = document.querySelectorAll("#scatter circle").length;
+  const dot = document.querySelector("#scatter circle");
+  dot.dispatchEvent(new MouseEvent("mousemove", { bubbles: true }));
+  found.tip = document.getElementById("tip").textContent;
+  found.charts = document.querySelectorAll(".chart canvas").length;
+  found.stars = chips.filter((chip) => chip.textContent.includes("★")).length;
+  document.body.replaceChildren(JSON.stringify(found));
+});
+</script>
+"""
+NOTES_ERRORS = "<script>const errors = []; window.onerror = (text) => errors.push(text);</script>"
+
+
+def test_the_page_works_in_a_browser(trained, tmp_path):
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    browser = next(filter(None, map(shutil.which, names)), None)
+    if browser is None:
+        pytest.skip("no Chromium here")
+    runs = [trained / "models" / "Digits_LeNet" / name for name in "ab"]
+    run(tmp_path, "tools/runs.py", *runs, "--html", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    data = _data(page)
+    page = page.replace("<head>", f"<head>{NOTES_ERRORS}").replace("</body>", f"{DOES}</body>")
+    (tmp_path / "page.html").write_text(page)
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    command += [f"--user-data-dir={tmp_path / 'browser'}", "--virtual-time-budget=2000"]
+    url = (tmp_path / "page.html").as_uri()
+    seen = subprocess.run([*command, url], capture_output=True, text=True, check=True).stdout
+    (found,) = re.findall(r"<body>(.*)</body>", seen, re.S)
+    found = json.loads(found)
+    tip = found.pop("tip").split("\n")
+    assert tip[0] in ("a", "b") and tip[1].startswith("lr 0.0") and "finished" in tip
+    assert found == {
+        "errors": [],
+        "start": 4,  # losses of training and validation
+        "without": 2,
+        "alone": 2,
+        "all": 4,
+        "ways": 2,
+        "dots": 2 * (len(data["axes"]) - 1),
+        "charts": 4,
+        "stars": 1,
+    }
 
 
 def _full(text, file):
@@ -310,7 +394,7 @@ def test_foreign_folders_hide_no_run(trained, tmp_path):
     assert all(f"\n{name} " in printed for name in [*hostile, *tables]) and "\x1b" not in printed
     assert (
         re.search(r"^good .* finished", printed, re.M)
-        and "svg" in (tmp_path / "page.html").read_text()
+        and "uPlot" in (tmp_path / "page.html").read_text()
     )
     assert re.search(r"^more .* broken", printed, re.M) and "metrics.csv: ParserWarning" in printed
     assert "run,status,epochs" in run(tmp_path, "tools/runs.py", tmp_path, "--csv", "/dev/stdout")

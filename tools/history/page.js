@@ -98,7 +98,7 @@ function linesOf(chart) {
       }
     }
   }
-  return lines;
+  return lines.sort((a, b) => a.run.best - b.run.best); // the best lies over the others
 }
 
 function aligned(lines) {
@@ -146,6 +146,8 @@ function drawChart(parent, chart) {
   };
   const labels = (plot, ticks) => ticks.map((value) => (value === null ? "" : short(value)));
   const pick = (plot, ticks) => ticks.map((value) => (firstDigits(value, ticks) ? value : null));
+  const onLog = { filter: pick, grid: { ...axis.grid, filter: pick } };
+  onLog.ticks = { ...axis.ticks, filter: pick };
   const plot = new uPlot(
     {
       width: box.clientWidth || 380,
@@ -156,7 +158,7 @@ function drawChart(parent, chart) {
       scales: { x: { time: false }, y: { distr: isLog ? 3 : 1 } },
       axes: [
         { ...axis, size: 34, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000, 10000] },
-        { ...axis, size: 58, values: labels, ...(isLog ? { filter: pick } : {}) },
+        { ...axis, size: 58, values: labels, ...(isLog ? onLog : {}) },
       ],
       series: [
         {},

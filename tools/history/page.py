@@ -22,10 +22,10 @@ from markupsafe import Markup
 from tools.history.choosing import value_of
 from tools.history.records import Record, is_missing, scalar
 from tools.history.tables import as_table, cell, differences, labels
-from tools.history.terminal import best_run, differing_settings
+from tools.history.terminal import best_run, common_name, differing_settings
 
 #: Curves of more runs would be too many; of so many are shown at first; and pictures of so many.
-_MOST_RUNS, _SHOWN, _PICTURED = 100, 20, 12
+_MOST_RUNS, _SHOWN, _PICTURED = 100, 50, 12
 #: And so many numbers, and settings, are enough.
 _MOST_CHARTS, _MOST_SETTINGS = 24, 8
 #: Columns of a history that have no chart.
@@ -119,6 +119,7 @@ def content(records: list[Record]) -> dict[str, Any]:
     if keys and result:
         axes = [*names.values(), result]
     ranks = _ranks(drawn)
+    common = common_name(drawn)
     runs = []
     for number, record in enumerate(drawn):
         values = {names[key]: _plain(value_of(record, key)) for key in keys}
@@ -126,7 +127,7 @@ def content(records: list[Record]) -> dict[str, Any]:
             values[result] = _plain(record.row.get("best"))
         run = {
             "number": number,
-            "label": record.name,
+            "label": record.name.removeprefix(f"{common}/"),
             "colour": _colour(number),
             "best": record is winner and len(drawn) > 1,
             "on": number < _SHOWN or record is winner,

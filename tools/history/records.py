@@ -253,7 +253,7 @@ def _row(record: Record, status: dict[str, Any]) -> dict[str, Any]:
     row["ended"] = scalar(str(status.get("time", "")))[:16].replace("T", " ")
     row["commit"] = _commit(record.environment)
     row["problem"] = record.problem
-    row["note"] = "; ".join(note_of(record.folder).splitlines())
+    row["notes"] = "; ".join(note_of(record.folder).splitlines())
     return row
 
 

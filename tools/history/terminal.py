@@ -20,7 +20,7 @@ _NAME, _CELL = 36, 14
 #: What notes have room for beside the numbers of tests, and beside settings.
 _NOTE, _LEAST = 28, 14
 #: Columns that are always shown.
-_SHOWN = ("run", "best", "status", "epochs", "note")
+_SHOWN = ("run", "best", "status", "epochs", "notes")
 _HEADS = ("run", "best", "epochs", "time", "state", "notes")
 #: What stands between two columns.
 _GAP = "  "
@@ -51,7 +51,7 @@ def as_lines(records: list[Record], wanted: list[str], width: int) -> list[str]:
     if not records:
         return ["no runs"]
     lines = []
-    common = _common_name(records)
+    common = common_name(records)
     if common:
         lines.append(f"{common}: {_counted(len(records))}")
     names = [record.name.removeprefix(f"{common}/") for record in records]
@@ -86,7 +86,7 @@ def _counted(count: int) -> str:
     return f"{count:,} runs"
 
 
-def _common_name(records: list[Record]) -> str:
+def common_name(records: list[Record]) -> str:
     """What all names of runs begin with, such as the name of their config; "" if nothing."""
     places = {record.name.rpartition("/")[0] for record in records}
     if len(places) == 1:
@@ -253,7 +253,7 @@ def _notes(records: list[Record]) -> list[str]:
     """What is noted of each run: what does not read, else the words of its owner."""
     texts = []
     for record in records:
-        parts = [record.row.get("problem"), record.row.get("note")]
+        parts = [record.row.get("problem"), record.row.get("notes")]
         there = [str(part) for part in parts if part and not is_missing(part)]
         texts.append(" ".join("; ".join(there).split()))
     return texts
