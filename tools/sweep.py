@@ -34,6 +34,7 @@ from machinery.files import ensure_dir, shown, write_json
 from machinery.telling import catch_user_errors, printable
 from tools import children
 from tools.history.records import POINT
+from tools.history.tables import cell, labels
 
 try:
     import optuna
@@ -327,7 +328,8 @@ def _check_name(name: str) -> None:
 
 def _told(number: int, point: dict[str, Any], outcome: "Outcome", monitor: str) -> str:
     """The line that tells how a point has ended."""
-    settings = ", ".join(f"{key.split('.')[-1]} {value}" for key, value in point.items())
+    names = labels(list(point))
+    settings = ", ".join(f"{names[key]} {cell(value)}" for key, value in point.items())
     got = "no value"
     if outcome.value is not None:
         got = f"{watched_name(monitor)} {outcome.value:.5g}"
