@@ -86,7 +86,7 @@ def overlay(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         if label == 0:
             continue
         colour = colours[(label - 1) % len(colours)]
-        grey[mask == label] = 0.45 * grey[mask == label] + 0.55 * colour
+        grey = torch.where((mask == label)[..., None], 0.45 * grey + 0.55 * colour, grey)
     return grey.movedim(-1, 0)
 
 

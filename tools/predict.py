@@ -160,7 +160,9 @@ def _write(rows: Rows, file: Path) -> str:
     with replacing(file) as out:
         # Names of files are no text, sometimes.
         text = io.TextIOWrapper(out, "utf-8", "replace", newline="")
-        columns = dict.fromkeys(name for row in rows for name in row)
+        columns: dict[str, None] = {}
+        for row in rows:
+            columns.update(dict.fromkeys(row))
         writer = csv.DictWriter(text, list(columns), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

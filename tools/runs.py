@@ -95,6 +95,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY",
         help="more columns: keys of the config",
     )
+    _add_outputs(parser)
+    return parser
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
+    """The options that say what becomes of the runs that are chosen."""
     parser.add_argument(
         "--diff",
         nargs="+",
@@ -117,9 +123,8 @@ def _parser() -> argparse.ArgumentParser:
         "--html",
         type=Path,
         metavar="FILE",
-        help="write a page with curves, differences and pictures",
+        help="write a page with curves, settings against results, differences and pictures",
     )
-    return parser
 
 
 def named_runs(records: list[Record], names: list[str], option: str) -> list[Record]:

@@ -43,7 +43,9 @@ try:
 
     from tools.sweeping.locks import locked
     from tools.sweeping.point import (
+        Look,
         Outcome,
+        goes_on,
         is_minimized,
         point_name,
         run_point,
@@ -274,22 +276,29 @@ class Sweep:
                 running.report(value, epoch)
             return running.should_prune()
 
-        def wait(epoch: int, value: float) -> bool:
-            return False
-
-        outcomes: list[Outcome] = []
-        models = folder / "models" / self.run_name
-        for repeat in range(self.spec.repeat):
-            run = models / point_name(trial.number, repeat)
-            given = {**settings, **self.plan.settings_of(repeat)}
-            watch = wait if repeat else look
-            outcomes.append(run_point(self.config, given, run, environment, watch))
-            self._mark(run, trial.number, outcomes[-1])
-            if outcomes[-1].state != "complete":
-                break
-        outcome = together(outcomes)
+        outcome = self._train(trial.number, settings, environment, look)
         self._note(running, outcome)
         print(printable(_told(trial.number, point, outcome, self.monitor)), flush=True)
+
+    def _train(
+        self, number: int, settings: dict[str, Any], environment: dict[str, str], look: "Look"
+    ) -> "Outcome":
+        """Train a point with each of its seeds; what has come out together.
+
+        Args:
+            look: may stop the first of these trainings.
+        """
+        models = self.folder.resolve() / "models" / self.run_name
+        outcomes: list[Outcome] = []
+        for repeat in range(self.spec.repeat):
+            run = models / point_name(number, repeat)
+            given = {**settings, **self.plan.settings_of(repeat)}
+            outcomes.append(run_point(self.config, given, run, environment, look))
+            self._mark(run, number, outcomes[-1])
+            if outcomes[-1].state != "complete":
+                break
+            look = goes_on
+        return together(outcomes)
 
     def _mark(self, run: Path, number: int, outcome: "Outcome") -> None:
         """Say in the folder of a point's run that it is one, for whoever lists runs."""

@@ -96,7 +96,8 @@ def _epochs(a: Record, b: Record, found: Difference) -> None:
     """The first number of the first epoch that differs."""
     if "epoch" not in a.history or "epoch" not in b.history:
         return
-    both = [name for name in a.history if name in b.history and name not in _TIMES]
+    both = list(a.history.columns.intersection(b.history.columns, sort=False))
+    both = [name for name in both if name not in _TIMES]
     rows = min(len(a.history), len(b.history))
     for row in range(rows):
         found.compared = True

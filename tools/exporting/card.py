@@ -178,24 +178,32 @@ def _snippets(trained: Trained, made: list[str], example: Example) -> str:
         make = _making(trained, example)
         if make:
             texts.append(("The weights, in the project's folder:", _SAFETENSORS.format(make=make)))
-    by_place = [name for name in example.names if name not in example.call[1]]
-    by_name = [f"{name}={name}" for name in example.names if name not in by_place]
     is_plain = all(isinstance(value, torch.Tensor) for value in _values(example.call))
     if "program" in made and is_plain:
-        inputs = "\n".join(_zeros(name, value) for name, value in example.tensors().items())
-        arguments = ", ".join([*by_place, *by_name])
-        text = _PROGRAM.format(inputs=inputs, arguments=arguments)
-        texts.append(("The program, which needs torch alone:", text))
+        texts.append(("The program, which needs torch alone:", _program_snippet(example)))
     if "onnx" in made and is_plain:
-        inputs = "\n".join(
-            _zeros_of_numpy(name, value) for name, value in example.tensors().items()
-        )
-        arguments = ", ".join(f'"{name}": {name}' for name in example.names)
-        text = _ONNX.format(inputs=inputs, arguments=arguments)
-        texts.append(("ONNX:", text))
+        texts.append(("ONNX:", _onnx_snippet(example)))
     if not texts:
         return "No file was written.\n"
     return "\n".join(f"{title}\n\n```python\n{text}```\n" for title, text in texts)
+
+
+def _program_snippet(example: Example) -> str:
+    """Code that runs the program."""
+    arguments = []
+    for name in example.names:
+        if name in example.call[1]:
+            name = f"{name}={name}"
+        arguments.append(name)
+    inputs = [_zeros(name, value) for name, value in example.tensors().items()]
+    return _PROGRAM.format(inputs="\n".join(inputs), arguments=", ".join(arguments))
+
+
+def _onnx_snippet(example: Example) -> str:
+    """Code that runs the ONNX file."""
+    arguments = ", ".join(f'"{name}": {name}' for name in example.names)
+    inputs = [_zeros_of_numpy(name, value) for name, value in example.tensors().items()]
+    return _ONNX.format(inputs="\n".join(inputs), arguments=arguments)
 
 
 def _values(call: Call) -> list[Any]:

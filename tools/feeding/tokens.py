@@ -11,8 +11,10 @@ from tools.pictures import Named, named_tensors, pyplot as plt, save
 from tools.predicting.text import decoder
 from tools.trained import dataset_of
 
-#: Tokens that are told and drawn, sequences that are told, and letters of each.
-_TOLD, _DRAWN, _SHOWN, _LETTERS = 5, 30, 3, 66
+#: Tokens that are told, and drawn.
+_TOLD, _DRAWN = 5, 30
+#: Sequences that are told, and letters of each.
+_SHOWN, _LETTERS = 3, 66
 #: Letters of the names of tokens beside each other.
 _ROTATED = 60
 #: Places of a sequence from which on two dimensions of integers are text.

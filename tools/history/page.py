@@ -22,10 +22,12 @@ from markupsafe import Markup
 from tools.history.choosing import value_of
 from tools.history.records import Record, is_missing, scalar
 from tools.history.tables import as_table, cell, differences, labels
-from tools.history.terminal import best_run, common_name, differing_settings
+from tools.history.terminal import best_run, common_name, differing_settings, watched
 
 #: Curves of more runs would be too many; of so many are shown at first; and pictures of so many.
-_MOST_RUNS, _SHOWN, _PICTURED = 100, 50, 12
+_MOST_RUNS = 100
+_SHOWN = 50
+_PICTURED = 12
 #: And so many numbers, and settings, are enough.
 _MOST_CHARTS, _MOST_SETTINGS = 24, 8
 #: Columns of a history that have no chart.
@@ -107,11 +109,8 @@ def content(records: list[Record]) -> dict[str, Any]:
 
     The last axis is the result; there are none where no setting differs.
     """
-    best = best_run(records)
-    winner = None if best is None else records[best]
-    drawn = [record for record in records if len(record.history)][:_MOST_RUNS]
-    if winner is not None and len(winner.history) and winner not in drawn:
-        drawn[-1] = winner
+    winner = _winner(records)
+    drawn = _drawn(records, winner)
     keys = differing_settings(drawn)[:_MOST_SETTINGS]
     names = labels(keys, taken=("best",))
     axes: list[str] = []
@@ -125,28 +124,46 @@ def content(records: list[Record]) -> dict[str, Any]:
         values = {names[key]: _plain(value_of(record, key)) for key in keys}
         if result:
             values[result] = _plain(record.row.get("best"))
+        is_best = record is winner and len(drawn) > 1
         run = {
             "number": number,
             "label": record.name.removeprefix(f"{common}/"),
-            "colour": _colour(number),
-            "best": record is winner and len(drawn) > 1,
-            "on": number < _SHOWN or record is winner,
-            "status": str(record.row.get("status")),
+            "best": is_best,
+            "on": number < _SHOWN or is_best,
             "rank": ranks[number],
             "values": values,
-            **_curves(record),
         }
-        runs.append(run)
+        runs.append({**run, **_look(number, record), **_curves(record)})
     return {"runs": runs, "charts": _charts(_charted_names(drawn)), "axes": axes}
+
+
+def _winner(records: list[Record]) -> Record | None:
+    """The best run, if there is one."""
+    best = best_run(records)
+    if best is None:
+        return None
+    return records[best]
+
+
+def _drawn(records: list[Record], winner: Record | None) -> list[Record]:
+    """The runs that have curves, not too many of them, with the best."""
+    drawn = [record for record in records if len(record.history)]
+    if winner in drawn[_MOST_RUNS:]:
+        drawn[_MOST_RUNS - 1] = winner
+    return drawn[:_MOST_RUNS]
+
+
+def _look(number: int, record: Record) -> dict[str, str]:
+    """The colour of a run, and its state."""
+    return {"colour": _colour(number), "status": str(record.row.get("status"))}
 
 
 def _result(records: list[Record]) -> str:
     """The number that the runs are compared by; "" where they watch several, or none."""
-    monitors = {record.row.get("monitor") for record in records}
-    names = [str(name) for name in monitors if name and not is_missing(name)]
+    names = watched(records)
     if len(names) != 1:
         return ""
-    return names[0]
+    return names.pop()
 
 
 def _ranks(records: list[Record]) -> list[float]:

@@ -54,6 +54,19 @@ def as_lines(records: list[Record], wanted: list[str], width: int) -> list[str]:
     common = common_name(records)
     if common:
         lines.append(f"{common}: {_counted(len(records))}")
+    columns, hidden = _columns(records, wanted, width)
+    lines += [line[:width].rstrip() for line in _joined(columns)]
+    if hidden:
+        text = f"no room for: {', '.join(hidden)}"
+        lines += textwrap.wrap(text, width, subsequent_indent="  ", break_on_hyphens=False)
+    return lines
+
+
+def _columns(
+    records: list[Record], wanted: list[str], width: int
+) -> tuple[list[Column], list[str]]:
+    """The columns for which there is room, and the names of those for which there is none."""
+    common = common_name(records)
     names = [record.name.removeprefix(f"{common}/") for record in records]
     run = Column("run", _cut_each(names, _NAME), left=True)
     best = _best(records)
@@ -71,12 +84,7 @@ def as_lines(records: list[Record], wanted: list[str], width: int) -> list[str]:
     columns = [run, *fitting, best, *tested, *progress]
     if any(note.cells):
         columns.append(_narrowed(note, width, columns))
-    lines += [line[:width].rstrip() for line in _joined(columns)]
-    hidden = [each.name for each in (*settings, *tests) if each not in columns]
-    if hidden:
-        text = f"no room for: {', '.join(hidden)}"
-        lines += textwrap.wrap(text, width, subsequent_indent="  ", break_on_hyphens=False)
-    return lines
+    return columns, [each.name for each in (*settings, *tests) if each not in columns]
 
 
 def _counted(count: int) -> str:
@@ -180,13 +188,12 @@ def differing_settings(records: list[Record]) -> list[str]:
 
 def _best(records: list[Record]) -> Column:
     """The best values; a star marks the best run, where all watch one number."""
-    watched = [record.row.get("monitor") for record in records]
-    monitors = {str(name) for name in watched if name and not is_missing(name)}
+    monitors = watched(records)
     one = len(monitors) == 1
     texts = [cell(record.row.get("best")) for record in records]
     if not one:
         pairs = zip(texts, records, strict=True)
-        return Column("best", [_watched(text, record) for text, record in pairs], left=True)
+        return Column("best", [_with_name(text, record) for text, record in pairs], left=True)
     winner = best_run(records)
     if winner is not None and len(records) > 1:
         texts = [f"{text} " for text in texts]
@@ -195,7 +202,17 @@ def _best(records: list[Record]) -> Column:
     return Column(monitors.pop(), texts)
 
 
-def _watched(text: str, record: Record) -> str:
+def watched(records: list[Record]) -> set[str]:
+    """The numbers that runs are judged by."""
+    found = set()
+    for record in records:
+        name = record.row.get("monitor")
+        if name and not is_missing(name):
+            found.add(str(name))
+    return found
+
+
+def _with_name(text: str, record: Record) -> str:
     """A best value with the name of the number, where runs watch several."""
     monitor = record.row.get("monitor")
     if not text or is_missing(monitor):
@@ -224,11 +241,10 @@ def best_run(records: list[Record]) -> int | None:
 def _progress(records: list[Record]) -> list[Column]:
     """How far the runs have come, how long it took, and how they have ended."""
     rows = [record.row for record in records]
-    return [
-        Column("epochs", [cell(row.get("epochs")) for row in rows]),
-        Column("time", [duration(row.get("seconds")) for row in rows]),
-        Column("state", [cell(row.get("status")) for row in rows], left=True),
-    ]
+    epochs = [cell(row.get("epochs")) for row in rows]
+    times = [duration(row.get("seconds")) for row in rows]
+    states = [cell(row.get("status")) for row in rows]
+    return [Column("epochs", epochs), Column("time", times), Column("state", states, left=True)]
 
 
 def duration(seconds: Any) -> str:
@@ -253,8 +269,10 @@ def _notes(records: list[Record]) -> list[str]:
     """What is noted of each run: what does not read, else the words of its owner."""
     texts = []
     for record in records:
-        parts = [record.row.get("problem"), record.row.get("notes")]
-        there = [str(part) for part in parts if part and not is_missing(part)]
+        there = []
+        for part in (record.row.get("problem"), record.row.get("notes")):
+            if part and not is_missing(part):
+                there.append(str(part))
         texts.append(" ".join("; ".join(there).split()))
     return texts
 

@@ -71,17 +71,21 @@ def kind_of(output: torch.Tensor, target: torch.Tensor) -> Callable[[Any], Kind]
         if output.ndim >= 3:
             return Masks
         return Labels
-    if whole:
-        if output.ndim == 4 and target.shape == (len(output), *output.shape[2:]):
-            return Masks
-        if output.ndim == 3 and _leaves_one_out(output, target):
-            return Text
-    if output.numel() == target.numel() and output.is_floating_point():
-        if output.ndim == 4 and output.shape == target.shape:
-            return Pixels
-        if output.ndim <= 2 and len(output) == len(target):
-            if output[:1].numel() <= _NUMBERS:
-                return Numbers
+    if whole and output.ndim == 4 and target.shape == (len(output), *output.shape[2:]):
+        return Masks
+    if whole and output.ndim == 3 and _leaves_one_out(output, target):
+        return Text
+    return _kind_of_numbers(output, target)
+
+
+def _kind_of_numbers(output: torch.Tensor, target: torch.Tensor) -> Callable[[Any], Kind] | None:
+    """What a head is for that returns as many numbers as there are in the target."""
+    if output.numel() != target.numel() or not output.is_floating_point():
+        return None
+    if output.ndim == 4 and output.shape == target.shape:
+        return Pixels
+    if output.ndim <= 2 and len(output) == len(target) and output[:1].numel() <= _NUMBERS:
+        return Numbers
     return None
 
 

@@ -29,12 +29,7 @@ class Masks(Kind):
         """Add a batch."""
         output = part.output
         target = part.target.reshape(len(output), *output.shape[-2:]).long()
-        if output.ndim == 3 or output.shape[1] == 1:  # one class, true or false
-            said = (self.chances.of(output) > 0.5).long().reshape(target.shape)
-            count = 2
-        else:
-            said = output.argmax(dim=1)
-            count = output.shape[1]
+        said, count = self._said(output, target)
         if self.matrix is None:
             self.names = classes_of(self.loader, count)
             self.matrix = np.zeros((count, count), dtype=np.int64)
@@ -52,6 +47,12 @@ class Masks(Kind):
             self.worst.add(-right, part.first + place, (*pictures, words))
         return rows
 
+    def _said(self, output: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """What each pixel is taken for, and how many classes there are."""
+        if output.ndim == 3 or output.shape[1] == 1:  # one class, true or false
+            return (self.chances.of(output) > 0.5).long().reshape(target.shape), 2
+        return output.argmax(dim=1), output.shape[1]
+
     def report(self, folder: Path, prefix: str, n: int) -> Iterator[str]:
         """The overlap of each class, and the most wrong as pictures."""
         right = share(int(np.trace(self.matrix)), int(self.matrix.sum()))
@@ -63,9 +64,9 @@ class Masks(Kind):
             yield f"{self.names[number]:<{width}} {value:>7.4f} {pixels:>12,}"
         worst = self.worst.first(min(n, 24))
         if worst:
-            rows = [[each[row] for each in worst] for row in range(2)]
+            targets, said, words = (list(each) for each in zip(*worst, strict=True))
             file = folder / f"{prefix}masks.png"
-            grid(rows, [each[2] for each in worst], file, columns=8)
+            grid([targets, said], words, file, columns=8)
             yield f"wrote {shown(file)}: the most wrong; above the targets, below the predictions"
 
 

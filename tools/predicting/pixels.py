@@ -44,7 +44,7 @@ class Pixels(Kind):
         yield f"squared error of {len(errors):,} pictures: {numbers}"
         worst = self.worst.first(n)
         if worst[0][0].shape[0] in (1, 3):
-            rows = [[each[row] for each in worst] for row in range(2)]
+            targets, said, words = (list(each) for each in zip(*worst, strict=True))
             file = folder / f"{prefix}wrong.png"
-            grid(rows, [each[2] for each in worst], file, columns=8)
+            grid([targets, said], words, file, columns=8)
             yield f"wrote {shown(file)}: the most wrong; above the targets, below the predictions"

@@ -104,7 +104,9 @@ def _scatter(axes: Any, places: list[Any], points: list[Point]) -> None:
 
 def _settings(points: list[Point], study: optuna.Study, monitor: str) -> Any:
     """The values against each setting."""
-    names = list(dict.fromkeys(name for point in points for name in point.params))
+    names: dict[str, None] = {}
+    for point in points:
+        names.update(dict.fromkeys(point.params))
     across = min(len(names), _ACROSS)
     down = math.ceil(len(names) / across)
     figure, axes = plt.subplots(
@@ -115,10 +117,7 @@ def _settings(points: list[Point], study: optuna.Study, monitor: str) -> Any:
         axis.set_visible(False)
     for axis, name in zip(axes.flat, names, strict=False):
         having = [point for point in points if name in point.params]
-        values = [point.params[name] for point in having]
-        if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
-            values = [str(value) for value in values]
-        _scatter(axis, values, having)
+        _scatter(axis, _places([point.params[name] for point in having]), having)
         if name in logarithmic:
             axis.set_xscale("log")
         axis.set_xlabel(name, fontsize=8)
@@ -126,6 +125,14 @@ def _settings(points: list[Point], study: optuna.Study, monitor: str) -> Any:
         axis.tick_params(labelsize=7)
     axes.flat[0].legend(fontsize=7)
     return figure
+
+
+def _places(values: list[Any]) -> list[Any]:
+    """The values of a setting as an axis takes them: numbers, or texts."""
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return [str(each) for each in values]
+    return values
 
 
 def _logarithmic(study: optuna.Study) -> set[str]:

@@ -23,6 +23,11 @@ _EVERY = 0.2
 Look = Callable[[int, float], bool]
 
 
+def goes_on(_epoch: int, _value: float) -> bool:
+    """Stops no point, whatever it is shown."""
+    return False
+
+
 class Outcome(NamedTuple):
     """How a point ended: "complete", "pruned" or "failed", its best value, and why it failed."""
 
