@@ -1,6 +1,5 @@
 """The base of every data loader: its order and randomness depend on the place alone."""
 
-import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -66,7 +65,6 @@ class BaseDataLoader(BareIteration, DataLoader[Any]):
         split.check_options(batch_size, shuffle, validation_split, num_workers, options)
         #: What a pass is made of.
         self.choice = passes.Choice(weights, batch_by, lengths, skip_unreadable)
-        self.choice.check(dataset, shuffle, options)
         self.validation_split = validation_split
         self.shuffle = shuffle
         self.name = name
@@ -145,10 +143,7 @@ class BaseDataLoader(BareIteration, DataLoader[Any]):
         """
         if validation_split == 0:
             return None, None
-        if not self.shuffle:
-            what = "reads its samples in one order, as the split has drawn them"
-            logging.getLogger("data_loader").info(f"the loader {self.name!r} {what}")
-        return split.split_samples(self.n_samples, validation_split)
+        return split.split_samples(self.n_samples, validation_split, self.name, self.shuffle)
 
     def evaluation_data(self) -> Any:
         """The dataset as validation reads it."""

@@ -44,6 +44,7 @@ LONG = (
 #: all by `.ci/run`. None: no case of it is.
 OFTEN = {
     "test_what_it_says_helps": 10,
+    "test_a_resumed_run_is_the_unbroken_one_whatever_the_seed_is_then": 3,
     "test_commands_work_where_they_are_printed": 4,
     "test_what_it_says_of_code_helps": 4,
     "test_a_file_that_is_no_json_is_mended_as_it_says": 3,

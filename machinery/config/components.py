@@ -139,24 +139,35 @@ def find(
     where = f"{origin}: {dotted(path)}"
     kind = kind_of(path, required)
     if installed.is_installed(type_name, OWN):
-        installed.check_package(kind.of_packages or "torch", OWN, where)
-        wanted = kind.wanted()
-        if wanted is None:
-            raise ConfigError(f"{where}: a {kind.words} is the project's own, not {type_name}")
-        return installed.part(type_name, wanted, OWN, where)
+        return _installed(type_name, kind, where)
     package, _, name = type_name.rpartition(".")
     if package:
         modules = (_own_module(package, where, _OWN_PARTS if kind.is_part else OWN),)
     found: dict[str, Any] = {}
     for module in reversed(modules):
         found.update(_candidates(module, kind, imported=not package))
-    if name in found:
-        return found[name]
-    if source.classic:  # whose parts need not derive from torch's
-        for module in modules:
-            if is_own_class(vars(module).get(name)):
-                return vars(module)[name]
-    raise ConfigError(f"{where}: {_not_found(name, kind, modules, found)}")
+    if name not in found and source.classic:  # whose parts need not derive from torch's
+        found.update(_own_classes(name, modules))
+    if name not in found:
+        raise ConfigError(f"{where}: {_not_found(name, kind, modules, found)}")
+    return found[name]
+
+
+def _installed(type_name: str, kind: Kind, where: str) -> Any:
+    """The part of an installed package that a config names."""
+    installed.check_package(kind.of_packages or "torch", OWN, where)
+    wanted = kind.wanted()
+    if wanted is None:
+        raise ConfigError(f"{where}: a {kind.words} is the project's own, not {type_name}")
+    return installed.part(type_name, wanted, OWN, where)
+
+
+def _own_classes(name: str, modules: Modules) -> dict[str, Any]:
+    """The first class of that name that a module of the project's own defines."""
+    for module in modules:
+        if is_own_class(vars(module).get(name)):
+            return {name: vars(module)[name]}
+    return {}
 
 
 def _candidates(module: ModuleType, kind: Kind, imported: bool) -> dict[str, Any]:

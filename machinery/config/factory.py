@@ -223,9 +223,7 @@ class Factory(ClassicNames):
             seeding.seed_everything(seed, *draw)
         where = self._named(component)
         arguments = {**self._arguments(component), **kwargs}
-        make = partial(construct, target, args, arguments, where)
-        if holds_parts(path):
-            make = partial(self._loader, component, modules, target, args, arguments)
+        make = partial(self._constructed, component, modules, target, args, arguments)
         try:
             built = distributed.in_turn(make)
         except ConfigError as error:
@@ -237,7 +235,7 @@ class Factory(ClassicNames):
             _check_made(built, kind_of(path), where)
         return built
 
-    def _loader(
+    def _constructed(
         self,
         component: Component,
         modules: Modules,
@@ -245,9 +243,10 @@ class Factory(ClassicNames):
         args: tuple[Any, ...],
         arguments: Mapping[str, Any],
     ) -> Any:
-        """A loader, with what is named in its arguments."""
-        builder = Builder(self.source, modules, construct)
-        arguments = builder.arguments(component, target, arguments)
+        """What a component describes; of a loader with what is named in its arguments."""
+        if holds_parts(component.path):
+            builder = Builder(self.source, modules, construct)
+            arguments = builder.arguments(component, target, arguments)
         return construct(target, args, arguments, self._named(component))
 
     def _freeze(self, model: Any, patterns: list[str]) -> None:

@@ -119,9 +119,9 @@ _TRANSFORM = Kind("transform", called_later=True, methods=_CALLED, homes=_TRANSF
 def holds_parts(path: KeyPath) -> bool:
     """Whether a component is a data loader, inside whose arguments others may be named.
 
-    One of several sets of data has a name of its own.
+    Of evaluations there may be several, by name.
     """
-    return len(path) <= 2 and "data_loader" in str(path[0])
+    return "data_loader" in str(path[0]) and len(path) < 3 and "args" not in path
 
 
 def kind_of(path: KeyPath, required: type | None = None) -> Kind:
@@ -130,7 +130,7 @@ def kind_of(path: KeyPath, required: type | None = None) -> Kind:
     Args:
         required: the program's own class that it must be of.
     """
-    if holds_parts(path[:1]) and not holds_parts(path):
+    if "data_loader" in str(path[0]) and "args" in path[1:]:
         names = [key for key in path if isinstance(key, str)]
         return PARTS.get(names[-1], _TRANSFORM)
     kind = Kind(str(path[0]), anything=True)

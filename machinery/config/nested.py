@@ -294,8 +294,8 @@ class Builder:
         from machinery.order.split import DatasetMaker
 
         sections = [section for section in SECTIONS if section in part.values]
-        where = f"{self._source.where(part.path)}: {dotted(part.path)}"
-        return DatasetMaker(partial(self._object, part), sections, where)
+        origin = self._source.where(part.path)
+        return DatasetMaker(partial(self._object, part), sections, dotted(part.path), origin)
 
     def _value(self, value: Any, path: KeyPath, named: bool) -> Any:
         """A value of a config, with objects in place of the components in it.

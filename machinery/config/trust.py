@@ -34,7 +34,7 @@ _COMPONENT = re.compile(
     r"\w+|metrics\.\d+|arch\.adapter|optimizer\.groups\.\d+|(valid|test)_data_loader\.[\w-]+"
 )
 #: An argument of a component, or of one in the arguments of a loader.
-_ARGUMENT = re.compile(rf"(.+)\.(?:{'|'.join(SECTIONS)})\.(\w+)(?:\..+)?")
+_ARGUMENT = re.compile(rf"(.+)\.(?:{'|'.join(SECTIONS)})\.(\w+)")
 #: What timm's names of models on a hub, or in a folder, begin with.
 _HUB = re.compile(r"\s*(hf[-_]hub|local[-_]dir)\s*:", re.IGNORECASE)
 
@@ -226,10 +226,14 @@ def _why_of_part(entry: Entry, parts: dict[str, str]) -> str:
         if reaches_out(name):
             return f"{name} may fetch what it needs, or write it"
         return ""
-    argument = _ARGUMENT.fullmatch(entry.key)
-    if argument is None or not entry.value:
+    component, _, below = entry.key.partition(".args.")
+    argument = below.partition(".")[0]
+    if component in parts and argument in FETCHING and entry.value:
+        return f"{parts[component]} may fetch what {argument} says"
+    argument_of = _ARGUMENT.fullmatch(entry.key)
+    if argument_of is None or not entry.value:
         return ""
-    component, name = argument.groups()
+    component, name = argument_of.groups()
     if component in parts and name in FETCHING:
         return f"{parts[component]} may fetch what {name} says"
     return ""

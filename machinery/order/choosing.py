@@ -31,29 +31,29 @@ class Choice(NamedTuple):
     #: Whether samples that cannot be read are left out.
     skip_unreadable: bool = False
 
-    def check(self, dataset: Any, shuffle: bool, options: dict[str, Any]) -> None:
+    def check(self, loader: Any, own: bool) -> None:
         """Refuse what makes no sense.
 
         Args:
-            options: of torch's DataLoader.
+            loader: whose passes it is for.
+            own: a sampler of the user's own chooses them.
 
         Raises:
             ConfigError: naming the option.
         """
         asked = self.batch_by or self.skip_unreadable or self.weights is not None
-        if asked and isinstance(dataset, IterableDataset):
+        if asked and isinstance(loader.dataset, IterableDataset):
             what = "weights, batch_by and skip_unreadable are not for iterable data"
             raise ConfigError(f"{what}, whose samples and order are its own business")
         if self.batch_by not in (None, "length", "tokens"):
             raise ConfigError(f'batch_by: expected "length" or "tokens", found {self.batch_by!r}')
-        own = options.get("sampler") is not None or options.get("batch_sampler") is not None
         if own and (self.batch_by or self.weights is not None):
             raise ConfigError("weights and batch_by have no effect beside a sampler of your own")
-        if self.batch_by and options.get("drop_last"):
+        if self.batch_by and loader.drop_last:
             raise ConfigError("drop_last has no effect beside batch_by: set it to false")
         if self.batch_by and self.weights is not None:
             raise ConfigError("weights and batch_by do not go together: leave one out")
-        if self.weights is not None and not shuffle:
+        if self.weights is not None and not loader.shuffle:
             what = "weights draw nothing where shuffle is false: each sample is read once"
             logging.getLogger("data_loader").info(what)
 

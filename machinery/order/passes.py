@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
-from machinery.errors import DataError
+from machinery.errors import ConfigError, DataError
 from machinery.order import seeding
 from machinery.order.batches import PassOrder, Share, Split
 from machinery.order.choosing import Choice as Choice, LengthBatches, values_of, weights_of
@@ -31,7 +31,16 @@ def make_passes(
         loader: has the dataset, the seed and the name, and says how batches are cut.
         sampler, batch_sampler: of the user's own, or of a split.
         options: of torch's DataLoader, with num_workers and pin_memory.
+
+    Raises:
+        ConfigError: the options make no sense.
     """
+    if not callable(loader.collate_fn):
+        what = f"collate_fn: expected a function, found {loader.collate_fn!r}"
+        hint = "a loader of your own takes a name where it says so: collate_fn: Callable[…, Any]"
+        raise ConfigError(f"{what}; {hint}")
+    own = batch_sampler is not None or (sampler is not None and type(sampler) is not Split)
+    loader.choice.check(loader, own)
     dataset = loader.dataset
     seed = loader.seed
     name = loader.name

@@ -1,5 +1,6 @@
 """The validation split, the data of each side, and the options of a loader that make no sense."""
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,12 +12,15 @@ from machinery.order import seeding
 from machinery.order.batches import Split
 
 
-def split_samples(n: int, split: float) -> tuple[Split, Split]:
+def split_samples(
+    n: int, split: float, name: str = "", shuffle: bool = True
+) -> tuple[Split, Split]:
     """The samples to train on and those to validate on: the classic template's, whatever the seed.
 
     Args:
         n: how many samples there are.
         split: share (0 ≤ x < 1) or number of samples to validate on.
+        name, shuffle: of the loader.
 
     Raises:
         ConfigError: the split leaves no samples on one side.
@@ -28,6 +32,9 @@ def split_samples(n: int, split: float) -> tuple[Split, Split]:
             left = f"leaves {max(n - n_valid, 0)} for training"
         hint = "give a share or number that leaves both some"
         raise ConfigError(f"validation_split {split} of {n} {left}: {hint}")
+    if not shuffle:
+        what = "reads its samples in one order, as the split has drawn them"
+        logging.getLogger("data_loader").info(f"the loader {name!r} {what}")
     order = np.arange(n)
     drawing = np.random.RandomState(0)
     drawing.shuffle(order)
@@ -113,16 +120,27 @@ class DatasetMaker:
     Args:
         make: makes it with the arguments of some sections, of which the later replace the others.
         sections: those that the config has: "args", "evaluation_args", "test_args".
-        where: it is described, for an error message.
+        key: the dotted key path to it.
+        origin: of it, for an error message.
     """
 
     def __init__(
-        self, make: Callable[[tuple[str, ...]], Any], sections: Iterable[str], where: str
+        self,
+        make: Callable[[tuple[str, ...]], Any],
+        sections: Iterable[str],
+        key: str,
+        origin: str,
     ) -> None:
-        self._make = make
+        self._given = make
+        self._key = key
         self._sections = tuple(sections)
-        self._where = where
+        self._where = f"{origin}: {key}"
         self._to_train_on: Any = None
+
+    def _make(self, sections: tuple[str, ...]) -> Any:
+        """Make it; what its constructor draws is the same for each."""
+        seeding.seed_everything(seeding.root_seed(), "init", self._key)
+        return self._given(sections)
 
     def made(self, training: bool = True) -> Any:
         """The dataset to train on, made once; or that to test on.

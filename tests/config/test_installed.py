@@ -277,6 +277,7 @@ REACHES = [
     ("metrics", ["torchmetrics.multimodal.CLIPScore"], "may fetch what it needs"),
     ("data_loader", of_data(dataset=MNIST), "what download says"),
     ("test_data_loader", of_data(dataset=MNIST), "what download says"),
+    ("test_data_loader", {"day": of_data(dataset=MNIST)}, "what download says"),
     ("data_loader", of_data(dataset={"type": "x", "args": {"dataset": MNIST}}), "may fetch"),
     ("data_loader", of_data(dataset=LATER_MNIST), "what download says"),
     ("data_loader", of_data(dataset={"type": "torchvision.datasets.ImageNet"}), "or write it"),

@@ -6,6 +6,7 @@ import pickle
 import re
 import sys
 import types
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -118,6 +119,41 @@ def test_without_test_args_nothing_is_tested_and_the_suggestion_helps():
     assert len(test_script.test_loader(tiny.ConfigParser(settings), data_loaders).dataset) == 23
 
 
+def test_the_test_data_are_read_without_the_sampler_of_the_training_data():
+    sampler = {"type": "torch.utils.data.RandomSampler", "args": {"num_samples": 40}}
+    args = {
+        "dataset": FAKE,
+        "sampler": {**sampler, "args": {**sampler["args"], "replacement": True}},
+    }
+    settings = tiny.settings("unused", data_loader={"type": "DatasetLoader", "args": args})
+    config = tiny.ConfigParser(settings)
+    assert config.init_obj("data_loader", data_loaders).n_samples == 40
+    loader = test_script.test_loader(config, data_loaders)
+    plain = by_hand(9, [v2.CenterCrop(8)], offset=100)
+    seen = torch.cat([x for x, _ in loader])
+    assert torch.equal(seen, torch.stack([plain[i][0] for i in range(9)]))
+
+
+def test_several_validation_sets_name_their_data():
+    sets = {
+        name: {
+            "type": "DatasetLoader",
+            "args": {"dataset": {**FAKE, "args": {**FAKE["args"], "size": n}}},
+        }
+        for name, n in (("day", 5), ("night", 7))
+    }
+    settings = tiny.settings("unused", valid_data_loader=sets)
+    config = tiny.ConfigParser(settings)
+    config.check(valid_data_loader=data_loaders)
+    made = config.init_obj("valid_data_loader", data_loaders)
+    assert {name: loader.n_samples for name, loader in made.items()} == {"day": 5, "night": 7}
+    sets["night"]["args"]["dataset"]["args"]["siz"] = 3
+    with pytest.raises(
+        ConfigError, match=r"valid_data_loader\.night\.args\.dataset\.args\.siz: Fake"
+    ):
+        tiny.ConfigParser(settings).check(valid_data_loader=data_loaders)
+
+
 def test_evaluation_args_may_not_change_the_samples():
     made = loader_of({"dataset": {**FAKE, "evaluation_args": {"size": 22}}, "validation_split": 6})
     with pytest.raises(ConfigError, match="evaluation_args makes 22 samples of 23"):
@@ -221,6 +257,31 @@ class EveryOther(Sampler):
         return iter(range(self.start, len(self.data_source), 2))
 
 
+class Drawn(Dataset):
+    """Draws its samples as it is made."""
+
+    def __init__(self, n, factor=1.0):
+        self.x = factor * torch.randn(n, 2)
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        return self.x[i], 0
+
+
+class Old(BaseDataLoader):
+    """Says nothing of what it takes."""
+
+    def __init__(self, n, collate_fn=None):
+        super().__init__(Names(n), 4, False, 0.0, 0, collate_fn)
+
+
+class New(BaseDataLoader):
+    def __init__(self, n, collate_fn: Callable[..., Any]):
+        super().__init__(Names(n), 4, False, 0.0, 0, collate_fn)
+
+
 class Annotated(BaseDataLoader):
     def __init__(self, dataset: Dataset, **options: Any):
         super().__init__(dataset, **options)
@@ -235,7 +296,19 @@ class Reads(BaseDataLoader):
 
 
 HERE = types.ModuleType("data_loader.of_a_test")
-for _value in (Names, doubled, times, tripled, reversed_batch, EveryOther, Annotated, Reads):
+for _value in (
+    Names,
+    doubled,
+    times,
+    tripled,
+    reversed_batch,
+    EveryOther,
+    Annotated,
+    Reads,
+    Drawn,
+    Old,
+    New,
+):
     _value.__module__ = HERE.__name__
     setattr(HERE, _value.__name__, _value)
 HERE.halved = halved
@@ -276,6 +349,23 @@ def test_a_collate_function_by_its_name(collate_fn, first):
         args["collate_fn"] = collate_fn
     ((x, _),) = loader_of(args, HERE)
     assert x[0, 0] == first
+
+
+def test_a_name_that_nobody_takes_is_told_and_the_annotation_helps():
+    with pytest.raises(ConfigError, match="found 'reversed_batch'; a loader of your own takes"):
+        loader_of({"n": 3, "collate_fn": "reversed_batch"}, HERE, "Old")
+    ((x, _),) = loader_of({"n": 3, "collate_fn": "reversed_batch"}, HERE, "New")
+    assert x[0, 0] == 2
+
+
+def test_what_a_dataset_draws_as_it_is_made_is_the_same_for_validation():
+    dataset = {"type": "Drawn", "args": {"n": 9}, "evaluation_args": {"factor": 2.0}}
+    loader = loader_of({"dataset": dataset, "validation_split": 4}, HERE)
+    torch.rand(3)  # whatever came between
+    ((x, _),) = loader.split_validation()
+    assert torch.equal(x, 2 * loader.dataset.x[loader.valid_sampler.indices])
+    again = loader_of({"dataset": dataset, "validation_split": 4}, HERE)
+    assert torch.equal(again.dataset.x, loader.dataset.x)
 
 
 @pytest.mark.parametrize("kind", ["DatasetLoader", "Annotated"])

@@ -103,6 +103,12 @@ def test_a_pass_begins_at_any_batch(by, size, workers):
     assert indices(again.batches(2, 4)) == whole[4:]
 
 
+def test_the_batches_of_each_pass_are_shuffled():
+    loader = loader_of(batch_by="length", split=0.0)  # the last of 13 batches has 5 samples
+    places = {[len(batch) for batch in indices(loader.batches(e))].index(5) for e in range(1, 9)}
+    assert len(places) > 3
+
+
 def test_another_name_draws_other_batches():
     first, second = (loader_of(batch_by="length", name=name) for name in ("one", "two"))
     assert indices(first.batches(1)) != indices(second.batches(1))

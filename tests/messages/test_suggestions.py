@@ -1468,6 +1468,7 @@ metrics: two numbers are called {}: give one a "name"
 (each validation set has its own)
 leave the type of one of them out
 the groups leave {} no parameter
+--set {}.args.download=true fetches it
 let the constructor of a trainer of your own say
 an object takes no arguments: leave them out
 say what the test data have in place of its args

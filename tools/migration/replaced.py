@@ -19,7 +19,7 @@ CLASSES = {
 }
 #: What these derive from here, and what torch's own loader and network have.
 _ABOVE = {
-    "BaseTrainer": [("machinery.update.watching", "Monitored")],
+    "BaseTrainer": [("machinery.update.watching", "ClassicNames")],
     "BaseDataLoader": [("machinery.order.bare", "BareIteration")],
     "ConfigParser": [
         ("machinery.config.factory", "Factory"),
