@@ -150,6 +150,32 @@ def test_a_line_for_each_run_with_what_differs(trained, tmp_path):
     )
 
 
+def test_short_names_of_settings_differ():
+    from tools.history.tables import labels
+
+    keys = [
+        "optimizer.args.lr",
+        "optimizer.type",
+        "arch.type",
+        "arch.args.lr",
+        "seconds",
+        "a.epochs",
+    ]
+    assert [*labels(keys, taken=("seconds", "epochs")).values()] == [
+        "optimizer.lr",
+        "optimizer",
+        "arch",
+        "arch.lr",
+        "config.seconds",
+        "a.epochs",
+    ]
+    assert labels(["lr", "x.lr", "trainer.epochs"]) == {
+        "lr": "config.lr",
+        "x.lr": "x.lr",
+        "trainer.epochs": "epochs",
+    }
+
+
 def test_a_stopped_point_of_a_sweep_is_pruned(trained, tmp_path):
     models = tmp_path / "models" / "Digits_LeNet"
     shutil.copytree(trained / "models" / "Digits_LeNet" / "c", models / "point-0001")

@@ -30,6 +30,10 @@ _SHOWN = 50
 _PICTURED = 12
 #: And so many numbers, and settings, are enough.
 _MOST_CHARTS, _MOST_SETTINGS = 24, 8
+#: Settings in the table.
+_MOST_COLUMNS = 16
+#: Columns of it that are there also where they hold nothing.
+_ALWAYS = ("run", "status")
 #: Columns of a history that have no chart.
 _NO_CHARTS = ("epoch", "seconds", "samples/s")
 #: The first colours of runs; others follow around the circle (Tableau 10).
@@ -69,7 +73,7 @@ def page(records: list[Record]) -> str:
     return _template().render(
         heading=heading,
         count=len(records),
-        runs=as_table(records),
+        runs=_table(records),
         best=best_run(records),
         drawn=len(drawn),
         most=_MOST_RUNS,
@@ -80,6 +84,21 @@ def page(records: list[Record]) -> str:
         data=_as_script(data),
         files=files,
     )
+
+
+def _table(records: list[Record]) -> pd.DataFrame:
+    """The table of runs with the settings that differ, without columns that hold nothing."""
+    table = as_table(records).drop(columns=["lr", "batch", "seed"], errors="ignore")
+    for name in table:
+        if name not in _ALWAYS and not any(cell(value) for value in table[name]):
+            del table[name]
+    keys = differing_settings(records)[:_MOST_COLUMNS]
+    names = labels(keys, taken=tuple(table))
+    place = table.columns.get_loc("status") + 1
+    for key in reversed(keys):
+        values = [scalar(value_of(record, key)) for record in records]
+        table.insert(place, names[key], pd.Series(values, table.index, dtype=object))
+    return table
 
 
 def _as_script(data: dict[str, Any]) -> Markup:

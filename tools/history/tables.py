@@ -114,6 +114,8 @@ def labels(keys: list[str], taken: tuple[str, ...] = ()) -> dict[str, str]:
             short = ".".join(words[-count:])
             if short not in taken and not _is_end(short, key, keys):
                 break
+        else:
+            short = f"config.{short}"
         found[key] = short
     return found
 
