@@ -275,7 +275,12 @@ def test_a_page_of_runs_is_one_file(trained):
     page = (trained / "page.html").read_text()
     assert not re.search(r"(src|href)=\"(?!data:)", page) and "<script>alert" not in page
     assert "&lt;script&gt;alert" in page and "Digits_LeNet/empty" in page
-    assert page.count("</script>") == 3 and "uPlot (v" in page and "</script><b>" not in page
+    assert (
+        page.count("</script>") == 3
+        and "uPlot (v" in page
+        and "Leon Sorokin" in page
+        and "</script><b>" not in page
+    )
     data = _data(page)
     assert [chart["title"] for chart in data["charts"]] == ["loss", "accuracy", "top_k_acc", "lr"]
     assert data["charts"][0]["series"] == [["loss", True], ["val_loss", False]]

@@ -42,7 +42,13 @@ _COLOURS += ["#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf"]
 #: The golden angle, in turns: colours that follow each other are far apart.
 _TURN = 0.381966
 #: What the page puts in as it is.
-_FILES = ("uplot/uPlot.min.css", "page.css", "uplot/uPlot.iife.min.js", "page.js")
+_FILES = (
+    "page.css",
+    "page.js",
+    "uplot/LICENSE",
+    "uplot/uPlot.iife.min.js",
+    "uplot/uPlot.min.css",
+)
 #: Larger numbers cannot be drawn.
 _LARGEST = 1e300
 
