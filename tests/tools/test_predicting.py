@@ -233,3 +233,22 @@ def test_a_regression_from_end_to_end(tmp_path):
         rows = list(csv.DictReader(file))
     errors = [abs(float(row["residual"])) for row in rows]
     assert len(rows) == 200 and np.mean(errors) == pytest.approx(float(mae), rel=1e-5)
+
+
+def test_a_picture_whose_truth_nobody_knows():
+    """What the first batch has shown to be a score stays one, also where it is from 0 to 1."""
+    from tools.predict import _row_of_file, _told
+    from tools.predicting.kinds import Part
+    from tools.predicting.labels import Labels
+    from tools.predicting.numbers import Numbers
+
+    labels = Labels(SimpleNamespace(classes=["a", "b"]))
+    scores = torch.tensor([[3.0, -4.0], [-1.0, 2.0]])
+    labels.add(Part(0, scores, torch.tensor([[1, 0], [0, 1]]), None))
+    row = _row_of_file(labels, torch.tensor([0.5, -0.5]))
+    assert row["chance_of_a"] == pytest.approx(1 / (1 + np.exp(-0.5)), abs=1e-5)
+    assert row["predicted"] == "a" and "target" not in row and _told(row) == "a"
+    numbers = Numbers(SimpleNamespace(target_names=["x", "y"]))
+    numbers.add(Part(0, torch.rand(3, 2), torch.rand(3, 2), None))
+    row = _row_of_file(numbers, torch.tensor([1.5, -2.0]))
+    assert row == {"predicted_x": 1.5, "predicted_y": -2.0} and _told(row) == "1.5, -2.0"
