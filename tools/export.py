@@ -9,7 +9,6 @@ import contextlib
 import copy
 import inspect
 import io
-import json
 import logging
 import math
 import shutil
@@ -27,50 +26,19 @@ import torch
 from torch.utils._pytree import tree_map
 
 from machinery.errors import ConfigError
-from machinery.files import read_json, replacing, shown
-from machinery.telling import printable, told
+from machinery.files import replacing, shown
 from machinery.update.networks import without_gradients
 from machinery.update.runtime import unwrap
-from tools.history.records import is_current
+from tools.exporting.card import MADE_OF, Example, card
+from tools.exporting.reasons import reason_of
 from tools.trained import Call, Trained, folder_of, parsed, seen, tensors_in
 
 #: Computes what the model does, with what was read back.
 Again = Callable[[Call], Any]
-#: A title of the cards, by which they are known.
-MADE_OF = "## Made of"
 #: How far results may be from the model's, in relation to the largest of them.
 TOLERANCE = 1e-5
 #: Samples of the example that is traced: an exporter takes 1 for a constant.
 _TRACED = 4
-#: How many letters of a reason are told.
-_REASON = 300
-_CARD = """\
-# {name}
-
-{network}, {parameters:,} parameters.
-
-## Files
-
-{files}
-
-Input: {inputs}; the first dimension is the batch.
-
-## Results
-
-{results}
-
-## Data
-
-`{data}`
-
-{made_of}
-
-`{environment}`
-
-```json
-{config}
-```
-"""
 
 
 class Refused(Exception):
@@ -98,17 +66,19 @@ class Fit(NamedTuple):
 
 
 def safetensors(model: torch.nn.Module, file: Path, call: Call, dynamic: Any) -> Again:
-    """The weights alone, in a format that can hold no code."""
-    from safetensors.torch import load_model, save_model
+    """The weights alone, in a format that can hold no code; tied ones under each of their names."""
+    from safetensors.torch import load_file, save_file
 
+    weights = {}
     for name, value in model.state_dict().items():
         if not isinstance(value, torch.Tensor):
             raise Refused(f"it holds tensors only, and {name} is none")
-    save_model(model, str(file))
+        weights[name] = value.detach().clone(memory_format=torch.contiguous_format)
+    save_file(weights, str(file))
     again = copy.deepcopy(model)
     for value in again.state_dict().values():
         value.zero_()
-    load_model(again, str(file))
+    again.load_state_dict(load_file(str(file)))
     return partial(_run, again)
 
 
@@ -232,12 +202,14 @@ def dynamic_of(model: torch.nn.Module, call: Call) -> Any:
     return {name: tree_map(mark, value) for name, value in bound.arguments.items()}
 
 
-def exported(trained: Trained, folder: Path, formats: list[str]) -> tuple[list[Outcome], Call]:
+def exported(trained: Trained, folder: Path, formats: list[str]) -> tuple[list[Outcome], Example]:
     """Write each format, read it back and compare; what became of each, and the example."""
     call: Call = tree_map(_on_cpu, next(seen(trained)).call)
     with trained.trainer.judged():  # such as a moving average of the weights
         model = copy.deepcopy(unwrap(trained.trainer.model)).cpu().eval()
-    return [_outcome(name, model, folder, call) for name in formats], call
+    outcomes = [_outcome(name, model, folder, call) for name in formats]
+    with without_gradients(model):
+        return outcomes, Example(model, call, _run(model, call))
 
 
 def _on_cpu(value: Any) -> Any:
@@ -257,7 +229,7 @@ def _outcome(name: str, model: torch.nn.Module, folder: Path, call: Call) -> Out
             if fit.worst > TOLERANCE:
                 raise Refused(f"its results are off by {fit.worst:.1e}")
         except Exception as error:  # whatever an exporter says of a model that it cannot take
-            text = f"refused: {_reason(error)}"
+            text = f"refused: {reason_of(error)}"
             if file.exists():
                 text += f"; the {file_name} that is there is of an earlier export"
             return Outcome(name, text, refused=True)
@@ -267,15 +239,6 @@ def _outcome(name: str, model: torch.nn.Module, folder: Path, call: Call) -> Out
     sizes = f"for batches of {fit.least} to {max(batch_of(call), _TRACED)}"
     text = f"{shown(file)}: off by {fit.worst:.1e} at most, {sizes}"
     return Outcome(name, text, refused=False)
-
-
-def _reason(error: Exception) -> str:
-    """Why a format is refused, in a line."""
-    text = str(error)
-    if not isinstance(error, Refused):
-        text = told(error, anywhere=False)
-    words = " ".join(text.split())
-    return printable(words[:_REASON])
 
 
 def _compared(write: Any, model: torch.nn.Module, file: Path, call: Call) -> Fit:
@@ -312,59 +275,6 @@ def quiet() -> Iterator[None]:
             logging.disable(before)
 
 
-def card(trained: Trained, lines: list[str], call: Call) -> str:
-    """What the model is, for whoever finds it."""
-    config = trained.config
-    model = trained.trainer.model
-    written = config.snapshot()
-    around = config.launch.content()["environment"]
-    kept = ("torch", "python", "device", "git_commit", "git_dirty", "data")
-    parameters = sum(each.numel() for each in model.parameters())
-    files = [f"* {line}" for line in lines]
-    shapes = [_shape(tensor) for tensor in tensors_in(call)]
-    results = _results(trained) or ["None were kept: run test.py first."]
-    return _CARD.format(
-        name=config["name"],
-        network=type(unwrap(model)).__name__,
-        parameters=parameters,
-        files="\n".join(files),
-        inputs=", ".join(shapes),
-        results="\n".join(results),
-        data=json.dumps(written["data_loader"]),
-        made_of=MADE_OF,
-        environment=json.dumps({name: around.get(name) for name in kept}),
-        config=json.dumps(written, indent=2),
-    )
-
-
-def _shape(tensor: torch.Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
-
-
-def _results(trained: Trained) -> list[str]:
-    """What test.py has kept about this checkpoint, a line for each."""
-    checkpoint = trained.config.resume
-    assert checkpoint is not None
-    precision = trained.config.settings.trainer.precision
-    how = ""
-    if precision != "fp32":
-        how = f", in {precision}, which the files are not"
-    lines = []
-    try:
-        for result in read_json(checkpoint.parent / "test.json")["results"]:
-            if result["checkpoint"] != checkpoint.name:
-                continue
-            if not is_current(checkpoint.parent, result):
-                continue
-            metrics = result["metrics"].items()
-            numbers = ", ".join(f"{name} {value:.6g}" for name, value in metrics)
-            samples = f"{result['samples']:,} samples{how}"
-            lines.append(f"* {result['split']} ({samples}): {numbers}")
-    except (OSError, ValueError, KeyError, TypeError):  # none, or somebody else's file
-        pass
-    return lines
-
-
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -379,10 +289,12 @@ def main() -> None:
     page = folder / "README.md"
     if page.is_file() and MADE_OF not in page.read_text(encoding="utf-8", errors="replace"):
         raise ConfigError(f"{shown(page)} is no card of a model: give another folder by --out")
-    outcomes, call = exported(trained, folder, args.formats)
+    outcomes, example = exported(trained, folder, args.formats)
     lines = [str(outcome) for outcome in outcomes]
+    made = [outcome.name for outcome in outcomes if not outcome.refused]
     with replacing(page, "w") as file:
-        file.write(card(trained, lines, call))
+        near = [line.replace(f"{shown(folder)}/", "") for line in lines]
+        file.write(card(trained, near, made, example))
     print("\n".join([*lines, f"{'card':<12} {shown(page)}"]))
     if any(outcome.refused for outcome in outcomes):
         raise SystemExit(1)

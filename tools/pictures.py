@@ -67,6 +67,29 @@ def picture(image: torch.Tensor) -> Any:
     return pixels.movedim(0, -1).squeeze(-1).numpy()
 
 
+def overlay(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """A picture with the classes of its pixels in colours; the first class has none.
+
+    Args:
+        image: float [1 or 3, height, width].
+        mask: int [height, width].
+
+    Returns:
+        float [3, height, width], from 0 to 1.
+    """
+    pixels = torch.from_numpy(picture(image))
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    grey = pixels.mean(dim=-1, keepdim=True).expand(*mask.shape, 3).clone()
+    colours = torch.tensor(mpl.color_sequences["tab10"], dtype=torch.float32)
+    for label in mask.unique().tolist():
+        if label == 0:
+            continue
+        colour = colours[(label - 1) % len(colours)]
+        grey = torch.where((mask == label)[..., None], 0.45 * grey + 0.55 * colour, grey)
+    return grey.movedim(-1, 0)
+
+
 def grid(rows: list[list[torch.Tensor]], words: list[str], file: Path, columns: int = 12) -> None:
     """Write a grid of pictures.
 

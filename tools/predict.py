@@ -1,7 +1,8 @@
 """What a trained model says: python tools/predict.py -r saved/models/NAME/RUN
 
-Of a part of the data: a CSV of all predictions, the most wrong as a picture, a confusion matrix,
-and numbers by class. With … digit.png at the end: of pictures in files.
+Of a part of the data: a CSV of all predictions, numbers by class, label or output, and pictures:
+what is called what, residuals, masks, the most wrong. With … digit.png at the end: of pictures in
+files.
 """
 
 import argparse
@@ -10,7 +11,7 @@ import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -21,144 +22,15 @@ from machinery.errors import ConfigError, DataError
 from machinery.files import replacing, shown
 from machinery.telling import printable, told
 from machinery.update.networks import without_gradients
-from tools.pictures import grid, images_in, pyplot as plt, save
-from tools.trained import Seen, Trained, classes_of, dataset_of, folder_of, parsed, seen
+from tools.pictures import images_in
+from tools.predicting.classes import Classes, row_of
+from tools.predicting.heads import Head, heads_of, kind_of, predictions_of, report
+from tools.predicting.kinds import Kind, Part
+from tools.predicting.labels import Labels
+from tools.predicting.numbers import Numbers
+from tools.trained import Trained, dataset_of, folder_of, parsed, seen
 
 Rows = list[dict[str, Any]]
-#: Classes that fit a picture of what is called what, at most.
-_DRAWN = 50
-
-
-class Sample(NamedTuple):
-    """A sample, and what the model says of it."""
-
-    #: None where samples are no pictures.
-    picture: Any
-    #: Float [classes].
-    scores: torch.Tensor
-    #: The number of its class.
-    truth: int
-
-
-class Mistake(NamedTuple):
-    """A sample that the model takes for something else."""
-
-    picture: Any
-    #: How likely its own class is, as the model sees it.
-    chance: float
-    #: What it is, and what it is taken for.
-    words: str
-
-
-def chances_of(scores: torch.Tensor) -> torch.Tensor:
-    """How likely each class is by scores [classes], their logarithms, or probabilities already."""
-    scores = scores.double()
-    if bool((scores >= 0).all()) and abs(float(scores.sum()) - 1) < 1e-3:
-        return scores
-    return scores.softmax(dim=0)
-
-
-def row_of(scores: torch.Tensor, names: list[str]) -> dict[str, Any]:
-    """The most likely class by scores or log-probabilities [classes], and how likely it is."""
-    chances = chances_of(scores)
-    best = int(chances.argmax())
-    return {"predicted": names[best], "chance": round(float(chances[best]), 6)}
-
-
-def predicted(trained: Trained) -> Iterator[Sample]:
-    """What the model says of each sample.
-
-    Raises:
-        ConfigError: the model is no classifier.
-        DataError: its scores are not finite.
-    """
-    for each in seen(trained):
-        if not _is_classified(each):
-            found = "its outputs are not scores [n, classes] of classes [n]"
-            raise ConfigError(f"the model is no classifier: {found}")
-        if not bool(each.output.isfinite().all()):
-            spoilt = "its weights, or these samples, are spoilt"
-            raise DataError(f"the model's scores are not finite: {spoilt}")
-        truths = each.target.long().tolist()
-        pictures: Any = images_in(each.call)
-        if pictures is None or len(pictures) != len(truths):
-            pictures = [None] * len(truths)
-        for row in zip(pictures, each.output.float().cpu(), truths, strict=True):
-            yield Sample(*row)
-
-
-def _is_classified(each: Seen) -> bool:
-    """Whether the output is scores [n, classes] and the target is classes [n]."""
-    scores = each.output
-    classes = each.target
-    if not isinstance(scores, torch.Tensor) or not isinstance(classes, torch.Tensor):
-        return False
-    if scores.ndim != 2 or scores.shape[1] < 2:
-        return False
-    return classes.ndim == 1 and not classes.is_floating_point()
-
-
-class Predictions:
-    """What the model says of all samples.
-
-    Args:
-        names: of the classes.
-    """
-
-    def __init__(self, names: list[str]) -> None:
-        self.names = names
-        self.rows: Rows = []
-        self.mistakes: list[Mistake] = []
-        #: How many samples there are, by their class and what they are taken for.
-        self.matrix: Any = np.zeros((len(names), len(names)), dtype=int)
-        #: The highest class that there is.
-        self.highest = 0
-
-    def add(self, sample: Sample) -> None:
-        """Add a sample.
-
-        Raises:
-            DataError: it is of a class that the model does not know.
-        """
-        number = len(self.rows)
-        truth = sample.truth
-        if truth not in range(len(self.names)):
-            known = f"the model knows {len(self.names)}"
-            raise DataError(f"sample {number} is of class {truth}, and {known}")
-        best = int(sample.scores.argmax())
-        chance = float(chances_of(sample.scores)[truth])
-        row = {"sample": number, "target": self.names[truth], **row_of(sample.scores, self.names)}
-        self.rows.append({**row, "chance_of_target": round(chance, 6)})
-        self.matrix[truth, best] += 1
-        self.highest = max(self.highest, truth)
-        if best != truth:
-            words = f"{self.names[truth]}, not {self.names[best]}"
-            self.mistakes.append(Mistake(sample.picture, chance, words))
-
-    def worst(self, count: int) -> list[Mistake]:
-        """The worst mistakes that can be shown, at most so many."""
-        shown_as_picture = [each for each in self.mistakes if each.picture is not None]
-        return sorted(shown_as_picture, key=_chance)[:count]
-
-
-def _chance(mistake: Mistake) -> float:
-    return mistake.chance
-
-
-def predictions_of(trained: Trained) -> Predictions:
-    """What the model says of all samples of a split.
-
-    Raises:
-        DataError: there are none.
-    """
-    predictions = None
-    for sample in predicted(trained):
-        if predictions is None:
-            predictions = Predictions(classes_of(trained.loader, len(sample.scores)))
-        predictions.add(sample)
-    if predictions is None:
-        raise DataError("the loader has no samples")
-    return predictions
 
 
 def evaluated(trained: Trained, folder: Path, n: int) -> Iterator[str]:
@@ -167,91 +39,67 @@ def evaluated(trained: Trained, folder: Path, n: int) -> Iterator[str]:
     Args:
         n: of the most wrong, show so many.
     """
-    predictions = predictions_of(trained)
-    names = predictions.names
-    count = len(predictions.rows)
-    yield _write(predictions.rows, folder / "predictions.csv")
-    if predictions.highest < len(names) // 2:
-        outputs = f"{len(names)} outputs for classes up to {predictions.highest}"
-        yield f"{outputs}: is it a classifier?"
-    yield f"{count - len(predictions.mistakes):,} of {count:,} are right"
-    yield from by_class(predictions.matrix, names)
-    if len(names) <= _DRAWN:
-        yield drawn_matrix(predictions.matrix, names, folder / "confusion.png")
-    worst = predictions.worst(n)
-    if worst:
-        file = folder / "wrong.png"
-        pictures = [mistake.picture for mistake in worst]
-        grid([pictures], [mistake.words for mistake in worst], file, columns=8)
-        yield f"wrote {shown(file)}"
-
-
-def by_class(matrix: Any, names: list[str]) -> Iterator[str]:
-    """A table of precision, recall and F1 (van Rijsbergen 1979), a line for each class."""
-    width = max(len(name) for name in ("class", *names))
-    yield f"{'class':<{width}} {'precision':>9} {'recall':>7} {'f1':>7} {'samples':>8}"
-    for k, name in enumerate(names):
-        right = int(matrix[k, k])
-        called = int(matrix[:, k].sum())
-        there = int(matrix[k].sum())
-        precision = _share(right, called)
-        recall = _share(right, there)
-        f1 = _share(2 * right, called + there)
-        yield f"{name:<{width}} {precision:>9.4f} {recall:>7.4f} {f1:>7.4f} {there:>8,}"
-
-
-def _share(part: int, whole: int) -> float:
-    if whole == 0:
-        return 0.0
-    return part / whole
-
-
-def drawn_matrix(matrix: Any, names: list[str], file: Path) -> str:
-    """A picture of what is called what."""
-    size = max(4.0, 0.45 * len(names) + 1.5)
-    figure, axes = plt.subplots(figsize=(size, size), layout="constrained")
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for (i, j), n in np.ndenumerate(matrix):
-        if n == 0:
-            continue
-        color = "white" if shares[i, j] > 0.6 else "black"
-        axes.text(j, i, f"{n:,}", ha="center", va="center", fontsize=7, color=color)
-    longest = max(len(name) for name in names)
-    rotation = 0 if longest < 4 else 60
-    axes.set_xticks(range(len(names)), names, rotation=rotation, fontsize=8)
-    axes.set_yticks(range(len(names)), names, fontsize=8)
-    axes.set(xlabel="predicted", ylabel="is")
-    save(figure, file)
-    return f"wrote {shown(file)}"
+    rows, kinds = predictions_of(trained)
+    yield _write(rows, folder / "predictions.csv")
+    yield from report(kinds, folder, n)
 
 
 def of_files(trained: Trained, files: list[Path], folder: Path) -> Iterator[str]:
     """Write what is said of pictures in files; lines about it."""
     first = next(seen(trained))
     images = images_in(first.call)
-    scores = first.output
-    if images is None or not isinstance(scores, torch.Tensor) or scores.ndim != 2:
+    heads = heads_of(first)
+    if images is None or not heads:
         hint = "give a --split of the data instead"
-        raise ConfigError(f"files are for classifiers of pictures: {hint}")
-    names = classes_of(trained.loader, scores.shape[1])
+        raise ConfigError(f"files are for models of pictures: {hint}")
+    head = heads[0]
+    make = kind_of(head.output, head.target)
+    if make not in (Classes, Labels, Numbers):
+        hint = "give a --split of the data instead"
+        raise ConfigError(f"files are for classes, labels and numbers of pictures: {hint}")
     shape = list(images.shape[1:])
     inputs = torch.stack([read_picture(file, shape, trained.loader) for file in files])
     rows = []
-    for file, each in zip(files, _scores_of(trained.trainer, inputs), strict=True):
+    outputs = _outputs_of(trained.trainer, inputs, head)
+    kind = make(trained.loader)
+    kind.add(Part(0, head.output, head.target, None))  # which tells scores from chances
+    for file, each in zip(files, outputs, strict=True):
         if not bool(each.isfinite().all()):
-            raise DataError(f"{file}: the model's scores are not finite")
-        row = row_of(each, names)
+            raise DataError(f"{file}: the model's outputs are not finite")
+        row = _row_of_file(kind, each)
         rows.append({"file": str(file), **row})
-        yield f"{file}: {row['predicted']} ({row['chance']:.3f})"
+        yield f"{file}: {_told(row)}"
     yield _write(rows, folder / "predictions.csv")
 
 
-def _scores_of(trainer: Any, inputs: torch.Tensor) -> torch.Tensor:
-    """What the network says of pictures [n, channels, height, width]: float [n, classes]."""
+def _row_of_file(kind: Kind, output: torch.Tensor) -> dict[str, Any]:
+    """What is said of a picture whose truth nobody knows."""
+    if isinstance(kind, Classes):
+        return row_of(output, kind.names)
+    nothing = torch.zeros(1, output.numel())
+    (row,) = kind.add(Part(0, output.reshape(1, -1), nothing, None))
+    unknown = ("target", "residual")
+    return {name: value for name, value in row.items() if not name.startswith(unknown)}
+
+
+def _told(row: dict[str, Any]) -> str:
+    """What is said of a picture, in a line."""
+    if "chance" in row:
+        return f"{row['predicted']} ({row['chance']:.3f})"
+    values = [value for name, value in row.items() if name.startswith("predicted")]
+    return ", ".join(str(value) for value in values)
+
+
+def _outputs_of(trainer: Any, inputs: torch.Tensor, head: Head) -> torch.Tensor:
+    """What the head of a network says of pictures [n, channels, height, width]: float [n, …]."""
     with trainer.judged(), without_gradients(trainer.model), trainer.runtime.autocast():
-        scores: torch.Tensor = trainer.model(trainer.runtime.move(inputs))
-        return scores.detach().float().cpu()
+        output = trainer.model(trainer.runtime.move(inputs))
+    if isinstance(output, dict):
+        output = output[head.name]
+    elif not isinstance(output, torch.Tensor):
+        output = output[0]
+    found: torch.Tensor = output.detach().float().cpu()
+    return found
 
 
 def read_picture(file: Path, shape: list[int], loader: Any) -> torch.Tensor:
@@ -312,7 +160,10 @@ def _write(rows: Rows, file: Path) -> str:
     with replacing(file) as out:
         # Names of files are no text, sometimes.
         text = io.TextIOWrapper(out, "utf-8", "replace", newline="")
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        columns: dict[str, None] = {}
+        for row in rows:
+            columns.update(dict.fromkeys(row))
+        writer = csv.DictWriter(text, list(columns), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         text.detach()
@@ -322,7 +173,7 @@ def _write(rows: Rows, file: Path) -> str:
 def main() -> None:
     """The command line: that of test.py, and files."""
     parser = argparse.ArgumentParser(
-        description="Write what a trained classifier says of data, or of pictures."
+        description="Write what a trained model says of data, or of pictures."
     )
     parser.add_argument("files", nargs="*", type=Path, help="pictures; none: a part of the data")
     parser.add_argument("--n", type=int, default=24, help="of the most wrong, show so many (24)")

@@ -1,13 +1,17 @@
 """A table of all runs: python tools/runs.py --sort best --filter 'lr<0.01'
 
---diff A B shows what differs between runs, --html page.html makes a page of them.
+--diff A B shows what differs between runs, --html page.html makes a page of them, --note RUN "…"
+says something of one.
 """
 
 import argparse
+import json
+import math
 import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -25,13 +29,10 @@ from tools.history.choosing import (
     value_of,
 )
 from tools.history.finding import find_runs
-from tools.history.records import Record
-from tools.history.tables import as_table, cell, differences, for_spreadsheets, number
+from tools.history.records import NOTES, Record, note_of, scalar
+from tools.history.tables import as_table, differences, for_spreadsheets, number
+from tools.history.terminal import as_lines
 
-#: Columns that are shown also where they hold nothing.
-_ALWAYS = ("run", "status")
-#: Columns of words; all others stand at the right.
-_AT_THE_LEFT = (*_ALWAYS, "monitor")
 #: Runs that an error names, at most.
 _NAMED = 10
 
@@ -43,14 +44,20 @@ def main() -> None:
         if not os.path.isdir(path):  # noqa: PTH112 - too long a name is no folder, either
             raise ConfigError(f"{path} is no folder")
     records = find_runs(args.paths)
+    if args.note:
+        print(printable(noted(records, *args.note)))
+        return
     if args.diff:
-        records = named_runs(records, args.diff)
+        records = named_runs(records, args.diff, "--diff")
         table = differences(records)
-        print(shown_differences(table))
+        shown = shown_differences(table)
     else:
         records = chosen_runs(records, args)
         table = as_table(records)
-        print(shown_runs(table))
+        shown = shown_runs(records, args)
+    if args.json:
+        shown = json.dumps(as_objects(records), indent=2)
+    print(shown)
     if args.csv is not None:
         _write(args.csv, for_spreadsheets(table).to_csv(index=bool(args.diff)))
     if args.html is not None:
@@ -88,34 +95,53 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY",
         help="more columns: keys of the config",
     )
+    _add_outputs(parser)
+    return parser
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
+    """The options that say what becomes of the runs that are chosen."""
     parser.add_argument(
         "--diff",
         nargs="+",
         metavar="RUN",
         help="only what differs between these",
     )
+    parser.add_argument(
+        "--note",
+        nargs=2,
+        metavar=("RUN", "TEXT"),
+        help="say something of a run, in words and #tags; an empty text takes all away",
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print all that is known of the runs as JSON, in place of the table",
+    )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there")
     parser.add_argument(
         "--html",
         type=Path,
         metavar="FILE",
-        help="write a page with curves, differences and pictures",
+        help="write a page with curves, settings against results, differences and pictures",
     )
-    return parser
 
 
-def named_runs(records: list[Record], names: list[str]) -> list[Record]:
+def named_runs(records: list[Record], names: list[str], option: str) -> list[Record]:
     """The runs that are to be compared.
+
+    Args:
+        option: of the command line, that has the names.
 
     Raises:
         ConfigError: it is one alone, or a name does not mean one run.
     """
     if len(names) < 2:
-        raise ConfigError("--diff wants the names of at least two runs")
-    return [_named(records, name) for name in names]
+        raise ConfigError(f"{option} wants the names of at least two runs")
+    return [_named(records, name, option) for name in names]
 
 
-def _named(records: list[Record], name: str) -> Record:
+def _named(records: list[Record], name: str, option: str) -> Record:
     """The run that a name or a folder means."""
     folder = Path(os.path.realpath(name))
     found = [record for record in records if record.folder.resolve() == folder]
@@ -131,7 +157,56 @@ def _named(records: list[Record], name: str) -> Record:
         problem = "several runs have this name"
         others = found
     there = ", ".join(record.name for record in others[:_NAMED])
-    raise ConfigError(f"--diff {name}: {problem}; there are: {there}")
+    raise ConfigError(f"{option} {name}: {problem}; there are: {there}")
+
+
+def noted(records: list[Record], name: str, text: str) -> str:
+    """Note something of a run, below what was noted before; what its notes are now.
+
+    Args:
+        text: words and #tags; "" takes all notes away.
+
+    Raises:
+        ConfigError: the name does not mean one run.
+        StorageError: the notes cannot be written.
+    """
+    record = _named(records, name, "--note")
+    before = note_of(record.folder)
+    if not text.strip():
+        with replacing(record.folder / NOTES, "w") as file:
+            file.write("")
+        return f"{record.name}: no notes any more; there was: {before or 'nothing'}"
+    lines = [*before.splitlines(), " ".join(text.split())]
+    with replacing(record.folder / NOTES, "w") as file:
+        file.write("\n".join(lines) + "\n")
+    return f"{record.name}: {'; '.join(lines)}"
+
+
+def as_objects(records: list[Record]) -> list[dict[str, Any]]:
+    """The runs as JSON can hold them: what is missing, or no finite number, is null."""
+    found = []
+    for record in records:
+        history = record.history.astype(object).to_dict("records")
+        content = {
+            **record.row,
+            "folder": scalar(str(record.folder)),
+            "config": record.config,
+            "environment": record.environment,
+            "history": history,
+        }
+        found.append(_for_json(content))
+    return found
+
+
+def _for_json(value: Any) -> Any:
+    """A value with null for each number that JSON does not know."""
+    if isinstance(value, dict):
+        return {str(key): _for_json(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_for_json(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def chosen_runs(records: list[Record], args: argparse.Namespace) -> list[Record]:
@@ -166,42 +241,26 @@ def _check_names(
         check_known(records, condition.name)
 
 
-def shown_runs(table: pd.DataFrame) -> str:
-    """A table of runs for the terminal, without columns that hold nothing."""
-    if table.empty:
-        return "no runs"
-    shown = table.copy()
-    for name in table:
-        texts = [cell(value) for value in table[name]]
-        if name not in _ALWAYS and not any(texts):
-            del shown[name]
-        elif name in _AT_THE_LEFT:
-            width = max(len(text) for text in texts)
-            shown[name] = [text.ljust(width) for text in texts]
-    return _printed(shown, index=False)
+def shown_runs(records: list[Record], args: argparse.Namespace) -> str:
+    """A table of runs for the terminal, a line for each, with what the command line asks for."""
+    wanted = list(dict.fromkeys(args.show))
+    if args.sort is not None and args.sort not in wanted:
+        wanted.append(args.sort)
+    width = _width()
+    lines = as_lines(records, wanted, width)
+    return printable("\n".join(lines))
+
+
+def _width() -> int:
+    """The letters of a line of the terminal."""
+    return max(shutil.get_terminal_size((80, 24)).columns, 60)
 
 
 def shown_differences(table: pd.DataFrame) -> str:
     """What differs between runs, for the terminal."""
     if table.empty:
         return "no differences"
-    return _printed(table, index=True)
-
-
-def _printed(table: pd.DataFrame, index: bool) -> str:
-    """A table as wide as the terminal.
-
-    Args:
-        index: show the name of each line.
-    """
-    width = max(shutil.get_terminal_size((120, 24)).columns, 60)
-    text = table.to_string(
-        index=index,
-        index_names=False,
-        na_rep="",
-        line_width=width,
-        float_format=number,
-    )
+    text = table.to_string(index_names=False, na_rep="", line_width=_width(), float_format=number)
     return printable(text)
 
 

@@ -27,20 +27,19 @@ from machinery.order.fetching import SeededFetcher
 from machinery.order.passes import OrderedPasses
 from machinery.telling import described, printable
 from parse_config import ConfigParser
+from tools.feeding.columns import Columns
+from tools.feeding.tokens import Tokens
 from tools.pictures import (
     grid,
     images_in,
     labels_in,
     named_tensors,
+    overlay,
     picture_file,
-    pyplot as plt,
-    save,
 )
 from tools.trained import classes_of, evaluation_loader, split_of, tensors_in
 from train import OPTIONS
 
-#: Columns of a table beside each other, and how many a table has at most.
-_ACROSS, _COLUMNS = 6, 32
 #: How many classes are counted, and how many of them are told.
 _CLASSES, _TOLD = 1000, 30
 
@@ -176,9 +175,11 @@ class Stats:
 class Summary:
     """What the batches of a pass have shown."""
 
-    def __init__(self) -> None:
+    def __init__(self, loader: Any) -> None:
         self.samples = 0
         self.batches = 0
+        self.columns = Columns(loader)
+        self.tokens = Tokens(loader)
         #: Of each tensor, by its place in a batch.
         self.stats: dict[str, Stats] = {}
         #: Where the classes are in a batch, and how often each came.
@@ -189,6 +190,8 @@ class Summary:
         """Add a batch."""
         self.batches += 1
         self.samples += size(batch)
+        self.columns.add(batch)
+        self.tokens.add(batch)
         for place, values in named_tensors(batch):
             if place not in self.stats:
                 self.stats[place] = Stats(values)
@@ -199,12 +202,20 @@ class Summary:
             self.classes.update(labels.values.tolist())
 
 
-def lines(feed: Feed, seconds: float) -> Iterator[str]:
-    """Counts and ranges of a pass, or of so much of it as so many seconds allow."""
-    rate = speed(feed, seconds / 4)
-    summary = Summary()
+def summary_of(feed: Feed, seconds: float) -> Summary:
+    """What a pass shows, or so much of it as so many seconds allow."""
+    summary = Summary(feed.loader)
     for batch in feed.batches_within(seconds):
         summary.add(batch)
+    return summary
+
+
+def lines(feed: Feed, summary: Summary, rate: float) -> Iterator[str]:
+    """Counts and ranges of what was seen.
+
+    Args:
+        rate: samples per second.
+    """
     name = type(getattr(feed.loader, "dataset", feed.loader)).__name__
     counted = f"{summary.samples:,} samples in {summary.batches:,} batches"
     yield f"{name}: {counted}, {rate:,.0f} a second"
@@ -218,6 +229,8 @@ def lines(feed: Feed, seconds: float) -> Iterator[str]:
         if len(summary.classes) > _TOLD:
             told.append("…")
         yield f"classes {summary.place:<4} {', '.join(told)}"
+    yield from summary.columns.lines()
+    yield from summary.tokens.lines()
 
 
 def class_name(label: Any, names: list[str]) -> str:
@@ -228,7 +241,7 @@ def class_name(label: Any, names: list[str]) -> str:
 
 
 def drawn(batch: Any, plain: Any, most: int, names: list[str], file: Path) -> bool:
-    """Draw pictures of a batch, or histograms of its columns; whether there is anything to draw.
+    """Draw pictures of a batch; whether there are any. Masks of pixels lie over them in colours.
 
     Args:
         plain: the same samples without augmentation; None if they are not to be had.
@@ -237,15 +250,32 @@ def drawn(batch: Any, plain: Any, most: int, names: list[str], file: Path) -> bo
         file: where to.
     """
     images = images_in(batch)
-    if images is not None:
-        words = _words(batch, len(images), names)[:most]
-        grid(_rows(images, images_in(plain), len(words)), words, file)
-        return True
-    table = _table_in(batch)
-    if table is not None:
-        _draw_columns(table, file)
-        return True
-    return False
+    if images is None:
+        return False
+    words = _words(batch, len(images), names)[:most]
+    rows = _rows(images, images_in(plain), len(words))
+    masks = masks_in(batch, images)
+    if masks is not None:
+        pairs = zip(images[: len(words)], masks, strict=False)
+        rows.append([overlay(image, mask) for image, mask in pairs])
+    grid(rows, words, file)
+    return True
+
+
+def masks_in(batch: Any, images: torch.Tensor) -> torch.Tensor | None:
+    """The first tensor of a batch that is a class for each pixel: int64 [n, height, width]."""
+    shape = (len(images), *images.shape[2:])
+    for tensor in tensors_in(batch):
+        channel = tensor.ndim == 4 and tensor.shape[1] == 1
+        if channel:
+            tensor = tensor[:, 0]
+        if tensor.shape != shape or tensor.is_complex():
+            continue
+        if not tensor.is_floating_point():
+            return tensor.long()
+        if not channel and bool(((tensor == 0) | (tensor == 1)).all()):
+            return tensor.long()
+    return None
 
 
 def _words(batch: Any, count: int, names: list[str]) -> list[str]:
@@ -262,34 +292,6 @@ def _rows(images: torch.Tensor, plain: torch.Tensor | None, count: int) -> list[
     if plain is None or plain.shape != images.shape or torch.equal(plain, images):
         return rows
     return [list(plain[:count]), *rows]
-
-
-def _table_in(batch: Any) -> torch.Tensor | None:
-    """The first tensor of a batch that is rows of not too many numbers."""
-    for tensor in tensors_in(batch):
-        if tensor.ndim == 2 and tensor.is_floating_point() and 0 < tensor.shape[1] <= _COLUMNS:
-            return tensor
-    return None
-
-
-def _draw_columns(table: torch.Tensor, file: Path) -> None:
-    """Write histograms of the columns of a table."""
-    count = table.shape[1]
-    across = min(count, _ACROSS)
-    down = math.ceil(count / across)
-    figure, axes = plt.subplots(
-        down, across, figsize=(2.2 * across, 1.9 * down), layout="constrained", squeeze=False
-    )
-    for axis in axes.flat[count:]:
-        axis.set_visible(False)
-    for number, axis in enumerate(axes.flat[:count]):
-        column = table[:, number].double()
-        column = column[column.isfinite()]
-        if len(column) and float(column.max() - column.min()) < 1e30:  # more has no bins
-            axis.hist(column.tolist(), bins=20)
-        axis.set_title(f"column {number}", fontsize=8)
-        axis.tick_params(labelsize=6)
-    save(figure, file)
 
 
 def main() -> None:
@@ -316,11 +318,16 @@ def main() -> None:
     feed = Feed(loader, config.settings.seed, args.split == "train")
     batch = first_batch(feed)
     plain = without_augmentation(feed)
-    print(printable("\n".join(lines(feed, args.seconds))))
-    if drawn(batch, plain, max(args.n, 1), classes_of(loader), file):
+    rate = speed(feed, args.seconds / 4)
+    summary = summary_of(feed, args.seconds)
+    print(printable("\n".join(lines(feed, summary, rate))))
+    is_drawn = drawn(batch, plain, max(args.n, 1), classes_of(loader), file)
+    for other in (summary.columns, summary.tokens):
+        is_drawn = is_drawn or other.draw(file)
+    if is_drawn:
         print(f"wrote {shown(file.absolute())}")
     else:
-        print("no pictures and no table of numbers: nothing to draw")
+        print("no pictures, no table of numbers and no text: nothing to draw")
 
 
 if __name__ == "__main__":

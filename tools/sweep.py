@@ -33,6 +33,8 @@ from machinery.errors import ConfigError, StorageError
 from machinery.files import ensure_dir, shown, write_json
 from machinery.telling import catch_user_errors, printable
 from tools import children
+from tools.history.records import POINT
+from tools.history.tables import cell, labels
 
 try:
     import optuna
@@ -41,10 +43,13 @@ try:
 
     from tools.sweeping.locks import locked
     from tools.sweeping.point import (
+        Look,
         Outcome,
+        goes_on,
         is_minimized,
         point_name,
         run_point,
+        together,
         watched_name,
     )
     from tools.sweeping.report import report
@@ -71,6 +76,7 @@ class Sweep:
         storage: a database's URL; by default a journal in the folder.
         save_dir: where sweeps go.
         retry: try points that have failed again.
+        repeat: with how many seeds each point is trained; None: as the file says.
     """
 
     def __init__(
@@ -80,8 +86,10 @@ class Sweep:
         storage: str | None,
         save_dir: Path,
         retry: bool = False,
+        repeat: int | None = None,
     ) -> None:
-        plan = read_spec(file)
+        plan = read_spec(file, repeat)
+        self.plan = plan
         self.spec = plan.spec
         self.run_name = plan.run_name
         self.monitor = plan.monitor
@@ -129,9 +137,11 @@ class Sweep:
             "content of the config": config,
         }
         before = self.study.user_attrs.get("sweep", what)
+        if not isinstance(before, dict):  # somebody else's study
+            before = {}
+        if before:
+            before = {"repeat": 1, **before}
         if before != what:
-            if not isinstance(before, dict):  # somebody else's study
-                before = {}
             other = ", ".join(key for key in what if before.get(key) != what[key])
             raise ConfigError(
                 f"{self.folder} is of a sweep with another {other}: "
@@ -266,15 +276,50 @@ class Sweep:
                 running.report(value, epoch)
             return running.should_prune()
 
-        run = folder / "models" / self.run_name / point_name(trial.number)
-        outcome = run_point(self.config, settings, run, environment, look)
+        outcome = self._train(trial.number, settings, environment, look)
         self._note(running, outcome)
         print(printable(_told(trial.number, point, outcome, self.monitor)), flush=True)
+
+    def _train(
+        self, number: int, settings: dict[str, Any], environment: dict[str, str], look: "Look"
+    ) -> "Outcome":
+        """Train a point with each of its seeds; what has come out together.
+
+        Args:
+            look: may stop the first of these trainings.
+        """
+        models = self.folder.resolve() / "models" / self.run_name
+        outcomes: list[Outcome] = []
+        for repeat in range(self.spec.repeat):
+            run = models / point_name(number, repeat)
+            given = {**settings, **self.plan.settings_of(repeat)}
+            outcomes.append(run_point(self.config, given, run, environment, look))
+            self._mark(run, number, outcomes[-1])
+            if outcomes[-1].state != "complete":
+                break
+            look = goes_on
+        return together(outcomes)
+
+    def _mark(self, run: Path, number: int, outcome: "Outcome") -> None:
+        """Say in the folder of a point's run that it is one, for whoever lists runs."""
+        if run.is_dir():
+            content = {
+                "sweep": self.name,
+                "point": number,
+                "state": outcome.state,
+                "value": outcome.value,
+                "space": list(self.spec.space),
+            }
+            write_json(content, run / POINT)
 
     def _note(self, trial: "optuna.Trial", outcome: "Outcome") -> None:
         """Note how a point has ended."""
         if outcome.message:
             trial.set_user_attr("error", outcome.message)
+        if outcome.value is not None:
+            trial.set_user_attr("value", outcome.value)
+        if outcome.values:
+            trial.set_user_attr("values", list(outcome.values))
         if outcome.state == "complete":
             self.study.tell(trial.number, outcome.value, state=TrialState.COMPLETE)
         elif outcome.state == "pruned":
@@ -292,10 +337,13 @@ def _check_name(name: str) -> None:
 
 def _told(number: int, point: dict[str, Any], outcome: "Outcome", monitor: str) -> str:
     """The line that tells how a point has ended."""
-    settings = ", ".join(f"{key.split('.')[-1]} {value}" for key, value in point.items())
+    names = labels(list(point))
+    settings = ", ".join(f"{names[key]} {cell(value)}" for key, value in point.items())
     got = "no value"
     if outcome.value is not None:
         got = f"{watched_name(monitor)} {outcome.value:.5g}"
+    if outcome.deviation is not None:
+        got += f" ± {outcome.deviation:.2g}"
     line = f"point {number}: {settings}: {got}"
     if outcome.state == "complete":
         return line
@@ -311,7 +359,9 @@ def main() -> None:
         raise ConfigError(f"--workers {args.workers}: expected at least 1")
     if args.worker is not None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the parent passes it on
-    sweep = Sweep(args.file, args.name, args.storage, args.save_dir, args.retry)
+    if args.repeat is not None and args.repeat < 1:
+        raise ConfigError(f"--repeat {args.repeat}: expected at least 1")
+    sweep = Sweep(args.file, args.name, args.storage, args.save_dir, args.retry, args.repeat)
     if args.worker is not None:
         sweep.work(_environment(args.worker, args.workers, args.devices))
         return
@@ -342,6 +392,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--save_dir", type=Path, default=SWEEPS, help=save_dir)
     retry = "try points that have failed again"
     parser.add_argument("--retry", action="store_true", help=retry)
+    repeat = "train each point with so many seeds; its value is their mean"
+    parser.add_argument("--repeat", type=int, metavar="N", help=repeat)
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
 

@@ -1,7 +1,7 @@
 """The fastest way to train a config on this machine: python tools/tune.py -c config.json
 
-Each setting is measured in a process of its own, on the config's own data and updates. Nothing is
-changed: the last line is what to add to the command of train.py.
+Each setting is measured in a process of its own, on the config's own data and updates, until some
+two minutes have passed. Nothing is changed: the last lines are the command that it recommends.
 """
 
 import argparse
@@ -10,6 +10,8 @@ import math
 import subprocess
 import sys
 import tempfile
+import textwrap
+import time
 from collections.abc import Callable, Iterator
 from operator import attrgetter
 from pathlib import Path
@@ -44,6 +46,18 @@ _WORTH_OF_BATCHES = 1.1
 #: By how much two measurements of the same may differ.
 _QUIET = 0.1
 _LONGEST_ERROR = 300
+#: Letters of a line, and of the names in it.
+_WIDTH, _NAME = 80, 25
+#: Measurements at the end, of what is recommended and of the config as it stands.
+_AT_THE_END = 2
+#: What they get of all the time, at most.
+_RESERVED = 0.4
+
+
+_BEGINS = (
+    "Each setting is measured for {seconds:g} s, in a process of its own, until "
+    "{minutes:g} minutes have passed. Nothing is changed; what is recommended comes last."
+)
 
 
 class Figure(NamedTuple):
@@ -63,9 +77,12 @@ class Tuner:
         words: of train.py's command line.
         seconds: how long each is measured, after its first steps.
         runs: how often; the fastest counts, because whatever else runs makes them slower.
+        limit: after so many seconds, nothing new is begun.
     """
 
-    def __init__(self, words: list[str], seconds: float, runs: int) -> None:
+    def __init__(
+        self, words: list[str], seconds: float, runs: int, limit: float = math.inf
+    ) -> None:
         self.words = words
         self.seconds = seconds
         self.runs = runs
@@ -73,16 +90,42 @@ class Tuner:
         self.facts: dict[str, Any] = {}
         #: Of the config as it stands.
         self.plain = Figure()
+        self.limit = limit
+        self.end = time.monotonic() + limit
+        #: What the fastest measurement so far has taken, in seconds.
+        self.each = math.inf
+        #: What there was no time for.
+        self.left_out: list[str] = []
+
+    def has_time(self, settings: Settings) -> bool:
+        """Whether a measurement may begin, so that there is time for those at the end."""
+        needed = min(self.each * (1 + _AT_THE_END), _RESERVED * self.limit)
+        if time.monotonic() + needed <= self.end:
+            return True
+        self.left_out.append(named(settings))
+        return False
+
+    def measure_plain(self) -> None:
+        """Measure the config as it stands.
+
+        Raises:
+            ConfigError: it cannot be trained.
+        """
+        self.plain = self.figure({})
+        if self.plain.error:
+            raise ConfigError(f"it does not train as it stands: {self.plain.error}")
 
     def figure(self, settings: Settings) -> Figure:
         """The best of some runs."""
         best = Figure()
+        started = time.monotonic()
         for _ in range(self.runs):
             figure = self._once(settings)
             if figure.error:
                 return figure
             if figure.rate > best.rate:
                 best = figure
+        self.each = min(self.each, time.monotonic() - started)
         return best
 
     def _once(self, settings: Settings) -> Figure:
@@ -104,9 +147,9 @@ class Tuner:
         return Figure(found["rate"], found["memory"], tuple(found["losses"]), found["warm"])
 
     def line(self, name: str, figure: Figure) -> str:
-        """A row of the table."""
+        """A row of the table; in a second line what has no room."""
         if figure.error:
-            return f"{name:<45} {figure.error}"
+            return _in_lines(f"{name}: {figure.error}")
         gain = figure.rate / self.plain.rate
         loss_off = self._loss_off(figure)
         shown = f"{loss_off:.1g}"
@@ -115,8 +158,14 @@ class Tuner:
         remarks = _costs(name, loss_off)
         if "compile" in name:
             remarks.append(f"{figure.warm:.0f} s until it runs")
-        numbers = f"{figure.rate:>10,.0f} {gain:>6.2f} {figure.memory:>7,.0f} MB {shown:>8}"
-        return f"{name:<45} {numbers}  {', '.join(remarks)}".rstrip()
+        numbers = f"{figure.rate:>10,.0f} {gain:>5.2f} {figure.memory:>6,.0f} MB {shown:>7}"
+        text = f"{name:<{_NAME}} {numbers}"
+        if len(name) > _NAME:
+            text = f"{name}\n{'':<{_NAME}} {numbers}"
+        told = ", ".join(remarks)
+        if len(told) > _WIDTH - _NAME - len(numbers) - 3:
+            return f"{text}\n    {told}"
+        return f"{text}  {told}".rstrip()
 
     def _loss_off(self, figure: Figure) -> float:
         """How far the losses are off those of the config as it stands.
@@ -125,6 +174,11 @@ class Tuner:
         """
         pairs = zip(figure.losses, self.plain.losses, strict=False)
         return max((abs(loss - plain) for loss, plain in pairs), default=math.nan)
+
+
+def _in_lines(text: str) -> str:
+    """A text in lines that fit a terminal."""
+    return textwrap.fill(text, _WIDTH, subsequent_indent="    ", break_long_words=False)
 
 
 def _why(result: subprocess.CompletedProcess[str]) -> str:
@@ -142,7 +196,7 @@ def _costs(name: str, loss_off: float) -> list[str]:
     """What the settings of a row cost in exactness, each cost once."""
     found: list[str] = []
     for key, costs in _COSTS.items():
-        if key in name or _short(key) in name:
+        if f"{key}=" in name or f"{_short(key)}=" in name:
             found += costs
     found = list(dict.fromkeys(found))
     if found != [_SAME]:
@@ -165,11 +219,11 @@ def alternatives(facts: dict[str, Any]) -> Iterator[Settings]:
     if not on_cpu:
         yield {"trainer.precision": "fp16"}
     yield {"trainer.precision": "bf16"}
-    yield {"trainer.compile": True}
     if facts["convolves"]:
         yield {"trainer.channels_last": True}
     if facts["fused"]:
         yield {"optimizer.args.fused": True}
+    yield {"trainer.compile": True}  # which takes the longest
 
 
 def _ways_to_load(facts: dict[str, Any]) -> Iterator[Settings]:
@@ -200,10 +254,9 @@ def tuned(tuner: Tuner, tell: Callable[[str], None]) -> Settings:
     Raises:
         ConfigError: the config cannot be trained.
     """
-    tuner.plain = tuner.figure({})
-    if tuner.plain.error:
-        raise ConfigError(f"it does not train as it stands: {tuner.plain.error}")
-    tell(f"{'':<45} {'samples/s':>10} {'gain':>6} {'memory':>10} {'loss off':>8}")
+    tuner.measure_plain()
+    heads = f"{'samples/s':>10} {'gain':>5} {'memory':>9} {'losses':>7}"
+    tell(f"{'':<{_NAME}} {heads}  (how far off)")
     tell(tuner.line("as it stands", tuner.plain))
     best = _together(tuner, _alone(tuner, tell), tell)
     _larger_batches(tuner, best, tell)
@@ -214,6 +267,8 @@ def _alone(tuner: Tuner, tell: Callable[[str], None]) -> list[Faster]:
     """Measure each setting alone: the best value of each that is worth it, the fastest first."""
     found: dict[str, Faster] = {}
     for settings in alternatives(tuner.facts):
+        if not tuner.has_time(settings):
+            continue
         figure = tuner.figure(settings)
         tell(tuner.line(named(settings), figure))
         if figure.rate <= tuner.plain.rate * _WORTH:
@@ -231,6 +286,8 @@ def _together(tuner: Tuner, found: list[Faster], tell: Callable[[str], None]) ->
     best = found[0]
     for faster in found[1:]:
         both = {**best.settings, **faster.settings}
+        if not tuner.has_time(both):
+            continue
         figure = tuner.figure(both)
         tell(tuner.line(named(both), figure))
         if figure.rate > best.rate * _WORTH:
@@ -247,6 +304,8 @@ def _larger_batches(tuner: Tuner, best: Faster, tell: Callable[[str], None]) -> 
     while 2 * size <= tuner.facts["samples"]:
         size *= 2
         larger = {"data_loader.args.batch_size": size}
+        if not tuner.has_time(larger):
+            return
         figure = tuner.figure({**best.settings, **larger})
         name = named(larger)
         if best.settings:
@@ -261,14 +320,12 @@ def named(settings: Settings) -> str:
     """The settings as one reads them in the table."""
     words = []
     for key, value in settings.items():
-        if len(settings) > 1:
-            key = _short(key)
-        words.append(_unquoted(f"{key}={json.dumps(value)}"))
+        words.append(_unquoted(f"{_short(key)}={json.dumps(value)}"))
     return " ".join(words)
 
 
 def _short(key: str) -> str:
-    return key.replace(".args.", ".")
+    return key.rpartition(".")[2]
 
 
 def _unquoted(word: str) -> str:
@@ -279,23 +336,43 @@ def _unquoted(word: str) -> str:
 def main() -> None:
     """The command line: that of train.py, with the time to measure."""
     args, words = _parser().parse_known_args()
-    if args.runs < 1 or not 0 < args.seconds < 1e6:
-        raise ConfigError("--runs is at least 1, and --seconds more than 0")
+    if args.runs < 1 or not 0 < args.seconds < 1e6 or not args.minutes > 0:
+        raise ConfigError("--runs is at least 1, and --seconds and --minutes more than 0")
     if not {"-c", "--config", "-r", "--resume"} & {word.partition("=")[0] for word in words}:
         raise ConfigError("say what to tune: -c CONFIG")
     # The measuring process and its folder are not left behind.
     children.leave_at(["SIGTERM", "SIGHUP"])
-    tuner = Tuner(words, args.seconds, args.runs)
+    limit = args.minutes * 60
+    print(_in_lines(_BEGINS.format(seconds=args.seconds, minutes=args.minutes)), flush=True)
+    tuner = Tuner(words, args.seconds, args.runs, limit)
     best = tuned(tuner, _tell)
+    for line in recommendation(tuner, best):
+        print(printable(line))
+
+
+def recommendation(tuner: Tuner, best: Settings) -> Iterator[str]:
+    """The lines that end the table: what was found is measured once more, beside what there is."""
     again = tuner.figure({})
     if not 1 - _QUIET < again.rate / tuner.plain.rate < 1 + _QUIET:
-        print(tuner.line("as it stands, again", again))
-        print("the machine was not as quiet all the time: do not trust this, and measure once more")
+        yield tuner.line("as it stands, again", again)
+        yield _in_lines(
+            "the machine was not as quiet all the time: do not trust this, and measure once more"
+        )
+    if tuner.left_out:
+        yield _in_lines(f"no time for: {', '.join(tuner.left_out)}")
     if not best:
-        print("nothing is faster than the config as it stands")
+        yield "nothing is faster than the config as it stands"
         return
-    words += [_unquoted(word) for word in children.setting_words(best)]
-    print(f"recommended: {shown_command(ROOT / 'train.py', *words)}")
+    figure = tuner.figure(best)
+    gain = figure.rate / max(again.rate, 1e-9)
+    if gain < _WORTH:
+        yield _in_lines(
+            f"nothing is faster for sure: {named(best)}, measured once more, {gain:.2f} times"
+        )
+        return
+    words = tuner.words + [_unquoted(word) for word in children.setting_words(best)]
+    yield f"recommended, {gain:.2f} times as fast, measured once more:"
+    yield shown_command(ROOT / "train.py", *words)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -305,10 +382,12 @@ def _parser() -> argparse.ArgumentParser:
         "-c CONFIG, --set KEY=VALUE, …",
         allow_abbrev=False,
     )
-    seconds = "how long each setting is measured (3)"
-    parser.add_argument("--seconds", type=float, default=3.0, help=seconds)
-    runs = "how often; the fastest counts (2)"
-    parser.add_argument("--runs", type=int, default=2, help=runs)
+    seconds = "how long each setting is measured (2)"
+    parser.add_argument("--seconds", type=float, default=2.0, help=seconds)
+    runs = "how often; the fastest counts (1)"
+    parser.add_argument("--runs", type=int, default=1, help=runs)
+    minutes = "after so many, nothing new is measured (2)"
+    parser.add_argument("--minutes", type=float, default=2.0, help=minutes)
     return parser
 
 

@@ -48,6 +48,10 @@ class Windows(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         window = self.codes[places]
         return window[:, :-1], window[:, 1:]
 
+    def decode(self, codes: list[int]) -> str:
+        """The text of some codes, for tools/predict.py."""
+        return "".join(chr(code) for code in codes)
+
     def evaluation_view(self) -> "Windows":
         """The same windows where they stand."""
         view = copy.copy(self)

@@ -63,6 +63,9 @@ class TableLoader(BaseDataLoader):
             kept = np.setdiff1d(others, held_out)
         else:
             kept = rows[for_testing]
+        #: For tools/show_data.py.
+        self.columns = columns
+        self.target_names = [target]
         #: Float [n, columns], and [n].
         self.x = x[kept]
         self.y = y[kept]

@@ -15,7 +15,7 @@ from projects import ROOT
 from scripts import run
 
 
-def test_an_exported_model_is_the_model(trained):
+def test_an_exported_model_is_the_model(trained, monkeypatch):
     pytest.importorskip("safetensors")
     pytest.importorskip("onnxruntime")
     out = trained / "export"
@@ -43,8 +43,19 @@ def test_an_exported_model_is_the_model(trained):
     assert (
         "accuracy" in card
         and '"seed"' not in card.split("```json")[0]
-        and "float32 [64, 1, 28, 28]" in card
+        and "* in `x`: float32 [n, 1, 28, 28]\n" in card
+        and "* out: float32 [n, 10]\n" in card
     )
+    # What it says of loading is so.
+    snippets = re.findall(r"```python\n(.*?)```", card, re.S)
+    assert len(snippets) == 3
+    for snippet in snippets:
+        monkeypatch.chdir(out)
+        found = {}
+        exec(snippet, found)
+        if "load_file" in snippet:
+            state = found["model"].state_dict()
+            assert all(torch.equal(state[name], weights[name]) for name in weights)
 
 
 class Stateful(torch.nn.Linear):
@@ -103,6 +114,72 @@ def test_what_cannot_be_exported_is_refused_with_the_reason(tmp_path):
     with pytest.raises(export.Refused, match="returns"):
         export.off(model, lambda each: model(each[0][0])[:, :1], call)
     assert export.off(model, lambda each: model(each[0][0]) + 0.1, call) > 0.05
+
+
+class Tied(torch.nn.Module):
+    """The same weight at both ends."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = torch.nn.Embedding(20, 8)
+        self.out = torch.nn.Linear(8, 20, bias=False)
+        self.out.weight = self.embed.weight
+
+    def forward(self, ids):
+        return self.out(self.embed(ids).mean(1))
+
+
+class Eigen(torch.nn.Module):
+    def forward(self, x):
+        return torch.linalg.eigvals(x @ x.transpose(-1, -2)).real
+
+
+class Fixed(torch.nn.Module):
+    """Has the number of samples in it."""
+
+    def forward(self, x):
+        return x.reshape(4, -1)
+
+
+def test_weights_that_are_tied_go_under_both_names(tmp_path):
+    pytest.importorskip("safetensors")
+    pytest.importorskip("onnxruntime")
+    from safetensors.torch import load_file
+
+    from tools import export
+    from tools.exporting.card import Example, tied_names
+
+    model = Tied().eval()
+    call = ((torch.randint(20, (5, 3)),), {})
+    outcomes = [export._outcome(name, model, tmp_path, call) for name in export.FORMATS]
+    assert not any(outcome.refused for outcome in outcomes), outcomes
+    again = Tied()
+    again.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    assert torch.equal(again.out.weight, model.embed.weight)
+    assert tied_names(model) == ["out.weight is embed.weight"]
+    example = Example(model, call, model(*call[0]))
+    assert example.names == ["ids"] and [*example.outputs[0].shape] == [5, 20]
+
+
+@pytest.mark.parametrize(
+    "model, name, says",
+    [
+        (Untraceable, "program", "depends on values of the data, as by an if or .item()"),
+        (Untraceable, "onnx", "depends on values of the data, as by an if or .item()"),
+        (Eigen, "onnx", "ONNX has nothing for the operation linalg_eig"),
+        (Fixed, "program", "has the number of samples of the example in it"),
+    ],
+)
+def test_the_reason_is_a_plain_line(tmp_path, model, name, says):
+    pytest.importorskip("onnxruntime")
+    from tools import export
+
+    call = ((torch.randn(8, 3, 3),), {})
+    outcome = export._outcome(name, model(), tmp_path, call)
+    assert outcome.refused and outcome.text.startswith("refused: ") and says in outcome.text
+    assert "\x1b" not in outcome.text and "\n" not in outcome.text and len(outcome.text) < 400
+    if model is Untraceable:  # with the line of the model
+        assert "tests/tools/test_export.py:" in outcome.text and "x.sum().item()" in outcome.text
 
 
 def _export(given):

@@ -18,7 +18,7 @@ from scripts import run
 
 
 def test_chances_are_those_of_scores_and_of_probabilities():
-    from tools.predict import chances_of
+    from tools.predicting.classes import chances_of
     from tools.trained import classes_of
 
     for classes in (["a", "b"], {"a": 0, "b": 1}, {0: "a", 1: "b"}):

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import socket
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -59,13 +60,13 @@ def test_a_table_of_runs(trained):
     status_file = trained / "models" / "Digits_LeNet" / "a" / "status.json"
     content = status_file.read_text()
     write_json({**json.loads(content), "best": {"val_loss": 7.5, "epoch": 2}}, status_file)
-    assert re.search(r"Digits_LeNet/a +finished .* 7\.5 ", run(trained, "tools/runs.py", trained))
+    assert re.search(r"Digits_LeNet/a .* 7\.5 .* finished", run(trained, "tools/runs.py", trained))
     status_file.write_text(content)
     # A process that is gone is not running.
     status_file = trained / "models" / "Digits_LeNet" / "b" / "status.json"
     content = status_file.read_text()
     status_file.write_text(content.replace("finished", "running"))
-    assert re.search(r"Digits_LeNet/b +killed", run(trained, "tools/runs.py", trained))
+    assert re.search(r"Digits_LeNet/b .* killed", run(trained, "tools/runs.py", trained))
     status_file.write_text(content)
 
 
@@ -91,7 +92,114 @@ def test_a_table_of_runs(trained):
 )
 def test_runs_are_sorted_and_filtered(trained, options, expected):
     printed = run(trained, "tools/runs.py", trained, *options)
-    assert re.findall(r"^ *Digits_LeNet/(\w+)", printed, re.M) == expected
+    lines = printed.splitlines()
+    if expected:
+        head = f"{len(expected)} run{'s' * (len(expected) > 1)}"
+        assert lines[0] == f"Digits_LeNet: {head}" and lines[1].startswith("run ")
+    assert re.findall(r"^([abc]) ", printed, re.M) == expected
+    assert max(map(len, lines)) <= 80
+
+
+def _row(printed, name):
+    """A line of the table by its columns."""
+    lines = [line for line in printed.splitlines() if re.search(r"  ", line)]
+    head, *rows = lines
+    starts = [match.start() for match in re.finditer(r"\S+", head)]
+    (row,) = [line for line in rows if line.split()[0] == name]
+    assert len(head.split()) == len(starts)
+    return dict(zip(head.split(), row.split(), strict=False))
+
+
+def test_a_line_for_each_run_with_what_differs(trained, tmp_path):
+    """Settings that somebody has set come first; the best run has a star; notes are in the table,
+    as JSON they are whole."""
+    models = tmp_path / "models" / "Digits_LeNet"
+    for name in ("a", "b"):
+        shutil.copytree(trained / "models" / "Digits_LeNet" / name, models / name)
+        logs = Path("log") / "Digits_LeNet" / name
+        shutil.copytree(trained / logs, tmp_path / logs)
+    printed = run(tmp_path, "tools/runs.py", tmp_path)
+    a, b = (_row(printed, name) for name in "ab")
+    assert list(a)[:4] == ["run", "lr", "seed", "val_loss"]  # a test of one leaves room
+    assert (a["lr"], b["lr"], a["seed"], b["seed"]) == ("0.002", "0.01", "123", "7")
+    best = {row["val_loss"].rstrip("*"): row for row in (a, b)}
+    assert best[min(best)]["val_loss"].endswith("*") and printed.count("*") == 1
+    assert re.fullmatch(r"[\d.]+s", a["time"]) and (a["epochs"], a["state"]) == ("2/2", "finished")
+    shown = run(tmp_path, "tools/runs.py", tmp_path, "--show", "trainer.epochs")
+    assert list(_row(shown, "a"))[:3] == ["run", "trainer.epochs", "lr"]
+    told = run(tmp_path, "tools/runs.py", tmp_path, "--note", "a", "the one\tof the paper #base")
+    assert told == "Digits_LeNet/a: the one of the paper #base\n"
+    run(tmp_path, "tools/runs.py", tmp_path, "--note", models / "a", "and a rather long second one")
+    printed = run(tmp_path, "tools/runs.py", tmp_path)
+    assert "  the one of the paper #base" in printed and "…" in printed
+    assert max(map(len, printed.splitlines())) == 80
+    chosen = run(tmp_path, "tools/runs.py", tmp_path, "--filter", "notes~#base", "--json")
+    (found,) = json.loads(chosen)
+    assert found["notes"] == "the one of the paper #base; and a rather long second one"
+    assert found["config"]["optimizer.args.lr"] == 0.002 and len(found["history"]) == 2
+    assert found["history"][1]["val_loss"] == float(
+        pd.read_csv(tmp_path / "log" / "Digits_LeNet" / "a" / "metrics.csv")["val_loss"][1]
+    )
+    assert "no notes any more" in run(tmp_path, "tools/runs.py", tmp_path, "--note", "a", "")
+    assert "notes" not in run(tmp_path, "tools/runs.py", tmp_path)
+    run(tmp_path, "tools/runs.py", tmp_path, "--note", "nobody", "x", code=2)
+    link = models / "b" / "notes.txt"
+    os.mkfifo(link)
+    assert "not a regular file" in run(
+        tmp_path, "tools/runs.py", tmp_path, "--note", "b", "x", code=6
+    )
+
+
+def test_short_names_of_settings_differ():
+    from tools.history.tables import labels
+
+    keys = [
+        "optimizer.args.lr",
+        "optimizer.type",
+        "arch.type",
+        "arch.args.lr",
+        "seconds",
+        "a.epochs",
+    ]
+    assert [*labels(keys, taken=("seconds", "epochs")).values()] == [
+        "optimizer.lr",
+        "optimizer",
+        "arch",
+        "arch.lr",
+        "config.seconds",
+        "a.epochs",
+    ]
+    assert labels(["lr", "x.lr", "trainer.epochs"]) == {
+        "lr": "config.lr",
+        "x.lr": "x.lr",
+        "trainer.epochs": "epochs",
+    }
+
+
+def test_a_stopped_point_of_a_sweep_is_pruned(trained, tmp_path):
+    models = tmp_path / "models" / "Digits_LeNet"
+    shutil.copytree(trained / "models" / "Digits_LeNet" / "c", models / "point-0001")
+    content = {"sweep": "s", "point": 1, "state": "pruned", "space": ["data_loader.args.shuffle"]}
+    write_json(content, models / "point-0001" / "sweep.json")
+    shutil.copytree(trained / "models" / "Digits_LeNet" / "a", models / "point-0000")
+    (found,) = json.loads(
+        run(tmp_path, "tools/runs.py", tmp_path, "--filter", "status=pruned", "--json")
+    )
+    assert found["run"] == "Digits_LeNet/point-0001"
+    # One that was continued by hand, and has finished, is not.
+    write_json(content, models / "point-0000" / "sweep.json")
+    printed = run(tmp_path, "tools/runs.py", tmp_path)
+    assert re.search(r"^point-0000 .* finished", printed, re.M) and "shuffle" not in printed
+
+
+@pytest.mark.parametrize(
+    "seconds, shown",
+    [(3.14159, "3.1s"), (59.6, "1m00s"), (184, "3m04s"), (3725, "1h02m"), (1e6, "11d13h")],
+)
+def test_times_are_short(seconds, shown):
+    from tools.history.terminal import duration
+
+    assert duration(seconds) == shown and duration(float("nan")) == duration(None) == ""
 
 
 def test_what_differs_between_runs(trained):
@@ -148,16 +256,104 @@ def test_what_differs_between_runs(trained):
     run(trained, "tools/runs.py", trained / "nothing", code=2)
 
 
+def _data(page):
+    """What the script of a page draws."""
+    (text,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
+    return json.loads(text)
+
+
 def test_a_page_of_runs_is_one_file(trained):
     hostile = trained / "models" / "Digits_LeNet" / "a" / "config.json"
     content = hostile.read_text()
-    hostile.write_text(content.replace('"Digits_LeNet"', '"<script>alert(1)</script>"'))
+    hostile.write_text(
+        content.replace('"Digits_LeNet"', '"<script>alert(1)</script>"').replace(
+            '"Adam"', '"</script><b>"'
+        )
+    )
     run(trained, "tools/runs.py", trained, "--html", trained / "page.html")
     hostile.write_text(content)
     page = (trained / "page.html").read_text()
-    assert page.count("data:image/svg+xml;base64,") >= 4  # loss, two metrics, the rate
     assert not re.search(r"(src|href)=\"(?!data:)", page) and "<script>alert" not in page
     assert "&lt;script&gt;alert" in page and "Digits_LeNet/empty" in page
+    assert (
+        page.count("</script>") == 3
+        and "uPlot (v" in page
+        and "Leon Sorokin" in page
+        and "</script><b>" not in page
+    )
+    data = _data(page)
+    assert [chart["title"] for chart in data["charts"]] == ["loss", "accuracy", "top_k_acc", "lr"]
+    assert data["charts"][0]["series"] == [["loss", True], ["val_loss", False]]
+    runs = {each["label"]: each for each in data["runs"]}
+    assert "</script><b>" in {each["values"]["optimizer"] for each in data["runs"]}
+    rows = pd.read_csv(trained / "log" / "Digits_LeNet" / "a" / "metrics.csv")
+    assert runs["a"]["series"]["val_loss"] == [*rows["val_loss"]]
+    assert runs["a"]["epochs"] == [1, 2] and runs["c"]["epochs"] == [1]
+    values = {name: each["values"]["val_loss"] for name, each in runs.items() if name in "ab"}
+    assert sum(each["best"] for each in runs.values()) == 1 and data["axes"][-1] == "val_loss"
+    ranks = sorted((runs[name]["rank"] for name in values), reverse=True)
+    assert [runs[name]["rank"] for name in sorted(values, key=values.get)] == ranks
+
+
+#: Does what a person does with the page, and notes what comes of it.
+DOES = """
+<script>
+window.addEventListener("load", () => {
+  const found = { errors };
+  const count = () => charts[0].plot.series.slice(1).filter((each) => each.show).length;
+  const chips = [...document.querySelectorAll(".chip")];
+  found.start = count();
+  chips[0].click();
+  found.without = count();
+  chips[1].dispatchEvent(new MouseEvent("dblclick"));
+  found.alone = count();
+  document.querySelector("#legend button").click();
+  found.all = count();
+  charts[0].plot.setScale("x", { min: 1.2, max: 1.8 });
+  found.ways = document.querySelectorAll("#parallel polyline").length;
+  found.dots = document.querySelectorAll("#scatter circle").length;
+  const dot = document.querySelector("#scatter circle");
+  dot.dispatchEvent(new MouseEvent("mousemove", { bubbles: true }));
+  found.tip = document.getElementById("tip").textContent;
+  found.charts = document.querySelectorAll(".chart canvas").length;
+  found.stars = chips.filter((chip) => chip.textContent.includes("★")).length;
+  document.body.replaceChildren(JSON.stringify(found));
+});
+</script>
+"""
+NOTES_ERRORS = "<script>const errors = []; window.onerror = (text) => errors.push(text);</script>"
+
+
+def test_the_page_works_in_a_browser(trained, tmp_path):
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    browser = next(filter(None, map(shutil.which, names)), None)
+    if browser is None:
+        pytest.skip("no Chromium here")
+    runs = [trained / "models" / "Digits_LeNet" / name for name in "ab"]
+    run(tmp_path, "tools/runs.py", *runs, "--html", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    data = _data(page)
+    page = page.replace("<head>", f"<head>{NOTES_ERRORS}").replace("</body>", f"{DOES}</body>")
+    (tmp_path / "page.html").write_text(page)
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    command += [f"--user-data-dir={tmp_path / 'browser'}", "--virtual-time-budget=2000"]
+    url = (tmp_path / "page.html").as_uri()
+    seen = subprocess.run([*command, url], capture_output=True, text=True, check=True).stdout
+    (found,) = re.findall(r"<body>(.*)</body>", seen, re.S)
+    found = json.loads(found)
+    tip = found.pop("tip").split("\n")
+    assert tip[0] in ("a", "b") and tip[1].startswith("lr 0.0") and "finished" in tip
+    assert found == {
+        "errors": [],
+        "start": 4,  # losses of training and validation
+        "without": 2,
+        "alone": 2,
+        "all": 4,
+        "ways": 2,
+        "dots": 2 * (len(data["axes"]) - 1),
+        "charts": 4,
+        "stars": 1,
+    }
 
 
 def _full(text, file):
@@ -226,17 +422,12 @@ def test_foreign_folders_hide_no_run(trained, tmp_path):
     ):
         run(tmp_path, "tools/runs.py", tmp_path, *given, "--csv", tmp_path / "table.csv")
     printed = run(tmp_path, "tools/runs.py", tmp_path, "--html", tmp_path / "page.html")
+    assert all(f"\n{name} " in printed for name in [*hostile, *tables]) and "\x1b" not in printed
     assert (
-        all(f"Digits_LeNet/{name}" in printed for name in [*hostile, *tables])
-        and "\x1b" not in printed
+        re.search(r"^good .* finished", printed, re.M)
+        and "uPlot" in (tmp_path / "page.html").read_text()
     )
-    assert (
-        re.search(r"Digits_LeNet/good +finished", printed)
-        and "svg" in (tmp_path / "page.html").read_text()
-    )
-    assert (
-        re.search(r"Digits_LeNet/more +broken", printed) and "metrics.csv: ParserWarning" in printed
-    )
+    assert re.search(r"^more .* broken", printed, re.M) and "metrics.csv: ParserWarning" in printed
     assert "run,status,epochs" in run(tmp_path, "tools/runs.py", tmp_path, "--csv", "/dev/stdout")
     # A disk that is full takes nothing away.
     before = (tmp_path / "page.html").read_bytes()
@@ -256,7 +447,7 @@ def test_foreign_folders_hide_no_run(trained, tmp_path):
     (project / "train.py").write_text("")
     (project / "config.json").write_text("{}")
     printed = run(tmp_path, "tools/runs.py", project)
-    assert "Digits_LeNet/good" in printed and "me/project" not in printed
+    assert "\ngood " in printed and "me/project" not in printed
 
 
 def test_results_of_another_checkpoint_are_not_shown(trained, tmp_path):

@@ -1,6 +1,7 @@
 """tools/show_data.py: what a loader really feeds."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -69,4 +70,78 @@ def test_what_a_loader_feeds_is_shown(tmp_path, split):
         f"data_loader.args.file={tmp_path / 'rents.csv'}",
     ]
     printed = run(tmp_path, "tools/show_data.py", *example, "--out", tmp_path / "table.png")
-    assert "NaN or infinite" in printed and (tmp_path / "table.png").exists()
+    assert "\nNaN or infinite: floor " in printed and (tmp_path / "table.png").exists()
+
+
+def test_columns_have_names_and_their_own_holes(tmp_path):
+    from tools.feeding.columns import Columns
+
+    x = torch.rand(10, 3)
+    x[:4, 1] = torch.nan
+    x[9, 2] = torch.inf
+    y = torch.rand(10)
+    for loader, names in (
+        (SimpleNamespace(columns=["a", "b", "c"], target_names="t"), ["a", "b", "c", "t"]),
+        (
+            SimpleNamespace(dataset=SimpleNamespace(feature_names=("a", "b", "c"))),
+            ["a", "b", "c", "target"],
+        ),
+        (SimpleNamespace(columns=["a", "b"]), ["column 0", "column 1", "column 2", "target"]),
+    ):
+        found = Columns(loader)
+        for part in (slice(0, 7), slice(7, 10)):
+            found.add((x[part], y[part]))
+        assert found.names == names
+        assert [*found.lines()] == [f"NaN or infinite: {names[1]} 40.0%, {names[2]} 10.0%"]
+        assert found.draw(tmp_path / "table.png") and (tmp_path / "table.png").exists()
+        assert torch.equal(torch.cat(found.kept)[:, 3], y.double())
+    found = Columns(SimpleNamespace())
+    found.add({"x": x[3:7, :1], "y": torch.rand(4, 2)})
+    assert found.names == ["column 0", "target 0", "target 1"] and found.inputs == 1
+    empty = Columns(SimpleNamespace())
+    empty.add(torch.rand(4, 1, 8, 8))
+    assert not empty.draw(tmp_path / "no.png") and not [*empty.lines()]
+
+
+@pytest.mark.parametrize("how", ["mask", "pad", "neither"])
+def test_text_has_lengths_and_tokens(tmp_path, how):
+    from tools.feeding.tokens import Tokens
+
+    ids = torch.tensor([[5, 6, 0, 7, 0, 0], [5, 0, 0, 0, 0, 0], [5, 5, 5, 6, 6, 8]])
+    batch = {"input_ids": ids, "label": torch.tensor([0, 1, 1])}
+    loader = SimpleNamespace(decode=lambda tokens: "".join("abcdefghi"[each] for each in tokens))
+    if how == "mask":
+        batch["attention_mask"] = torch.tensor(
+            [[1, 1, 1, 1, 0, 0], [1, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1]]
+        )
+    if how == "pad":
+        loader.pad_id = 0
+    found = Tokens(loader)
+    found.add(batch)
+    assert found.lengths == ([6, 6, 6] if how == "neither" else [4, 1, 6])
+    first, second, *shown = found.lines()
+    assert first.startswith("text ['input_ids']: 3 sequences, ")
+    if how != "neither":
+        assert "1 to 6 long, mean 3.667" in first and found.counts[0] == 1
+        assert second == "tokens: 11, 5 different ones: 5 'f' 45.5%, 6 'g' 27.3%, " + ", ".join(
+            f"{token} '{text}' 9.1%" for token, text in ((0, "a"), (7, "h"), (8, "i"))
+        )
+        assert shown == ["  fgah", "  f", "  fffggi"]
+    assert found.draw(tmp_path / "text.png") and (tmp_path / "text.png").exists()
+
+
+def test_masks_are_those_of_the_pixels():
+    from tools.pictures import overlay
+    from tools.show_data import masks_in
+
+    images = torch.rand(2, 3, 5, 4)
+    mask = torch.randint(3, (2, 5, 4))
+    for batch in ((images, mask), (images, mask[:, None]), {"mask": mask, "image": images}):
+        assert torch.equal(masks_in(batch, images), mask)
+    assert torch.equal(masks_in((images, (mask > 0).float()), images), (mask > 0).long())
+    assert masks_in((images, images[:, :1]), images) is None
+    assert masks_in((images, torch.rand(2, 5, 4)), images) is None
+    drawn = overlay(images[0], mask[0])
+    assert drawn.shape == (3, 5, 4) and bool((drawn >= 0).all()) and bool((drawn <= 1).all())
+    grey = drawn.amax(dim=0) - drawn.amin(dim=0) < 1e-6
+    assert torch.equal(grey, mask[0] == 0)

@@ -334,6 +334,83 @@ def test_points_are_stopped_from_the_epoch_that_is_named(tmp_path):
     assert trial.should_prune()
 
 
+def test_a_pruned_point_keeps_its_value_and_its_place(tmp_path):
+    """What was printed is in the table, and in the pictures."""
+    pytest.importorskip("optuna")
+    from tools.sweep import Sweep
+    from tools.sweeping.drawing import draw, points_of
+    from tools.sweeping.point import Outcome
+    from tools.sweeping.report import as_table
+
+    file = sweep_file(tmp_path, method="tpe", points=3)
+    made = Sweep(file, None, None, tmp_path / "sweeps")
+    for values, outcome in (
+        ([0.75, 0.5], Outcome("complete", 0.5)),
+        # The last epoch was better than the one it was stopped at; an earlier one is the best.
+        ([0.50426, 0.54382], Outcome("pruned", 0.50401)),
+        ([], Outcome("failed", None, "why")),
+    ):
+        trial = made.study.ask(made.spec.distributions())
+        for epoch, value in enumerate(values):
+            trial.report(value, epoch + 1)
+        made._note(trial, outcome)
+    table = as_table(made.study, made.folder, made.monitor).set_index("point")
+    assert table["state"].to_dict() == {0: "complete", 1: "pruned", 2: "fail"}
+    assert [*table["val_loss"].sort_index()[:2]] == [0.5, 0.50401] and "deviation" not in table
+    points = points_of(made.study, made.monitor)
+    assert [(point.value, point.is_done) for point in points] == [(0.5, True), (0.50401, False)]
+    lines = draw(made.study, made.folder, made.monitor)
+    assert [line.rpartition("/")[2] for line in lines] == ["history.png", "settings.png"]
+    assert all(
+        (made.folder / f"{name}.png").stat().st_size > 2000 for name in ("history", "settings")
+    )
+
+
+def test_several_seeds_give_a_mean_and_a_deviation(tmp_path):
+    pytest.importorskip("optuna")
+    import statistics
+
+    space = {"optimizer.args.lr": [0.002, 0.01]}
+    more = {"trainer.epochs": 1, "trainer.tensorboard": False, "seed": 7}
+    file = sweep_file(tmp_path, space=space, set={**SHORT, **more})
+    printed = sweep(tmp_path, file, "--repeat", "2")
+    found = points(tmp_path / "sweeps" / "try")
+    models = tmp_path / "sweeps" / "try" / "models" / "Digits_LeNet"
+    for number, row in found.items():
+        runs = [models / f"point-{number:04}", models / f"point-{number:04}-seed2"]
+        assert [read_json(run / "config.json")["seed"] for run in runs] == [7, 8]
+        values = [read_json(run / "status.json")["best"]["val_loss"] for run in runs]
+        assert values[0] != values[1] and row["seeds"] == "2"
+        assert float(row["val_loss"]) == pytest.approx(statistics.fmean(values))
+        assert float(row["deviation"]) == pytest.approx(statistics.stdev(values))
+        line = f"{statistics.fmean(values):.5g} ± {statistics.stdev(values):.2g}"
+        assert re.search(rf"^point {number}: lr [\d.]+: val_loss {re.escape(line)}$", printed, re.M)
+        assert read_json(runs[1] / "sweep.json")["space"] == [*space]
+    assert re.search(r"^best: point \d, val_loss \S+ ± \S+ \(2 seeds\): ", printed, re.M)
+    # It is another sweep without, and does nothing again.
+    assert "another repeat" in sweep(tmp_path, file, code=2)
+    assert not re.search(r"^point \d", sweep(tmp_path, file, "--repeat", "2"), re.M)
+    sweep(tmp_path, file, "--repeat", "0", code=2)
+    both = sweep_file(tmp_path, space={"seed": [1, 2]})
+    assert "repeat gives each point several" in sweep(tmp_path, both, "--repeat", "2", code=2)
+
+
+def test_a_sweep_of_before_there_were_several_seeds_goes_on(tmp_path):
+    pytest.importorskip("optuna")
+    from tools.sweep import Sweep
+
+    file = sweep_file(tmp_path)
+    made = Sweep(file, None, None, tmp_path / "sweeps")
+    before = made.study.user_attrs["sweep"]
+    assert before.pop("repeat") == 1
+    made.study.set_user_attr("sweep", before)
+    Sweep(file, None, None, tmp_path / "sweeps")
+    from machinery.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="another repeat"):
+        Sweep(file, None, None, tmp_path / "sweeps", repeat=3)
+
+
 def test_a_config_that_is_edited_under_way_changes_no_point(tmp_path, monkeypatch):
     pytest.importorskip("optuna")
     from tools import sweep as tool

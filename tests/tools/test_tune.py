@@ -45,7 +45,7 @@ def test_what_is_measured_is_the_training(tmp_path):
 
 
 def test_tuning_recommends_what_is_faster_together():
-    from tools.tune import Figure, Tuner, tuned
+    from tools.tune import Figure, Tuner, recommendation, tuned
 
     gains = {
         "trainer.channels_last": 1.3,
@@ -84,15 +84,45 @@ def test_tuning_recommends_what_is_faster_together():
     assert (
         len([line for line in lines if "other batches" in line]) == 2
     )  # one and two workers; here their losses differ
-    assert tuner.line("data_loader.args.num_workers=1", Figure(1000.0, 1.0)).endswith(
-        "losses unknown"
-    )
-    both = tuner.line(
-        "trainer.channels_last=true data_loader.num_workers=1", Figure(1000.0, 1.0, (2.0, 1.5))
-    )
+    assert tuner.line("num_workers=1", Figure(1000.0, 1.0)).endswith("losses unknown")
+    both = tuner.line("channels_last=true num_workers=1", Figure(1000.0, 1.0, (2.0, 1.5)))
     assert both.endswith(" 0.5  other last bits")
     assert (
         "error: no bf16 here" in text
-        and re.search(r"fused=true +1,560 +1\.56 ", text)
+        and re.search(r"fused=true\n +1,560 +1\.56 ", text)
         and "batch_size=128" in text
     )
+    assert max(map(len, text.splitlines())) <= 80
+    # What is found is measured once more, beside the config as it stands.
+    told = [*recommendation(tuner, best)]
+    assert told[0] == "recommended, 1.56 times as fast, measured once more:"
+    assert told[1].endswith("--set trainer.channels_last=true --set optimizer.args.fused=true")
+    gains.clear()
+    (told,) = recommendation(tuner, best)
+    assert told.startswith("nothing is faster for sure: channels_last=true fused=true")
+    assert [*recommendation(tuner, {})] == ["nothing is faster than the config as it stands"]
+
+
+def test_tuning_ends_in_time():
+    """What there is no time for is named; what was found by then is recommended."""
+    from tools.tune import Figure, Tuner, recommendation, tuned
+
+    facts = {"cores": 1, "device": "cpu", "threads": 1, "workers": 0, "arguments": []}
+    facts |= {"fused": True, "convolves": True, "batch": 64, "samples": 500}
+
+    class Slow(Tuner):
+        def figure(self, settings):
+            self.facts = facts
+            self.end -= 10.0  # each takes so many seconds
+            self.each = 10.0
+            return Figure(1000.0 + 500 * bool(settings), 100.0, (2.0,), 1.0)
+
+    tuner = Slow([], 1, 1, limit=75)
+    lines = []
+    best = tuned(tuner, lines.append)
+    assert len(lines) == 6  # the heads, the config as it stands, four settings
+    assert best == {"data_loader.args.num_workers": 1}
+    told = "\n".join(recommendation(tuner, best))
+    assert told.startswith("no time for: compile=true, num_workers=1 precision=bf16, ")
+    assert "recommended, 1.50 times" in told
+    assert max(map(len, "\n".join([*lines, told]).splitlines())) <= 80

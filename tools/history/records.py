@@ -4,6 +4,7 @@ Whatever is missing, foreign or broken there is said, never raised.
 """
 
 import functools
+import itertools
 import math
 import os
 import re
@@ -26,6 +27,12 @@ _SHOWN = {"lr": "optimizer.args.lr", "batch": "data_loader.args.batch_size", "se
 #: What of a problem fits into the table.
 _LONGEST_ERROR = 80
 _LONGEST_REASON = 60
+#: What runs.py keeps of what people say of a run, in its folder.
+NOTES = "notes.txt"
+#: Bytes of it that are read.
+_LONGEST_NOTE = 10_000
+#: What sweep.py says of a run that is one of its points, in its folder.
+POINT = "sweep.json"
 
 
 @dataclass
@@ -41,6 +48,8 @@ class Record:
     config: dict[str, Any] = field(default_factory=dict)
     #: The last process that worked on it: versions, machine, commit.
     environment: dict[str, Any] = field(default_factory=dict)
+    #: The keys of the config that its command lines, or a sweep, have set.
+    varied: set[str] = field(default_factory=set)
     #: The rows of `metrics.csv`.
     history: pd.DataFrame = field(default_factory=pd.DataFrame)
     #: The columns of the table.
@@ -125,8 +134,18 @@ def read_run(folder: Path, full_name: bool = False) -> Record:
 def _read(record: Record) -> dict[str, Any]:
     """Fill a record from the files of its run; its row of the table."""
     record.config = _by_key(_content(record, "config.json", dict))
-    record.environment = _environment(record)
+    entries = _environments(record)
+    if entries:
+        record.environment = entries[-1]
+    for entry in entries:
+        record.varied |= set_keys(entry.get("command"))
     status = _content(record, "status.json", dict, needed=False)
+    point = _content(record, POINT, dict, needed=False)
+    space = point.get("space")
+    if isinstance(space, list):
+        record.varied |= {scalar(str(key)) for key in space}
+    if point.get("state") == "pruned" and status.get("state") == "stopped":
+        status["state"] = "pruned"
     record.history = _history(record)
     return _row(record, status)
 
@@ -163,14 +182,41 @@ def _content(record: Record, file: str, kind: Any, needed: bool = True) -> Any:
     return content
 
 
-def _environment(record: Record) -> dict[str, Any]:
-    """What is known of the last process that worked on a run."""
-    entry = _content(record, "environment.json", list | dict, needed=False)
-    if isinstance(entry, list) and entry:
-        entry = entry[-1]
-    if isinstance(entry, dict):
-        return entry
-    return {}
+def _environments(record: Record) -> list[dict[str, Any]]:
+    """What is known of the processes that worked on a run, the last one last."""
+    entries = _content(record, "environment.json", list | dict, needed=False)
+    if isinstance(entries, dict):
+        entries = [entries]
+    return [entry for entry in entries if isinstance(entry, dict)]
+
+
+def set_keys(command: Any) -> set[str]:
+    """The keys of the config that a command line sets by `--set KEY=VALUE`."""
+    if not isinstance(command, list):  # another program's
+        return set()
+    found = set()
+    for before, word in itertools.pairwise(str(word) for word in command):
+        text = ""
+        if before == "--set":
+            text = word
+        elif word.startswith("--set="):
+            text = word.removeprefix("--set=")
+        key, sign, _ = text.partition("=")
+        if sign:
+            found.add(scalar(key.strip()))
+    return found
+
+
+def note_of(folder: Path) -> str:
+    """What people have said of a run; "" if nothing, or where it does not read."""
+    file = folder / NOTES
+    try:
+        if not file.is_file():  # reading a pipe would wait
+            return ""
+        with file.open(encoding="utf-8", errors="replace") as text:
+            return text.read(_LONGEST_NOTE).strip()
+    except OSError:
+        return ""
 
 
 def _history(record: Record) -> pd.DataFrame:
@@ -207,6 +253,7 @@ def _row(record: Record, status: dict[str, Any]) -> dict[str, Any]:
     row["ended"] = scalar(str(status.get("time", "")))[:16].replace("T", " ")
     row["commit"] = _commit(record.environment)
     row["problem"] = record.problem
+    row["notes"] = "; ".join(note_of(record.folder).splitlines())
     return row
 
 

@@ -101,6 +101,34 @@ def _no_formula(value: Any) -> Any:
     return value
 
 
+def labels(keys: list[str], taken: tuple[str, ...] = ()) -> dict[str, str]:
+    """Short names of keys of a config: their last words, as many as it takes to tell them apart.
+
+    Args:
+        taken: names that stand for something else.
+    """
+    found: dict[str, str] = {}
+    for key in keys:
+        words = key.removesuffix(".type").replace(".args.", ".").split(".")
+        for count in range(1, len(words) + 1):
+            short = ".".join(words[-count:])
+            if short not in taken and not _is_end(short, key, keys):
+                break
+        else:
+            short = f"config.{short}"
+        found[key] = short
+    return found
+
+
+def _is_end(short: str, key: str, keys: list[str]) -> bool:
+    """Whether the short name of a key could be that of another one, too."""
+    for other in keys:
+        text = other.removesuffix(".type").replace(".args.", ".")
+        if other != key and (text == short or text.endswith(f".{short}")):
+            return True
+    return False
+
+
 def cell(value: Any) -> str:
     """A value as a table shows it."""
     if is_missing(value):

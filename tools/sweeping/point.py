@@ -4,6 +4,7 @@ import csv
 import fcntl
 import math
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -22,12 +23,39 @@ _EVERY = 0.2
 Look = Callable[[int, float], bool]
 
 
+def goes_on(_epoch: int, _value: float) -> bool:
+    """Stops no point, whatever it is shown."""
+    return False
+
+
 class Outcome(NamedTuple):
     """How a point ended: "complete", "pruned" or "failed", its best value, and why it failed."""
 
     state: str
     value: float | None
     message: str = ""
+    #: The best value of each seed, where a point is trained with several.
+    values: tuple[float, ...] = ()
+
+    @property
+    def deviation(self) -> float | None:
+        """The standard deviation of the values of several seeds."""
+        if len(self.values) < 2:
+            return None
+        return statistics.stdev(self.values)
+
+
+def together(outcomes: list[Outcome]) -> Outcome:
+    """How a point ended that was trained with several seeds: its value is their mean.
+
+    Args:
+        outcomes: of each seed; only the last one may be none that is complete.
+    """
+    last = outcomes[-1]
+    if len(outcomes) == 1 or last.state == "failed":
+        return last
+    values = tuple(each.value for each in outcomes if each.value is not None)
+    return Outcome(last.state, statistics.fmean(values), last.message, values)
 
 
 class Epoch(NamedTuple):
@@ -133,8 +161,14 @@ def _why(printed: Path, code: int, watched: str) -> str:
     return f"{watched} was never finite"
 
 
-def point_name(number: int) -> str:
-    """The name of a point's run."""
+def point_name(number: int, repeat: int = 0) -> str:
+    """The name of a point's run.
+
+    Args:
+        repeat: of its trainings with several seeds, from 0.
+    """
+    if repeat:
+        return f"point-{number:04}-seed{repeat + 1}"
     return f"point-{number:04}"
 
 

@@ -1,25 +1,24 @@
 """What a sweep has found: a table, the best point, pictures."""
 
 import math
-import warnings
+import textwrap
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-import matplotlib.pyplot as plt
 import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
 from machinery.files import replacing, shown
 from machinery.telling import printable
+from tools.history.tables import labels
+from tools.sweeping.drawing import draw
 from tools.sweeping.point import is_minimized, point_name, watched_name
 from tools.sweeping.spec import decoded
+from tools.sweeping.values import deviation_of, value_of
 
-#: Letters of an error that the table has room for.
-_LONGEST_ERROR = 150
+#: Letters of an error that the table of a file has room for, and that of a terminal.
+_LONGEST_ERROR, _SHOWN_ERROR = 150, 30
 
 
 def report(study: optuna.Study, folder: Path, monitor: str) -> str:
@@ -29,13 +28,10 @@ def report(study: optuna.Study, folder: Path, monitor: str) -> str:
         return "no points"
     with replacing(folder / "points.csv", "w") as file:
         table.to_csv(file, index=False)
-    lines = [
-        table.to_string(index=False, na_rep="", float_format="{:.5g}".format),
-        f"wrote {shown(folder / 'points.csv')}",
-    ]
+    lines = [_printed(table), f"wrote {shown(folder / 'points.csv')}"]
     complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
     if complete:
-        lines += _draw(study, folder, len(complete))
+        lines += draw(study, folder, monitor)
         lines.append(_best(study, folder, monitor))
     return printable("\n".join(lines))
 
@@ -44,6 +40,9 @@ def _best(study: optuna.Study, folder: Path, monitor: str) -> str:
     """The line that names the best point."""
     best = study.best_trial
     line = f"best: point {best.number}, {watched_name(monitor)} {best.value:.5g}"
+    deviation = deviation_of(best)
+    if not math.isnan(deviation):
+        line += f" ± {deviation:.2g} ({len(best.user_attrs['values'])} seeds)"
     run = _of_point(folder / "models", best.number)
     if run is None:  # it is on another disk
         return line
@@ -53,6 +52,15 @@ def _best(study: optuna.Study, folder: Path, monitor: str) -> str:
 def _of_point(folder: Path, point: int) -> Path | None:
     """What a point has in the folder of the models, or of the logs, if it is there."""
     return next(folder.glob(f"*/{point_name(point)}"), None)
+
+
+def _printed(table: pd.DataFrame) -> str:
+    """The table for a terminal: keys of the config by their short names, errors cut."""
+    shorter = table.rename(columns=labels([name for name in table if "." in name]))
+    if "error" in shorter:
+        shorter["error"] = [textwrap.shorten(text, _SHOWN_ERROR) for text in shorter["error"]]
+    text: str = shorter.to_string(index=False, na_rep="", float_format="{:.5g}".format)
+    return text
 
 
 def as_table(study: optuna.Study, folder: Path, monitor: str) -> pd.DataFrame:
@@ -71,56 +79,33 @@ def as_table(study: optuna.Study, folder: Path, monitor: str) -> pd.DataFrame:
 
 def _row(trial: FrozenTrial, folder: Path, monitor: str) -> dict[str, Any]:
     """The values of a point by the table's columns."""
-    value = trial.value
-    if value is None:
-        value = _best_so_far(trial, monitor)
     error = ""
     if trial.state != TrialState.COMPLETE:
         error = str(trial.user_attrs.get("error", ""))
-    return {
+    row: dict[str, Any] = {
         "point": trial.number,
         "state": trial.state.name.lower(),
-        watched_name(monitor): value,
+        watched_name(monitor): value_of(trial, monitor),
+    }
+    if "values" in trial.user_attrs:
+        row["deviation"] = deviation_of(trial)
+        row["seeds"] = len(trial.user_attrs["values"])
+    return {
+        **row,
         **{key: decoded(choice) for key, choice in trial.params.items()},
         "seconds": round(_seconds(folder, trial.number), 1),
         "error": error[:_LONGEST_ERROR],
     }
 
 
-def _best_so_far(trial: FrozenTrial, monitor: str) -> float:
-    """The best of a point's epochs; NaN if it has none."""
-    epochs = pd.Series(trial.intermediate_values, dtype=float)
-    if is_minimized(monitor):
-        return float(epochs.min())
-    return float(epochs.max())
-
-
 def _seconds(folder: Path, point: int) -> float:
-    """How long a point was trained; NaN if nobody knows."""
-    log = _of_point(folder / "log", point)
-    if log is None:
-        return math.nan
-    try:
-        return float(pd.read_csv(log / "metrics.csv")["seconds"].sum())
-    except (OSError, ValueError, KeyError):
-        return math.nan
-
-
-def _draw(study: optuna.Study, folder: Path, complete: int) -> list[str]:
-    """Draw the values as they came, and against each setting; a line for each picture."""
-    import optuna.visualization.matplotlib as pictures
-
-    drawings: dict[str, Any] = {"history": pictures.plot_optimization_history}
-    if complete > 1:
-        drawings["settings"] = pictures.plot_slice
-    lines = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that they are experimental
-        for name, draw in drawings.items():
-            draw(study)
-            figure = plt.gcf()
-            with replacing(folder / f"{name}.png") as file:
-                figure.savefig(file, dpi=110, bbox_inches="tight", format="png")
-            plt.close(figure)
-            lines.append(f"wrote {shown(folder / f'{name}.png')}")
-    return lines
+    """How long a point was trained, with all its seeds; NaN if nobody knows."""
+    found = math.nan
+    name = point_name(point)
+    for log in [*folder.glob(f"log/*/{name}"), *folder.glob(f"log/*/{name}-seed*")]:
+        try:
+            seconds = float(pd.read_csv(log / "metrics.csv")["seconds"].sum())
+        except (OSError, ValueError, KeyError):
+            continue
+        found = seconds if math.isnan(found) else found + seconds
+    return found

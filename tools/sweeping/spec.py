@@ -142,6 +142,8 @@ class Spec(BaseModel):
     #: on; null: none.
     prune_from: int | None = Field(None, ge=1)
     seed: int = Field(0, ge=0)
+    #: With how many seeds each point is trained: the config's own, and those that follow.
+    repeat: int = Field(1, ge=1, le=1000)
 
     @property
     def wanted(self) -> int:
@@ -242,15 +244,30 @@ class Plan(NamedTuple):
     run_name: str
     #: The number that it watches, as "min val_loss".
     monitor: str
+    #: Of the first of several trainings of a point.
+    first_seed: int = 0
+
+    def settings_of(self, number: int) -> dict[str, Any]:
+        """What the training of a point with one of several seeds sets besides."""
+        if self.spec.repeat == 1:
+            return {}
+        return {"seed": self.first_seed + number}
 
 
-def read_spec(file: Path) -> Plan:
+def read_spec(file: Path, repeat: int | None = None) -> Plan:
     """A sweep's file, checked against the config.
+
+    Args:
+        repeat: with how many seeds each point is trained; None: as the file says.
 
     Raises:
         ConfigError: with the problem.
     """
     spec = _parse(file)
+    if repeat is not None:
+        spec = spec.model_copy(update={"repeat": repeat})
+    if spec.repeat > 1 and "seed" in spec.space:
+        raise ConfigError(f"{file}: seed: in space, and repeat gives each point several")
     _check_space(spec, file)
     path = file.parent / spec.config
     source = Source.read(path)
@@ -267,7 +284,7 @@ def read_spec(file: Path) -> Plan:
         what = "name and trainer.monitor are the same for all points, and trainer.save_dir is given"
         raise ConfigError(f"{file}: {what}")
     spec.listed()  # a grid may have too many points
-    return Plan(spec, config, settings.name, settings.trainer.monitor)
+    return Plan(spec, config, settings.name, settings.trainer.monitor, settings.seed)
 
 
 def _parse(file: Path) -> Spec:
