@@ -61,6 +61,9 @@ def bind(
     target = components.find(modules, component.type, source, component.path, required)
     parts = parts_of(component, target)
     problems = _Check(source, modules).of_loader(component, target, parts)
+    for path, key in _misplaced(component.args, (*component.path, "args")):
+        where = f"{source.where((*path, key))}: {dotted((*path, key))}"
+        problems.append(f"{where} is unknown: did you mean {dotted((*path, 'args', key))}?")
     try:
         given = given._replace(objects=tuple(parts))
         components.bind(source, component, modules, given, required)
@@ -105,6 +108,21 @@ def _found(value: Any, path: KeyPath, named: bool) -> Iterator[Component]:
     elif isinstance(value, dict):
         for key, item in value.items():
             yield from _found(item, (*path, key), False)
+
+
+def _misplaced(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
+    """The keys that stand beside the name of a part of an installed package, as its arguments."""
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _misplaced(item, (*path, index))
+    if not isinstance(value, dict):
+        return
+    name = value.get("type")
+    is_part = isinstance(name, str) and installed.is_installed(name, OWN)
+    for key, item in value.items():
+        if is_part and key not in ("type", *SECTIONS):
+            yield path, key
+        yield from _misplaced(item, (*path, key))
 
 
 def found_anywhere(value: Any, path: KeyPath) -> Iterator[Component]:

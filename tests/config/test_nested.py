@@ -539,3 +539,22 @@ def test_what_is_made_is_no_part():
 
 def test_a_maker_is_what_utils_has():
     assert DatasetMaker is sys.modules["machinery.order.split"].DatasetMaker
+
+
+@pytest.mark.parametrize("where", ["list", "dataset", "evaluation_args"])
+def test_arguments_beside_a_type_are_told(where):
+    """Deep in a list they would come to the first batch as a dict; in test_args even later."""
+    beside = {"type": f"{V2}.Resize", "size": 8}
+    dataset = dict(FAKE)
+    if where == "list":
+        dataset["args"] = {**FAKE["args"], "transform": composed({"type": f"{V2}.ToImage"}, beside)}
+        path = "args.dataset.args.transform.args.transforms.1"
+    elif where == "dataset":
+        dataset = {"type": FAKE["type"], "size": 9}
+        path = "args.dataset"
+    else:
+        dataset["evaluation_args"] = {"transform": composed(*SCALED, beside)}
+        path = "args.dataset.evaluation_args.transform.args.transforms.2"
+    said = problems_of({"dataset": dataset})
+    meant = f"did you mean data_loader.{path}.args.size?"
+    assert f"data_loader.{path}.size is unknown: {meant}" in said

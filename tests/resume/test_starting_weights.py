@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import tiny
-from machinery.errors import ConfigError
+from machinery.errors import CheckpointError, ConfigError
 from machinery.launch import read_run
 from machinery.launch.launch import Launch
 from parse_config import ConfigParser
@@ -32,6 +32,16 @@ def config_of(tmp_path, key, epochs=2):
         torch.save(Started().state_dict(), file)
     arch = {"type": "Started", key: {"weights": str(file)}}
     return tiny.settings(tmp_path / key, arch=arch, trainer__epochs=epochs), file
+
+
+def test_arguments_that_shape_the_network_are_told(tmp_path):
+    config, _ = config_of(tmp_path, "args")
+    config["arch"] = {"type": "Started", "starting_args": {"width": 9}}
+    path = tiny.newest(tiny.train(config).checkpoint_dir)
+    launch = Launch("continue", checkpoint=path)
+    config["trainer"]["epochs"] = 4
+    with pytest.raises(CheckpointError, match=r"arch\.starting_args are left out here: what shapes"):
+        tiny.train(ConfigParser(config, launch=launch))
 
 
 def test_starting_weights_are_not_needed_to_go_on(tmp_path):

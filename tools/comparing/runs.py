@@ -139,6 +139,7 @@ def _leaves_of(file: Path) -> dict[str, Any]:
             if part == "state_dict":
                 name = "weight"
             found.update(_leaves(name, content[part]))
+    found.pop("progress.seconds", None)  # how long it took is never the same
     return found
 
 
