@@ -35,7 +35,7 @@ class Options(NamedTuple):
     Args:
         name: what it is called.
         example: what it begins with; None: with the digits.
-        kept: other examples, which a project of an earlier version has.
+        kept: files of examples, which a project of an earlier version has.
     """
 
     name: str
@@ -50,14 +50,14 @@ def examples() -> list[str]:
 
 def chosen_files(options: Options) -> list[str]:
     """The files of the template that a project begins with, but for its example's."""
-    others = []
-    for example in examples():
-        if example not in options.kept:
-            others.append(f"examples/{example}/")
+    tasks = {f"examples/{example}" for example in examples()}
+    kept = {*_OF_ALL, *options.kept}
     chosen = []
     for name in sorted(set(_files())):
-        is_of_others = name.startswith(tuple(others)) and name not in _OF_ALL
-        if _LEFT_OUT.fullmatch(name) or is_of_others:
+        folder = name.rpartition("/")[0]
+        is_of_a_task = folder in tasks and f"{folder}/config.json" not in kept
+        is_left_out = is_of_a_task or _LEFT_OUT.fullmatch(name)
+        if is_left_out and name not in kept:
             continue
         if (ROOT / name).is_file():
             chosen.append(name)

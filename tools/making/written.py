@@ -116,9 +116,8 @@ def _settings(text: str, options: Options, files: dict[str, bytes]) -> str:
         commit=json.dumps(commit_of(ROOT) or "unknown"),
         name=json.dumps(options.name, ensure_ascii=False),
     )
-    for key, value in (("example", options.example), ("kept", list(options.kept))):
-        if value:
-            more += f"{key} = {json.dumps(value)}\n"
+    if options.example is not None:
+        more += f"example = {json.dumps(options.example)}\n"
     return text.rstrip("\n") + "\n" + more
 
 
