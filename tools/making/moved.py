@@ -10,15 +10,20 @@ from tools.making.chosen import EXAMPLES, example_files
 
 #: What makes the runs of the tests short.
 SHORT: dict[str, dict[str, Any]] = {
-    "autoencoder": {"data_loader.args.validation_split": 400},
+    "autoencoder": {"data_loader.args.validation_split": 80},
+    "backbone_classifier": {
+        "data_loader.args.batch_size": 10,
+        "data_loader.args.validation_split": 80,
+    },
     "char_lm": {"arch.args.width": 16, "data_loader.args.batch_size": 10},
-    "contrastive": {"data_loader.args.batch_size": 50},
-    "distillation": {"trainer.teacher_epochs": 1},
+    "contrastive": {"data_loader.args.batch_size": 50, "data_loader.args.validation_split": 80},
+    "distillation": {"trainer.teacher_epochs": 1, "data_loader.args.validation_split": 80},
     "finetune": {
         "arch.starting_args.weights": None,
         "data_loader.args.size": 32,
         "data_loader.args.batch_size": 5,
     },
+    "gan": {"data_loader.args.validation_split": 80},
     "lbfgs": {"data_loader.args.batch_size": 500},
     "segmentation": {"data_loader.args.n": 101},
     "stream": {"valid_data_loader.args.samples": 130},

@@ -10,6 +10,7 @@ _SAID = (
     ("docs/how_it_works.md", r"(?m)^examples/ .*$", "examples/            {examples}"),
     ("docs/how_it_works.md", r"(?ms)^tests/ .*?(?=^```)", "tests/               {tests}\n"),
     ("docs/exactness.md", r"held by `tests/`", "held by the template's `tests/`"),
+    ("docs/tools.md", r"(?ms)^## A project of your own\n.*?(?=^## )", ""),
     ("docs/trainers.md", r"`tests/helpers/bending/` holds", "The template's `tests/` hold"),
 )
 _EXAMPLES = "debug/ and slurm/ are used as they are; of lbfgs/ the trainer; trackers.py"
