@@ -19,7 +19,9 @@ SHORT: dict[str, dict[str, Any]] = {
     "contrastive": {"data_loader.args.batch_size": 50, "data_loader.args.validation_split": 80},
     "distillation": {"trainer.teacher_epochs": 1, "data_loader.args.validation_split": 80},
     "finetune": {
+        "arch.args.name": "shufflenet_v2_x0_5",
         "arch.starting_args.weights": None,
+        "arch.freeze": ["net.conv1*", "net.stage2*"],
         "data_loader.args.size": 32,
         "data_loader.args.batch_size": 5,
     },

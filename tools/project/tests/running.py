@@ -59,6 +59,7 @@ def run(
         if processes > 1:
             environment = _environment(rank, processes, port)
         output = folder / f"printed-{rank}.txt"
+        output.with_suffix(".steps").unlink(missing_ok=True)
         given = ([str(word) for word in line], output, environment, stop_after, still)
         process = _context.Process(target=_command, args=given)
         process.start()
@@ -66,7 +67,10 @@ def run(
     for process in started:
         process.join()
     said = (folder / "printed-0.txt").read_text(encoding="utf-8")
-    steps = int((folder / "printed-0.steps").read_text(encoding="utf-8"))
+    counted = folder / "printed-0.steps"
+    steps = 0
+    if counted.exists():
+        steps = int(counted.read_text(encoding="utf-8"))
     code = next((process.exitcode for process in started if process.exitcode), 0)
     return Ended(code, said, steps)
 
@@ -126,6 +130,8 @@ def _counted(stop_after: int) -> list[None]:
     steps: list[None] = []
 
     def count(*_: Any) -> None:
+        if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+            return  # something is trained before the run begins, which listens
         steps.append(None)
         if len(steps) == stop_after:
             signal.raise_signal(signal.SIGTERM)
