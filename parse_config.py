@@ -61,6 +61,7 @@ class ConfigParser(Factory):
         checked = checked_config(config, modification)
         super().__init__(checked)
         distributed.set_timeout(self.settings.trainer.timeout)
+        self.get_logger("checkpoint", self.settings.trainer.verbosity)
         checked.tell_own_keys(self.get_logger("config", self.settings.trainer.verbosity))
         if launch is None:
             launch = Launch(run_id=run_id)
@@ -68,7 +69,6 @@ class ConfigParser(Factory):
                 launch = Launch("continue", checkpoint=Path(resume), run_id=run_id)
         #: What is to be done, and the parsed command line.
         self.launch = launch
-        self.starting = launch.begins
         self._run: Run | None = None
 
     @classmethod
@@ -76,6 +76,7 @@ class ConfigParser(Factory):
         cls,
         args: argparse.ArgumentParser,
         options: Iterable[Any] = (),
+        *,
         evaluating: bool = False,
         partial: bool = True,
     ) -> "ConfigParser":

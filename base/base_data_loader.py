@@ -1,6 +1,5 @@
 """The base of every data loader: its order and randomness depend on the place alone."""
 
-import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -11,7 +10,7 @@ from torch.utils.data import DataLoader, Subset, default_collate as torch_defaul
 from machinery.order import passes, seeding, split
 from machinery.order.bare import BareIteration
 from machinery.order.batches import Share
-from machinery.order.passes import one_pass as one_pass, training_batches as training_batches
+from machinery.order.epochs import one_pass as one_pass, training_batches as training_batches
 
 
 class BaseDataLoader(BareIteration, DataLoader[Any]):
@@ -29,6 +28,12 @@ class BaseDataLoader(BareIteration, DataLoader[Any]):
             the same.
         collate_fn: makes a batch of a list of samples.
         name: makes the random draws of this loader differ from those of another.
+        weights: draw the samples to train on by weight, with replacement: "balanced" (as many of
+            each class), the name of an attribute of the dataset, or a number for each sample.
+        batch_by: "length" puts samples of about one length into a batch; with "tokens",
+            `batch_size` is the tokens of a batch, the longest times their number.
+        lengths: the attribute of the dataset, or its column, that has the lengths.
+        skip_unreadable: leave samples out that are None or cannot be read, up to 1 % of a pass.
         options: of torch's DataLoader. `sampler` chooses the samples of a pass in place of
             `shuffle`, `batch_sampler` the batches themselves, `drop_last` leaves out a last batch
             that is smaller; `pin_memory`, `timeout`, …
@@ -44,16 +49,22 @@ class BaseDataLoader(BareIteration, DataLoader[Any]):
     def __init__(
         self,
         dataset: Any,
-        batch_size: int,
-        shuffle: bool,
-        validation_split: float,
-        num_workers: int,
+        batch_size: int = 64,
+        shuffle: bool = True,
+        validation_split: float = 0.0,
+        num_workers: int = 0,
         collate_fn: Callable[[list[Any]], Any] = torch_default_collate,
         *,
         name: str = "train",
+        weights: str | list[float] | None = None,
+        batch_by: str | None = None,
+        lengths: str = "lengths",
+        skip_unreadable: bool = False,
         **options: Any,
     ) -> None:
         split.check_options(batch_size, shuffle, validation_split, num_workers, options)
+        #: What a pass is made of.
+        self.choice = passes.Choice(weights, batch_by, lengths, skip_unreadable)
         self.validation_split = validation_split
         self.shuffle = shuffle
         self.name = name
@@ -73,9 +84,13 @@ class BaseDataLoader(BareIteration, DataLoader[Any]):
         )
         self.init_kwargs = self._same_samples(shuffled, num_workers, options)
         self.num_workers = num_workers
+        self._make_passes(sampler, batch_sampler, options)
+
+    def _make_passes(self, sampler: Any, batch_sampler: Any, options: dict[str, Any]) -> None:
+        """What makes the batches, with the workers."""
         # Without an accelerator there is nothing to pin for, and torch would warn.
         self.pin_memory = options.pop("pin_memory", False) and torch.accelerator.is_available()
-        options.update(num_workers=num_workers, pin_memory=self.pin_memory)
+        options.update(num_workers=self.num_workers, pin_memory=self.pin_memory)
         self._passes = passes.make_passes(self, sampler, batch_sampler, options)
         self.n_samples = self._passes.n_samples
 
@@ -128,17 +143,19 @@ class BaseDataLoader(BareIteration, DataLoader[Any]):
         """
         if validation_split == 0:
             return None, None
-        if not self.shuffle:
-            what = "reads its samples in one order, as the split has drawn them"
-            logging.getLogger("data_loader").info(f"the loader {self.name!r} {what}")
-        return split.split_samples(self.n_samples, validation_split)
+        return split.split_samples(self.n_samples, validation_split, self.name, self.shuffle)
+
+    def evaluation_data(self) -> Any:
+        """The dataset as validation reads it."""
+        return split.evaluation_view(self.dataset)
 
     def split_validation(self) -> "BaseDataLoader | None":
         """A loader of the held-out samples, in a fixed order and without augmentation; or None."""
         if self.valid_sampler is None:
             return None
-        dataset = Subset(split.evaluation_view(self.dataset), split.samples_of(self.valid_sampler))
+        dataset = Subset(self.evaluation_data(), split.samples_of(self.valid_sampler))
         options = {**self.init_kwargs, "dataset": dataset, "shuffle": False, "drop_last": False}
+        options.update(self.choice.for_validation())
         valid = BaseDataLoader(validation_split=0.0, name=f"{self.name}-valid", **options)
         valid.classes = self.classes
         return valid

@@ -19,8 +19,8 @@ from logger.logger import setup_logging, to_files
 from logger.visualization import EpochTable, MetricsFile, TensorboardWriter, Writers, row_of_epoch
 from machinery import distributed
 from machinery.checkpoints import environment, outcome, parts, saving
-from machinery.checkpoints.restoring import Position
 from machinery.checkpoints.saving import Checkpoints
+from machinery.checkpoints.starts import Position
 from machinery.checks.methods import check_overrides
 from machinery.checks.networks import warn_of_networks
 from machinery.checks.own_values import OwnValues
@@ -81,7 +81,7 @@ class BaseTrainer(ClassicNames, ABC):
         optimizer: Optimizer,
         config: ConfigParser,
     ) -> None:
-        check_overrides(type(self), BaseTrainer)
+        check_overrides(type(self), BaseTrainer, config)
         settings = config.settings.trainer
         if settings.epochs is None and config.launch.trains:
             raise ConfigError(f"{config.where('trainer')}: trainer.epochs is missing")
@@ -90,7 +90,6 @@ class BaseTrainer(ClassicNames, ABC):
         self.config = config
         self.settings = settings
         self.logger = config.get_logger("trainer", settings.verbosity)
-        config.get_logger("checkpoint", settings.verbosity)
         self.model = model
         self.criterion = criterion
         self.metric_ftns = metric_ftns
@@ -98,7 +97,7 @@ class BaseTrainer(ClassicNames, ABC):
         self.device = networks.device_of(model)
         self.epochs = settings.epochs or 0
         self.seed = config.settings.seed
-        self.monitor = Monitor(settings.monitor, settings.early_stop)
+        self.monitor = Monitor.asked_by(config.checked)
         #: The first epoch, that in hand, and how many of its batches are done.
         self.start_epoch = 1
         self.epoch = 1
@@ -110,9 +109,7 @@ class BaseTrainer(ClassicNames, ABC):
         # Whether the run had come to its end.
         self._ended = False
         launch = config.launch
-        self._checkpoints = Checkpoints(
-            config.run, settings.keep_last, launch.script, launch.goes_on_from
-        )
+        self._checkpoints = Checkpoints(config.run, settings, launch.typed, launch.goes_on_from)
         self.checkpoint_dir = config.run.folder
         self.stop = StopRequest(self._dropped)
         self._make_writers()
@@ -153,7 +150,7 @@ class BaseTrainer(ClassicNames, ABC):
     def _fixed(self) -> dict[str, Any]:
         """As it is at the start: data may change from epoch to epoch."""
         return parts.fixed_facts(
-            self.data_loader, self.seed, self.accumulate, self.len_epoch, self.metric_ftns
+            self.data_loader, self.config, self.accumulate, self.len_epoch, self.metric_ftns
         )
 
     @property
@@ -171,9 +168,7 @@ class BaseTrainer(ClassicNames, ABC):
             for epoch in epochs:
                 started = time.perf_counter()
                 log = self._run_epoch(epoch)
-                spoilt = ""
-                if self.settings.on_nan == "stop":
-                    spoilt = self.monitor.not_finite(epoch, log, self.lr)
+                spoilt = self.monitor.not_finite(epoch, log, self._rate())
                 improved = self.monitor.update(epoch, log)
                 self._report(epoch, log, time.perf_counter() - started)
                 late = self.stop.is_late
@@ -304,11 +299,15 @@ class BaseTrainer(ClassicNames, ABC):
         """Where the run stands, for status.json."""
         return {"epoch": self.epoch, "step": self.step, **self.monitor.judgement()}
 
+    def _rate(self) -> float:
+        """The learning rate; a loop of its own doesn't note that of its updates."""
+        if math.isnan(self.lr):
+            return learning_rate(self.optimizer)
+        return self.lr
+
     def _report(self, epoch: int, log: Log, seconds: float) -> None:
         """The numbers of an epoch, for the table and all other writers."""
-        lr = self.lr
-        if math.isnan(lr):
-            lr = learning_rate(self.optimizer)
+        lr = self._rate()
         samples = self._samples or split.samples_in(self.data_loader)
         self.writers.log(row_of_epoch(epoch, log, lr, seconds, samples), self.batches_done)
         self.writer.set_step(self.batches_done)
@@ -339,7 +338,7 @@ class BaseTrainer(ClassicNames, ABC):
             self.config.snapshot(),
             self.config.run.environment,
         )
-        self._checkpoints.save(content, due, improved)
+        self._checkpoints.save(content, held, due, improved)
 
     def _save_epoch(self, epoch: int, improved: bool, finished: bool, spoilt: str = "") -> None:
         """Save a finished epoch as the period asks, always the best, the last and before a stop.
@@ -385,18 +384,9 @@ class BaseTrainer(ClassicNames, ABC):
     def _finish(self, idle: bool) -> None:
         """Say what came out and what to do with it."""
         if self.config.launch.checking:
-            self._finish_check(idle)
+            self.logger.info(outcome.checked(self._checkpoints, self.config, self._held(), idle))
             return
         goal = outcome.Goal(self.epochs, self.settings.max_time or "", self.stop.is_late)
         args = (self.monitor, self._held(), goal, self.epoch, idle)
         for line in outcome.summary(self._checkpoints, *args):
             self.logger.info(line)
-
-    def _finish_check(self, idle: bool) -> None:
-        """Read back what was saved, as a continued run would."""
-        newest = self._checkpoints.newest
-        idle = idle or newest is None
-        if newest is not None and not idle:
-            start = self.config.launch.continued(newest).start(self.config.checked)
-            start.restore(self._held(), self.config.run.environment)
-        self.logger.info(outcome.check_passed(idle))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch.utils.data import Dataset
 
 from base import BaseDataLoader
-from utils import ROOT, DataError, uniform_rows
+from utils import DataError, DatasetMaker, project_path, uniform_rows
 
 #: Mean and standard deviation of MNIST's pixels, of 0..1.
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
@@ -44,7 +44,7 @@ class DigitsDataLoader(BaseDataLoader):
         device_resident: bool = False,
         **options: Any,
     ) -> None:
-        images, labels = self.read(ROOT / data_dir, training)
+        images, labels = self.read(project_path(data_dir), training)
         accelerator = None
         if device_resident:
             accelerator = torch.accelerator.current_accelerator(check_available=True)
@@ -74,6 +74,24 @@ class DigitsDataLoader(BaseDataLoader):
         chosen = by_class[:, :400] if training else by_class[:, 400:]
         rows = chosen.reshape(-1)
         return torch.from_numpy(images[rows]), torch.from_numpy(labels[rows])
+
+
+class DatasetLoader(BaseDataLoader):
+    """A dataset that the config describes, such as one of torchvision's.
+
+    Args:
+        dataset: makes it, to train on and to evaluate.
+        training: the training samples, or the test samples.
+        options: as in `BaseDataLoader`.
+    """
+
+    def __init__(self, dataset: DatasetMaker, training: bool = True, **options: Any) -> None:
+        self.maker = dataset
+        super().__init__(dataset.made(training), **options)
+
+    def evaluation_data(self) -> Any:
+        """The dataset with the arguments that it has for evaluation."""
+        return self.maker.evaluated(self.dataset)
 
 
 class InMemoryImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):

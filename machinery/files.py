@@ -18,6 +18,24 @@ _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def project_path(text: str | Path) -> Path:
+    """A path of a config: "~" is the user's home, and else it is relative to the project's root.
+
+    On Linux and macOS, a backslash is a slash where there is no file of that name.
+    """
+    path = ROOT / _at_home(str(text))
+    if "\\" in str(text) and os.sep == "/" and not path.exists():
+        return ROOT / _at_home(str(text).replace("\\", "/"))
+    return path
+
+
+def _at_home(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # nobody's home: a file of that name
+        return Path(text)
+
+
 def shown(path: Path) -> str:
     """A path as a person types it: relative to the current folder where it is below."""
     text = str(path)

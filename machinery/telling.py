@@ -6,19 +6,20 @@ more. So the trainer's loops note these shapes on what they pass on (`note_batch
 """
 
 import atexit
+import inspect
 import itertools
 import os
 import re
 import sys
 import traceback
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 from machinery import distributed, secrets
-from machinery.errors import DataError, LostError, Stopped, UserError
+from machinery.errors import ConfigError, DataError, LostError, Stopped, UserError
 from machinery.files import ROOT
 
 #: What of the project says nothing about a mistake in the user's code; `trainer` is theirs.
@@ -36,6 +37,10 @@ _LOST_PROCESS = re.compile(
     r"|wait timeout after \d+ms|Application timeout|Connection was likely closed|NCCL"
     r"|gloo.*?((?:Connection|Broken|Read) [a-z ]+)"
 )
+#: What the targets of a batch that is a dict are called.
+_TARGETS = ("labels", "label", "targets", "target", "y")
+#: What Python says of a method that is called with other arguments than it takes.
+_WRONG_CALL = re.compile(r"(\w+)\.(\w+)\(\) (?:takes|got|missing) ")
 #: How many items of a container are described.
 _ITEMS = 5
 
@@ -49,10 +54,16 @@ def note_batch(error: BaseException, owner: object) -> None:
     Args:
         error: raised while the trainer computed with a batch; it is to be raised again as it is.
         owner: of the methods, a trainer.
+
+    Raises:
+        ConfigError: the batch is a dict, and was taken for a pair.
     """
     if isinstance(error, UserError):
         return
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for frame in frames:
+        if frame.f_code.co_name == "_forward" and _takes_for_pair(frame):
+            raise ConfigError(_means_of_dict(frame.f_locals["batch"])) from error
     facts = vars(error)  # also of a class whose attributes cannot be set
     if _BATCH_VARIABLES in facts or _is_ours(frames[-1].f_code.co_filename):
         return
@@ -60,6 +71,35 @@ def note_batch(error: BaseException, owner: object) -> None:
     for frame in reversed(frames):
         if frame.f_locals.get("self") is owner and not facts[_BATCH_VARIABLES]:
             facts[_BATCH_VARIABLES] = _variables(frame)
+
+
+def _takes_for_pair(frame: FrameType) -> bool:
+    """Whether a method has written `data, target = batch`, and the batch is a dict."""
+    batch = frame.f_locals.get("batch")
+    names = frame.f_code.co_varnames
+    if not isinstance(batch, Mapping) or not {"data", "target"} <= {*names}:
+        return False
+    keys = list(batch)
+    # Of two keys they are taken for the data and the target; more don't fit.
+    return len(keys) != 2 or frame.f_locals.get("data") == keys[0]
+
+
+def _means_of_dict(batch: Mapping[Any, Any]) -> str:
+    """That a batch is a dict, and the lines that say what it means."""
+    keys = [key for key in batch if hasattr(batch[key], "shape")]
+    target = keys[-1] if keys else "target"
+    for name in _TARGETS:
+        if name in keys:
+            target = name
+            break
+    data = ", ".join(f"batch[{key!r}]" for key in keys if key != target)
+    return (
+        f"the trainer takes a batch for a pair (data, target), it is a dict {described(batch)}\n"
+        "  say in trainer/trainer.py what it means, with the keys that your model takes:\n"
+        "    def _forward(self, batch):\n"
+        f"        output = self.model({data})\n"
+        f"        return self.criterion(output, batch[{target!r}]), output, batch[{target!r}]"
+    )
 
 
 def note_place(error: BaseException, place: str) -> None:
@@ -118,6 +158,33 @@ def in_plain_words(error: BaseException) -> BaseException:
     return found
 
 
+def _of_wrong_call(error: BaseException) -> BaseException:
+    """An exception, or what it is a sign of: a method of the template's is given something else.
+
+    A project may call it with the arguments that its own version had.
+    """
+    call = _WRONG_CALL.match(str(error))
+    if call is None or not isinstance(error, TypeError):
+        return error
+    for module in list(sys.modules.values()):
+        kind = vars(module).get(call[1])
+        method = getattr(kind, call[2], None)
+        if inspect.isclass(kind) and method is not None and _is_ours(inspect.getfile(method)):
+            takes = f"{call[1]}.{call[2]} takes {_names_taken(method)} here"
+            found = ConfigError(f"{told(error)}\n  {takes}")
+            return found.with_traceback(error.__traceback__)
+    return error
+
+
+def _names_taken(method: Callable[..., Any]) -> inspect.Signature:
+    """The arguments of a method, without their types."""
+    signature = inspect.signature(method)
+    names = []
+    for parameter in signature.parameters.values():
+        names.append(parameter.replace(annotation=parameter.empty))
+    return signature.replace(parameters=names, return_annotation=signature.empty)
+
+
 def _with_causes(error: BaseException) -> Iterator[BaseException]:
     """An exception, and those that it was raised for or beside, the last first."""
     seen: set[int] = set()
@@ -166,7 +233,7 @@ def end_command(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
     """Tell the exception that ends this process, and exit with its code; a `sys.excepthook`."""
-    error = in_plain_words(error)
+    error = in_plain_words(_of_wrong_call(error))
     if isinstance(error, BrokenPipeError) and _reader_has_left("\n"):
         raise SystemExit(0)
     if not isinstance(error, Stopped):

@@ -44,6 +44,7 @@ LONG = (
 #: all by `.ci/run`. None: no case of it is.
 OFTEN = {
     "test_what_it_says_helps": 10,
+    "test_a_resumed_run_is_the_unbroken_one_whatever_the_seed_is_then": 3,
     "test_commands_work_where_they_are_printed": 4,
     "test_what_it_says_of_code_helps": 4,
     "test_a_file_that_is_no_json_is_mended_as_it_says": 3,
@@ -55,6 +56,8 @@ OFTEN = {
     "test_the_tools_run_as_they_are_shown": 4,
     "test_the_sweep_of_the_page_runs": None,
     "test_its_commands_run": 3,
+    "test_its_command_runs_and_it_is_clean": 3,
+    "test_layers_that_are_trained_for_a_while_are_saved": 3,
     "test_it_trains_and_is_continued_exactly": 4,
     "test_they_are_clean": 3,
     "test_it_prints_what_the_page_says": 3,

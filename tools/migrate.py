@@ -154,7 +154,9 @@ def _title(project: Project) -> str:
 def _files(project: Project) -> list[str]:
     """What to keep, and what to take."""
     utils = "utils/"
-    if project.keeps_util:
+    if project.keeps_utils:
+        utils = f"utils/ (but for utils/__init__.py, {classic.UTIL})"
+    elif project.keeps_util:
         utils = f"utils/ (but for {classic.UTIL})"
     taken = (
         f"parse_config.py, base/, logger/, machinery/, {utils}, requirements.txt, "
@@ -193,16 +195,12 @@ def _additions(project: Project) -> list[str]:
         if not names:
             continue
         fate = "lost when the file is replaced"
-        if path == classic.UTIL:
+        if path in (classic.UTIL, "utils/__init__.py"):
             fate = "yours may stay"
         lines += _wrapped("  ", f"{path}: {_some(names, ADDED)}; {fate}")
     if not lines:
         return []
-    title = (
-        "added to the classic's own files, by their names "
-        "(what was changed inside them, nobody can tell):"
-    )
-    return [title, *lines]
+    return ["added to the classic's own files, by their names:", *lines]
 
 
 def _group(title: str, rank: int, findings: list[Finding], limits: Limits) -> list[str]:

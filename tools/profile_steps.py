@@ -144,11 +144,12 @@ def _updates(trainer: Any, parts: Parts) -> Iterator[None]:
             if batches is None:
                 break
             try:
-                trainer._update(batches)
+                if batches:  # else none of their samples could be read
+                    trainer._update(batches)
             except Exception as error:
                 note_batch(error, trainer)
                 raise
-            trainer._after_update(len(batches))
+            trainer._after_update(trainer._sizes.steps)
             yield
         trainer.step = 0
 

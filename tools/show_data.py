@@ -23,9 +23,8 @@ from base import BaseDataLoader
 from base.base_data_loader import one_pass
 from machinery.errors import ConfigError, DataError
 from machinery.files import shown
-from machinery.order.batches import SeededFetcher
+from machinery.order.fetching import SeededFetcher
 from machinery.order.passes import OrderedPasses
-from machinery.order.split import evaluation_view
 from machinery.telling import described, printable
 from parse_config import ConfigParser
 from tools.pictures import (
@@ -102,7 +101,7 @@ def without_augmentation(feed: Feed) -> Any:
         return None
     passes.order.take(1, 0, 1)
     fed = passes.fetcher
-    fetcher = SeededFetcher(evaluation_view(loader.dataset), fed.collate_fn, fed.seed, fed.name)
+    fetcher = SeededFetcher(loader.evaluation_data(), fed.collate_fn, fed.seed, fed.name)
     (place,) = passes.order
     batch = fetcher[place]
     if isinstance(batch, DataError):

@@ -27,7 +27,7 @@ from machinery.checks.methods import check_methods, loss_of
 from machinery.checks.own_values import OwnValues
 from machinery.errors import UserError
 from machinery.order import seeding
-from machinery.order.epochs import EpochLength
+from machinery.order.epochs import EpochLength, tell_unreadable
 from machinery.telling import note_batch
 from machinery.update import networks
 from machinery.update.group import Again, Computed, Group
@@ -131,14 +131,16 @@ class Trainer(BaseTrainer):
             self._whole = False
             self._stepped = False
             try:
-                self._update(batches)
-                self._check_update()
+                if batches:  # else none of their samples could be read
+                    self._update(batches)
+                    self._check_update()
             except (Exception, SystemExit) as error:
                 note_batch(error, self)
                 raise
-            self._after_update(len(batches))
+            self._after_update(self._sizes.steps)
             self._whole = True
         self._log_window()
+        tell_unreadable(self.data_loader)
         log = self.train_metrics.result()
         stuck = self.runtime.no_step_was_possible()
         self._watch.check_learnt(epoch, stuck or self.loss_terms[0] not in log)
@@ -174,8 +176,7 @@ class Trainer(BaseTrainer):
                     self._leave()
                 if not fetched:
                     return
-                self._sizes.fetch(fetched)
-                yield fetched
+                yield self._sizes.fetch(fetched)
                 self._progress.update(len(fetched))
 
     def _begin_counting(self, epoch: int) -> None:
@@ -419,6 +420,7 @@ class Trainer(BaseTrainer):
         self.stop.agree()
         if self.stop.signum is not None:
             self._leave()
+        tell_unreadable(loader)
         return tracker.result()
 
     def judged(self) -> contextlib.AbstractContextManager[None]:

@@ -6,7 +6,7 @@ import torch
 import torchvision
 
 from base import BaseModel
-from utils import ROOT, CheckpointError, ConfigError
+from utils import CheckpointError, ConfigError, project_path
 
 
 class Backbone(BaseModel):
@@ -78,7 +78,7 @@ def downloaded(name: str) -> dict[str, torch.Tensor]:
 
 def read_weights(file: str) -> dict[str, torch.Tensor]:
     """The weights of a file by name."""
-    path = ROOT / file
+    path = project_path(file)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a foreign file holds

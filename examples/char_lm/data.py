@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from base import BaseDataLoader
-from utils import ROOT, ConfigError, DataError, uniform_rows
+from utils import ConfigError, DataError, project_path, uniform_rows
 
 #: Codes that a character can have (ASCII).
 CODES = 128
@@ -81,13 +81,13 @@ class TextLoader(BaseDataLoader):
     ) -> None:
         if validation_split:
             raise ConfigError("validation_split: leave it out, the text has a part for it")
-        codes = read_codes(ROOT / file)
+        codes = read_codes(project_path(file))
         n = len(codes)
         validation = int(n * 0.9)  # where it begins
         testing = int(n * 0.95)
         if testing - validation <= context:
             what = f"{n} characters are too few for windows of {context}"
-            raise DataError(f"{ROOT / file}: {what}")
+            raise DataError(f"{project_path(file)}: {what}")
         part = codes[:validation] if training else codes[testing:]
         dataset = Windows(part, context, moved=training)
         super().__init__(dataset, batch_size, shuffle, validation_split, num_workers, **options)

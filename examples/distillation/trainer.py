@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import model.model as module_arch
 from train import load_run
 from trainer import Trainer
-from utils import ROOT, ConfigError, distributed
+from utils import ConfigError, distributed, project_path
 
 
 class DistillingTrainer(Trainer):
@@ -32,7 +32,7 @@ class DistillingTrainer(Trainer):
         launch = self.config.launch
         if launch.trains and not launch.continues:  # else the checkpoint has it
             if own.get("teacher"):
-                teacher, _ = load_run(ROOT / own["teacher"])
+                teacher, _ = load_run(project_path(own["teacher"]))
                 self.teacher.load_state_dict(teacher.state_dict())
             else:
                 self._train_teacher(own.get("teacher_epochs", 5))

@@ -11,7 +11,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from base import BaseDataLoader
-from utils import ROOT, ConfigError, DataError
+from utils import ConfigError, DataError, project_path
 
 #: Mean and standard deviation that torchvision's weights expect.
 MEAN = [0.485, 0.456, 0.406]
@@ -48,7 +48,7 @@ class FolderLoader(BaseDataLoader):
     ) -> None:
         if validation_split:
             raise ConfigError("validation_split: leave it out, the folder val is for it")
-        self.folder = ROOT / data_dir
+        self.folder = project_path(data_dir)
         self.classes = classes
         if not self.folder.exists() and self.folder.name == "drawn_shapes":
             logging.getLogger("data_loader").info(f"drawing pictures of shapes: {self.folder}")

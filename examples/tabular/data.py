@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Subset, TensorDataset
 
 from base import BaseDataLoader
-from utils import ROOT, ConfigError, DataError, seeding
+from utils import ConfigError, DataError, project_path, seeding
 
 
 class TableLoader(BaseDataLoader):
@@ -53,7 +53,7 @@ class TableLoader(BaseDataLoader):
             raise ConfigError("validation_split: leave it out, a fold is for it")
         if not 0 <= fold < folds or folds < 2:
             raise ConfigError(f"fold {fold} of {folds}: expected at least 2 folds, and one of them")
-        x, y = read_table(ROOT / file, target, columns)
+        x, y = read_table(project_path(file), target, columns)
         rows = np.arange(len(y))
         for_testing = rows % 10 == 9
         others = rows[~for_testing]

@@ -3,10 +3,10 @@
 from typing import Any
 
 import torch
-from torch import nn
 
 from machinery.checkpoints.fitting import Groups, group_problems
 from machinery.checkpoints.parts import Held, class_of
+from machinery.checkpoints.untrained import networks_of
 from machinery.checkpoints.weights import mismatches, weights_of, weights_problems
 
 
@@ -18,7 +18,7 @@ class Built:
     """
 
     def __init__(self, held: Held) -> None:
-        self._weights = {name: weights_of(part) for name, part in _networks(held).items()}
+        self._weights = {name: weights_of(part) for name, part in networks_of(held).items()}
         self._classes = {name: class_of(part) for name, part in held.parts.items()}
         self._groups = {}
         self._steps = {}
@@ -30,7 +30,7 @@ class Built:
     def changes(self, held: Held) -> list[str]:
         """What has changed since, such that a checkpoint of now would not fit, as lines."""
         lines = [f"attributes {line}" for line in mismatches(self._classes, held.parts)]
-        for name, network in _networks(held).items():
+        for name, network in networks_of(held).items():
             if name in self._weights:
                 found = weights_problems(self._weights[name], network.state_dict(), ordered=False)
                 lines += [f"{name}: {line}" for line in found]
@@ -50,15 +50,6 @@ class Built:
         if name in self._groups:
             return group_problems(name, _sizes(part.param_groups), self._groups[name])
         return []
-
-
-def _networks(held: Held) -> dict[str, nn.Module]:
-    """All networks by name."""
-    found = {"model": held.model}
-    for name, part in held.parts.items():
-        if isinstance(part, nn.Module):
-            found[name] = part
-    return found
 
 
 def _sizes(groups: Groups) -> Groups:

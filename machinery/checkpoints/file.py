@@ -67,6 +67,8 @@ class Content(TypedDict):
     #: What the states are made of, that of the optimizer among them: hashes by name.
     structures: NotRequired[dict[str, str]]
     environment: NotRequired[dict[str, Any]]
+    #: Of the weights that it leaves out because they are not trained, the SHA-256, by network.
+    frozen: NotRequired[dict[str, dict[str, str]]]
     #: Whether it comes from the classic template, which saved less.
     converted: NotRequired[bool]
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from machinery import distributed, secrets
 from machinery.checkpoints import run_folder
+from machinery.checkpoints.commands import to_test
 from machinery.checkpoints.parts import Held
 from machinery.checkpoints.run import Run
 from machinery.checkpoints.saving import Checkpoints, is_of_epoch
@@ -22,7 +23,7 @@ from machinery.errors import (
     StorageError,
     UserError,
 )
-from machinery.files import ROOT, check_place, read_json, shown, shown_command, write_json
+from machinery.files import check_place, read_json, shown, write_json
 from machinery.telling import in_place_of, in_plain_words
 from machinery.update.watching import Monitor
 
@@ -175,15 +176,20 @@ def whereabouts(run: Run) -> str:
     return told
 
 
-def check_passed(idle: bool) -> str:
-    """What has been tried, in words.
+def checked(checkpoints: Checkpoints, config: Any, held: Held, idle: bool) -> str:
+    """Read back what was saved, as a continued run would; what has been tried, in words.
 
     Args:
+        config: the parsed config.
         idle: there was nothing left to train.
     """
-    done = "trained, validated, saved and read back"
-    if idle:
+    newest = checkpoints.newest
+    if idle or newest is None:
         done = "the run is at its end"
+    else:
+        start = config.launch.continued(newest).start(config.checked)
+        start.restore(held, checkpoints.run.environment)
+        done = "trained, validated, saved and read back"
     return f"check passed: {done}; nothing of it is kept"
 
 
@@ -227,11 +233,10 @@ def summary(
         newest = best
     if newest is not None:
         words = checkpoints.run.words.to_evaluate
-        lines.append(f"test:     {shown_command(ROOT / 'test.py', '-r', newest, *words)}")
+        lines += to_test(newest, words)
     if checkpoints.newest is not None and open_ended:
         options = [*_longer(monitor, goal, done), *checkpoints.run.words.to_go_on]
-        command = shown_command(checkpoints.script, "-r", checkpoints.newest, *options)
-        lines.append(f"continue: {command}")
+        lines.append(f"continue: {checkpoints.script.goes_on(checkpoints.newest, options)}")
     return lines
 
 

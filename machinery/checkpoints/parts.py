@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 from torch.utils._pytree import tree_leaves
 
+from machinery.config.factory import Factory
 from machinery.errors import CheckpointError
 from machinery.order.bare import BareIteration
 from machinery.update.runtime import unwrap
@@ -143,21 +144,26 @@ def _own_loaders(attributes: Mapping[str, Any]) -> list[Any]:
 
 
 def fixed_facts(
-    loader: Any, seed: int, accumulate: int, batches: int, metrics: Sequence[Any]
+    loader: Any, config: Factory, accumulate: int, batches: int, metrics: Sequence[Any]
 ) -> dict[str, Any]:
     """What must be the same for a run to go on exactly, as in `Held`.
 
     Args:
         loader: of the training data.
-        seed: of the run.
+        config: of the run, which has its seed.
         accumulate, batches: batches in an update, and in an epoch.
         metrics: which have names.
     """
+    chosen = {}
+    if hasattr(loader, "choice"):
+        chosen = loader.choice.facts()
     return {
+        **chosen,
         "validation_split": getattr(loader, "validation_split", None),
         "batch_size": getattr(loader, "batch_size", None),
         "shuffle": getattr(loader, "shuffle", None),
-        "seed": seed,
+        "seed": config.settings.seed,
+        "seeded_by_script": config.script_seed is not None,
         "samples": getattr(loader, "n_samples", None),
         "accumulate": accumulate,
         "batches": batches,

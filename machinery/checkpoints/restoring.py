@@ -3,83 +3,46 @@
 There are four ways to start; which one it is, `start_of` decides once.
 """
 
-import fnmatch
 import json
 import logging
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, cast
 
 from torch import nn
 
-from machinery.checkpoints import environment
+from machinery.checkpoints import environment, foreign
 from machinery.checkpoints.changes import apply_changes, changes
 from machinery.checkpoints.file import Content
 from machinery.checkpoints.fitting import part_problems
-from machinery.checkpoints.foreign import without_prefixes
 from machinery.checkpoints.judging import judge_anew
 from machinery.checkpoints.parts import Held, load_state
+from machinery.checkpoints.starts import Afresh, FineTuned, FromFile, Position, Start
 from machinery.checkpoints.structure import structure
+from machinery.checkpoints.untrained import complete, networks_of
 from machinery.checkpoints.weights import (
-    differing_weights,
     load_weights,
     mismatches,
     weights_of,
     weights_problems,
 )
 from machinery.config.checking import Checked
-from machinery.errors import CheckpointError, ConfigError, UserError
+from machinery.errors import CheckpointError, ConfigError
 from machinery.order.bare import BareIteration
 
 State = dict[str, Any]
 _logger = logging.getLogger("checkpoint")
 #: What may be another between two epochs.
-_FREE_BETWEEN_EPOCHS = ("batch_size", "accumulate", "batches", "shuffle", "metrics")
-
-
-class Position(NamedTuple):
-    """How far a run that goes on had come."""
-
-    epoch: int
-    #: Batches done in an unfinished epoch; None after a finished one.
-    step: int | None
-    #: The learning rate of the last update.
-    lr: float
-    #: Whether the run was at its end.
-    finished: bool
-    #: Batches done before the epoch in hand, or altogether after a finished one.
-    before: int
-    #: Batches in an unfinished epoch; None: nobody knows, or there is none.
-    batches: int | None
-    #: How long the run has been trained.
-    seconds: float = 0.0
-
-
-class Start(ABC):
-    """What a trainer starts from."""
-
-    #: Whether a run begins with it.
-    begins = False
-
-    @abstractmethod
-    def check_model(self, model: nn.Module) -> None:
-        """Refuse weights that don't fit the model, before anything is loaded.
-
-        Raises:
-            CheckpointError: with the names that are missing, unexpected or of another shape.
-        """
-
-    @abstractmethod
-    def restore(self, held: Held, made_of: State) -> Position | None:
-        """Load what was saved; where the run stands, if it goes on.
-
-        Args:
-            made_of: the environment of this process.
-
-        Raises:
-            CheckpointError: something does not fit; nothing has been loaded then.
-        """
+_FREE_BETWEEN_EPOCHS = (
+    "batch_size",
+    "accumulate",
+    "batches",
+    "shuffle",
+    "metrics",
+    "weights",
+    "batch_by",
+    "lengths",
+)
 
 
 def start_of(
@@ -105,137 +68,54 @@ def start_of(
     return Evaluated(path, content)
 
 
-class Afresh(Start):
-    """From nothing."""
+def read(path: Path, any_weights: bool) -> Content:
+    """What a file holds: a checkpoint, or weights of another program if `any_weights` will do.
 
-    begins = True
-
-    def check_model(self, model: nn.Module) -> None:
-        """Nothing can be wrong."""
-
-    def restore(self, held: Held, made_of: State) -> Position | None:
-        """Nothing is loaded."""
-        return None
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    return foreign.read(path, any_weights)
 
 
-class _FromFile(Start):
-    """From a checkpoint file.
+def begin_with(file: Path, config: Checked, model: nn.Module) -> None:
+    """Give a network the weights of a file that `arch.weights` names.
+
+    Raises:
+        ConfigError: it cannot be read, or they do not fit.
+    """
+    try:
+        start = FineTuned(file, read(file, any_weights=True), config)
+        start.check_fits(model)
+        start.load(model)
+    except CheckpointError as error:
+        where = f"{config.source.where(('arch', 'weights'))}: arch.weights"
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def begin_below_adapter(start: Start, model: nn.Module) -> bool:
+    """Give a network the weights of a checkpoint, unless they are of one with an adapter.
 
     Args:
-        path, content: of the file.
+        start: of a run that begins with them.
+        model: which an adapter will be put around.
+
+    Returns:
+        whether they were of one without.
+
+    Raises:
+        CheckpointError: they do not fit.
+        ConfigError: no checkpoint of the run would hold them.
     """
-
-    def __init__(self, path: Path, content: Content) -> None:
-        self.path = path
-        self.content = content
-
-    def restore(self, held: Held, made_of: State) -> Position | None:
-        """Load what was saved; where the run stands, if it goes on."""
-        try:
-            return self._restore(held, made_of)
-        except UserError:
-            raise
-        except Exception as error:  # of a state that its owner cannot take
-            first_line = str(error).partition("\n")[0]
-            reason = f"{type(error).__name__}: {first_line}"
-            raise CheckpointError(f"{self.path} cannot be restored: {reason}") from error
-
-    @abstractmethod
-    def _restore(self, held: Held, made_of: State) -> Position | None:
-        """Load what was saved."""
-
-    def _strip_prefix(self, model: nn.Module) -> None:
-        """Take the "module." off the names of weights that a DataParallel has put on."""
-        weights = self.content["state_dict"]
-        if not weights.keys() & model.state_dict().keys():
-            stripped = {name.removeprefix("module."): value for name, value in weights.items()}
-            self.content["state_dict"] = stripped
-
-    def _refuse(self, problems: list[str], advice: str = "") -> None:
-        if problems:
-            lines = [f"{self.path} does not fit the model:", *problems]
-            raise CheckpointError("\n  ".join(lines) + advice)
+    assert isinstance(start, FineTuned)
+    if not start.is_of(model):
+        return False
+    start.refuse_to_leave_out()
+    start.check_fits(model)
+    start.load(model)
+    return True
 
 
-class FineTuned(_FromFile):
-    """A new run that begins with the weights of a checkpoint, but for those in `arch.skip`."""
-
-    begins = True
-
-    def __init__(self, path: Path, content: Content, config: Checked) -> None:
-        super().__init__(path, _averaged(path, content))
-        self._where = config.source.where(("arch", "skip"))
-        self._skip: list[str] = []
-        if config.settings.arch is not None:
-            self._skip = config.settings.arch.skip
-
-    def check_model(self, model: nn.Module) -> None:
-        """Refuse weights that don't fit and are not skipped, with the patterns that would help."""
-        weights = model.state_dict()
-        saved = self._saved(weights)
-        for pattern in self._skip:
-            if not fnmatch.filter([*weights, *saved], pattern):
-                raise ConfigError(f"{self._where}: arch.skip: {pattern!r} matches no weight")
-        now = self._without_skipped(weights)
-        before = self._without_skipped(saved)
-        own = weights_of(model)._replace(values=now)
-        problems = weights_problems(own, before, ordered=False)
-        patterns = set(self._skip)
-        for name in differing_weights(now, before, own.buffers):
-            module, dot, _ = name.rpartition(".")
-            patterns.add(f"{module}.*" if dot else name)
-        skip = json.dumps(sorted(patterns), ensure_ascii=False)
-        self._refuse(problems, f'\n  to leave them out: "arch": {{"skip": {skip}}}')
-
-    def _restore(self, held: Held, made_of: State) -> Position | None:
-        """Load the weights of the model, and nothing else."""
-        saved = self._saved(held.model.state_dict())
-        weights = self._without_skipped(saved)
-        load_weights(held.model, weights, strict=False)
-        told = f"weights from {self.path}: {len(weights)}"
-        if len(weights) < len(saved):
-            told += f", {len(saved) - len(weights)} left out by arch.skip"
-        prefix = self._prefix(saved)
-        if prefix:
-            told += f', their names without "{prefix}"'
-        _logger.info(told)
-        groups = self.content["optimizer"].get("param_groups", [])
-        if any(group.get("train_mode") for group in groups):
-            what = "its optimizer was training, and its eval() exchanges these weights for others"
-            _logger.warning(f"{self.path}: {what}; a file from after an epoch has those")
-        return None
-
-    def _saved(self, weights: Mapping[str, Any]) -> State:
-        """The saved weights, by the names that a network's weights have."""
-        return without_prefixes(self.content["state_dict"], set(weights))
-
-    def _prefix(self, renamed: State) -> str:
-        """What the names of the saved weights have lost."""
-        for name, now in zip(self.content["state_dict"], renamed, strict=True):
-            if name != now:
-                return name.removesuffix(now)
-        return ""
-
-    def _without_skipped(self, weights: Mapping[str, Any]) -> State:
-        skipped: set[str] = set()
-        for pattern in self._skip:
-            skipped.update(fnmatch.filter(weights, pattern))
-        return {name: value for name, value in weights.items() if name not in skipped}
-
-
-def _averaged(path: Path, content: Content) -> Content:
-    """What a checkpoint holds, with the average of its weights in their place, if it has one."""
-    if content["classes"].get("ema") != "AveragedModel":
-        return content
-    weights = {}
-    for name, value in content["states"]["ema"].items():
-        if name.startswith("module."):
-            weights[name.removeprefix("module.")] = value
-    _logger.info(f"{path}: the average of its weights is taken, as trainer.ema has judged it")
-    return cast(Content, {**content, "state_dict": weights})
-
-
-class _WithParts(_FromFile):
+class _WithParts(FromFile):
     """From a checkpoint whose other parts count, too."""
 
     #: Whether weights have to be in the same order, for the sake of an optimizer's state.
@@ -246,13 +126,13 @@ class _WithParts(_FromFile):
 
     def _check_weights(self, model: nn.Module) -> None:
         """Refuse weights of another network."""
-        self._strip_prefix(model)
+        self.strip_prefix(model)
         saved = self.content["state_dict"]
         problems = weights_problems(weights_of(model), saved, self.ordered)
         arch = type(model).__name__
         if self.content["arch"] != arch:
             problems.insert(0, f"arch {self.content['arch']} -> {arch}")
-        self._refuse(problems)
+        self.refuse(problems)
 
     def _states(self) -> dict[str, State]:
         """The saved states of all parts, by name."""
@@ -286,6 +166,7 @@ class Evaluated(_WithParts):
 
     def _restore(self, held: Held, made_of: State) -> Position | None:
         """Load all networks."""
+        complete(self.content, networks_of(held), self.path)
         states = self._states()
         parts = {}
         fresh = []
@@ -327,6 +208,7 @@ class Continued(_WithParts):
     def _restore(self, held: Held, made_of: State) -> Position | None:
         """Load everything; where the run stands."""
         content = self.content
+        complete(content, networks_of(held), self.path)
         parts = self._known_parts(held)
         self._check_parts(held, parts)
         self._check_structures()

@@ -9,6 +9,7 @@ from typing import Any
 
 from machinery import distributed
 from machinery.checkpoints import run_folder
+from machinery.checkpoints.commands import Script as Script
 from machinery.config.trust import Words, words_for
 from machinery.files import check_place, ensure_dir, read_json, write_json
 

@@ -11,15 +11,18 @@ from torch import nn
 from machinery import distributed
 from machinery.checkpoints import file as checkpoint, run_folder
 from machinery.checkpoints.built import Built
+from machinery.checkpoints.commands import Script
 from machinery.checkpoints.file import Content
 from machinery.checkpoints.parts import Held, class_of, state_of, trained
-from machinery.checkpoints.restoring import Position, Start
 from machinery.checkpoints.round_trip import AT_SAVE, AT_START, RoundTrips
 from machinery.checkpoints.run import Run
+from machinery.checkpoints.starts import Position, Start
 from machinery.checkpoints.structure import size, structure
+from machinery.checkpoints.untrained import Digests, digests, left_out, networks_of
+from machinery.config.settings import TrainerSettings
 from machinery.errors import CheckpointError, NonFiniteError, StorageError
-from machinery.files import shown_command
 from machinery.plain_data import plain
+from machinery.update.runtime import learning_rate
 from machinery.update.watching import not_finite
 
 _CHANGED = "no run could go on with what has changed since this one was built:"
@@ -34,17 +37,22 @@ class Checkpoints:
 
     Args:
         run: where they go.
-        keep_last: how many epochs' files stay; None keeps all.
-        script: which continues the run.
+        settings: of the trainer: how many epochs' files stay, and what they hold.
+        script: which continues the run, and how.
         newest: the file that the run goes on from.
     """
 
-    def __init__(self, run: Run, keep_last: int | None, script: Path, newest: Path | None) -> None:
+    def __init__(
+        self, run: Run, settings: TrainerSettings, script: Script, newest: Path | None
+    ) -> None:
         self.run = run
         #: The file that was written or restored last.
         self.newest = newest
         self.script = script
-        self._keep_last = keep_last
+        self._keep_last = settings.keep_last
+        self._leaves_out = settings.save == "trained"
+        # Of each network the weights that were not trained when it was built.
+        self._untrained: dict[str, Digests] = {}
         self._built: Built | None = None
         self._round_trips = RoundTrips()
 
@@ -58,6 +66,9 @@ class Checkpoints:
             CheckpointError: it does not fit, or no later run could go on with what is held.
         """
         self._built = Built(held)
+        if self._leaves_out:
+            for name, network in networks_of(held).items():
+                self._untrained[name] = digests(network)
         position = start.restore(held, self.run.environment)
         if start.begins:
             self._round_trips.check(held, AT_START)
@@ -81,21 +92,30 @@ class Checkpoints:
         self._round_trips.check(held, largest)
 
     def _check_finite(self, held: Held, position: Position, on_nan: str) -> None:
-        spoilt = not_finite(trained(held), position.epoch, position.lr)
+        lr = position.lr
+        if math.isnan(lr) and "optimizer" in held.parts:  # a loop of its own has not noted it
+            lr = learning_rate(held.parts["optimizer"])
+        spoilt = not_finite(trained(held), position.epoch, lr)
         if spoilt and on_nan == "ignore":
             what = f"{spoilt}; it is saved all the same: trainer.on_nan is ignore"
             logging.getLogger("checkpoint").warning(what)
         elif spoilt:
             raise NonFiniteError(f"{spoilt}\n  {self.skip_hint()}")
 
-    def save(self, content: Content, due: bool, improved: bool) -> None:
+    def save(self, content: Content, held: Held, due: bool, improved: bool) -> None:
         """Write the checkpoint of this moment if it is `due`, and the best if it `improved`.
+
+        Args:
+            content: all of it.
+            held: what it is of.
 
         Raises:
             StorageError: it could not be written; the checkpoints that were there are as they were.
         """
         epoch = content["epoch"]
         step = content["progress"]["step"]
+        if self._leaves_out and distributed.is_main():
+            content = left_out(content, held, self._untrained)
         path = self.run.folder / run_folder.checkpoint_name(epoch, step)
         best = self.run.folder / run_folder.BEST
         distributed.from_main(lambda: self._write(content, path if due else None, improved))
@@ -139,7 +159,7 @@ class Checkpoints:
         if self.newest is None:
             return "nothing had been saved yet"
         words = (*options, *self.run.words.to_go_on)
-        return f"resume: {shown_command(self.script, '-r', self.newest, *words)}"
+        return f"resume: {self.script.goes_on(self.newest, words)}"
 
     def skip_hint(self) -> str:
         """The line that says how to go on after a loss that was not finite: it would come again."""

@@ -79,12 +79,12 @@ def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
     if (one.dtype, one.shape, one.layout) != (other.dtype, other.shape, other.layout):
         return False
     for mine, its in zip(pieces(one), pieces(other), strict=True):
-        if mine.shape != its.shape or not torch.equal(_bytes(mine), _bytes(its)):
+        if mine.shape != its.shape or not torch.equal(bytes_of(mine), bytes_of(its)):
             return False
     return True
 
 
-def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+def bytes_of(tensor: torch.Tensor) -> torch.Tensor:
     """The bytes of a dense tensor, on the CPU."""
     tensor = tensor.detach().cpu()
     if tensor.is_quantized:

@@ -101,6 +101,8 @@ class Weights(NamedTuple):
     #: The names of its buffers, also of those that are yet to be made.
     buffers: list[str]
     unmade: list[str]
+    #: Whether it has a `load_state_dict` of its own, which may make saved weights fit.
+    adapts: bool = False
 
 
 def weights_of(network: nn.Module) -> Weights:
@@ -111,7 +113,12 @@ def weights_of(network: nn.Module) -> Weights:
         buffers.append(full_name)
         if getattr(module, name) is None:
             unmade.append(full_name)
-    return Weights(network.state_dict(), buffers, unmade)
+    return Weights(network.state_dict(), buffers, unmade, _adapts(network))
+
+
+def _adapts(network: nn.Module) -> bool:
+    """Whether a network says itself how saved weights go into it."""
+    return type(network).load_state_dict is not nn.Module.load_state_dict
 
 
 def _buffers(network: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
@@ -123,6 +130,9 @@ def _buffers(network: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
 
 def load_weights(network: nn.Module, saved: Mapping[str, Any], strict: bool = True) -> None:
     """Load saved weights that fit; a buffer of another shape, or with other places, takes it."""
+    if _adapts(network):
+        network.load_state_dict(saved)
+        return
     for module, name, full_name in _buffers(network):
         buffer = getattr(module, name)
         value = saved.get(full_name)
@@ -141,6 +151,8 @@ def weights_problems(now: Weights, saved: Mapping[str, Any], ordered: bool = Tru
     Args:
         ordered: they have to be in the same order, or an optimizer's state would go to others.
     """
+    if now.adapts:
+        return []
     known = {}
     for name, value in saved.items():
         if name not in now.unmade or not _is_whole(value):

@@ -158,16 +158,28 @@ def _names_in(code: CodeType) -> set[str]:
     return found
 
 
-def check_overrides(own: type, template: type) -> None:
-    """Refuse methods of a trainer of the user's own that nothing would call.
+def check_overrides(own: type, template: type, config: Any) -> None:
+    """Refuse methods of a trainer of the user's own that nothing would call, and a foreign config.
 
     Raises:
-        ConfigError: naming the method.
+        ConfigError: naming the method, or where the config's class is.
     """
+    if not hasattr(config, "launch"):
+        raise ConfigError(_foreign_config(own, config))
     for name in ("_save_checkpoint", "_resume_checkpoint"):
         if _is_replaced(name, own, template):
             what = "whatever attribute has a state_dict and a load_state_dict is saved and restored"
             raise ConfigError(f"{own.__name__}.{name} would never be called: leave it out; {what}")
+
+
+def _foreign_config(own: type, config: Any) -> str:
+    """That a config is no ConfigParser of this template's."""
+    kind = type(config)
+    what = f"{own.__name__} is given a {kind.__name__}"
+    if kind.__name__ == "ConfigParser":
+        what = f"{own.__name__} is given a ConfigParser of {inspect.getfile(kind)}"
+    hint = "one of your own has to derive from that"
+    return f"{what}, not this template's of parse_config.py: {hint}"
 
 
 def _is_replaced(name: str, own: type, template: type) -> bool:

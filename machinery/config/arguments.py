@@ -1,13 +1,16 @@
 """Compares what a config gives a class or function with its signature, before anything is built."""
 
+import ast
 import collections.abc
 import enum
 import inspect
 import json
 import re
+import textwrap
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from inspect import Parameter
+from types import SimpleNamespace
 from typing import Any, NamedTuple, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -17,6 +20,12 @@ from machinery.config.source import Source, dotted
 from machinery.config.values import KeyPath, in_words, nearest
 
 _BY_POSITION = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+_FUNCTIONAL = "torch.nn.functional"
+#: Functions there whose classes have another name.
+_ABBREVIATED = {
+    "binary_cross_entropy": "bce",
+    "binary_cross_entropy_with_logits": "bce_with_logits",
+}
 _BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 
 
@@ -29,6 +38,10 @@ class Given(NamedTuple):
     later: bool = False
     #: These are given if the config lacks them.
     filled: tuple[str, ...] = ()
+    #: Arguments of the config that objects are made of, whose types nobody knows yet.
+    objects: tuple[str, ...] = ()
+    #: Arguments that the config gives in another place.
+    elsewhere: tuple[str, ...] = ()
 
 
 class Accepted(NamedTuple):
@@ -43,9 +56,11 @@ class Accepted(NamedTuple):
 def accepted(target: Callable[..., Any]) -> Accepted:
     """The arguments that a class or function takes, by name.
 
-    A class that passes `**options` on to its base takes the base's as well.
+    A class that passes `**options` on to its base takes the base's as well; one that passes them to
+    something else may take any.
     """
     types: dict[str, Any] = {}
+    takes_any = False
     for maker in _makers(target):
         parameters = inspect.signature(maker).parameters.values()
         annotations = _annotations(maker)
@@ -53,14 +68,55 @@ def accepted(target: Callable[..., Any]) -> Accepted:
         for parameter in parameters:
             if parameter.kind is Parameter.VAR_KEYWORD:
                 open_ended = True
+                use = _use_of(maker, parameter.name)
+                types.update(dict.fromkeys(use.read - types.keys(), Any))
+                takes_any = takes_any or use.elsewhere
             if parameter.kind not in _BY_NAME:
                 continue
             is_instance = parameter.name == "self" and maker is not target
             if not is_instance:
                 types.setdefault(parameter.name, annotations.get(parameter.name, Any))
         if not open_ended:
-            return Accepted(types, False)
+            return Accepted(types, takes_any)
     return Accepted(types, True)
+
+
+class _Options(NamedTuple):
+    """What a constructor does with its `**options`."""
+
+    #: The names that it takes out of them.
+    read: set[str]
+    #: Whether it passes them on, but not to its base's constructor.
+    elsewhere: bool
+
+
+def _use_of(maker: Any, options: str) -> _Options:
+    """What a constructor does with its `**options`."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(maker)))
+    except (OSError, TypeError, SyntaxError):  # there is no source: most only pass them on
+        return _Options(set(), False)
+    read: set[str] = set()
+    elsewhere = False
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "attr", "")
+            for keyword in node.keywords:
+                unpacked = keyword.arg is None and getattr(keyword.value, "id", "") == options
+                elsewhere = elsewhere or (unpacked and name != "__init__")
+            owner = getattr(node.func, "value", None)
+            if getattr(owner, "id", "") == options and name in ("get", "pop", "setdefault"):
+                read.update(_texts(node.args[:1]))
+        elif isinstance(node, ast.Subscript) and getattr(node.value, "id", "") == options:
+            read.update(_texts([node.slice]))
+    return _Options(read, elsewhere)
+
+
+def _texts(nodes: list[ast.expr]) -> Iterator[str]:
+    """The texts among some expressions."""
+    for node in nodes:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
 
 
 def _makers(target: Callable[..., Any]) -> list[Callable[..., Any]]:
@@ -76,11 +132,16 @@ def _makers(target: Callable[..., Any]) -> list[Callable[..., Any]]:
 
 def _annotations(maker: Callable[..., Any]) -> dict[str, Any]:
     """The annotations that a function has, by argument."""
-    try:
-        # Some of torch's names are imported for type checkers alone.
-        return get_type_hints(maker, localns={**vars(typing), **vars(collections.abc)})
-    except Exception:  # annotations that cannot be evaluated here say nothing
-        return {}
+    # Some of torch's names are imported for type checkers alone.
+    names = {**vars(typing), **vars(collections.abc)}
+    found = {}
+    for name, annotation in getattr(maker, "__annotations__", {}).items():
+        one = SimpleNamespace(__annotations__={name: annotation})
+        try:
+            found.update(get_type_hints(one, getattr(maker, "__globals__", {}), names))
+        except Exception:  # one that cannot be evaluated here says nothing
+            continue
+    return found
 
 
 def argument_problems(
@@ -106,7 +167,7 @@ def argument_problems(
             here = (*path, key)
             problems.append(f"{source.where(here)}: {dotted(here)}: {problem}")
     for name in call.required():
-        if name not in args:
+        if name not in args and name not in given.elsewhere:
             problems.append(f"{source.where(path)}: {dotted(path)}: {call.name} needs {name!r}")
     return problems
 
@@ -121,9 +182,11 @@ class _Call:
 
     def __init__(self, target: Any, parameters: list[Parameter], given: Given) -> None:
         self.name = getattr(target, "__name__", type(target).__name__)
+        self._module = getattr(target, "__module__", "")
         self._accepted = accepted(target)
         self._is_class = inspect.isclass(target)
         self._later = given.later
+        self._objects = given.objects
         positional = [p.name for p in parameters if p.kind in _BY_POSITION]
         self._by_program = {*positional[: given.positional], *given.names}
         self._filled = given.filled
@@ -139,15 +202,33 @@ class _Call:
             return f"the program gives {self.name} its {key}: leave it out"
         types = self._accepted.types
         if key in types:
-            if self._is_class and takes_tensor(types[key]) and is_numbers(value):
+            if key in self._objects:
                 return None
-            return type_problem(self.name, key, types[key], value)
+            makes_tensor = takes_tensor(types[key]) and is_numbers(value)
+            if self._is_class and makes_tensor:
+                return None
+            problem = type_problem(self.name, key, types[key], value)
+            if problem is not None and makes_tensor:
+                problem += self._class_that_does(key)
+            return problem
         near = nearest(key, types)
         if near is not None:
             return self._unknown(key, f": did you mean {near!r}?")
         if not self._accepted.open_ended:
             return self._unknown(key, "")
         return None
+
+    def _class_that_does(self, key: str) -> str:
+        """For a function of torch's, the class that takes a list of numbers where it does not."""
+        if self._module != _FUNCTIONAL:
+            return ""
+        name = _ABBREVIATED.get(self.name, self.name).replace("_", "").removesuffix("loss")
+        from torch import nn
+
+        for each, value in vars(nn).items():
+            if each.lower() == f"{name}loss" and key in accepted(value).types:
+                return f": torch.nn.{each} takes one"
+        return ""
 
     def _unknown(self, key: str, hint: str) -> str:
         """That there is no such argument, and which the config may give."""
@@ -179,6 +260,8 @@ def type_problem(name: str, key: str, annotation: Any, value: Any) -> str | None
     """
     if isinstance(value, str) and value in _enum_names(annotation):
         return None
+    if _takes(annotation, "dtype") and dtype_called(value) is not None:
+        return None
     try:
         adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
     except Exception:  # an annotation that pydantic does not know
@@ -191,6 +274,8 @@ def type_problem(name: str, key: str, annotation: Any, value: Any) -> str | None
         if "Callable" in wanted:
             hint = ": a function cannot come from a config"
         found = in_words(secrets.masked(value, key))
+        if isinstance(value, list):
+            found += f" of {len(value)}"
         return f"{name} takes {key} as {wanted}, found {found}{hint}"
     except ValueError:  # a value that JSON cannot hold, from a program
         return None
@@ -208,10 +293,38 @@ def _enum_names(annotation: Any) -> set[str]:
 
 def takes_tensor(annotation: Any) -> bool:
     """Whether an argument may be a tensor."""
+    return _takes(annotation, "Tensor")
+
+
+def _takes(annotation: Any, name: str) -> bool:
+    """Whether an argument may be of a class of torch's."""
     for each in (annotation, *typing.get_args(annotation)):
-        if inspect.isclass(each) and (each.__module__, each.__name__) == ("torch", "Tensor"):
+        if inspect.isclass(each) and (each.__module__, each.__name__) == ("torch", name):
             return True
     return False
+
+
+def dtype_called(value: Any) -> Any:
+    """Torch's dtype of a name such as "float32" or "torch.float32"; None if there is none."""
+    import torch
+
+    found = None
+    if isinstance(value, str):
+        found = getattr(torch, value.removeprefix("torch."), None)
+    if isinstance(found, torch.dtype):
+        return found
+    return None
+
+
+def member_called(annotation: Any, value: Any) -> Any:
+    """The member of an enum that a text names, by its name or value; else the text."""
+    for each in (annotation, *typing.get_args(annotation)):
+        if not (isinstance(value, str) and inspect.isclass(each) and issubclass(each, enum.Enum)):
+            continue
+        for member in each:
+            if value in (member.name, member.value):
+                return member
+    return value
 
 
 def is_numbers(value: Any) -> bool:
@@ -226,7 +339,7 @@ def is_numbers(value: Any) -> bool:
 
 
 def with_tensors(target: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a class, a list of numbers being a tensor where one is wanted.
+    """The arguments of a class, with the tensors and dtypes that lists of numbers and names mean.
 
     Raises:
         ValueError: the lists in a list have several lengths.
@@ -240,6 +353,8 @@ def with_tensors(target: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
             import torch
 
             made[name] = torch.tensor(value, dtype=torch.get_default_dtype())
+        elif _takes(types.get(name), "dtype") and dtype_called(value) is not None:
+            made[name] = dtype_called(value)
     return made
 
 

@@ -9,12 +9,15 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ValidationError
 
 from machinery.config.changes import override
+from machinery.config.classic import Eased, eased
 from machinery.config.schema import SECTIONS, Config, NamedComponent
+from machinery.config.scripts import Seeding as Seeding
 from machinery.config.settings import TrainerSettings
 from machinery.config.source import Source, dotted, leaves, to_plain
 from machinery.config.values import KeyPath, in_words, is_sets, nearest
 from machinery.config.variables import misplaced, plain_secrets
 from machinery.errors import ConfigError
+from machinery.files import ROOT
 
 #: Keys that are known by another name, or to others.
 _ACCEPTED = (("$schema",), ("trainer", "tensorboardX"))
@@ -45,6 +48,36 @@ class Checked(NamedTuple):
     #: The same as they were given, for whoever reads and changes them.
     values: dict[str, Any]
     own_keys: tuple[OwnKey, ...]
+    #: Whose seed the run has, where there is none in the config.
+    seeding: Seeding = Seeding()
+    #: What of it means something else here than such a script may expect.
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ends_at_nan(self) -> bool:
+        """Whether the run ends where the number that judges its epochs is not finite.
+
+        A script of a classic project's kind has to say so: a score of its own may be undefined.
+        """
+        given = self.values["trainer"]
+        return self.settings.trainer.on_nan == "stop" and (
+            "on_nan" in given or not self.source.classic
+        )
+
+    def weights_file(self) -> Path | None:
+        """The file that `arch.weights` names, if it names one.
+
+        Raises:
+            ConfigError: it is in the home folder of nobody.
+        """
+        arch = self.settings.arch
+        if arch is None or arch.weights is None:
+            return None
+        try:
+            return ROOT / Path(arch.weights).expanduser()
+        except RuntimeError as error:
+            where = f"{self.source.where(('arch', 'weights'))}: arch.weights"
+            raise ConfigError(f"{where}: {arch.weights}: {error}") from None
 
     def tell_own_keys(self, logger: logging.Logger) -> None:
         """Name the keys of the user's own, and secrets.
@@ -55,21 +88,29 @@ class Checked(NamedTuple):
             what = f"{dotted(key.path)} is a key of your own"
             if key.near is None:
                 logger.debug(what)
-            else:
+            elif key.beside:
                 logger.warning(f"{what}, beside {key.near}")
+            else:
+                logger.warning(f"{what}: only your code reads it, and {key.near} is not there")
+        for note in self.notes:
+            logger.warning(note)
         for secret in plain_secrets(self.source):
             shown = "records show *** for the secret in it, and -r will ask for it"
             way = '"${NAME}" in its place takes it from the environment'
             logger.warning(f"{secret}: {shown}: {way}")
 
 
-def check(source: Source, modification: Mapping[Any, Any] | None = None) -> Checked:
+def check(
+    source: Source, modification: Mapping[Any, Any] | None = None, classic: bool = False
+) -> Checked:
     """Set the keys of `modification`, and check types, bounds and unknown keys.
 
     Args:
         source: of the values, which are changed.
         modification: values by key path, as "optimizer;args;lr" or as a tuple; None values are
             skipped.
+        classic: it is for a script that reads it itself, as those of classic projects: a key of
+            its own may be like a known one, and values may be what the classic template takes.
 
     Raises:
         ConfigError: with a line for each problem.
@@ -77,20 +118,25 @@ def check(source: Source, modification: Mapping[Any, Any] | None = None) -> Chec
     if modification is not None:
         _modify(source, modification)
     own_keys = tuple(_own_keys(source))
+    source.classic = classic
+    for_schema = Eased(source.values, [])
+    if classic:
+        for_schema = eased(source)
     problems = []
     for key in own_keys:
-        if key.near is not None and not key.beside:
+        if key.near is not None and not key.beside and not classic:
             where = f"{source.where(key.path)}: {dotted(key.path)}"
             problems.append(f"{where} is unknown: did you mean {key.near!r}?")
     problems += _too_deep(source)
     problems += misplaced(source)
     try:
-        settings = Config.model_validate(source.values)
+        settings = Config.model_validate(for_schema.values)
     except ValidationError as error:
         problems += [_worded(source, dict(item)) for item in error.errors()]
     if problems:
         raise ConfigError("\n  ".join(dict.fromkeys(problems)))
-    return Checked(source, settings, to_plain(source.values), own_keys)
+    checked = Checked(source, settings, to_plain(source.values), own_keys)
+    return checked._replace(notes=tuple(for_schema.notes))
 
 
 def checked_config(config: Any, modification: Mapping[Any, Any] | None) -> Checked:

@@ -4,12 +4,15 @@ import importlib
 import inspect
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from machinery.config import installed
 from machinery.config.arguments import Given, accepted, argument_problems
+from machinery.config.kinds import KINDS as KINDS, Kind, kind_of as kind_of
 from machinery.config.source import Source, dotted
 from machinery.config.values import KeyPath, nearest
 from machinery.errors import ConfigError
@@ -20,7 +23,21 @@ Modules = tuple[ModuleType, ...]
 #: Where modules that a config names may be.
 OWN = ("model", "data_loader", "trainer", "examples")
 #: The keys of components themselves.
-KEYS = ("type", "args", "starting_args", "name", "freeze", "skip", "interval")
+KEYS = (
+    "type",
+    "args",
+    "starting_args",
+    "name",
+    "weights",
+    "adapter",
+    "freeze",
+    "skip",
+    "interval",
+)
+#: Where those are that a config names inside the arguments of a loader.
+_OWN_PARTS = ("data_loader", "examples")
+#: The key path of what is put around a network.
+ADAPTER: KeyPath = ("arch", "adapter")
 
 
 class Component(NamedTuple):
@@ -50,88 +67,6 @@ class Component(NamedTuple):
         return self._replace(values={**self.values, "starting_args": {}})
 
 
-class Kind(NamedTuple):
-    """What the components of a section are."""
-
-    #: One of them, in an error message.
-    words: str
-    #: Torch's class that they must be of, as "module:name"; it is imported when it is needed.
-    of_torch: str = ""
-    #: The program's own class that they must be of; whoever looks them up has it.
-    required: type | None = None
-    #: Others than that class will do, if they have what a schedule needs.
-    schedules: bool = False
-    #: Arguments that the program gives where the config does not.
-    filled: tuple[str, ...] = ()
-    #: Torch's class that parts of installed packages must be of, if it is another.
-    of_packages: str = ""
-    #: Functions that make one will not do.
-    only_classes: bool = False
-    #: How many arguments the program gives them first: the parameters, the optimizer.
-    given: int = 0
-    #: Functions are called with more arguments than the config gives.
-    called_later: bool = False
-
-    def base(self) -> type | None:
-        """The class that they must be of; None: anything that can be called will do."""
-        if self.required is not None:
-            return self.required
-        if not self.of_torch:
-            return None
-        return _class(self.of_torch)
-
-    def wanted(self) -> installed.Wanted | None:
-        """What a part of an installed package must be; None: it must be the project's own."""
-        named = self.of_packages or self.of_torch
-        if self.required is not None or not named:
-            return None
-        return installed.Wanted(self.words, _class(named), self.called_later, self.schedules)
-
-
-def _class(name: str) -> type:
-    """A class of torch, as "module:name"."""
-    module, name = name.split(":")
-    return getattr(importlib.import_module(module), name)
-
-
-_LOADER = Kind("data loader", of_torch="torch.utils.data:DataLoader")
-#: The kinds of the sections; that of one inside a section has a dot.
-KINDS = {
-    "arch": Kind("model", of_torch="torch.nn:Module"),
-    "data_loader": _LOADER,
-    "valid_data_loader": _LOADER,
-    "test_data_loader": _LOADER,
-    "optimizer": Kind("optimizer", of_torch="torch.optim:Optimizer", given=1),
-    "lr_scheduler": Kind(
-        "scheduler",
-        of_torch="torch.optim.lr_scheduler:LRScheduler",
-        schedules=True,
-        filled=("total_steps",),
-        given=1,
-    ),
-    "loss": Kind("loss", of_packages="torch.nn:Module", called_later=True),
-    "metrics": Kind("metric", of_packages="torch.nn:Module", called_later=True),
-    "trainer.type": Kind("trainer", only_classes=True),
-    "trainer.trackers": Kind("tracker", only_classes=True, given=1),
-}
-
-
-def kind_of(path: KeyPath, required: type | None = None) -> Kind:
-    """The kind of the component at `path`.
-
-    Args:
-        required: the program's own class that it must be of.
-    """
-    kind = Kind(str(path[0]))
-    for section, known in KINDS.items():
-        if dotted(path).startswith(section):  # optimizer_D, of the user's own, is one, too
-            kind = known
-            break
-    if required is not None:
-        return kind._replace(required=required)
-    return kind
-
-
 def bind(
     source: Source,
     component: Component,
@@ -155,6 +90,7 @@ def bind(
     """
     path = component.path
     target = find(modules, component.type, source, path, required)
+    _check_takes_parameters(component, target, f"{source.where(path)}: {dotted(path)}")
     problems = []
     for name in component.values:
         if name not in KEYS and name in accepted(target).types:
@@ -167,6 +103,19 @@ def bind(
     if problems:
         raise ConfigError("\n  ".join(problems))
     return target
+
+
+def _check_takes_parameters(component: Component, target: Any, where: str) -> None:
+    """Refuse a function of a package that makes an optimizer of a model."""
+    is_optimizer = kind_of(component.path) is KINDS["optimizer"]
+    if not is_optimizer or not inspect.isfunction(target):
+        return
+    wanted = inspect.signature(target).parameters.get("model")
+    if wanted is None or wanted.default is not inspect.Parameter.empty:
+        return
+    if installed.is_installed(component.type, OWN):
+        what = f"{component.type} takes a model, and an optimizer is given its parameters"
+        raise ConfigError(f"{where}: {what}: name its class, or make it in model/optim.py")
 
 
 def find(
@@ -190,19 +139,35 @@ def find(
     where = f"{origin}: {dotted(path)}"
     kind = kind_of(path, required)
     if installed.is_installed(type_name, OWN):
-        wanted = kind.wanted()
-        if wanted is None:
-            raise ConfigError(f"{where}: a {kind.words} is the project's own, not {type_name}")
-        return installed.part(type_name, wanted, OWN, where)
+        return _installed(type_name, kind, where)
     package, _, name = type_name.rpartition(".")
     if package:
-        modules = (_own_module(package, where),)
+        modules = (_own_module(package, where, _OWN_PARTS if kind.is_part else OWN),)
     found: dict[str, Any] = {}
     for module in reversed(modules):
         found.update(_candidates(module, kind, imported=not package))
-    if name in found:
-        return found[name]
-    raise ConfigError(f"{where}: {_not_found(name, kind, modules, found)}")
+    if name not in found and source.classic:  # whose parts need not derive from torch's
+        found.update(_own_classes(name, modules))
+    if name not in found:
+        raise ConfigError(f"{where}: {_not_found(name, kind, modules, found)}")
+    return found[name]
+
+
+def _installed(type_name: str, kind: Kind, where: str) -> Any:
+    """The part of an installed package that a config names."""
+    installed.check_package(kind.of_packages or "torch", OWN, where)
+    wanted = kind.wanted()
+    if wanted is None:
+        raise ConfigError(f"{where}: a {kind.words} is the project's own, not {type_name}")
+    return installed.part(type_name, wanted, OWN, where)
+
+
+def _own_classes(name: str, modules: Modules) -> dict[str, Any]:
+    """The first class of that name that a module of the project's own defines."""
+    for module in modules:
+        if is_own_class(vars(module).get(name)):
+            return {name: vars(module)[name]}
+    return {}
 
 
 def _candidates(module: ModuleType, kind: Kind, imported: bool) -> dict[str, Any]:
@@ -222,9 +187,13 @@ def _candidates(module: ModuleType, kind: Kind, imported: bool) -> dict[str, Any
 
 def _fits(value: Any, kind: Kind, module: ModuleType) -> bool:
     """Whether a value of a module is of a kind, or makes one."""
+    if kind.is_part:
+        return _is_part(value, kind)
     if inspect.isclass(value):
         return _class_fits(value, kind)
     if inspect.isfunction(value):
+        if kind.anything:
+            return True
         # Torch's own functions make no components.
         return not kind.only_classes and not module.__name__.startswith("torch.")
     if kind.base() is not None or inspect.isbuiltin(value):
@@ -232,19 +201,50 @@ def _fits(value: Any, kind: Kind, module: ModuleType) -> bool:
     return callable(value) or hasattr(value, "compute")
 
 
+def _is_part(value: Any, kind: Kind) -> bool:
+    """Whether a value of a module is a part of the data, or makes one.
+
+    Of what the module has imported, functions are none.
+    """
+    package = str(getattr(value, "__module__", "")).split(".")[0]
+    if inspect.isfunction(value):
+        return package in _OWN_PARTS
+    wanted = kind.wanted()
+    assert wanted is not None
+    if inspect.isclass(value):
+        if _class_fits(value, KINDS["data_loader"]):
+            return False
+        return installed.is_part(value, wanted, own=package in _OWN_PARTS)
+    if inspect.isbuiltin(value) or not kind.called_later:
+        return False
+    return callable(value)
+
+
 def _class_fits(value: type, kind: Kind) -> bool:
     """Whether instances of a class are of a kind."""
     base = kind.base()
     if inspect.isabstract(value):
         return False
+    if kind.anything:  # but for what a file has imported to work with, such as subprocess.Popen
+        return value.__module__.partition(".")[0] not in sys.stdlib_module_names
     if base is not None and issubclass(value, base):
-        return value is not base
+        return kind.itself or value is not base
     if base is not None:
         return kind.schedules and installed.is_schedule(value)
     for each in value.__mro__:
         if "__call__" in vars(each):
             return True
     return hasattr(value, "compute")  # a metric that counts
+
+
+def is_own_class(value: Any) -> bool:
+    """Whether a value is a class that a file of the project defines."""
+    if not inspect.isclass(value):
+        return False
+    file = getattr(sys.modules.get(value.__module__), "__file__", None)
+    if file is None or "site-packages" in file:
+        return False
+    return Path(file).resolve().is_relative_to(ROOT)
 
 
 def _not_found(name: str, kind: Kind, modules: Modules, found: Mapping[str, Any]) -> str:
@@ -299,14 +299,14 @@ def _full_name(name: str) -> str | None:
     return None
 
 
-def _own_module(name: str, where: str) -> ModuleType:
-    """A module of the project's own.
+def _own_module(name: str, where: str, folders: tuple[str, ...]) -> ModuleType:
+    """A module of the project's own, in one of some folders.
 
     A config may come from anybody, and must not call whatever there is.
     """
     names = name.split(".")
-    if names[0] not in OWN or not _is_file(names):
-        raise ConfigError(f"{where}: there is no module {name} in {', '.join(OWN)}")
+    if names[0] not in folders or not _is_file(names):
+        raise ConfigError(f"{where}: there is no module {name} in {', '.join(folders)}")
     try:
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:  # whatever the user's module raises

@@ -3,15 +3,26 @@
 import copy
 import fnmatch
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import ModuleType
 from typing import Any
 
-from machinery.config import installed
+from machinery.config import adapters, installed, scripts
 from machinery.config.arguments import Given, with_tensors
 from machinery.config.checking import Checked
-from machinery.config.components import Component, Modules, bind, find, kind_of
+from machinery.config.classic import ClassicNames
+from machinery.config.components import (
+    ADAPTER,
+    Component,
+    Modules,
+    find,
+    is_own_class,
+    kind_of,
+)
+from machinery.config.kinds import Kind, holds_parts
+from machinery.config.nested import Builder, bind
 from machinery.config.source import dotted
 from machinery.config.values import KeyPath, is_sets
 from machinery.config.variables import filled
@@ -22,7 +33,7 @@ from machinery.telling import told
 NEEDED = ("arch", "data_loader", "optimizer")
 
 
-class Factory:
+class Factory(ClassicNames):
     """Builds the components of a checked config.
 
     What it imports to do so, such as torch, waits until then. A name is looked up in a module, or
@@ -32,14 +43,45 @@ class Factory:
         checked: the config.
     """
 
+    #: What is to be done, where a command says it: of the room `launch`, which knows this one.
+    launch: Any = None
+
     def __init__(self, checked: Checked) -> None:
         #: The config, checked: its source, its settings and its values.
         self.checked = checked
         self.source = checked.source
         self.settings = checked.settings
         self._values = checked.values
-        #: Whether weights start here, rather than being a checkpoint's.
-        self.starting = True
+        #: The script's seed, where the run has it.
+        self.script_seed: int | None = None
+        self._settled = False
+        self._take_script_seed()
+
+    @property
+    def starting(self) -> bool:
+        """Whether a run begins."""
+        return self.launch is None or self.launch.begins
+
+    @property
+    def restored(self) -> bool:
+        """Whether all weights are a checkpoint's, and none start here."""
+        return self.launch is not None and not self.launch.makes_weights
+
+    def _take_script_seed(self) -> None:
+        """Let the seed be the script's, if it has set one so far and the config has none."""
+        self.script_seed = scripts.script_seed(self.checked.seeding, self.script_seed)
+        if self.script_seed is not None:
+            self.settings.seed = self.script_seed
+
+    def _settle_seed(self) -> None:
+        """Settle the seed as the first component is built; a script may have set it by then."""
+        if self._settled:
+            return
+        self._settled = True
+        self._take_script_seed()
+        if self.script_seed is not None:
+            what = scripts.told(self.checked.seeding, self.script_seed)
+            logging.getLogger("config").info(what)
 
     def __getitem__(self, name: str) -> Any:
         return self._values[name]
@@ -74,6 +116,8 @@ class Factory:
         """
         bases = dict(required or {})
         problems = []
+        if "arch" in modules:
+            modules[dotted(ADAPTER)] = modules["arch"]
         for name, module in modules.items():
             if name in NEEDED and not self._values.get(name):
                 what = 'is missing; a config that has it may be its "base"'
@@ -90,7 +134,7 @@ class Factory:
         for component in self._components(name):
             kind = kind_of(component.path)
             given = Given(kind.given, filled=kind.filled)
-            bind(self.source, component, modules, given, required)
+            self._bound(component, modules, given, required)
             if component.args != component.lasting_args:
                 bind(self.source, component.restored(), modules, given, required)
 
@@ -128,12 +172,32 @@ class Factory:
                 built[component.path[-1]] = self._build(component, modules, args, kwargs)
             return built
         (component,) = found
-        if not self.starting:
+        if component.values.get("starting_args") and self.restored:
             component = component.restored()
         built = self._build(component, modules, args, kwargs)
-        if name == "arch" and component.values.get("freeze"):
-            self._freeze(built, component.values["freeze"])
+        if name == "arch":
+            if self.launch is not None:
+                self.launch.fill(built, self.checked)
+            built = self._adapted(built, modules)
+            if self.settings.arch is not None:
+                self._freeze(built, self.settings.arch.freeze)
         return built
+
+    def _adapted(self, model: Any, modules: Modules) -> Any:
+        """The network in the adapter that the config puts around it, if any."""
+        for component in self._components(dotted(ADAPTER)):
+            model = self._build(component, modules, (model,), {})
+        return model
+
+    def _bound(
+        self, component: Component, modules: Modules, given: Given, required: type | None = None
+    ) -> Any:
+        """What a component names, whose arguments fit."""
+        if not adapters.is_of_peft(component):
+            return bind(self.source, component, modules, given, required)
+        # The settings take the config's arguments alone; what they make takes the network.
+        given = given._replace(positional=0)
+        return adapters.around(bind(self.source, component, modules, given))
 
     def _build(
         self,
@@ -145,34 +209,45 @@ class Factory:
         from machinery import distributed
         from machinery.order import process_wide, seeding
 
+        self._settle_seed()
         path, seed = component.path, self.settings.seed
         given = Given(len(args), tuple(kwargs))
-        target = bind(self.source, component, modules, given)
-        seeding.set_root_seed(seed)
+        target = self._bound(component, modules, given)
+        seeding.set_root_seed(seed, follows_script=self.script_seed is not None)
         process_wide.use_threads(self.settings.trainer.threads)
         # Randomness in a constructor depends on the component alone, not on what was built before.
         draw: KeyPath = ("init",)
         if path != ("arch",):
             draw = ("init", *path)
-        seeding.seed_everything(seed, *draw)
+        if self.script_seed is None:  # else it draws from where the script has come
+            seeding.seed_everything(seed, *draw)
         where = self._named(component)
         arguments = {**self._arguments(component), **kwargs}
+        make = partial(self._constructed, component, modules, target, args, arguments)
         try:
-            built = distributed.in_turn(partial(construct, target, args, arguments, where))
+            built = distributed.in_turn(make)
         except ConfigError as error:
             missing = isinstance(error.__cause__, OSError)
-            if missing and path == ("arch",) and not self.starting:
+            if missing and path == ("arch",) and self.restored:
                 raise _no_starting_weights(error) from error.__cause__
             raise
-        kind = kind_of(path)
-        base = kind.base()
-        fits = base is None or isinstance(built, base)
-        if kind.schedules and installed.is_schedule(type(built)):
-            fits = True
-        if not fits:
-            what = getattr(base, "__name__", "")
-            raise ConfigError(f"{where}: made a {type(built).__name__}, not a {what}")
+        if not (self.source.classic and is_own_class(type(built))):
+            _check_made(built, kind_of(path), where)
         return built
+
+    def _constructed(
+        self,
+        component: Component,
+        modules: Modules,
+        target: Any,
+        args: tuple[Any, ...],
+        arguments: Mapping[str, Any],
+    ) -> Any:
+        """What a component describes; of a loader with what is named in its arguments."""
+        if holds_parts(component.path):
+            builder = Builder(self.source, modules, construct)
+            arguments = builder.arguments(component, target, arguments)
+        return construct(target, args, arguments, self._named(component))
 
     def _freeze(self, model: Any, patterns: list[str]) -> None:
         """Let the parameters that match one of the patterns stay as they are."""
@@ -263,7 +338,7 @@ class Factory:
         path: KeyPath = tuple(name.split("."))
         values: Any = self._values
         for section in path[:-1]:
-            values = values[section]
+            values = values.get(section) or {}
         value = values.get(path[-1])
         if not value:
             return []
@@ -322,6 +397,16 @@ def construct(
         if isinstance(error, OSError) and "data_loader" in where:
             raise DataError(message) from error
         raise ConfigError(message) from error
+
+
+def _check_made(built: Any, kind: Kind, where: str) -> None:
+    """Refuse what a function has made if it is not of the kind."""
+    base = kind.base()
+    if base is None or isinstance(built, base):
+        return
+    if kind.schedules and installed.is_schedule(type(built)):
+        return
+    raise ConfigError(f"{where}: made a {type(built).__name__}, not a {base.__name__}")
 
 
 def _no_starting_weights(error: ConfigError) -> ConfigError:

@@ -26,6 +26,7 @@ _PACKAGES = {
     "schedulefree": "schedulefree",
     "pytorch_optimizer": "pytorch-optimizer",
     "segmentation_models_pytorch": "segmentation-models-pytorch",
+    "albumentations": "albumentations",
 }
 #: Modules that write, run code from elsewhere, or reach the network.
 _CLOSED = (
@@ -38,7 +39,11 @@ _CLOSED = (
     "torch.multiprocessing",
     "torch.testing",
     "torch.utils",
+    "torchvision.datasets.lsun",  # it unpickles what lies in a folder
 )
+#: Torch's datasets and samplers, which may be named inside the arguments of a loader.
+TORCHS = ("torch.utils.data.dataset", "torch.utils.data.sampler")
+_OPEN = "torch.utils.data"
 #: Modules whose functions compute a loss or metric, and have no other effect.
 _FUNCTIONS = ("torch.nn.functional", "torchvision.ops", "torchmetrics.functional")
 #: What needs no network by itself, whatever its arguments but those below.
@@ -46,6 +51,9 @@ _OFFLINE = (
     "torch.nn",
     "torch.optim",
     "torchvision.ops",
+    "torchvision.transforms",
+    "torchvision.datasets",
+    "torch.utils.data",
     "torchmetrics.classification",
     "torchmetrics.regression",
     "torchmetrics.segmentation",
@@ -58,11 +66,22 @@ _OFFLINE = (
     "timm.loss",
     "schedulefree",
     "pytorch_optimizer",
+    "peft.LoraConfig",
+    "peft.LoHaConfig",
+    "peft.LoKrConfig",
+    "peft.IA3Config",
+    "peft.OFTConfig",
+    "peft.HRAConfig",
+    "peft.LNTuningConfig",
 )
 #: Its networks take their weights from the network only if they are asked to; those of the modules
 #: in it do so by default.
 _OFFLINE_NETWORKS = "torchvision.models"
 _BY_NAME = "torchvision.models.get_model"
+#: Its datasets that unpack, without a download, what they find.
+_UNPACKING = ("torchvision.datasets.ImageNet", "torchvision.datasets.Cityscapes")
+#: Arguments of its datasets that are paths.
+PATHS = ("root", "annFile", "ann_file")
 #: Arguments that ask for what is fetched, or run what was.
 FETCHING = (
     "pretrained",
@@ -72,6 +91,11 @@ FETCHING = (
     "encoder_weights",
     "download",
     "trust_remote_code",
+    "megatron_config",
+    "megatron_core",
+    "corda_config",
+    "lora_ga_config",
+    "arrow_config",
 )
 
 
@@ -91,11 +115,15 @@ class Wanted(NamedTuple):
     #: In an error message.
     words: str
     #: What it has to be a class of, or has to make.
-    base: type
+    base: type | None
     #: Whether functions that only compute will do.
     functions: bool
     #: Whether any schedule will do.
     schedules: bool = False
+    #: Of a part of the data: the methods of which it has one, and where it is defined; then there
+    #: are no functions.
+    methods: tuple[str, ...] = ()
+    homes: tuple[str, ...] = ()
 
 
 def part(type_name: str, wanted: Wanted, own: tuple[str, ...], where: str) -> Any:
@@ -110,23 +138,30 @@ def part(type_name: str, wanted: Wanted, own: tuple[str, ...], where: str) -> An
         ConfigError: there is none of that kind, or the package is not installed or not allowed.
     """
     path, _, name = type_name.rpartition(".")
-    module = _module(path, own, where)
+    module = _module(path, own, where, bool(wanted.methods))
     value = vars(module).get(name)
     if value is None or name.startswith("_"):
         raise ConfigError(f"{where}: {_none_there(module, name, wanted)}")
     if not _fits(module, name, wanted):
-        what = f"neither a {wanted.base.__name__} nor a function annotated to return one"
-        raise ConfigError(f"{where}: {type_name} is no {wanted.words}: {what}")
+        what = ""
+        if wanted.base is not None and not wanted.methods:
+            what = f": neither a {wanted.base.__name__} nor a function annotated to return one"
+        raise ConfigError(f"{where}: {type_name} is no {wanted.words}{what}")
     return value
 
 
-def _module(path: str, own: tuple[str, ...], where: str) -> ModuleType:
-    """A module of an installed package on the list."""
+def _module(path: str, own: tuple[str, ...], where: str, of_data: bool) -> ModuleType:
+    """A module of an installed package on the list.
+
+    Args:
+        of_data: a part of the data is looked up.
+    """
     names = path.split(".")
     if not all(name.isidentifier() for name in names):
         raise ConfigError(f"{where}: there is no module {path!r}")
-    _check_package(path, own, where)
-    if _is_in(path, _CLOSED) or any(name.startswith("_") for name in names):
+    check_package(path, own, where)
+    closed = _is_in(path, _CLOSED) and not (of_data and path == _OPEN)
+    if closed or any(name.startswith("_") for name in names):
         raise ConfigError(f"{where}: nothing of {path} may be named in a config")
     try:
         return importlib.import_module(path)
@@ -137,9 +172,9 @@ def _module(path: str, own: tuple[str, ...], where: str) -> ModuleType:
         raise ConfigError(f"{where}: {path} cannot be imported: {told(error)}") from error
 
 
-def _check_package(path: str, own: tuple[str, ...], where: str) -> None:
+def check_package(path: str, own: tuple[str, ...], where: str) -> None:
     """Refuse a module of a package that is not on the list, or not installed."""
-    package, _, _ = path.partition(".")
+    package, _, _ = path.partition(":")[0].partition(".")
     if package not in _PACKAGES and package not in _own_packages():
         listed = ", ".join(_PACKAGES)
         hint = f'if you trust it, PACKAGES = ("{package}",) in model/__init__.py adds it'
@@ -170,8 +205,18 @@ def _own_packages() -> tuple[str, ...]:
 def _fits(module: ModuleType, name: str, wanted: Wanted) -> bool:
     """Whether what a module has under a name is a part of a kind."""
     value = vars(module)[name]
+    if name.startswith("_"):
+        return False
+    if wanted.methods:
+        return inspect.isclass(value) and is_part(value, wanted)
+    return _makes(value, wanted)
+
+
+def _makes(value: Any, wanted: Wanted) -> bool:
+    """Whether something of an installed package is a part of a kind, or makes one."""
+    assert wanted.base is not None
     home = str(getattr(value, "__module__", ""))
-    if name.startswith("_") or _is_in(home, _CLOSED):
+    if _is_in(home, _CLOSED):
         return False
     if inspect.isclass(value):
         is_one = issubclass(value, wanted.base) and value is not wanted.base
@@ -196,6 +241,27 @@ def is_schedule(kind: type) -> bool:
     except (TypeError, ValueError):
         return False
     return parameters[:1] == ["optimizer"]
+
+
+def is_part(value: type, wanted: Wanted, own: bool = False) -> bool:
+    """Whether a class is a part of the data: of the project's `own`, or of where such are."""
+    home = str(value.__module__)
+    if inspect.isabstract(value):
+        return False
+    if not own and not _is_in(home, (*wanted.homes, *_own_packages())):
+        return False
+    if _is_in(home, _CLOSED) and not _is_in(home, TORCHS):
+        return False
+    if wanted.base is not None and issubclass(value, wanted.base):
+        return value is not wanted.base
+    if wanted.base is not None and not own:
+        return False
+    return any(_has(value, method) for method in wanted.methods)
+
+
+def _has(value: type, method: str) -> bool:
+    """Whether the instances of a class have a method."""
+    return any(method in vars(each) for each in value.__mro__)
 
 
 def _made_by(function: Any) -> Any:
@@ -224,6 +290,8 @@ def reaches_out(type_name: str) -> bool:
     module, _, _ = type_name.rpartition(".")
     if module == _OFFLINE_NETWORKS:
         return type_name == _BY_NAME
+    if type_name in _UNPACKING:
+        return True
     return not _is_in(type_name, _OFFLINE)
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Discriminator, Field, Tag
 
 from machinery.config.settings import Section, TrainerSettings
 from machinery.config.values import KeyPath, is_sets
-from machinery.files import ROOT
+from machinery.files import project_path
 
 #: Without control characters.
 Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -42,10 +42,14 @@ class Arch(Component):
 
     starting_args: dict[str, Any] = Field({})
     """Arguments that only give it starting weights; left out where these are a checkpoint's."""
+    weights: str | None = Field(None, pattern=r"^[^\x00]+$")
+    """File of the weights that it begins with, also another program's; relative to the root."""
+    adapter: Component | None = None
+    """What is put around it, with its weights in it: {"type": "peft.LoraConfig", "args": {…}}."""
     freeze: list[str] = Field([])
     """Patterns of parameters that are not trained, such as "conv1.*"."""
     skip: list[str] = Field([])
-    """When fine-tuning: patterns of weights that stay fresh, such as "fc2.*"."""
+    """When it begins with weights: patterns of those that stay fresh, such as "fc2.*"."""
 
 
 class ParameterGroup(Section):
@@ -148,7 +152,7 @@ class Config(Section):
     @property
     def runs_folder(self) -> Path:
         """The folder of the experiment's runs, with their checkpoints."""
-        return ROOT / self.trainer.save_dir / "models" / self.name
+        return project_path(self.trainer.save_dir) / "models" / self.name
 
 
 #: Sections whose keys are known; below `args` the signature decides.

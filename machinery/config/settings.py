@@ -32,6 +32,8 @@ class TrainerSettings(Section):
     """Save every so many epochs; the best and the last are always saved."""
     keep_last: int | None = Field(None, ge=2)
     """Keep only so many epoch checkpoints; null keeps all."""
+    save: Literal["all", "trained"] = "all"
+    """"trained": checkpoints leave out the weights that are not trained, and know them again."""
     save_step: int | None = Field(None, ge=1)
     """Also save inside an epoch, every so many batches; null: only when stopped."""
     verbosity: int = Field(2, ge=0, le=2)
@@ -90,3 +92,15 @@ class TrainerSettings(Section):
         if self.max_time is None:
             return None
         return float(self.max_time[:-1]) * _SECONDS[self.max_time[-1]]
+
+
+def gpus_in(n_gpu: Any) -> int:
+    """How many GPUs a value asks for: a number, or a list of them as classic projects have it.
+
+    "0,1" and [0, 1] are two.
+    """
+    if isinstance(n_gpu, str):
+        return len([each for each in n_gpu.split(",") if each.strip()])
+    if isinstance(n_gpu, list | tuple):
+        return len(n_gpu)
+    return int(n_gpu)

@@ -53,6 +53,8 @@ class Source:
     values: dict[str, Any]
     origins: dict[KeyPath, str] = field(default_factory=dict)
     name: str = "config"
+    #: Whether it is for a script of a classic project's kind, which reads it itself.
+    classic: bool = False
 
     @classmethod
     def of(cls, values: Any, name: str = "config") -> "Source":
@@ -196,6 +198,13 @@ class Change(NamedTuple):
     key: str
     old: Any
     new: Any
+
+    def told(self) -> str:
+        """The change in words: key old -> new."""
+        values = []
+        for value in (self.old, self.new):
+            values.append(value if value == _DEFAULT else in_words(value))
+        return f"{self.key} {' -> '.join(values)}"
 
 
 def differences(old: Source, new: Source) -> list[Change]:

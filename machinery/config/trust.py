@@ -17,15 +17,24 @@ from machinery import secrets
 from machinery.config.changes import read_value
 from machinery.config.components import KINDS, OWN
 from machinery.config.installed import FETCHING, is_installed, reaches_out
-from machinery.config.source import Entry, Source
+from machinery.config.kinds import holds_parts
+from machinery.config.nested import SECTIONS, found_anywhere
+from machinery.config.source import Entry, Source, dotted
+from machinery.config.values import KeyPath, is_sets
 from machinery.errors import CheckpointError, ConfigError
 from machinery.files import ROOT
 
 #: A file that is larger is no config.
 _LARGEST = 1_000_000
 _TRACKERS = "trainer.trackers"
+#: Sections, and a file that is only read, as every file of weights is.
+_HARMLESS = ("$schema", "trainer", "arch.weights")
 #: The key paths of components.
-_COMPONENT = re.compile(r"\w+|metrics\.\d+|optimizer\.groups\.\d+|(valid|test)_data_loader\.[\w-]+")
+_COMPONENT = re.compile(
+    r"\w+|metrics\.\d+|arch\.adapter|optimizer\.groups\.\d+|(valid|test)_data_loader\.[\w-]+"
+)
+#: An argument of a component, or of one in the arguments of a loader.
+_ARGUMENT = re.compile(rf"(.+)\.(?:{'|'.join(SECTIONS)})\.(\w+)")
 #: What timm's names of models on a hub, or in a folder, begin with.
 _HUB = re.compile(r"\s*(hf[-_]hub|local[-_]dir)\s*:", re.IGNORECASE)
 
@@ -169,7 +178,7 @@ def _foreign(source: Source, own: Own, new_run: bool, unused: tuple[str, ...]) -
             why = ""
             if _leads_out(str(entry.value)):
                 why = f"{entry.value} is outside the project"
-        elif _is_in(entry.key, ("$schema", "trainer", *unused)):
+        elif _is_in(entry.key, (*_HARMLESS, *unused)):
             continue
         else:
             why = _why_of_part(entry, parts)
@@ -191,7 +200,23 @@ def _installed_parts(source: Source) -> dict[str, str]:
         is_named = key != entry.key or key.startswith(("loss", "metrics"))  # else it has a type
         if is_named and _COMPONENT.fullmatch(key) and key.startswith(tuple(KINDS)):
             found[key] = entry.value
+    for path, loader in _loaders(source):
+        for part in found_anywhere(loader.get("args"), (*path, "args")):
+            if is_installed(part.type, OWN):
+                found[dotted(part.path)] = part.type
     return found
+
+
+def _loaders(source: Source) -> Iterator[tuple[KeyPath, dict[str, Any]]]:
+    """The data loaders of a config, with their key paths; those of several sets, too."""
+    for name, section in source.values.items():
+        if not holds_parts((name,)) or not isinstance(section, dict):
+            continue
+        if not is_sets(name, section):
+            yield (name,), section
+            continue
+        for key, each in section.items():
+            yield (name, key), each
 
 
 def _why_of_part(entry: Entry, parts: dict[str, str]) -> str:
@@ -201,9 +226,16 @@ def _why_of_part(entry: Entry, parts: dict[str, str]) -> str:
         if reaches_out(name):
             return f"{name} may fetch what it needs, or write it"
         return ""
-    component, _, argument = entry.key.rpartition(".args.")
+    component, _, below = entry.key.partition(".args.")
+    argument = below.partition(".")[0]
     if component in parts and argument in FETCHING and entry.value:
         return f"{parts[component]} may fetch what {argument} says"
+    argument_of = _ARGUMENT.fullmatch(entry.key)
+    if argument_of is None or not entry.value:
+        return ""
+    component, name = argument_of.groups()
+    if component in parts and name in FETCHING:
+        return f"{parts[component]} may fetch what {name} says"
     return ""
 
 
@@ -246,6 +278,11 @@ def is_to_be_made(value: str) -> bool:
 
 
 def _leads_out(value: str) -> bool:
+    """Whether a text is a path that leads out of the project; a backslash may be a slash."""
+    return any(_is_outside(way) for way in (value, value.replace("\\", "/")))
+
+
+def _is_outside(value: str) -> bool:
     """Whether a text is a path that leads out of the project."""
     try:
         return not _real(value).is_relative_to(ROOT)

@@ -21,6 +21,7 @@ ASIDE = (
     "epochs",
     "save_period",
     "keep_last",
+    "save",
     "save_step",
     "verbosity",
     "tensorboard",
@@ -79,7 +80,7 @@ def _last_written(folder: Path) -> tuple[int, str]:
 def _obstacle(folder: Path, checked: Checked) -> str | None:
     """Why the run of a folder, by what its files say, is not to be continued; None if it is."""
     try:
-        before = check(Source(read_json(folder / "config.json")))
+        before = check(Source(read_json(folder / "config.json")), classic=checked.source.classic)
         ended = _exit_code(folder)
     except Exception as error:  # whatever a foreign file holds
         return f"cannot be read: {type(error).__name__}: {error}"

@@ -13,8 +13,10 @@ import torch
 
 from machinery import distributed
 from machinery.order import seeding
-from machinery.order.batches import CLOCK, Share
+from machinery.order.batches import Share
+from machinery.order.fetching import CLOCK
 from machinery.order.outstanding import OUTSTANDING
+from machinery.order.unreadable import EMPTY, Reading
 
 
 class _Place:
@@ -76,6 +78,8 @@ class BareIteration:
         try:
             for batch in batches:
                 place.batch += 1
+                if batch is EMPTY:
+                    continue
                 if self._held:  # else a step draws for it what it has drawn for the trainer's own
                     where = ("step", place.epoch, place.batch, distributed.rank())
                     seeding.seed_everything(self.seed, self.name, *where)
@@ -106,6 +110,9 @@ class BareIteration:
         OUTSTANDING.begin(self)
         for k, batch in enumerate(batches, first):
             share = self.share(k, epoch)
+            if share is not None and self.unreadable is not None and torch.is_grad_enabled():
+                (whole,) = distributed.totals([share.mine])()
+                share = share._replace(whole=int(whole) or 1)
             weight = 1.0 if share is None else share.weight
             if torch.is_grad_enabled():
                 OUTSTANDING.hand_out(self, batch, weight)
@@ -124,6 +131,11 @@ class BareIteration:
         self._held = held
         if not held or self.epoch < epoch:
             self.epoch = epoch
+
+    @property
+    def unreadable(self) -> Reading | None:
+        """What was left out of the passes, if samples that cannot be read may be."""
+        return self._passes.reading
 
     def rename(self, name: str) -> None:
         """Draw by another name from the next pass on."""

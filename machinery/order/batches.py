@@ -1,18 +1,18 @@
-"""Which samples make up which batch, how it is made and handed out: by its place alone."""
+"""Which samples make up which batch: by its place alone."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler, Subset, SubsetRandomSampler
+from torch.utils.data import Sampler, SubsetRandomSampler
 
 from machinery import distributed
-from machinery.errors import DataError, UserError
+from machinery.errors import DataError
 from machinery.order import seeding
-from machinery.order.generators import own_generators, seed_own
-from machinery.telling import lost_worker, told
+from machinery.order.choosing import drawn
+from machinery.order.unreadable import EMPTY as EMPTY
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -63,6 +63,9 @@ class PassOrder(Sampler[BatchIndex]):
         batch_sampler: says the batches themselves, if given.
         drop_last: leave out a last batch that is smaller.
     """
+
+    #: Of the samples to train on, if they are drawn by weight: float64 [n].
+    weights: np.ndarray[Any, np.dtype[Any]] | None = None
 
     def __init__(
         self,
@@ -143,7 +146,7 @@ class PassOrder(Sampler[BatchIndex]):
 
     def _cut_batches(self, epoch: int, wanted: range) -> Iterator[BatchIndex]:
         """Batches of one size, cut from the order of the pass."""
-        order = self._order(epoch).numpy()
+        order = self.of_pass(epoch).numpy()
         self._samples = {e: known for e, known in self._samples.items() if e == epoch - 1}
         self._samples[epoch] = len(order)
         for k in wanted:
@@ -174,9 +177,17 @@ class PassOrder(Sampler[BatchIndex]):
             return BatchIndex(epoch, k, start, self._size, indices[:1])
         return None
 
-    def _order(self, epoch: int) -> torch.Tensor:
+    def place(self, epoch: int) -> tuple[int | str, ...]:
+        """Where the order of a pass is drawn."""
+        return (self.seed, self.name, "order", epoch)
+
+    def of_pass(self, epoch: int) -> torch.Tensor:
         """The order of a pass: int64 [n]."""
-        place = (self.seed, self.name, "order", epoch)
+        place = self.place(epoch)
+        if self.weights is not None:
+            if len(self.weights) != self.in_pass():
+                raise DataError("data that is drawn by weight cannot change its length")
+            return torch.from_numpy(self.chosen()[drawn(self.weights, *place)])
         if type(self.sampler) is Split:  # no list of Python integers
             indices = torch.as_tensor(self.sampler.indices)
             if self.shuffle:
@@ -188,176 +199,15 @@ class PassOrder(Sampler[BatchIndex]):
             return seeding.permutation(len(self.dataset), *place)
         return torch.arange(len(self.dataset))
 
+    def chosen(self) -> Indices:
+        """The samples that a pass is made of, without a sampler of the user's own: int64 [n]."""
+        if type(self.sampler) is Split:
+            return np.asarray(self.sampler.indices, dtype=np.int64)
+        return np.arange(len(self.dataset), dtype=np.int64)
+
     def _listed(self, sampler: Iterable[Any], epoch: int) -> list[Any]:
         """A user's own sampler, listed once for the pass, with its draws seeded by the place."""
         if hasattr(sampler, "set_epoch"):
             sampler.set_epoch(epoch)
         seeding.seed_everything(self.seed, self.name, "order", epoch)
         return list(sampler)
-
-
-class SeededFetcher(Dataset[Any]):
-    """Makes the finished batch of a `BatchIndex`, in whichever process it runs.
-
-    A dataset with `__getitems__` (whole-batch data) is handed an index tensor [n]; a list that it
-    returns is collated, anything else is the batch. It is looked for beneath `Subset`s, whose own
-    `__getitems__` is only a short cut. If it says `draws_rows_only`, all it draws comes from
-    `uniform_rows`, and the global generators need no seed for it.
-
-    Args:
-        dataset: map-style data.
-        collate_fn: makes a batch of a list of samples.
-        seed, name: of the loader.
-    """
-
-    def __init__(
-        self, dataset: Any, collate_fn: Callable[[list[Any]], Any], seed: int, name: str
-    ) -> None:
-        self.dataset = dataset
-        self.collate_fn = collate_fn
-        self.seed = seed
-        self.name = name
-        self.look()
-
-    def look(self) -> None:
-        """See what the dataset is and holds, now that a pass begins: it may have changed."""
-        self._subsets: list[Indices] = []
-        inner = self.dataset
-        while type(inner) is Subset:
-            self._subsets.append(np.asarray(inner.indices, dtype=np.int64))
-            inner = inner.dataset
-        self._whole: Any = inner if _takes_batches(inner) else None
-        self._own = own_generators(inner)
-        self._draws_freely = not getattr(inner, "draws_rows_only", False)
-
-    @property
-    def keeps_all(self) -> bool:
-        """Whether a batch holds each of its samples: it is made of single ones, or row by row."""
-        if self._whole is None:
-            return True
-        return not self._draws_freely
-
-    def __getitem__(self, index: BatchIndex) -> Any:
-        threads = torch.get_num_threads()
-        # One thread, as in a worker: two threads sum in another order, and give other bits.
-        if threads > 1:
-            torch.set_num_threads(1)
-        try:
-            if self._whole is None:
-                return self._of_samples(index)
-            return self._whole_batch(index)
-        except Exception as error:  # whatever the user's dataset raises is told in one piece
-            return DataError(_reason(error))
-        finally:
-            if threads > 1:
-                torch.set_num_threads(threads)
-
-    def _whole_batch(self, index: BatchIndex) -> Any:
-        """The batch that whole-batch data makes."""
-        indices = index.indices
-        for subset in self._subsets:
-            indices = subset[indices]
-        if self._draws_freely or self._own:
-            self._seed_batch(index)
-        with seeding.Rows(self.seed, self.name, index.epoch, index.position, index.stride):
-            batch = self._whole.__getitems__(torch.as_tensor(indices))
-        if isinstance(batch, list):
-            return self.collate_fn(batch)
-        return batch
-
-    def _of_samples(self, index: BatchIndex) -> Any:
-        """The batch made of samples, each of which draws what belongs to its place."""
-        samples = []
-        for offset, i in enumerate(index.indices.tolist()):
-            place = index.position + offset * index.stride
-            self._seed("sample", index.epoch, place)
-            try:
-                samples.append(self.dataset[i])
-            except Exception as error:
-                error.add_note(f"in sample {i}")
-                raise
-        self._seed_batch(index)
-        return self.collate_fn(samples)
-
-    def _seed_batch(self, index: BatchIndex) -> None:
-        """Seed what is drawn for the batch as a whole, such as MixUp in `collate_fn`."""
-        self._seed("batch", index.epoch, index.batch, distributed.rank())
-
-    def _seed(self, *place: int | str) -> None:
-        """Seed the global generators, and those of the dataset."""
-        seeding.seed_everything(self.seed, self.name, *place)
-        if self._own:
-            seed_own(self._own, self.seed, self.name, *place)
-
-
-def _takes_batches(dataset: Any) -> bool:
-    """Whether a dataset makes whole batches by a `__getitems__` of its own.
-
-    torch's own classes have one, too, which takes a list and is only a short cut.
-    """
-    method = getattr(type(dataset), "__getitems__", None)
-    return method is not None and not str(method.__module__).startswith("torch.")
-
-
-class Clock:
-    """Counts the batches that loaders hand out in this process: what comes before what."""
-
-    def __init__(self) -> None:
-        self.handed_out = 0
-
-    def tick(self) -> None:
-        """One more."""
-        self.handed_out += 1
-
-
-#: That of this process.
-CLOCK = Clock()
-
-
-def handed_out(
-    start: Callable[[], Iterator[Any]], seed: int, name: str, epoch: int, first: int
-) -> Iterator[Any]:
-    """Pass on the batches that `start` begins with batch `first`; seed what the step on each draws.
-
-    Pass 0 is an evaluation, where the draws don't depend on the epoch. The seeding comes after any
-    prefetching, and here, so that a loop of the user's own over a loader is exact, too.
-
-    Raises:
-        DataError: a batch could not be made.
-    """
-    place: tuple[Any, ...] = ("step", epoch) if epoch else ("eval",)
-    rank = distributed.rank()
-    batches = None
-    try:
-        for k in itertools.count(first):
-            try:
-                if batches is None:
-                    batches = start()
-                batch = next(batches)
-            except StopIteration:
-                return
-            except UserError:
-                raise
-            except Exception as error:  # of a sampler, of iterable data, of a loader not ours
-                raise _not_made(name, k, epoch, _reason(error)) from error
-            if isinstance(batch, DataError):
-                raise _not_made(name, k, epoch, str(batch))
-            seeding.seed_everything(seed, *place, k, rank)
-            CLOCK.tick()
-            yield batch
-    finally:
-        # The workers end now. If the iterator went with a traceback that holds this frame, torch
-        # would wait for each of them for 5 s.
-        del batches
-
-
-def _not_made(name: str, k: int, epoch: int, reason: str) -> DataError:
-    return DataError(f"the loader {name!r} could not make batch {k} of pass {epoch}: {reason}")
-
-
-def _reason(error: Exception) -> str:
-    """What an error of a loader says; what torch raises when a worker is lost, in plain words."""
-    first_line = str(error).partition("\n")[0]
-    if not first_line.startswith("DataLoader"):
-        return told(error)
-    return lost_worker(first_line)

@@ -1,12 +1,21 @@
-"""How many batches an epoch has: a pass over the data as it is when the epoch begins, or a number.
+"""The batches of an epoch, and how many it has: a pass over the data as it is then, or a number.
 
-Epoch e is pass e then, whatever the lengths of the passes before it.
+Epoch e is pass e in the first case, whatever the lengths of the passes before it.
 """
 
+import itertools
+import logging
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
+from torch.utils.data import DistributedSampler, IterableDataset
+
+from machinery import distributed
 from machinery.errors import DataError
-from machinery.order.passes import tell_samplers
+from machinery.order import passes
+from machinery.order.bare import BareIteration
+from machinery.order.unreadable import EMPTY, tell_unreadable as tell_unreadable
 from machinery.telling import note_place
 
 
@@ -45,7 +54,7 @@ class EpochLength:
         if hasattr(loader, "tell_samplers"):
             loader.tell_samplers(epoch)
         else:
-            tell_samplers(loader, epoch)
+            passes.tell_samplers(loader, epoch)
         self._last = _length_of(loader)
         if interrupted not in (None, self._last):
             what = f"epoch {epoch} had {interrupted} batches when it was interrupted"
@@ -70,3 +79,65 @@ def _length_of(loader: Any) -> int:
     except Exception as error:
         note_place(error, "in the length of the data")
         raise
+
+
+def training_batches(loader: Any, start: int, stop: int, seed: int) -> Iterator[Any]:
+    """Batches `start` up to `stop`, counted from the run's beginning, pass after pass.
+
+    A loader of ours begins at the place itself; a foreign one is read and dropped up to it, so that
+    a resumed run sees what the unbroken one saw. A batch of which no sample can be read is `EMPTY`.
+    """
+    length = len(loader)
+    if length == 0:
+        why = "fewer samples than a batch, with drop_last?"
+        raise DataError(f"the training loader has no batches: {why}")
+    at = start
+    while at < stop:
+        epoch, first = divmod(at, length)
+        last = min(length, first + stop - at)
+        came = first
+        for batch in _one_pass(loader, seed, epoch + 1, first, last):
+            came += 1
+            yield batch
+        if came < last:
+            promised = f"{length} batches that the loader's len promises"
+            told = f"pass {epoch + 1} gave {came} of the {promised}"
+            if came == 0:
+                raise DataError(told)
+            logging.getLogger("data_loader").warning(told)
+        at += last - first
+
+
+def one_pass(
+    loader: Any, seed: int, epoch: int = 0, first: int = 0, last: int | None = None
+) -> Iterator[Any]:
+    """Batches `first` up to `last` (all) of a pass; pass 0, an evaluation, never varies."""
+    batches = _one_pass(loader, seed, epoch, first, last)
+    if getattr(loader, "unreadable", None) is None:
+        return batches
+    return (batch for batch in batches if batch is not EMPTY)
+
+
+def _one_pass(loader: Any, seed: int, epoch: int, first: int, last: int | None) -> Iterator[Any]:
+    """As `one_pass`, with what stands for empty batches."""
+    if isinstance(loader, BareIteration):
+        if type(loader).__iter__ is BareIteration.__iter__:
+            return loader.batches(epoch, first, last)
+        loader.epoch = epoch  # what the user's own iteration adds to a pass is not to be left out
+    start = partial(
+        passes.replayed, loader, (seed, "pass", epoch), (seed, "fetch", epoch), first, last
+    )
+    name = getattr(loader, "name", type(loader).__name__)
+    batches = passes.handed_out(start, seed, name, epoch, first)
+    if epoch == 0 and not _cuts_itself(loader):
+        return itertools.islice(batches, distributed.rank(), None, distributed.size())
+    return batches
+
+
+def _cuts_itself(loader: Any) -> bool:
+    """Whether each of several processes gets only its share, not everything."""
+    if isinstance(loader, BareIteration):
+        return True
+    if isinstance(getattr(loader, "dataset", None), IterableDataset):  # whose business it is
+        return True
+    return isinstance(getattr(loader, "sampler", None), DistributedSampler)

@@ -1,21 +1,21 @@
 """Passes over data from any place on, with the DataLoaders and workers that they need."""
 
 import itertools
-import logging
 from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, default_collate
+from torch.utils.data import DataLoader, IterableDataset, default_collate
 
-from machinery import distributed
-from machinery.errors import DataError
+from machinery.errors import ConfigError, DataError
 from machinery.order import seeding
-from machinery.order.bare import BareIteration
-from machinery.order.batches import PassOrder, SeededFetcher, Share, Split, handed_out as handed_out
+from machinery.order.batches import PassOrder, Share, Split
+from machinery.order.choosing import Choice as Choice, LengthBatches, values_of, weights_of
+from machinery.order.fetching import SeededFetcher, handed_out as handed_out
 from machinery.order.glance import glance
 from machinery.order.twins import Twins
+from machinery.order.unreadable import Reading
 from machinery.stopping import shielded, start_worker
 
 #: Options of torch's DataLoader that are about workers, and an obstacle where there are none.
@@ -31,7 +31,16 @@ def make_passes(
         loader: has the dataset, the seed and the name, and says how batches are cut.
         sampler, batch_sampler: of the user's own, or of a split.
         options: of torch's DataLoader, with num_workers and pin_memory.
+
+    Raises:
+        ConfigError: the options make no sense.
     """
+    if not callable(loader.collate_fn):
+        what = f"collate_fn: expected a function, found {loader.collate_fn!r}"
+        hint = "a loader of your own takes a name where it says so: collate_fn: Callable[…, Any]"
+        raise ConfigError(f"{what}; {hint}")
+    own = batch_sampler is not None or (sampler is not None and type(sampler) is not Split)
+    loader.choice.check(loader, own)
     dataset = loader.dataset
     seed = loader.seed
     name = loader.name
@@ -49,7 +58,30 @@ def make_passes(
         batch_sampler,
         loader.drop_last,
     )
-    return OrderedPasses(order, SeededFetcher(dataset, loader.collate_fn, seed, name), options)
+    choice = loader.choice
+    choose(order, choice)
+    fetcher = SeededFetcher(dataset, loader.collate_fn, seed, name, choice.skip_unreadable)
+    return OrderedPasses(order, fetcher, options)
+
+
+def choose(order: PassOrder, choice: Choice) -> None:
+    """Let the passes of an order be of what an owner chooses.
+
+    Raises:
+        ConfigError: the dataset does not say what is asked for.
+    """
+    if choice.weights is not None and order.shuffle:
+        order.weights = weights_of(choice.weights, order.dataset, order.chosen())
+    if choice.batch_by is None:
+        return
+    lengths = values_of(order.dataset, choice.lengths, "batch_by")
+    place = None
+    if order.shuffle:
+        place = order.place
+    by_tokens = choice.batch_by == "tokens"
+    order.batch_sampler = LengthBatches(
+        lambda epoch: order.of_pass(epoch).numpy(), lengths, order.batch_size, by_tokens, place
+    )
 
 
 class OrderedPasses:
@@ -65,6 +97,10 @@ class OrderedPasses:
         self.order = order
         self.fetcher = fetcher
         self._in_workers = options["num_workers"] > 0 or options["pin_memory"]
+        #: What is left out of the passes; None where nothing may be.
+        self.reading: Reading | None = None
+        if fetcher.skips:
+            self.reading = Reading(order.name)
         # What workers that live on from pass to pass have a copy of.
         self._copied: Any = None
         options = _worker_options(options)
@@ -87,6 +123,8 @@ class OrderedPasses:
         """Draw by another name from the next pass on."""
         self.order.name = name
         self.fetcher.name = name
+        if self.reading is not None:
+            self.reading.name = name
 
     def tell_samplers(self, epoch: int) -> None:
         """Let samplers of the user's own know which pass comes."""
@@ -98,10 +136,14 @@ class OrderedPasses:
             last = self.order.n_batches(training=epoch > 0)
         self.order.take(epoch, first, last)
         self.fetcher.look()
+        batches: Iterator[Any] = map(self.fetcher.__getitem__, self.order)
         if self._in_workers:
             self._end_old_workers()
-            return iter(self.inner)
-        return map(self.fetcher.__getitem__, self.order)
+            batches = iter(self.inner)
+        if self.reading is None:
+            return batches
+        self.reading.begin(epoch, self.order.in_pass())
+        return self.reading.unpacked(batches, epoch)
 
     def _end_old_workers(self) -> None:
         """Let a pass have new workers if the dataset has changed since those that live on began."""
@@ -114,7 +156,10 @@ class OrderedPasses:
 
     def share(self, k: int, epoch: int) -> Share:
         """What this process has of batch k of a pass."""
-        return self.order.share(k, epoch)._replace(exact=self._keeps_sizes())
+        share = self.order.share(k, epoch)._replace(exact=self._keeps_sizes())
+        if self.reading is not None and share.mine > 0:
+            share = share._replace(mine=share.mine - self.reading.left_out(epoch, k))
+        return share
 
     def _keeps_sizes(self) -> bool:
         """Whether a batch holds as many samples as the order says.
@@ -125,7 +170,7 @@ class OrderedPasses:
         sampler = self.order.sampler
         if sampler is not None and type(sampler) is not Split:
             return False
-        if self.order.batch_sampler is not None:
+        if self.order.batch_sampler is not None or self.reading is not None:
             return False
         return self.fetcher.collate_fn is default_collate and self.fetcher.keeps_all
 
@@ -149,6 +194,8 @@ class StreamPasses:
 
     #: Samples in a pass, which nobody has counted.
     n_samples = 0
+    #: What is left out of the passes is the dataset's business.
+    reading: Reading | None = None
 
     def rename(self, name: str) -> None:
         """Draw by another name from the next pass on."""
@@ -267,55 +314,3 @@ def _begin_pass(loader: Any, place: tuple[Any, ...]) -> None:
     generator = getattr(loader, "generator", None)
     if generator is not None:  # a DataLoader's own
         generator.manual_seed(seeding.mix(*place))
-
-
-def training_batches(loader: Any, start: int, stop: int, seed: int) -> Iterator[Any]:
-    """Batches `start` up to `stop`, counted from the run's beginning, pass after pass.
-
-    A loader of ours begins at the place itself; a foreign one is read and dropped up to it, so that
-    a resumed run sees what the unbroken one saw.
-    """
-    length = len(loader)
-    if length == 0:
-        why = "fewer samples than a batch, with drop_last?"
-        raise DataError(f"the training loader has no batches: {why}")
-    at = start
-    while at < stop:
-        epoch, first = divmod(at, length)
-        last = min(length, first + stop - at)
-        came = first
-        for batch in one_pass(loader, seed, epoch + 1, first, last):
-            came += 1
-            yield batch
-        if came < last:
-            promised = f"{length} batches that the loader's len promises"
-            told = f"pass {epoch + 1} gave {came} of the {promised}"
-            if came == 0:
-                raise DataError(told)
-            logging.getLogger("data_loader").warning(told)
-        at += last - first
-
-
-def one_pass(
-    loader: Any, seed: int, epoch: int = 0, first: int = 0, last: int | None = None
-) -> Iterator[Any]:
-    """Batches `first` up to `last` (all) of a pass; pass 0, an evaluation, never varies."""
-    if isinstance(loader, BareIteration):
-        if type(loader).__iter__ is BareIteration.__iter__:
-            return loader.batches(epoch, first, last)
-        loader.epoch = epoch  # what the user's own iteration adds to a pass is not to be left out
-    start = partial(replayed, loader, (seed, "pass", epoch), (seed, "fetch", epoch), first, last)
-    name = getattr(loader, "name", type(loader).__name__)
-    batches = handed_out(start, seed, name, epoch, first)
-    if epoch == 0 and not _cuts_itself(loader):
-        return itertools.islice(batches, distributed.rank(), None, distributed.size())
-    return batches
-
-
-def _cuts_itself(loader: Any) -> bool:
-    """Whether each of several processes gets only its share, not everything."""
-    if isinstance(loader, BareIteration):
-        return True
-    if isinstance(getattr(loader, "dataset", None), IterableDataset):  # whose business it is
-        return True
-    return isinstance(getattr(loader, "sampler", None), DistributedSampler)

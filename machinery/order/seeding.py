@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 _root_seed = ContextVar("root_seed", default=0)
+_follows_script = ContextVar("follows_script", default=False)
 #: The kind of GPU that this torch was built for.
 _KIND = torch.accelerator.current_accelerator()
 
@@ -27,9 +28,19 @@ def _gpu_module() -> Any:
 _GPU = _gpu_module()
 
 
-def set_root_seed(seed: int) -> None:
-    """Set the seed of the run, which loaders made from now on take as their own."""
+def set_root_seed(seed: int, follows_script: bool = False) -> None:
+    """Set the seed of the run, which loaders made from now on take as their own.
+
+    Args:
+        follows_script: what is built draws from where the script has seeded the generators.
+    """
     _root_seed.set(seed)
+    _follows_script.set(follows_script)
+
+
+def follows_script() -> bool:
+    """Whether what is built draws from where the script has seeded the generators."""
+    return _follows_script.get()
 
 
 def root_seed() -> int:

@@ -1,20 +1,26 @@
-"""The validation split, and the options of a loader that make no sense."""
+"""The validation split, the data of each side, and the options of a loader that make no sense."""
 
+import logging
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 from torch.utils.data import DistributedSampler, IterableDataset, Subset
 
 from machinery.errors import ConfigError, DataError
+from machinery.order import seeding
 from machinery.order.batches import Split
 
 
-def split_samples(n: int, split: float) -> tuple[Split, Split]:
+def split_samples(
+    n: int, split: float, name: str = "", shuffle: bool = True
+) -> tuple[Split, Split]:
     """The samples to train on and those to validate on: the classic template's, whatever the seed.
 
     Args:
         n: how many samples there are.
         split: share (0 ≤ x < 1) or number of samples to validate on.
+        name, shuffle: of the loader.
 
     Raises:
         ConfigError: the split leaves no samples on one side.
@@ -26,8 +32,14 @@ def split_samples(n: int, split: float) -> tuple[Split, Split]:
             left = f"leaves {max(n - n_valid, 0)} for training"
         hint = "give a share or number that leaves both some"
         raise ConfigError(f"validation_split {split} of {n} {left}: {hint}")
+    if not shuffle:
+        what = "reads its samples in one order, as the split has drawn them"
+        logging.getLogger("data_loader").info(f"the loader {name!r} {what}")
     order = np.arange(n)
-    np.random.RandomState(0).shuffle(order)
+    drawing = np.random.RandomState(0)
+    drawing.shuffle(order)
+    if seeding.follows_script():  # the classic template's split has left NumPy there
+        np.random.set_state(drawing.get_state())
     # Arrays, not lists of a million Python integers.
     return Split(order[n_valid:]), Split(order[:n_valid])  # type: ignore[arg-type]
 
@@ -100,3 +112,62 @@ def samples_in(loader: Any) -> int:
     if counted:
         return counted
     return len(getattr(loader, "dataset", ()))
+
+
+class DatasetMaker:
+    """Makes the dataset that a config describes: to train on, to validate on, to test on.
+
+    Args:
+        make: makes it with the arguments of some sections, of which the later replace the others.
+        sections: those that the config has: "args", "evaluation_args", "test_args".
+        key: the dotted key path to it.
+        origin: of it, for an error message.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[tuple[str, ...]], Any],
+        sections: Iterable[str],
+        key: str,
+        origin: str,
+    ) -> None:
+        self._given = make
+        self._key = key
+        self._sections = tuple(sections)
+        self._where = f"{origin}: {key}"
+        self._to_train_on: Any = None
+
+    def _make(self, sections: tuple[str, ...]) -> Any:
+        """Make it; what its constructor draws is the same for each."""
+        seeding.seed_everything(seeding.root_seed(), "init", self._key)
+        return self._given(sections)
+
+    def made(self, training: bool = True) -> Any:
+        """The dataset to train on, made once; or that to test on.
+
+        Raises:
+            ConfigError: the config doesn't say what is tested.
+        """
+        if training:
+            if self._to_train_on is None:
+                self._to_train_on = self._make(("args",))
+            return self._to_train_on
+        if "test_args" not in self._sections:
+            hint = 'say what the test data have in place of its args: "test_args": {"train": false}'
+            raise ConfigError(f"{self._where} is the training data alone: {hint}")
+        return self._make(("args", "evaluation_args", "test_args"))
+
+    def evaluated(self, dataset: Any) -> Any:
+        """A dataset that this has made, as validation reads it.
+
+        Raises:
+            ConfigError: there it has other samples.
+        """
+        if "evaluation_args" not in self._sections:
+            return evaluation_view(dataset)
+        view = self._make(("args", "evaluation_args"))
+        if len(view) != len(dataset):
+            what = f"makes {len(view)} samples of {len(dataset)}"
+            hint = "what tests on other samples belongs into test_args"
+            raise ConfigError(f"{self._where}.evaluation_args {what}: {hint}")
+        return view

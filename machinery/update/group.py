@@ -251,6 +251,10 @@ class Group:
                 raise _no_optimizer(optimizer)
         self._check_complete()
         self._stepped = True
+        if self._shares.nothing():  # none of its samples could be read, by any process
+            self._runtime.clear(optimizers)
+            optimizers = ()
+            again = None
         applied = self._step(self, optimizers, again)
         if not applied:
             self._counted = {}

@@ -5,6 +5,7 @@ import copy
 import inspect
 import logging
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
@@ -14,7 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from machinery import distributed
-from machinery.config.settings import TrainerSettings
+from machinery.config.settings import TrainerSettings, gpus_in
 from machinery.errors import ConfigError
 from machinery.order import process_wide
 from machinery.order.outstanding import OUTSTANDING, tensors_in
@@ -28,15 +29,16 @@ _NO_SCALE = 2.0**-24
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def prepare_device(n_gpu: int) -> tuple[torch.device, list[int]]:
+def prepare_device(n_gpu: int | str) -> tuple[torch.device, list[int]]:
     """The device to train on and the indices of the GPUs, as many as asked for and as there are.
 
     A GPU is whatever `torch.accelerator` finds: CUDA, ROCm, XPU, MPS. One warning where there are
     fewer than `n_gpu`, as the classic template had it.
     """
+    n_gpu = gpus_in(n_gpu)
     accelerator = torch.accelerator.current_accelerator()
     available = torch.accelerator.device_count()
-    if accelerator is None or available == 0 or n_gpu == 0:
+    if accelerator is None or available == 0 or n_gpu <= 0:
         if n_gpu > 0:
             _warn_of_few(n_gpu, 0, "the CPU")
         return torch.device("cpu"), []
@@ -113,6 +115,8 @@ class Runtime:
         self._settings = settings
         #: The 2-norm of the gradients before they were last clipped.
         self.grad_norm: torch.Tensor | None = None
+        #: Whether gradients can be derived once more, as AdaHessian does; a trainer may say so.
+        self.creates_graph = False
         self._average: nn.Module | None = None
         self._attended: list[Optimizer] = []
         self._with_modes: list[Any] = []
@@ -190,10 +194,26 @@ class Runtime:
         if self._scaled:
             loss = self._scaler.scale(loss)
         if self._alone:
-            loss.backward()
+            self._derive(loss)
             return
         with OUTSTANDING.weighted():
+            self._derive(loss)
+
+    def _derive(self, loss: torch.Tensor) -> None:
+        """Add the gradients of a loss.
+
+        Raises:
+            ConfigError: they are to be derived once more, and averaged over processes, too.
+        """
+        if not self.creates_graph:
             loss.backward()
+            return
+        if not self._alone:
+            raise ConfigError("second derivatives are computed by one process alone")
+        with warnings.catch_warnings():
+            # Of the cycle that gradients with a graph are in: they are cleared after each step.
+            warnings.filterwarnings("ignore", ".*backward.*create_graph")
+            loss.backward(create_graph=True)
 
     def attend(
         self,
@@ -226,14 +246,25 @@ class Runtime:
             self._warned = True
 
     def step(self, optimizers: Sequence[Optimizer]) -> None:
-        """Clip the gradients, and let optimizers apply them."""
+        """Clip the gradients, and let optimizers apply them.
+
+        Raises:
+            ConfigError: one takes second derivatives, and the gradients have no graph.
+        """
+        if not optimizers:
+            return
         for optimizer in optimizers:
             self._clip(optimizer)
         for optimizer in optimizers:
-            if self._scaled:
-                self._scaler.step(optimizer)
-            else:
-                optimizer.step()
+            try:
+                if self._scaled:
+                    self._scaler.step(optimizer)
+                else:
+                    optimizer.step()
+            except RuntimeError as error:
+                if "does not require grad" not in str(error):
+                    raise
+                raise _wants_graph(optimizer) from error
         if self._scaled:
             self._scaler.update()
 
@@ -325,6 +356,12 @@ class Runtime:
         """Go on with a saved loss scale."""
         if state:
             self._scaler.load_state_dict(state)
+
+
+def _wants_graph(optimizer: Optimizer) -> ConfigError:
+    """The error of an optimizer that derives gradients once more."""
+    hint = "let the constructor of a trainer of your own say self.runtime.creates_graph = True"
+    return ConfigError(f"a {type(optimizer).__name__} takes second derivatives: {hint}")
 
 
 def _zero(output: Any, loss: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 
 from machinery import distributed
 from machinery.errors import DataError, UserError
-from machinery.order.batches import Share
+from machinery.order.batches import EMPTY, Share
 from machinery.order.outstanding import OUTSTANDING, same_batch
 from machinery.update.divisor import LossSize, Sizing
 
@@ -45,10 +45,11 @@ class Shares:
         self.plain = wholes is sizes and len(sizes) == 1 and sizes[0] != 0
         self._wait: Callable[[], list[float]] | None = None
         self._wholes: list[float] = []
+        self._all_samples = samples
         if wholes is not None:
             self._wholes = wholes
         else:
-            self._wait = distributed.totals(sizes)
+            self._wait = distributed.totals([*sizes, *samples])
 
     def weight(self, k: int) -> float:
         """What the mean loss over batch k has to be multiplied by.
@@ -57,7 +58,9 @@ class Shares:
         over all samples of the update. Waits for the other processes if they had to be asked.
         """
         if self._wait is not None:
-            self._wholes = self._wait()
+            totals = self._wait()
+            self._wholes = totals[: len(self.sizes)]
+            self._all_samples = totals[len(self.sizes) :]
             self._wait = None
         of_update = 1.0
         if self._wholes[k] == 0:
@@ -67,6 +70,10 @@ class Shares:
         if self._wholes is self.sizes:  # of one process
             return of_update
         return of_update * self.sizes[k] * distributed.size() / self._wholes[k]
+
+    def nothing(self) -> bool:
+        """Whether no process has a sample of them, as far as `weight` has found out."""
+        return not any(self._all_samples)
 
 
 class Counts(NamedTuple):
@@ -151,11 +158,14 @@ class Sizes:
             self._next.append(loader.share(k, passes + 1))
             yield batch
 
-    def fetch(self, batches: Sequence[Any]) -> None:
-        """Note the batches that are fetched for an update."""
-        self._fetched = list(batches)
+    def fetch(self, batches: Sequence[Any]) -> list[Any]:
+        """Note the batches that are fetched for an update; those that are not empty."""
+        #: Batches of the epoch that the update takes.
+        self.steps = len(batches)
+        self._fetched = [batch for batch in batches if batch is not EMPTY]
         self._shares, self._next = self._next, []
         self._sized = {}
+        return self._fetched
 
     def of(self, batch: Any) -> Sized:
         """How large a batch is: one that was fetched for the update, or one of the user's own.

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from machinery import distributed
+from machinery.config.checking import Checked
 from machinery.errors import NonFiniteError
 
 
@@ -19,14 +20,22 @@ class Monitor:
     Args:
         setting: "min NAME", "max NAME" or "off".
         early_stop: stop after this many epochs in a row without improvement; None or 0 never stops.
+        ends: whether a value that is not finite ends the run.
     """
 
-    def __init__(self, setting: str, early_stop: int | None) -> None:
+    def __init__(self, setting: str, early_stop: int | None, ends: bool = True) -> None:
         self.mode, _, self.name = setting.partition(" ")
         #: Whether there is anything to watch.
         self.on = self.mode != "off"
         self.patience: float = early_stop or math.inf
+        self._ends = ends
         self.forget()
+
+    @classmethod
+    def asked_by(cls, config: Checked) -> "Monitor":
+        """The monitor that a config asks for."""
+        asked = config.settings.trainer
+        return cls(asked.monitor, asked.early_stop, config.ends_at_nan)
 
     def forget(self) -> None:
         """Begin to judge anew."""
@@ -55,10 +64,14 @@ class Monitor:
         return True
 
     def not_finite(self, epoch: int, log: Mapping[str, float], lr: float) -> str:
-        """What the number is that judges an epoch, in words, if it is not finite; else ""."""
+        """Why the run ends, in words, if the number that judges an epoch is not finite; else ""."""
         value = log.get(self.name, 0.0)
-        if self.on and not math.isfinite(value):
-            return f"{self.name} became {value} in epoch {epoch} (lr {lr:.3g})"
+        if not self.on or math.isfinite(value):
+            return ""
+        told = f"{self.name} became {value} in epoch {epoch} (lr {lr:.3g})"
+        if self._ends:
+            return told
+        logging.getLogger("trainer").warning(f"{told}: no improvement")
         return ""
 
     def _is_better(self, value: float) -> bool:

@@ -377,7 +377,7 @@ def test_freezing(tmp_path):
         (
             {"optimizer__args": {"lr": 0.1, "betas": [0.9]}},
             "optimizer.args.betas: Adam takes betas as "
-            "tuple[float | Tensor, float | Tensor], found a list",
+            "tuple[float | Tensor, float | Tensor], found a list of 1",
         ),
         ({"optimizer__args": {"lr": 0.1, "amsgrad": 1}}, "Adam takes amsgrad as bool, found 1"),
         (

@@ -254,6 +254,14 @@ def run(tmp_path, monkeypatch):
     return tiny.train(linear(tmp_path / "runs", trainer__epochs=1)).checkpoint_dir
 
 
+def of_data(**args):
+    """A loader whose arguments name what it is made of."""
+    return {"type": "DatasetLoader", "args": args}
+
+
+MNIST = {"type": "torchvision.datasets.MNIST", "args": {"root": "data", "download": True}}
+LATER_MNIST = {**MNIST, "args": {"root": "data"}, "test_args": {"download": True}}
+GREY = {"type": "albumentations.ToGray"}
 #: What a checkpoint's config may say of the network, and why it needs a word.
 REACHES = [
     ("arch", {"type": "torchvision.models.detection.ssd300_vgg16"}, "may fetch what it needs"),
@@ -267,6 +275,18 @@ REACHES = [
     ("loss", "transformers.Whatever", "may fetch what it needs"),
     ("metrics", [{"type": "torchmetrics.text.BERTScore"}], "may fetch what it needs"),
     ("metrics", ["torchmetrics.multimodal.CLIPScore"], "may fetch what it needs"),
+    ("data_loader", of_data(dataset=MNIST), "what download says"),
+    ("test_data_loader", of_data(dataset=MNIST), "what download says"),
+    ("test_data_loader", {"day": of_data(dataset=MNIST)}, "what download says"),
+    ("data_loader", of_data(dataset={"type": "x", "args": {"dataset": MNIST}}), "may fetch"),
+    ("data_loader", of_data(dataset=LATER_MNIST), "what download says"),
+    ("data_loader", of_data(dataset={"type": "torchvision.datasets.ImageNet"}), "or write it"),
+    ("data_loader", of_data(dataset={"type": "timm.data.ImageDataset"}), "may fetch what it needs"),
+    ("data_loader", of_data(transform="albumentations.ToGray"), "may fetch what it needs"),
+    ("data_loader", of_data(collate_fn="a.b"), "may fetch what it needs"),
+    ("data_loader", of_data(dataset={"type": "x", "args": {"transform": GREY}}), "may fetch"),
+    ("data_loader", of_data(dataset={"type": "x", "args": {"f": [[GREY]]}}), "may fetch"),
+    ("data_loader", of_data(dataset={"type": "x", "test_args": {"f": {"g": GREY}}}), "may fetch"),
 ]
 
 
@@ -295,6 +315,29 @@ def test_what_only_looks_like_a_name_needs_no_word(run):
         state["config"]["data_loader"]["args"]["many"] = ["a.b"]
         checkpoint.save(state, path)
     tiny.command_line("-r", run)
+
+
+def test_data_that_are_there_need_no_word(run):
+    grey = {"type": "torchvision.transforms.v2.Grayscale"}
+    args = {"root": "data", "download": False, "transform": grey}
+    dataset = {"type": "torchvision.datasets.MNIST", "args": args}
+    sampler = {"type": "torch.utils.data.RandomSampler", "args": {"replacement": True}}
+    value = of_data(dataset=dataset, sampler=sampler, transform="torchvision.transforms.ToTensor")
+    for path in run.glob("*.pth"):
+        state = checkpoint.load(path)
+        state["config"]["data_loader"] = value
+        checkpoint.save(state, path)
+    assert tiny.command_line("-r", run)["data_loader"] == value
+
+
+def test_a_download_goes_nowhere_outside_without_a_word(run, tmp_path):
+    args = {"root": str(tmp_path / "elsewhere"), "download": True}
+    for path in run.glob("*.pth"):
+        state = checkpoint.load(path)
+        state["config"]["data_loader"] = of_data(dataset={"type": "Own", "args": args})
+        checkpoint.save(state, path)
+    with pytest.raises(CheckpointError, match=r"args\.dataset\.args\.root: .* is outside the proj"):
+        tiny.command_line("-r", run)
 
 
 def test_what_needs_no_network_needs_no_word(run):

@@ -124,13 +124,20 @@ def test_a_folder_outside_is_read_and_gets_no_download(run, tmp_path):
     tiny.command_line("-r", run, "--set", "data_loader.args.download=false")
 
 
+@pytest.mark.parametrize("path", ["~/elsewhere", "..\\..\\elsewhere", "~\\elsewhere"])
+def test_paths_that_lead_out_in_another_way(run, tmp_path, path):
+    naming(run, "data_loader", args={"root": path, "download": True})
+    with pytest.raises(CheckpointError, match=r"data_loader.args.root: .* is outside the project"):
+        tiny.command_line("-r", run)
+
+
 def test_a_checkpoint_says_not_where_a_new_run_goes(run, tmp_path):
     new = tmp_path / "new.json"
     new.write_text(json.dumps({"name": "New"}))
     with pytest.raises(CheckpointError, match=r"trainer.save_dir: .* is outside the project"):
-        tiny.command_line("-c", new, "-r", run)
+        tiny.command_line("-c", new, "-r", run, partial=True)
     save_dir = f"trainer.save_dir={tmp_path / 'mine'}"
-    parser = tiny.command_line("-c", new, "-r", run, "--set", save_dir)
+    parser = tiny.command_line("-c", new, "-r", run, "--set", save_dir, partial=True)
     assert parser.where("name").startswith(f"{new}:1:")
 
 

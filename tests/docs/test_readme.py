@@ -96,14 +96,14 @@ def test_its_commands_run(project, line):
 
 def test_a_scheduler_made_of_schedulers_resumes_exactly(tmp_path, monkeypatch):
     """The page's function, in a file of the project."""
-    code = re.search(r"```python\n(def warmup_cosine.*?)```", PAGES["config"], re.S)
+    code = re.search(r"```python\n(def warmup_steps.*?)```", PAGES["config"], re.S)
     module = types.ModuleType("model.optim_of_the_test")
-    names = ("CosineAnnealingLR", "LinearLR", "SequentialLR")
+    names = ("StepLR", "LinearLR", "SequentialLR")
     vars(module).update({name: getattr(torch.optim.lr_scheduler, name) for name in names})
     module.Optimizer = torch.optim.Optimizer
     exec(code[1], vars(module))
     monkeypatch.setattr(tiny, "init_scheduler", lambda *args: init_scheduler(*args, module))
-    scheduler = {"type": "warmup_cosine", "args": {"warmup": 1, "epochs": 3}}
+    scheduler = {"type": "warmup_steps", "args": {"warmup": 1, "step": 1}}
     config = tiny.settings(tmp_path, lr_scheduler=scheduler, trainer__epochs=3)
     unbroken = tiny.train(config)
     resumed = tiny.train(config, resume=unbroken.checkpoint_dir / "checkpoint-epoch1.pth")

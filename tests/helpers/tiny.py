@@ -279,10 +279,10 @@ def train(config, **kwargs):
     return trainer
 
 
-def command_line(*arguments):
+def command_line(*arguments, partial=False):
     """The parser of a command line of the tiny project."""
     sys.argv = ["train.py", *map(str, arguments)]
-    return ConfigParser.from_args(argparse.ArgumentParser())
+    return ConfigParser.from_args(argparse.ArgumentParser(), partial=partial)
 
 
 def digest(model):

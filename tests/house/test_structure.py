@@ -81,6 +81,7 @@ MEANT_TO_BE_SET = {
 }
 #: Private names of third parties, each with the one file that knows it; a comment there says why.
 PRIVATE = {
+    "_actions": "machinery/launch/options.py",
     "_iterator": "machinery/order/passes.py",
     "_metadata": "machinery/plain_data.py",
     "_opt_called": "machinery/update/schedule.py",

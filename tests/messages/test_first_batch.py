@@ -114,6 +114,51 @@ def test_a_mistake_at_the_first_batch_is_told_in_six_lines(project, mistake):
         (project / file).write_text(right)
 
 
+#: What a dataset returns, and which lines are told.
+DICTS = {
+    "two keys": (
+        '{"image": images, "label": labels}',
+        """output = self.model(batch['image'])
+        return self.criterion(output, batch['label']), output, batch['label']""",
+    ),
+    "three keys, of which one is no tensor": (
+        '{"label": labels, "names": ["a"] * len(labels), "image": images}',
+        """output = self.model(batch['image'])
+        return self.criterion(output, batch['label']), output, batch['label']""",
+    ),
+    "keys that nobody knows": (
+        '{"image": images, "kind": labels}',
+        """output = self.model(batch['image'])
+        return self.criterion(output, batch['kind']), output, batch['kind']""",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DICTS)
+def test_a_batch_that_is_a_dict_is_told_with_the_lines_to_write(project, kind):
+    returned, lines = DICTS[kind]
+    data, trainer = project / "data_loader" / "data_loaders.py", project / "trainer" / "trainer.py"
+    before = data.read_text(), trainer.read_text()
+    whole = "return images, self.labels.index_select(0, indices)"
+    dicts = f"labels = self.labels.index_select(0, indices)\n        return {returned}"
+    try:
+        data.write_text(before[0].replace(whole, dicts))
+        for words in ([], ["--check"]):
+            result = quick(project, "train.py", "-c", "config.json", *words)
+            assert result.returncode == 2 and "Traceback" not in result.stderr
+            assert len(result.stderr.strip().splitlines()) == 5
+            assert "it is a dict (" in result.stderr and lines in result.stderr
+        written = "def _forward(self, batch):\n        " + lines
+        assert written in result.stderr
+        old = before[1][before[1].index("    def _forward(") : before[1].index("    def backward(")]
+        trainer.write_text(before[1].replace(old, f"    {written}\n\n"))
+        result = quick(project, "train.py", "-c", "config.json", "--check")
+        assert result.returncode == 0, result.stderr
+    finally:
+        data.write_text(before[0])
+        trainer.write_text(before[1])
+
+
 class Scaled(tiny.Trainer):
     """Calls what it overrides, as many do, from within a decorator."""
 

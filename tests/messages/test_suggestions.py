@@ -129,7 +129,7 @@ class FrailImages(InMemoryImages):
         if torch.utils.data.get_worker_info():
             os._exit(1)
         FrailImages.calls += 1
-        if FrailImages.calls > 12 and (ROOT / "broken").exists():
+        if FrailImages.calls > 12 and project_path("broken").exists():
             raise OSError("the disk is gone")
         return super().__getitems__(indices)
 
@@ -585,6 +585,15 @@ STARTING = [
         "$C -r $ONE --set arch.type=Wide",
         """--set 'arch.skip=["conv1.*"]'""",
         "--set 'arch.skip=$1'",
+    ),
+    case(
+        "weights-that-no-file-would-have",
+        "name it as arch.weights",
+        r"name it as (arch\.weights), and leave out -r",
+        """$C --set trainer.save=trained --set 'arch.freeze=["conv1.*"]'""",
+        "-r 'loose weights/w.pth'",
+        "--set '$1=loose weights/w.pth'",
+        done="weights from",
     ),
     new_run("interval", "--set lr_scheduler.interval=step"),
     new_run("flag", "--set optimizer.args.amsgrad=true"),
@@ -1396,8 +1405,9 @@ SUGGESTION = re.compile(
     r"stop it|finish|let the|there are|needs|stand in double quotes|a comma before|is missing)\b"
 )
 #: Those that are followed in functions of their own, in this order; the last ones in
-#: config/test_secrets.py, config/test_trust.py, config/test_installed.py and
-#: update/test_parameter_groups.py.
+#: config/test_secrets.py, config/test_trust.py, config/test_installed.py,
+#: update/test_parameter_groups.py, config/test_words_for_optimizers.py, config/test_nested.py,
+#: data/test_choosing.py and messages/test_first_batch.py.
 FOLLOWED = """what to train: -c {}
 -r auto needs
 may be its "base"
@@ -1455,7 +1465,19 @@ did you mean {}?
 {}: {}: leave them out
 give max_lr as a list
 metrics: two numbers are called {}: give one a "name"
-(each validation set has its own)""".splitlines()
+(each validation set has its own)
+leave the type of one of them out
+the groups leave {} no parameter
+--set {}.args.download=true fetches it
+let the constructor of a trainer of your own say
+an object takes no arguments: leave them out
+say what the test data have in place of its args
+give it an attribute targets, or give weights
+"balanced" needs the class of each sample
+drop_last has no effect beside batch_by: set
+weights and batch_by do not go together: leave
+raise batch_size, or cut the samples
+say in trainer/trainer.py what it means""".splitlines()
 
 
 #: What only looks like one: help, origins, and what is told beside a suggestion.
@@ -1480,6 +1502,7 @@ only args take values of the environment
 records show *** for the secret in it
 srun has started {}
 {} may fetch what it needs, or write it
+{}: {}, which is missing
 nothing of {} may be named in a config""".splitlines()
 
 

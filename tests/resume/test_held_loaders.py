@@ -177,7 +177,7 @@ def test_other_data_begins_a_new_pass(tmp_path, messages):
 
 
 def orders(*loaders):
-    return [loader._passes.order._order(1).tolist() for loader in loaders]
+    return [loader._passes.order.of_pass(1).tolist() for loader in loaders]
 
 
 def test_two_loaders_of_one_name_draw_each_its_own(tmp_path, messages):

@@ -156,6 +156,12 @@ def test_a_mistake_is_told(tmp_path, groups, message):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_group_without_a_type_is_of_the_optimizer_itself(tmp_path):
+    """As the refusal above says."""
+    groups = [{"params": ["*.bias"]}, {"params": ["*"], "type": "SGD"}]
+    assert type(build(settings(tmp_path, groups)).optimizer).__name__ == "AdamWAndSGD"
+
+
 def test_one_cycle_wants_a_rate_for_each(tmp_path):
     cycle = {"type": "OneCycleLR", "interval": "step", "args": {"max_lr": 0.1}}
     with pytest.raises(ConfigError, match=r"groups.1: the learning rate follows OneCycleLR: give"):

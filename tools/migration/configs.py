@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from machinery.config.arguments import Given, type_problem
-from machinery.config.checking import check
+from machinery.config.checking import Checked, check
 from machinery.config.components import Component, bind
 from machinery.config.source import Source, dotted as dotted_path
 from machinery.config.values import KeyPath
 from machinery.errors import ConfigError
-from tools.migration.module import REFUSED, Finding, Module
+from tools.migration.module import DIFFERENT, REFUSED, Finding, Module
 from tools.migration.project import Found, Project
 from tools.migration.syntax import dotted, is_open, nodes_in, text_of
 
@@ -81,13 +81,25 @@ def in_configs(project: Project) -> Iterator[Finding]:
                 where = source.where(("base",))
                 text = "base: here this key names a config to inherit from: give yours another name"
                 yield Finding(REFUSED, where, text)
-            check(source)
+            checked = check(source, classic=True)
         except ConfigError as error:
             yield from _told(str(error), path)
             continue
+        yield from _meanings(checked)
         for section, found in lookups.items():
             for item in _items(source, section):
                 yield from _in_item(project, source, item, found)
+
+
+def _meanings(checked: Checked) -> Iterator[Finding]:
+    """What a config says otherwise than ours, and keys of its own that look like slips."""
+    for note in checked.notes:
+        place, _, text = note.partition(": ")
+        yield Finding(DIFFERENT, place, text)
+    for key in checked.own_keys:
+        if key.near is not None and not key.beside:
+            text = f"{dotted_path(key.path)}: only your code reads it, and {key.near} is not there"
+            yield Finding(DIFFERENT, checked.source.where(key.path), text)
 
 
 def _told(error: str, path: str) -> Iterator[Finding]:
@@ -179,6 +191,8 @@ def _in_item(
         lookups: of the section.
     """
     component = item.component
+    if _is_handled(project, component.type):
+        return
     modules = {lookup.module for lookup in lookups}
     if modules <= set(_TORCH) and isinstance(component.args, dict):
         yield from _in_torch(source, component, lookups[0])
@@ -192,6 +206,15 @@ def _in_item(
         yield Finding(REFUSED, source.where(component.path), text)
     elif len(lookups) == 1 and not item.is_name:
         yield from _fits(project, source, component, found[0], lookups[0].positional)
+
+
+def _is_handled(project: Project, name: str) -> bool:
+    """Whether the code asks for a type by its name, as `== "CustomLR"`, and makes it itself."""
+    for module in project.modules.values():
+        for node in module.nodes(ast.Compare):
+            if any(text_of(side) == name for side in ast.iter_child_nodes(node)):
+                return True
+    return False
 
 
 def _in_torch(source: Source, component: Component, lookup: Lookup) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ import ast
 import collections
 import collections.abc
 import functools
+import re
 import warnings
 from collections.abc import Iterator
 from operator import attrgetter
@@ -12,6 +13,7 @@ from tools.migration import classic
 from tools.migration.loaders import loader_findings
 from tools.migration.module import REFUSED, Finding, Module
 from tools.migration.project import Project
+from tools.migration.replaced import in_replaced, lost, names_that_stay, own_methods, uses_of_lost
 from tools.migration.syntax import dotted, nodes_in
 from tools.migration.trainers import trainer_findings
 
@@ -25,20 +27,24 @@ _NUMPY = (
 #: What the classic's ConfigParser has, and this one has not.
 _CONFIG = {
     "initialize": "init_obj",
-    "_config": "config.config",
-    "log_levels": "config.get_logger(name, verbosity)",
-    "_save_dir": "config.save_dir",
-    "_log_dir": "config.log_dir",
 }
 #: How a config is called, and the package of which a module that calls it so imports something.
 _CONFIG_FROM = {"config": "parse_config", "self.config": "base"}
+#: What from_args takes by name.
+_FROM_ARGS = ("args", "options", "evaluating", "partial", None)
+#: What a checkpoint is called where it is read.
+_CHECKPOINT = re.compile(r"resume|checkpoint|ckpt|model|weight|pretrain|snapshot|best|\.pth")
 _LOOKED_AT = (ast.Import, ast.ImportFrom, ast.ClassDef, ast.Attribute, ast.Call)
 
 
 def in_code(project: Project) -> Iterator[Finding]:
     """All findings in the files that the project keeps."""
     yield from _files_in_the_way(project)
+    yield from in_replaced(project)
+    gone = lost(project)
+    stays = names_that_stay(project)
     for module in sorted(project.modules.values(), key=attrgetter("path")):
+        yield from uses_of_lost(project, module, gone, stays)
         optional = _optional(module.tree)
         for node in module.nodes(*_LOOKED_AT):
             if isinstance(node, ast.ClassDef):
@@ -92,13 +98,27 @@ def _class(project: Project, module: Module, node: ast.ClassDef) -> Iterator[Fin
         yield from trainer_findings(project, module, node)
     if any(classic.is_base(name, "BaseDataLoader") for name in origins):
         yield from loader_findings(project, module, node)
-    is_tracker = module.path == classic.UTIL and node.name == "MetricTracker"
-    if is_tracker and _writes_into_column(node):
-        text = (
-            "its MetricTracker fails with pandas 3: "
-            "write from utils.metrics import MetricTracker in its place"
-        )
-        yield module.refused(node, text)
+    if _writes_into_column(node):
+        yield module.refused(node, _of_tracker(module, node))
+
+
+def _of_tracker(module: Module, cls: ast.ClassDef) -> str:
+    """What to do about a tracker that fails with pandas 3."""
+    own = own_methods(cls, module.path, module.tree)
+    if module.path != classic.UTIL:  # where nothing is known of it
+        own = [node.name for node in cls.body if isinstance(node, ast.FunctionDef)]
+        known = classic.NAMES[classic.UTIL]["MetricTracker"].split()
+        own = [name for name in own if name not in known]
+    told = f"its {cls.name} fails with pandas 3"
+    if cls.name == "MetricTracker" and not own:
+        return f"{told}: write from utils.metrics import MetricTracker in its place"
+    if own:
+        told += f", and has methods of its own ({', '.join(own)})"
+    return (
+        f"{told}: derive it from that of utils.metrics, with these methods alone; or mend it: "
+        "self._data.loc[:] = 0 is the whole of reset, and update writes "
+        'self._data.loc[key, "total"] += value * n, and so "counts" and "average"'
+    )
 
 
 def _writes_into_column(cls: ast.ClassDef) -> bool:
@@ -153,13 +173,7 @@ def _from_template(project: Project, module: Module, node: ast.ImportFrom) -> It
         return
     for alias in node.names:
         name = alias.name
-        if name == "*" and origin == "utils":
-            text = (
-                "from utils import * brings no names: "
-                "name those that you use, as from utils import MetricTracker"
-            )
-            yield module.refused(node, text)
-        elif name != "*" and not _is_there(project, origin, name):
+        if name != "*" and not _is_there(project, origin, name):
             hint = _whereabouts(project, origin, name)
             yield module.refused(node, f"{origin} has no {name} here{hint}")
 
@@ -169,9 +183,12 @@ def _is_there(project: Project, origin: str, name: str) -> bool:
 
     The project's own files may lie beside the template's.
     """
-    if origin == "utils" and project.keeps_util and name in classic.NAMES[classic.UTIL]:
+    if origin == "utils" and project.keeps_util:  # which is asked for what utils itself has not
         util = project.modules["utils.util"]
-        return name in util.names or bool(util.stars)
+        if name in util.names or util.stars:
+            return True
+        if name in classic.NAMES[classic.UTIL]:
+            return False
     if name in classic.template_names(origin):
         return True
     return f"{origin.replace('.', '/')}/{name}" in project.stems
@@ -234,9 +251,22 @@ def _call(project: Project, module: Module, node: ast.Call) -> Iterator[Finding]
     is_parser = name.split(".")[0] == "parse_config" and name.endswith(".ConfigParser")
     if name == "torch.load":
         yield from _load(module, node)
+    elif name == "parse_config.ConfigParser.from_args":
+        yield from _from_args(module, node)
     elif is_parser and node.args and dotted(node.args[0]) in _parsers(module):
         text = (
             "ConfigParser takes a config, no parser: write ConfigParser.from_args(parser, options)"
+        )
+        yield module.refused(node, text)
+
+
+def _from_args(module: Module, node: ast.Call) -> Iterator[Finding]:
+    """Arguments of from_args that a project's own version had."""
+    given = [keyword.arg for keyword in node.keywords if keyword.arg not in _FROM_ARGS]
+    if len(node.args) > 2 or any(given):
+        text = (
+            "from_args takes (parser, options) here: what else yours took, "
+            "config.args has, or set it in the config that it gives"
         )
         yield module.refused(node, text)
 
@@ -245,13 +275,20 @@ def _load(module: Module, node: ast.Call) -> Iterator[Finding]:
     """What a call of torch.load meets, by its weights_only."""
     given = {keyword.arg: keyword.value for keyword in node.keywords}
     value = given.get("weights_only")
-    if value is None and None not in given:
+    is_checkpoint = any(_CHECKPOINT.search(ast.unparse(each).lower()) for each in node.args[:1])
+    if value is None and None not in given and not is_checkpoint:
+        text = (
+            "torch.load reads tensors and plain containers alone since torch 2.6; other data of "
+            "yours, that you trust, wants weights_only=False"
+        )
+        yield module.different(node, text)
+    elif value is None and None not in given:
         text = (
             "torch.load reads new checkpoints, and refuses old ones with their pickled "
             "ConfigParser: convert them"
         )
         yield module.different(node, text)
-    elif isinstance(value, ast.Constant) and value.value is False:
+    elif is_checkpoint and isinstance(value, ast.Constant) and value.value is False:
         text = (
             "torch.load(weights_only=False) runs what a file names; "
             "the checkpoints made here do not need it"

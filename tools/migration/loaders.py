@@ -20,7 +20,7 @@ def loader_findings(project: Project, module: Module, cls: ast.ClassDef) -> Iter
     variables = _distributed_variables(project, module, cls)
     for sampler in _samplers(cls):
         if dotted(sampler) in variables or _is_distributed(project, module, sampler):
-            text = "a DistributedSampler is refused: training on several GPUs is not there yet"
+            text = "a DistributedSampler is refused: the loader cuts each batch itself"
             yield module.refused(sampler, text)
 
 

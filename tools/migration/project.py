@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from tools.migration import classic
+from tools.migration.bodies import changed
 from tools.migration.module import Module
 from tools.migration.syntax import dotted
 
@@ -95,14 +96,23 @@ class Project:
         by_path = {module.path: module for module in self.modules.values()}
         #: What the user has added to the classic's own files; those whose names are known.
         self.added = _added(by_path)
-        self.keeps_util = bool(self.added.get(classic.UTIL))
+        self.keeps_utils = bool(self.added.get("utils/__init__.py"))
+        self.keeps_util = self.keeps_utils or _is_own(by_path.get(classic.UTIL), self.added)
         #: The files that this template replaces; their code says nothing about what would be met.
         self.replaced: dict[str, Module] = {}
+        self._set_replaced_aside(by_path)
+
+    def _set_replaced_aside(self, by_path: dict[str, Module]) -> None:
+        """Put the files aside that this template replaces: they stay only as what is lost."""
+        kept = []
+        if self.keeps_util:
+            kept.append(classic.UTIL)
+        if self.keeps_utils:
+            kept.append("utils/__init__.py")
         for path in self.added:
-            if path == classic.UTIL and self.keeps_util:
-                continue
-            self.replaced[path] = by_path[path]
-            del self.modules[by_path[path].name]
+            if path not in kept:
+                self.replaced[path] = by_path[path]
+                del self.modules[by_path[path].name]
 
     def _walk(self) -> Iterator[str]:
         """The paths of the files of the wanted kinds, folder by folder."""
@@ -288,6 +298,8 @@ def _files(folder: _Folder, entries: list[os.DirEntry[str]]) -> list[str]:
     """The paths of the files of the wanted kinds in a folder."""
     found = []
     for entry in entries:
+        if entry.name.startswith("._"):  # a Mac's, beside the file itself
+            continue
         if entry.name.endswith(_WANTED) and not entry.is_dir(follow_symlinks=False):
             found.append(f"{folder.path}{entry.name}")
     return found
@@ -312,6 +324,13 @@ def _stems(files: list[str]) -> set[str]:
         for length in range(1, len(parts)):
             found.add("/".join(parts[:length]))
     return found
+
+
+def _is_own(util: Module | None, added: dict[str, list[str]]) -> bool:
+    """Whether a utils/util.py is more than the classic's."""
+    if util is None:
+        return False
+    return bool(added.get(classic.UTIL)) or bool(changed(classic.UTIL, util.tree))
 
 
 def _added(modules: dict[str, Module]) -> dict[str, list[str]]:

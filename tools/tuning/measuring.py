@@ -107,11 +107,12 @@ def updates(trainer: Any) -> Iterator[int]:
         before = trainer.step
         for batches in trainer._groups(epoch):
             try:
-                trainer._update(batches)
+                if batches:  # else none of their samples could be read
+                    trainer._update(batches)
             except Exception as error:
                 note_batch(error, trainer)
                 raise
-            trainer._after_update(len(batches))
+            trainer._after_update(trainer._sizes.steps)
             yield sum(trainer.batch_size_of(batch) for batch in batches)
         if trainer.step == before:
             raise DataError("the training loader gave no batches")

@@ -1,0 +1,264 @@
+"""How a batch is made, in whichever process, and handed out: by its place alone."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Subset
+
+from machinery import distributed
+from machinery.errors import DataError, UserError
+from machinery.order import seeding
+from machinery.order.batches import BatchIndex, Indices
+from machinery.order.generators import own_generators, seed_own
+from machinery.order.unreadable import EMPTY, UNREADABLE, LeftOut, Partial, why_not
+from machinery.telling import lost_worker, told
+
+
+class SeededFetcher(Dataset[Any]):
+    """Makes the finished batch of a `BatchIndex`, in whichever process it runs.
+
+    A dataset with `__getitems__` (whole-batch data) is handed an index tensor [n]; a list that it
+    returns is collated, anything else is the batch. It is looked for beneath `Subset`s, whose own
+    `__getitems__` is only a short cut. If it says `draws_rows_only`, all it draws comes from
+    `uniform_rows`, and the global generators need no seed for it.
+
+    Args:
+        dataset: map-style data.
+        collate_fn: makes a batch of a list of samples.
+        seed, name: of the loader.
+        skips: leave out samples that cannot be read, or are None.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        collate_fn: Callable[[list[Any]], Any],
+        seed: int,
+        name: str,
+        skips: bool = False,
+    ) -> None:
+        self.dataset = dataset
+        self.collate_fn = collate_fn
+        self.skips = skips
+        self.seed = seed
+        self.name = name
+        self.look()
+
+    def look(self) -> None:
+        """See what the dataset is and holds, now that a pass begins: it may have changed."""
+        self._subsets: list[Indices] = []
+        inner = self.dataset
+        while type(inner) is Subset:
+            self._subsets.append(np.asarray(inner.indices, dtype=np.int64))
+            inner = inner.dataset
+        self._whole: Any = inner if _takes_batches(inner) else None
+        self._own = own_generators(inner)
+        self._draws_freely = not getattr(inner, "draws_rows_only", False)
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether a batch holds each of its samples: it is made of single ones, or row by row."""
+        if self._whole is None:
+            return True
+        return not self._draws_freely
+
+    def __getitem__(self, index: BatchIndex) -> Any:
+        threads = torch.get_num_threads()
+        # One thread, as in a worker: two threads sum in another order, and give other bits.
+        if threads > 1:
+            torch.set_num_threads(1)
+        try:
+            if self._whole is None:
+                return self._of_samples(index)
+            return self._whole_batch(index)
+        except Exception as error:  # whatever the user's dataset raises is told in one piece
+            return DataError(_reason(error))
+        finally:
+            if threads > 1:
+                torch.set_num_threads(threads)
+
+    def _whole_batch(self, index: BatchIndex) -> Any:
+        """The batch that whole-batch data makes."""
+        indices = index.indices
+        for subset in self._subsets:
+            indices = subset[indices]
+        if self._draws_freely or self._own:
+            self._seed_batch(index)
+        with seeding.Rows(self.seed, self.name, index.epoch, index.position, index.stride):
+            try:
+                batch = self._whole.__getitems__(torch.as_tensor(indices))
+            except UNREADABLE:
+                if not self.skips:
+                    raise
+                return self._one_by_one(index, indices)
+        if isinstance(batch, list):
+            return self._without_none(index, indices, batch)
+        return batch
+
+    def _one_by_one(self, index: BatchIndex, indices: Indices) -> Any:
+        """The batch made of single samples, where whole-batch data cannot read all of them."""
+        self._seed_batch(index)
+        samples = []
+        for i in indices.tolist():
+            try:
+                samples.append(self._whole[i])
+            except UNREADABLE as error:
+                samples.append(LeftOut(i, why_not(error)))
+        return self._without_none(index, indices, samples)
+
+    def _without_none(self, index: BatchIndex, indices: Indices, samples: list[Any]) -> Any:
+        """A batch of those of some samples that could be read, if others may be left out."""
+        if not self.skips:
+            return self.collate_fn(samples)
+        left_out = []
+        read = []
+        for i, sample in zip(indices.tolist(), samples, strict=True):
+            if isinstance(sample, LeftOut):
+                left_out.append(sample)
+            elif sample is None:
+                left_out.append(LeftOut(i, "None"))
+            else:
+                read.append(sample)
+        return self._collated(read, left_out, index)
+
+    def _of_samples(self, index: BatchIndex) -> Any:
+        """The batch made of samples, each of which draws what belongs to its place."""
+        samples = []
+        left_out: list[LeftOut] = []
+        for offset, i in enumerate(index.indices.tolist()):
+            place = index.position + offset * index.stride
+            self._seed("sample", index.epoch, place)
+            try:
+                sample = self.dataset[i]
+            except Exception as error:
+                if self.skips and isinstance(error, UNREADABLE):
+                    left_out.append(LeftOut(i, why_not(error)))
+                    continue
+                error.add_note(f"in sample {i}")
+                raise
+            if sample is None and self.skips:
+                left_out.append(LeftOut(i, "None"))
+            else:
+                samples.append(sample)
+        self._seed_batch(index)
+        return self._collated(samples, left_out, index)
+
+    def _collated(self, samples: list[Any], left_out: list[LeftOut], index: BatchIndex) -> Any:
+        """A batch of samples, with a note of those that were left out."""
+        if not left_out:
+            return self.collate_fn(samples)
+        if not samples and index.epoch > 0 and distributed.size() > 1:
+            samples = [self._stand_in(left_out[0].number)]  # the other processes wait for its step
+        batch: Any = EMPTY
+        if samples:
+            batch = self.collate_fn(samples)
+        of_dataset = [each._replace(number=self._in_dataset(each.number)) for each in left_out]
+        return Partial(index.batch, batch, of_dataset)
+
+    def _in_dataset(self, sample: int) -> int:
+        """The number that a sample has beneath the subsets."""
+        if self._whole is None:
+            for subset in self._subsets:
+                sample = int(subset[sample])
+        return sample
+
+    def _stand_in(self, index: int) -> Any:
+        """The next sample that can be read, for a batch that counts nothing."""
+        data = self._whole
+        if data is None:
+            data = self.dataset
+        n = len(data)
+        for i in range(index + 1, index + n):
+            try:
+                sample = data[i % n]
+            except UNREADABLE:
+                continue
+            if sample is not None:
+                return sample
+        raise DataError("no sample can be read")
+
+    def _seed_batch(self, index: BatchIndex) -> None:
+        """Seed what is drawn for the batch as a whole, such as MixUp in `collate_fn`."""
+        self._seed("batch", index.epoch, index.batch, distributed.rank())
+
+    def _seed(self, *place: int | str) -> None:
+        """Seed the global generators, and those of the dataset."""
+        seeding.seed_everything(self.seed, self.name, *place)
+        if self._own:
+            seed_own(self._own, self.seed, self.name, *place)
+
+
+def _takes_batches(dataset: Any) -> bool:
+    """Whether a dataset makes whole batches by a `__getitems__` of its own.
+
+    torch's own classes have one, too, which takes a list and is only a short cut.
+    """
+    method = getattr(type(dataset), "__getitems__", None)
+    return method is not None and not str(method.__module__).startswith("torch.")
+
+
+class Clock:
+    """Counts the batches that loaders hand out in this process: what comes before what."""
+
+    def __init__(self) -> None:
+        self.handed_out = 0
+
+    def tick(self) -> None:
+        """One more."""
+        self.handed_out += 1
+
+
+#: That of this process.
+CLOCK = Clock()
+
+
+def handed_out(
+    start: Callable[[], Iterator[Any]], seed: int, name: str, epoch: int, first: int
+) -> Iterator[Any]:
+    """Pass on the batches that `start` begins with batch `first`; seed what the step on each draws.
+
+    Pass 0 is an evaluation, where the draws don't depend on the epoch. The seeding comes after any
+    prefetching, and here, so that a loop of the user's own over a loader is exact, too.
+
+    Raises:
+        DataError: a batch could not be made.
+    """
+    place: tuple[Any, ...] = ("step", epoch) if epoch else ("eval",)
+    rank = distributed.rank()
+    batches = None
+    try:
+        for k in itertools.count(first):
+            try:
+                if batches is None:
+                    batches = start()
+                batch = next(batches)
+            except StopIteration:
+                return
+            except UserError:
+                raise
+            except Exception as error:  # of a sampler, of iterable data, of a loader not ours
+                raise _not_made(name, k, epoch, _reason(error)) from error
+            if isinstance(batch, DataError):
+                raise _not_made(name, k, epoch, str(batch))
+            seeding.seed_everything(seed, *place, k, rank)
+            CLOCK.tick()
+            yield batch
+    finally:
+        # The workers end now. If the iterator went with a traceback that holds this frame, torch
+        # would wait for each of them for 5 s.
+        del batches
+
+
+def _not_made(name: str, k: int, epoch: int, reason: str) -> DataError:
+    return DataError(f"the loader {name!r} could not make batch {k} of pass {epoch}: {reason}")
+
+
+def _reason(error: Exception) -> str:
+    """What an error of a loader says; what torch raises when a worker is lost, in plain words."""
+    first_line = str(error).partition("\n")[0]
+    if not first_line.startswith("DataLoader"):
+        return told(error)
+    return lost_worker(first_line)

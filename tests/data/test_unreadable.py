@@ -1,0 +1,312 @@
+"""Samples that cannot be read are left out of their batches: as if these were made without them,
+on any number of processes, after any resume."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+import exact
+import ranks
+import tiny
+from base import BaseDataLoader, one_pass
+from machinery.errors import ConfigError, DataError, Stopped
+from machinery.order.unreadable import EMPTY
+from trainer import Trainer
+
+#: Three are trained on; the last is held out by a split of a fifth.
+LOST = (7, 50, 51, 66)
+MANY = (7, 50, 51, 120, 122)
+
+
+class Photos(tiny.Points):
+    """Points of which some cannot be read: one is None, the others raise."""
+
+    lost = LOST
+    error = OSError("image file is truncated\n  and more")
+
+    def __init__(self, n=531):
+        super().__init__(n, noise=False)
+
+    def __getitem__(self, i):
+        if i in self.lost:
+            if i % 2:
+                return None
+            raise self.error
+        return super().__getitem__(i)
+
+
+class PhotosLoader(BaseDataLoader):
+    def __init__(self, n=531, lost=None, **options):
+        data = Photos(n)
+        if lost is not None:
+            data.lost = tuple(lost)
+        super().__init__(data, **options)
+
+
+tiny.PhotosLoader = PhotosLoader
+
+
+def loader_of(**options):
+    return PhotosLoader(**{"batch_size": 8, "skip_unreadable": True, **options})
+
+
+def rows(batches):
+    return torch.cat([x for x, _ in batches])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_what_is_left_are_the_samples_without_them(shuffle, workers):
+    whole = tiny.Points(531, noise=False)
+    loader = loader_of(shuffle=shuffle, num_workers=workers)
+    (order,) = [torch.cat([torch.from_numpy(b.indices) for b in _places(loader)])]
+    expected = torch.stack([whole.x[i] for i in order.tolist() if i not in LOST])
+    assert torch.equal(rows(loader.batches(1)), expected)
+
+
+def _places(loader):
+    loader._passes.order.take(1, 0, len(loader))
+    return list(loader._passes.order)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_they_are_told_once_a_pass(workers, caplog):
+    loader = loader_of(num_workers=workers)
+    for _ in range(2):
+        list(loader)
+    first, second = [record.message for record in caplog.records]
+    assert "4 of 531 samples of the loader 'train' in pass 1 cannot be read, and left out:" in first
+    assert "pass 2" in second and second.count("\n") == 4 and second.endswith("\n  …")
+    assert re.search(r"sample (50|66): OSError: image file is truncated\n", first + second)
+    assert re.search("sample (7|51): None", first + second) and "and more" not in first
+
+
+def test_a_held_out_sample_has_the_number_that_it_has_in_the_dataset(caplog):
+    list(loader_of(validation_split=0.2).split_validation())
+    (message,) = [record.message for record in caplog.records]
+    assert message.endswith("left out:\n  sample 66: OSError: image file is truncated")
+
+
+def test_more_than_one_in_a_hundred_end_the_run():
+    lost = [3, 10, 17, 20, 33, 34]
+    loader = loader_of(lost=lost)
+    what = "6 of 531 samples of the loader 'train' in pass 1 cannot be read, more than 1 %:"
+    with pytest.raises(DataError, match=re.escape(what)) as caught:
+        list(loader)
+    assert caught.value.exit_code == 3
+    list(loader_of(lost=lost[:5]))
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), TypeError("x"), AttributeError("x")])
+def test_a_mistake_of_a_program_is_no_unreadable_sample(error, monkeypatch):
+    monkeypatch.setattr(Photos, "error", error)
+    with pytest.raises(DataError, match=rf"{type(error).__name__}.*\n  in sample (50|66)"):
+        list(loader_of())
+
+
+def test_nothing_is_left_out_where_nobody_asks():
+    with pytest.raises(DataError, match="could not make batch"):
+        list(loader_of(skip_unreadable=False))
+
+
+def test_iterable_data_are_refused():
+    with pytest.raises(ConfigError, match="are not for iterable data"):
+        BaseDataLoader(tiny.Stream(40), 8, skip_unreadable=True)
+
+
+def test_a_list_of_a_whole_batch_may_have_none():
+    class Whole(Photos):
+        def __getitems__(self, indices):
+            return [None if i in (3, 5) else (self.x[i], self.y[i]) for i in indices.tolist()]
+
+    loader = BaseDataLoader(Whole(), 8, False, skip_unreadable=True)
+    first, *_ = loader
+    assert torch.equal(first[0], loader.dataset.x[[0, 1, 2, 4, 6, 7]])
+
+
+@pytest.mark.parametrize("split", [0.0, 0.2])
+def test_a_whole_batch_that_cannot_be_read_is_read_one_by_one(split, caplog):
+    class Whole(Photos):
+        """As Hugging Face's: a list of samples, or an error for all of them."""
+
+        lost = (50, 66)
+
+        def __getitems__(self, indices):
+            if set(indices.tolist()) & {50, 66}:
+                raise self.error
+            return [(self.x[i], self.y[i]) for i in indices.tolist()]
+
+    loader = BaseDataLoader(Whole(), 8, False, split, skip_unreadable=True)
+    read = list(loader) + (list(loader.split_validation()) if split else [])
+    assert sum(len(y) for _, y in read) == 529
+    told = "\n".join(record.message for record in caplog.records)
+    assert "sample 50: OSError: image file is truncated" in told and "sample 66: OSError" in told
+
+
+def test_an_empty_batch_is_none():
+    loader = loader_of(batch_size=1, shuffle=False)
+    seen = list(loader)
+    assert len(loader) == 531 and len(seen) == 527
+    assert len(list(one_pass(loader, 1))) == 527
+    # And a pass goes on behind it.
+    left = [i for i in range(8, 531) if i not in LOST]
+    assert torch.equal(rows(seen[-len(left) :]), loader.dataset.x[left])
+    behind = [batch for batch in loader.batches(3, 8) if batch is not EMPTY]
+    assert torch.equal(rows(behind), loader.dataset.x[left])
+
+
+def settings(folder, **args):
+    changes = {key: args.pop(key) for key in list(args) if "__" in key}
+    args = {"batch_size": 4, "validation_split": 0.2, "skip_unreadable": True, **args}
+    loader = {"type": "PhotosLoader", "args": args}
+    config = exact.settings(folder, data_loader=loader, metrics=["accuracy"], trainer__epochs=2)
+    config["trainer"]["accumulate"] = 3
+    for key, value in changes.items():
+        section, name = key.split("__")
+        config[section][name] = value
+    return config
+
+
+class WithoutThem(torch.utils.data.Sampler):
+    """The batches of a loader by hand, without what cannot be read."""
+
+    def __init__(self, loader):
+        self.loader = loader
+        self.epoch = 1
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __len__(self):
+        return len(list(iter(self)))
+
+    def __iter__(self):
+        order = self.loader._passes.order
+        order.take(self.epoch, 0, len(self.loader))
+        for place in order:
+            left = [i for i in place.indices.tolist() if i not in LOST]
+            if left:
+                yield left
+
+
+@pytest.mark.parametrize("size", [4, 1])
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_it_trains_as_on_batches_without_them(tmp_path, size, accumulate):
+    """Groups of `accumulate` batches are those of the order; with 1, an empty one is no group."""
+    changes = {"trainer__accumulate": accumulate, "batch_size": size}
+    trainer = tiny.build(settings(tmp_path / "a", **changes), trainer_class=exact.Exact)
+    groups = []
+    trainer._update, update = None, trainer._update
+    trainer._update = lambda batches: (groups.append(len(batches)), update(batches))[1]
+    trainer.train()
+    assert trainer.train_metrics.samples == 425 - sum(i in _training(trainer) for i in LOST)
+    lost = sum(i not in _training(trainer) for i in LOST)
+    assert trainer.valid_metrics.samples == 106 - lost
+    if size == accumulate == 1:
+        by_hand = tiny.build(settings(tmp_path / "b", **changes), trainer_class=exact.Exact)
+        loader = by_hand.data_loader
+        data = tiny.Points(531, noise=False)
+        by_hand.data_loader = DataLoader(data, batch_sampler=WithoutThem(loader))
+        by_hand.len_epoch = by_hand._length._last = len(by_hand.data_loader)
+        by_hand.train()
+        assert tiny.digest(by_hand.model) == tiny.digest(trainer.model)
+    if size == 1 and accumulate == 3:
+        assert len(groups) == 2 * 142 and sum(groups) == 2 * trainer.train_metrics.samples
+
+
+def _training(trainer):
+    return {*range(531)} - {*np.asarray(trainer.data_loader.valid_sampler.indices).tolist()}
+
+
+@pytest.mark.parametrize(
+    "size, accumulate, processes", [(4, 3, 2), (5, 1, 3), (2, 1, 2), (3, 2, 2)]
+)
+def test_processes_train_as_one(tmp_path, size, accumulate, processes):
+    # With momentum, an update of nothing would move the weights.
+    changes = {"trainer__accumulate": accumulate, "batch_size": size}
+    changes["optimizer__args"] = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.01}
+    if size < 4:  # a whole batch of the first pass, and parts of others in the second
+        place = _places(tiny.build(settings(tmp_path / "x", **changes)).data_loader)[6]
+        changes["lost"] = place.indices.tolist()
+
+    def train(folder):
+        return exact.train(settings(folder, **changes))[:3]
+
+    one = train(tmp_path / "one")
+    for weights, logs, samples in ranks.run(tmp_path, processes, train, tmp_path / "more"):
+        assert exact.furthest(weights, one[0]) < 1e-12 and samples == one[2]
+        for mine, other in zip(logs, one[1], strict=True):
+            assert mine == pytest.approx(other, abs=1e-12)
+
+
+def test_on_several_processes_they_are_told_once_and_too_many_end_all(tmp_path):
+    def told(folder, lost=None):
+        try:
+            exact.train(settings(folder, lost=lost, trainer__verbosity=1))
+        except DataError as error:
+            return str(error)
+        return ""
+
+    processes, place = ranks.start(tmp_path, 2, told, tmp_path / "some")
+    codes, outputs = ranks.finish(processes, place)
+    assert codes == [0, 0]
+    assert sum(output.count("in pass 1 cannot be read, and left out") for output in outputs) == 1
+    # Of 425 samples to train on 1 % are 4: each of the processes has fewer.
+    for text in ranks.run(tmp_path, 2, told, tmp_path / "many", MANY):
+        assert "5 of 425 samples" in text and "more than 1 %" in text
+
+
+def test_a_bare_loop_on_several_processes_weighs_what_is_left(tmp_path):
+    class Bare(Trainer):
+        def _train_epoch(self, epoch):
+            self.model.train()
+            for x, y in self.data_loader:
+                self.optimizer.zero_grad()
+                self.criterion(self.model(x.double()), y).backward()
+                self.optimizer.step()
+            return {}
+
+        def __init__(self, model, *args, **kwargs):
+            super().__init__(model.double(), *args, **kwargs)
+
+    def train(folder):
+        config = settings(folder, batch_size=8, validation_split=0.0, trainer__monitor="off")
+        return exact.train(config, trainer_class=Bare)[0]
+
+    one = train(tmp_path / "one")
+    for weights in ranks.run(tmp_path, 2, train, tmp_path / "two"):
+        assert exact.furthest(weights, one) < 1e-12
+
+
+@pytest.mark.parametrize("size", [4, 1])
+def test_a_stop_inside_an_epoch_changes_nothing(tmp_path, size):
+    changes = {"batch_size": size, "trainer__accumulate": 2}
+    unbroken = tiny.build(settings(tmp_path / "a", **changes), trainer_class=exact.Exact)
+    unbroken.train()
+    config = settings(tmp_path / "b", **changes)
+    stops = {"after": len(unbroken.data_loader) + 60 // size}
+    stopped = tiny.build(
+        config, trainer_class=type("Stops", (tiny.Interrupted, exact.Exact), stops)
+    )
+    with pytest.raises(Stopped):
+        stopped.train()
+    path = tiny.newest(stopped.checkpoint_dir)
+    assert "-step" in path.name
+    resumed = tiny.build(config, resume=path, trainer_class=exact.Exact)
+    resumed.train()
+    assert tiny.digest(resumed.model) == tiny.digest(unbroken.model)
+    assert tiny.rows(resumed) == tiny.rows(unbroken)
+
+
+def test_a_first_batch_of_nothing_hurts_nobody(tmp_path):
+    first = _first_of(tmp_path)
+    trainer = tiny.train(settings(tmp_path / "b", lost=[first], batch_size=1))
+    assert trainer.epoch == 2
+
+
+def _first_of(tmp_path):
+    trainer = tiny.build(settings(tmp_path / "a", batch_size=1))
+    return int(_places(trainer.data_loader)[0].indices[0])
