@@ -142,6 +142,8 @@ def check_page(project, page, text):
         assert re.match(r"https?:", target) or place.exists(), f"{page}: {target}"
     for words in re.findall(r"(?m)^(?:python|torchrun .*?) (\w[\w/]*\.py)\b", text):
         assert (project / words).is_file(), f"{page}: {words}"
+    for place in re.findall(r"`((?:examples|tests)/[\w/.]*)`(?! of the template)", text):
+        assert (project / place).exists(), f"{page}: {place}"
     assert not re.search(r"\b(PROJECT|CONFIG_NAME|TASK|COMMANDS|PAGES)\b", text), page
 
 

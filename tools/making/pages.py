@@ -2,16 +2,17 @@
 
 import posixpath
 import re
-from collections.abc import Container
+from collections.abc import Collection
 from pathlib import PurePosixPath
 
+#: What the tree of files says that the folder of data holds.
+DIGITS = "data/mnist5k.npz"
 #: What the template's pages say of the template, and what a project's say; as regular expressions.
 _SAID = (
     ("docs/how_it_works.md", r"(?m)^examples/ .*$", "examples/            {examples}"),
     ("docs/how_it_works.md", r"(?ms)^tests/ .*?(?=^```)", "tests/               {tests}\n"),
     ("docs/exactness.md", r"held by `tests/`", "held by the template's `tests/`"),
     ("docs/tools.md", r"(?ms)^## A project of your own\n.*?(?=^## )", ""),
-    ("docs/trainers.md", r"`tests/helpers/bending/` holds", "The template's `tests/` hold"),
 )
 _EXAMPLES = "debug/ and slurm/ are used as they are; of lbfgs/ the trainer; trackers.py"
 _TESTS = (
@@ -20,7 +21,7 @@ _TESTS = (
 )
 
 
-def settled(page: str, text: str, files: Container[str], tools: Container[str]) -> str:
+def settled(page: str, text: str, files: Collection[str], tools: Collection[str]) -> str:
     """A page of the template, for a project.
 
     Args:
@@ -33,6 +34,16 @@ def settled(page: str, text: str, files: Container[str], tools: Container[str]) 
             text = re.sub(old, new.format(examples=_EXAMPLES, tests=_TESTS), text)
     if page == "docs/how_it_works.md":
         text = _without_tools(text, tools)
+        if DIGITS not in files:
+            text = re.sub(r"(?m)^data/( +)the bundled digits; ", r"data/\1", text)
+
+    def named(found: re.Match[str]) -> str:
+        place = found[1].rstrip("/")
+        if any(name == place or name.startswith(f"{place}/") for name in files):
+            return found[0]
+        return f"{found[0]} of the template"
+
+    text = re.sub(r"`((?:examples|tests)/[\w/.]*)`(?! of the template)", named, text)
 
     def linked(found: re.Match[str]) -> str:
         target = found[2].partition("#")[0]
@@ -44,7 +55,7 @@ def settled(page: str, text: str, files: Container[str], tools: Container[str]) 
     return re.sub(r"(?<!!)\[([^][]*)\]\(([^)\s]+)\)", linked, text)
 
 
-def _without_tools(text: str, tools: Container[str]) -> str:
+def _without_tools(text: str, tools: Collection[str]) -> str:
     """The tree of files, without some tools."""
     lines = []
     for line in text.splitlines():
