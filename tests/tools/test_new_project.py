@@ -120,23 +120,27 @@ def test_nothing_of_other_tasks_is_left(tmp_path, example):
     source = f"examples/{example}/config.json" if example else "config.json"
     assert config["name"] == json.loads((ROOT / source).read_text())["name"]
     code = {name: (project / name).read_text() for name in names if name.endswith(".py")}
-    own = "\n".join(code[name] for name in code if not name.startswith(("examples/", "machinery/")))
+    own = own_code(code)
     assert not re.search(r"\bexamples\.(?!lbfgs|debug|trackers)\w+", own + json.dumps(config))
     assert ("DigitsDataLoader" in own) == (example not in OTHER_DATA)
     assert ("data/mnist5k.npz" in names) == (example not in OTHER_DATA)
     assert ("class MnistModel" in own) == (example in (None, "distillation"))
     assert git(project, "status", "--short", "--ignored") == ""
     for name in names:
-        if name.endswith(".md"):
-            check_page(project, name, (project / name).read_text())
-    for line in re.findall(
-        r"entry: python (\S+)", (project / ".pre-commit-config.yaml").read_text()
-    ):
-        assert line in names
+        check_page(project, name)
+    hooks = (project / ".pre-commit-config.yaml").read_text()
+    assert "python " not in hooks
 
 
-def check_page(project, page, text):
-    """Its links lead somewhere, and its commands are there."""
+def own_code(code):
+    """All but the machinery and the examples."""
+    places = ("examples/", "machinery/")
+    return "\n".join(text for name, text in code.items() if not name.startswith(places))
+
+
+def check_page(project, page):
+    """The links of a page lead somewhere, and its commands are there."""
+    text = (project / page).read_text() if page.endswith(".md") else ""
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         place = (project / page).parent / target.partition("#")[0]
         assert re.match(r"https?:", target) or place.exists(), f"{page}: {target}"
