@@ -219,8 +219,18 @@ def test_a_clone_has_the_branch_of_its_origin(places, tmp_path):
     template, project = places
     own_changes(project)
     git(tmp_path, "clone", "-q", str(project), "clone")
-    update(template, tmp_path / "clone")
-    has_both(tmp_path / "clone")
+    clone = tmp_path / "clone"
+    update(template, clone)
+    has_both(clone)
+    git(clone, "branch", "-q", "-f", "template", "HEAD^2^")  # as before the update
+    update(template, project)
+    git(clone, "fetch", "-q")
+    git(clone, "reset", "-q", "--hard", "@{u}")  # what somebody else has updated
+    append(template / SHARED, "\n#: Newer.\n")
+    committed(template, "Third")
+    update(template, clone)
+    assert git(clone, "rev-parse", "template^") == git(project, "rev-parse", "template")
+    has_both(clone)
 
 
 def early_template(folder):

@@ -80,9 +80,13 @@ def have_branch(project: Path, options: Options, since: str | None) -> None:
     Raises:
         ConfigError: nobody knows what the project began with.
     """
+    theirs = f"refs/remotes/origin/{BRANCH}"
     if git(project, "rev-parse", "-q", "--verify", f"refs/heads/{BRANCH}") is not None:
+        is_newer = git(project, "merge-base", "--is-ancestor", BRANCH, theirs) is not None
+        if is_newer and _is_held(project, theirs):  # somebody has updated another clone
+            _run(project, "update-ref", f"refs/heads/{BRANCH}", theirs)
         return
-    for name in (f"origin/{BRANCH}", _beginning(project)):
+    for name in (theirs, _beginning(project)):
         if name is not None and _is_held(project, name):
             _run(project, "branch", "--no-track", BRANCH, name)
             return
