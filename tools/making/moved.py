@@ -33,7 +33,6 @@ SHORT: dict[str, dict[str, Any]] = {
 #: What two processes do, where it is not what one does.
 TWO_PROCESSES = {
     "contrastive": "train",
-    "distillation": "no",
     "gan": "train",
     "stream": "train",
 }

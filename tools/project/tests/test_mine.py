@@ -15,5 +15,5 @@ from typing import Any
 #: network. Where the data is not in git, data that is: {"data_loader.args.data_dir": "tests/data"}.
 SHORT: dict[str, Any] = {}
 #: What two processes do: "equal", what one does; "train", numbers of their own, because the task
-#: draws in `_forward` or compares the samples of a batch; "no", they do not train at all.
+#: draws in `_forward`, or compares the samples of a batch.
 TWO_PROCESSES = "equal"
