@@ -9,6 +9,7 @@ from machinery.config.components import Modules, find
 from machinery.config.factory import Factory
 from machinery.config.groups import grouped
 from machinery.config.schema import LRScheduler
+from machinery.config.source import dotted
 from machinery.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -179,8 +180,11 @@ def _refuse_rates_of_groups(config: Factory, component: LRScheduler) -> None:
     if isinstance(component.args.get("max_lr"), list):
         return
     for index, group in enumerate(optimizer.groups):
-        if group.type is not None or "lr" in (group.model_extra or {}):
-            where = f"{config.where('optimizer', 'groups', index)}: optimizer.groups.{index}"
+        path: tuple[str | int, ...] = ("optimizer", "groups", index)
+        if "lr" in (group.model_extra or {}):
+            path = (*path, "lr")
+        if group.type is not None or path[-1] == "lr":
+            where = f"{config.where(*path)}: {dotted(path)}"
             what = f"the learning rate follows {name}"
             raise ConfigError(f"{where}: {what}: give max_lr as a list, one for each group")
 

@@ -164,7 +164,9 @@ def test_a_group_without_a_type_is_of_the_optimizer_itself(tmp_path):
 
 def test_one_cycle_wants_a_rate_for_each(tmp_path):
     cycle = {"type": "OneCycleLR", "interval": "step", "args": {"max_lr": 0.1}}
-    with pytest.raises(ConfigError, match=r"groups.1: the learning rate follows OneCycleLR: give"):
+    with pytest.raises(
+        ConfigError, match=r"groups.1.lr: the learning rate follows OneCycleLR: give"
+    ):
         build(settings(tmp_path / "a", lr_scheduler=cycle))
     cycle["args"] = {"max_lr": [0.01, 0.01, 0.1], "cycle_momentum": False}
     trained = train(settings(tmp_path / "b", lr_scheduler=cycle))
