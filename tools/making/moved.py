@@ -113,7 +113,7 @@ class Move:
         for place, text in self.files().items():
             shown = re.match(r'"""(.*): (python tools/.*)"""\n', text)
             if place.startswith("tools/") and shown:
-                lines.append(f"{shown[2]:<51} # {shown[1][0].lower()}{shown[1][1:]}")
+                lines.append(f"{shown[2]:<50}  # {shown[1][0].lower()}{shown[1][1:]}")
         return lines
 
     def data(self) -> list[str]:

@@ -94,7 +94,7 @@ def _readme(text: str, name: str, run: str, move: Move | None, files: dict[str, 
             shown.append(f"[{title}]({page})")
     text = text.replace("TASK", task).replace("COMMANDS\n", commands)
     text = _named(text.replace("PAGES", ",\n".join(shown)), name, run)
-    return re.sub(r"(?m)^(python .*?) +# ", lambda found: f"{found[1]:<51} # ", text)
+    return re.sub(r"(?m)^(python .*?) +# ", lambda found: f"{found[1]:<50}  # ", text)
 
 
 def _settings(text: str, options: Options, files: dict[str, bytes]) -> str:
