@@ -169,9 +169,11 @@ def settled(text: str, move: Move | None) -> str:
     """The owner's page of tests, for an example."""
     if move is None:
         return text
-    short = json.dumps(SHORT.get(move.example, {}), indent=4).replace("null", "None")
-    if short != "{}":
-        text = text.replace("SHORT: dict[str, Any] = {}", f"SHORT: dict[str, Any] = {short}")
-        text = re.sub(r'(?m)^(    ".*[^,])\n}$', r"\1,\n}", text)
+    lines = ""
+    for key, value in SHORT.get(move.example, {}).items():
+        shown = json.dumps(value).replace("null", "None")
+        lines += f'    "{key}": {shown},\n'
+    if lines:
+        text = text.replace("SHORT: dict[str, Any] = {}", f"SHORT: dict[str, Any] = {{\n{lines}}}")
     two = TWO_PROCESSES.get(move.example, "equal")
     return text.replace('TWO_PROCESSES = "equal"', f'TWO_PROCESSES = "{two}"')
