@@ -18,7 +18,7 @@ from projects import ROOT, copy_template
 
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text()
-    for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
+    for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))
 }
 TOOLS = PAGES["docs/tools.md"]
 SHORT = [
@@ -48,8 +48,7 @@ def test_links_lead_somewhere(page):
 
 def test_each_page_can_be_found_and_the_readme_is_short():
     for page in PAGES:
-        name = page.rpartition("/")[2]
-        assert page == "README.md" or f"(docs/{name})" in PAGES["README.md"], page
+        assert page == "README.md" or f"({page})" in PAGES["README.md"], page
     assert len(PAGES["README.md"].splitlines()) <= 250
 
 

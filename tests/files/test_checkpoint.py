@@ -6,7 +6,6 @@ import io
 import os
 import pickle
 import random
-import resource
 import signal
 import stat
 import zipfile
@@ -262,6 +261,7 @@ def test_foreign_files_are_told_in_one_line(tmp_path, name, message):
 def test_a_failed_write_leaves_what_was_there(tmp_path):
     path = saved(tmp_path)
     before = path.read_bytes()
+    resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     big = {**STATE, "state_dict": {"w": torch.zeros(100_000)}}
 

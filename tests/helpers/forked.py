@@ -8,10 +8,13 @@ import signal
 import sys
 import time
 
+import pytest
 import torch
 
 from machinery.telling import end_command
 
+if not hasattr(os, "fork"):
+    pytest.skip("no forks on this platform", allow_module_level=True)
 # The first backward of a process looks how many devices there are, starts threads for them, and no
 # fork of it can call backward any more. Once fake tensors have been made (by torch.export), it
 # finds one without a GPU; now it finds none.
