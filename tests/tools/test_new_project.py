@@ -17,6 +17,8 @@ IDENTITY = {
     f"GIT_{who}_{what}": "me@there" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
 }
 EXAMPLES = sorted(path.parent.name for path in (ROOT / "examples").glob("*/config.json"))
+#: For what takes a minute for each kind; the first project stands for all otherwise.
+IN_SOAK = [pytest.param(name, marks=pytest.mark.soak) for name in EXAMPLES]
 #: Those that are not about the digits.
 OTHER_DATA = ("char_lm", "finetune", "segmentation", "stream", "tabular")
 #: What makes the commands of a README short.
@@ -163,7 +165,7 @@ def commands(readme):
     return [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines()]
 
 
-@pytest.mark.parametrize("example", [None, *EXAMPLES])
+@pytest.mark.parametrize("example", [None, *IN_SOAK])
 def test_the_commands_of_its_readme_run(tmp_path, example):
     project = made(tmp_path / "mine", *(["--example", example] if example else []))
     lines = commands((project / "README.md").read_text())
@@ -199,7 +201,7 @@ def checks(project, *more, tests=()):
     assert re.search(r"^[56] passed", result.stdout, re.M), result.stdout
 
 
-@pytest.mark.parametrize("example", [None, *EXAMPLES])
+@pytest.mark.parametrize("example", [None, *IN_SOAK])
 def test_its_checks_pass_from_the_first_commit(tmp_path, example):
     checks(made(tmp_path / "mine", *(["--example", example] if example else [])))
 
@@ -286,7 +288,14 @@ def another_loader(project):
     (project / "config.json").write_text(json.dumps(config, indent=4))
 
 
-@pytest.mark.parametrize("change", [another_name, another_model, another_loader])
+@pytest.mark.parametrize(
+    "change",
+    [
+        another_loader,
+        pytest.param(another_name, marks=pytest.mark.soak),
+        pytest.param(another_model, marks=pytest.mark.soak),
+    ],
+)
 def test_its_checks_pass_when_it_has_become_another_task(tmp_path, change, mypy):
     project = made(tmp_path / "mine")
     change(project)
@@ -327,6 +336,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("fault", FAULTS)
 def test_its_tests_see_what_is_wrong(tmp_path, fault):
     project = made(tmp_path / "mine")

@@ -243,6 +243,7 @@ def early_template(folder):
     return folder / "early"
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("words", [[], ["--example", "finetune"]])
 def test_a_project_of_an_early_version_is_updated(tmp_path, words):
     early = early_template(tmp_path)
