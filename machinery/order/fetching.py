@@ -156,6 +156,8 @@ class SeededFetcher(Dataset[Any]):
         if samples:
             batch = self.collate_fn(samples)
         of_dataset = [each._replace(number=self._in_dataset(each.number)) for each in left_out]
+        if index.stands_in:  # the process whose sample it is notes it
+            of_dataset = []
         return Partial(index.batch, batch, of_dataset)
 
     def _in_dataset(self, sample: int) -> int:

@@ -242,6 +242,20 @@ def test_processes_train_as_one(tmp_path, size, accumulate, processes):
             assert mine == pytest.approx(other, abs=1e-12)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_a_stand_in_lacks_is_another_process_s(tmp_path, workers):
+    """The last batch is one sample, which cannot be read: of 101 one may be left out, not two."""
+    args = {"n": 101, "lost": [100], "shuffle": False, "validation_split": 0.0}
+    config = {**args, "num_workers": workers, "trainer__monitor": "off"}
+
+    def train(folder):
+        return exact.train(settings(folder, **config))[0]
+
+    one = train(tmp_path / "one")
+    for weights in ranks.run(tmp_path, 3, train, tmp_path / "more"):
+        assert exact.furthest(weights, one) < 1e-12
+
+
 def test_on_several_processes_they_are_told_once_and_too_many_end_all(tmp_path):
     def told(folder, lost=None):
         try:
