@@ -93,20 +93,28 @@ class SeededFetcher(Dataset[Any]):
             except UNREADABLE:
                 if not self.skips:
                     raise
-                return self._one_by_one(index, indices)
+                batch = None
+        if batch is None and self.skips:
+            return self._one_by_one(index, indices)
         if isinstance(batch, list):
             return self._without_none(index, indices, batch)
         return batch
 
     def _one_by_one(self, index: BatchIndex, indices: Indices) -> Any:
-        """The batch made of single samples, where whole-batch data cannot read all of them."""
-        self._seed_batch(index)
+        """The batch made of single samples, where whole-batch data cannot read all of them.
+
+        Each draws what belongs to its place, as if all could be read.
+        """
         samples = []
-        for i in indices.tolist():
-            try:
-                samples.append(self._whole[i])
-            except UNREADABLE as error:
-                samples.append(LeftOut(i, why_not(error)))
+        for offset, i in enumerate(indices.tolist()):
+            place = index.position + offset * index.stride
+            self._seed("sample", index.epoch, place)
+            with seeding.Rows(self.seed, self.name, index.epoch, place):
+                try:
+                    samples.append(self._whole[i])
+                except UNREADABLE as error:
+                    samples.append(LeftOut(i, why_not(error)))
+        self._seed_batch(index)
         return self._without_none(index, indices, samples)
 
     def _without_none(self, index: BatchIndex, indices: Indices, samples: list[Any]) -> Any:

@@ -146,6 +146,67 @@ def test_a_whole_batch_that_cannot_be_read_is_read_one_by_one(split, caplog):
     assert "sample 50: OSError: image file is truncated" in told and "sample 66: OSError" in told
 
 
+class Augmented(tiny.WholePoints):
+    """Whole-batch data of which one cannot be read, and which draws a row for each."""
+
+    lost = 52
+    draws_rows_only = True
+
+    def __getitems__(self, indices):
+        if self.lost in indices.tolist():
+            raise OSError("bad")
+        return super().__getitems__(indices)
+
+    def __getitem__(self, i):
+        x, y = self.__getitems__(torch.tensor([i]))
+        return x[0], y[0]
+
+
+class Jittered(Augmented):
+    """Such data whose single samples draw from torch's generator."""
+
+    def __getitem__(self, i):
+        x, y = super().__getitem__(i)
+        return x + torch.randn(6), y
+
+
+class AugmentedLoader(BaseDataLoader):
+    def __init__(self, kind=Augmented, n=103, **options):
+        super().__init__(kind(n), **{"skip_unreadable": True, "shuffle": False, **options})
+
+
+tiny.AugmentedLoader = AugmentedLoader
+
+
+@pytest.mark.parametrize("size", [8, 5])
+def test_whole_batch_data_augment_the_others_as_if_all_could_be_read(size, monkeypatch):
+    left = [i for i in range(103) if i != Augmented.lost]
+    without = rows(AugmentedLoader(batch_size=size).batches(2))
+    monkeypatch.setattr(Augmented, "lost", None)
+    assert torch.equal(without, rows(AugmentedLoader(batch_size=size).batches(2))[left])
+
+
+def test_single_samples_of_whole_batch_data_draw_by_their_place(monkeypatch):
+    """A bad batch, as it is cut: what each sample draws is its own."""
+
+    def bad(size):
+        every = list(AugmentedLoader(Jittered, batch_size=size).batches(2))
+        return every[Augmented.lost // size][0]
+
+    eight, four = bad(8), bad(4)  # samples 48 to 55, and 52 to 55
+    assert torch.equal(eight[-3:], four)
+
+
+def test_whole_batch_data_train_on_processes_as_on_one(tmp_path):
+    def train(folder):
+        changes = {"data_loader": {"type": "AugmentedLoader", "args": {"batch_size": 8}}}
+        return exact.train(exact.settings(folder, trainer__monitor="off", **changes))[0]
+
+    one = train(tmp_path / "one")
+    for weights in ranks.run(tmp_path, 2, train, tmp_path / "two"):
+        assert exact.furthest(weights, one) < 1e-12
+
+
 def test_an_empty_batch_is_none():
     loader = loader_of(batch_size=1, shuffle=False)
     seen = list(loader)
