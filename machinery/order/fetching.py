@@ -13,7 +13,7 @@ from machinery.errors import DataError, UserError
 from machinery.order import seeding
 from machinery.order.batches import BatchIndex, Indices
 from machinery.order.generators import own_generators, seed_own
-from machinery.order.unreadable import EMPTY, UNREADABLE, LeftOut, Partial, why_not
+from machinery.order.unreadable import EMPTY, LeftOut, Partial, is_unreadable, why_not
 from machinery.telling import lost_worker, told
 
 
@@ -90,8 +90,8 @@ class SeededFetcher(Dataset[Any]):
         with seeding.Rows(self.seed, self.name, index.epoch, index.position, index.stride):
             try:
                 batch = self._whole.__getitems__(torch.as_tensor(indices))
-            except UNREADABLE:
-                if not self.skips:
+            except Exception as error:
+                if not self.skips or not is_unreadable(error):
                     raise
                 batch = None
         if batch is None and self.skips:
@@ -112,8 +112,8 @@ class SeededFetcher(Dataset[Any]):
             with seeding.Rows(self.seed, self.name, index.epoch, place):
                 try:
                     samples.append(self._whole[i])
-                except UNREADABLE as error:
-                    samples.append(LeftOut(i, why_not(error)))
+                except Exception as error:
+                    samples.append(self._left_out(i, error))
         self._seed_batch(index)
         return self._without_none(index, indices, samples)
 
@@ -142,17 +142,21 @@ class SeededFetcher(Dataset[Any]):
             try:
                 sample = self.dataset[i]
             except Exception as error:
-                if self.skips and isinstance(error, UNREADABLE):
-                    left_out.append(LeftOut(i, why_not(error)))
-                    continue
-                error.add_note(f"in sample {i}")
-                raise
+                left_out.append(self._left_out(i, error))
+                continue
             if sample is None and self.skips:
                 left_out.append(LeftOut(i, "None"))
             else:
                 samples.append(sample)
         self._seed_batch(index)
         return self._collated(samples, left_out, index)
+
+    def _left_out(self, i: int, error: Exception) -> LeftOut:
+        """What is noted of a sample that cannot be read; any other error is raised."""
+        if self.skips and is_unreadable(error):
+            return LeftOut(i, why_not(error))
+        error.add_note(f"in sample {i}")
+        raise error
 
     def _collated(self, samples: list[Any], left_out: list[LeftOut], index: BatchIndex) -> Any:
         """A batch of samples, with a note of those that were left out."""
@@ -184,7 +188,9 @@ class SeededFetcher(Dataset[Any]):
         for i in range(index + 1, index + n):
             try:
                 sample = data[i % n]
-            except UNREADABLE:
+            except Exception as error:
+                if not is_unreadable(error):
+                    raise
                 continue
             if sample is not None:
                 return sample

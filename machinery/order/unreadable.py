@@ -6,13 +6,17 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import torch
+
 from machinery import distributed
 from machinery.errors import DataError
 from machinery.telling import told
 
 #: What reading a file raises that is damaged, or is not there; other errors are mistakes of a
 #: program.
-UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, SyntaxError, struct.error, zlib.error)
+_UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, SyntaxError, struct.error, zlib.error)
+#: Those of them that are mistakes of a program all the same, or faults of the machine.
+_NO_FILE_S = (RecursionError, NotImplementedError, torch.OutOfMemoryError, torch.AcceleratorError)
 #: The share of a pass that may be left out.
 _MOST = 0.01
 #: How many are named.
@@ -121,6 +125,11 @@ class Reading:
         if len(samples) > _MOST * self._in_pass:
             what = f"{self._shown(samples)} cannot be read, more than 1 %"
             raise DataError(f"{what}:{_named(samples)}")
+
+
+def is_unreadable(error: Exception) -> bool:
+    """Whether an error says that a sample cannot be read."""
+    return isinstance(error, _UNREADABLE) and not isinstance(error, _NO_FILE_S)
 
 
 def _named(samples: list[LeftOut]) -> str:

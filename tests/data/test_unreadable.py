@@ -100,11 +100,28 @@ def test_more_than_one_in_a_hundred_end_the_run():
     list(loader_of(lost=lost[:5]))
 
 
-@pytest.mark.parametrize("error", [KeyError("x"), TypeError("x"), AttributeError("x")])
+MISTAKES = [KeyError("x"), TypeError("x"), AttributeError("x"), NotImplementedError("x")]
+MISTAKES += [RecursionError("x"), torch.OutOfMemoryError("x"), torch.AcceleratorError("x")]
+
+
+@pytest.mark.parametrize("error", MISTAKES)
 def test_a_mistake_of_a_program_is_no_unreadable_sample(error, monkeypatch):
     monkeypatch.setattr(Photos, "error", error)
     with pytest.raises(DataError, match=rf"{type(error).__name__}.*\n  in sample (50|66)"):
         list(loader_of())
+
+
+def test_nor_is_one_in_whole_batch_data(monkeypatch):
+    """Also where it comes only as the samples are read one by one."""
+
+    class Whole(Photos):
+        def __getitems__(self, indices):
+            raise OSError("bad")
+
+    for error in MISTAKES:
+        monkeypatch.setattr(Photos, "error", error)
+        with pytest.raises(DataError, match=rf"{type(error).__name__}.*\n  in sample 50"):
+            list(BaseDataLoader(Whole(), 8, False, skip_unreadable=True))
 
 
 def test_nothing_is_left_out_where_nobody_asks():
