@@ -74,7 +74,7 @@ class SeededFetcher(Dataset[Any]):
             if self._whole is None:
                 return self._of_samples(index)
             return self._whole_batch(index)
-        except Exception as error:  # whatever the user's dataset raises is told in one piece
+        except (Exception, SystemExit) as error:  # whatever the user's dataset raises is told so
             return DataError(_reason(error))
         finally:
             if threads > 1:
@@ -112,7 +112,7 @@ class SeededFetcher(Dataset[Any]):
             with seeding.Rows(self.seed, self.name, index.epoch, place):
                 try:
                     samples.append(self._whole[i])
-                except Exception as error:
+                except (Exception, SystemExit) as error:
                     samples.append(self._left_out(i, error))
         self._seed_batch(index)
         return self._without_none(index, indices, samples)
@@ -141,7 +141,7 @@ class SeededFetcher(Dataset[Any]):
             self._seed("sample", index.epoch, place)
             try:
                 sample = self.dataset[i]
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 left_out.append(self._left_out(i, error))
                 continue
             if sample is None and self.skips:
@@ -151,7 +151,7 @@ class SeededFetcher(Dataset[Any]):
         self._seed_batch(index)
         return self._collated(samples, left_out, index)
 
-    def _left_out(self, i: int, error: Exception) -> LeftOut:
+    def _left_out(self, i: int, error: Exception | SystemExit) -> LeftOut:
         """What is noted of a sample that cannot be read; any other error is raised."""
         if self.skips and is_unreadable(error):
             return LeftOut(i, why_not(error))
@@ -255,7 +255,7 @@ def handed_out(
                 return
             except UserError:
                 raise
-            except Exception as error:  # of a sampler, of iterable data, of a loader not ours
+            except (Exception, SystemExit) as error:  # of a sampler, of a foreign loader, …
                 raise _not_made(name, k, epoch, _reason(error)) from error
             if isinstance(batch, DataError):
                 raise _not_made(name, k, epoch, str(batch))
@@ -272,7 +272,7 @@ def _not_made(name: str, k: int, epoch: int, reason: str) -> DataError:
     return DataError(f"the loader {name!r} could not make batch {k} of pass {epoch}: {reason}")
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception | SystemExit) -> str:
     """What an error of a loader says; what torch raises when a worker is lost, in plain words."""
     first_line = str(error).partition("\n")[0]
     if not first_line.startswith("DataLoader"):

@@ -127,7 +127,7 @@ class Reading:
             raise DataError(f"{what}:{_named(samples)}")
 
 
-def is_unreadable(error: Exception) -> bool:
+def is_unreadable(error: Exception | SystemExit) -> bool:
     """Whether an error says that a sample cannot be read."""
     return isinstance(error, _UNREADABLE) and not isinstance(error, _NO_FILE_S)
 
@@ -140,7 +140,7 @@ def _named(samples: list[LeftOut]) -> str:
     return "\n  ".join(["", *shown])
 
 
-def why_not(error: Exception) -> str:
+def why_not(error: BaseException) -> str:
     """What an error says of a sample that cannot be read, in one line."""
     return told(error, anywhere=False).partition("\n")[0]
 
