@@ -373,6 +373,108 @@ def test_a_bare_loop_on_several_processes_weighs_what_is_left(tmp_path):
         assert exact.furthest(weights, one) < 1e-12
 
 
+#: Of 425 samples to train on 1 % are 4; here are 6, in the order in which they are read.
+SPREAD = (3, 60, 160, 260, 360, 420)
+
+
+def in_order(folder, lost, **changes):
+    args = {"lost": list(lost), "shuffle": False, "validation_split": 0.0, "n": 425}
+    return settings(folder, trainer__monitor="off", **{**args, **changes})
+
+
+def stopped_at(config, step, resume=None):
+    """A run that is stopped in a step; its newest checkpoint."""
+    stops = type("Stops", (tiny.Interrupted, exact.Exact), {"after": step})
+    trainer = tiny.build(config, resume=resume, trainer_class=stops)
+    with pytest.raises(Stopped):
+        trainer.train()
+    return tiny.newest(trainer.checkpoint_dir)
+
+
+def message(config, resume=None):
+    with pytest.raises(DataError) as caught:
+        exact.train(config, resume=resume)
+    return str(caught.value).partition("\n  resume")[0]
+
+
+@pytest.mark.parametrize("steps", [(2,), (8, 25)])
+def test_no_resume_forgets_what_was_left_out(tmp_path, steps):
+    unbroken = message(in_order(tmp_path / "a", SPREAD))
+    assert "5 of 425 samples" in unbroken
+    config, path = in_order(tmp_path / "b", SPREAD), None
+    for step in steps:
+        path = stopped_at(config, step, path)
+    assert message(config, path) == unbroken
+    # What is printed to resume by ends at the same place.
+    assert message(config, tiny.newest(path.parent)) == unbroken
+
+
+def test_what_has_been_mended_does_not_count(tmp_path):
+    config = in_order(tmp_path, SPREAD)
+    with pytest.raises(DataError, match="5 of 425"):
+        exact.train(config)
+    (run,) = (tmp_path / "models/Tiny").iterdir()
+    config["data_loader"]["args"]["lost"] = list(SPREAD[:4])
+    exact.train(config, resume=tiny.newest(run))
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_it_may_be_set_or_taken_back_inside_an_epoch(tmp_path, before):
+    """As where a file that cannot be read has ended the run; as with earlier checkpoints."""
+    config = in_order(tmp_path / "a", (), skip_unreadable=before)
+    path = stopped_at(config, 7)
+    config["data_loader"]["args"]["skip_unreadable"] = not before
+    unbroken = exact.train(in_order(tmp_path / "b", ()))[0]
+    assert exact.furthest(exact.train(config, resume=path)[0], unbroken) == 0
+
+
+@pytest.mark.parametrize("length", [20, 150])
+def test_each_pass_is_looked_at_however_long_an_epoch_is(tmp_path, length):
+    """Epochs of less than a pass, or more: what is told is told once, of one process and two."""
+    config = {"batch_size": 5, "trainer__len_epoch": length, "trainer__verbosity": 1}
+    config["trainer__epochs"] = 300 // length
+
+    def told(folder):
+        # One is read in each epoch, and one process has them all.
+        exact.train(in_order(folder, (0, 110, 210, 400), **config))
+
+    def ended(folder):
+        return message(in_order(folder, (340, 345, 351, 356, 361), **config))
+
+    for size in (1, 2):
+        processes, place = ranks.start(tmp_path, size, told, tmp_path / f"told-{size}")
+        codes, outputs = ranks.finish(processes, place)
+        text = "".join(outputs)
+        assert not any(codes), text
+        for number in (1, 2, 3):
+            assert f"4 of 425 samples of the loader 'train' in pass {number} " in text
+        assert text.count("and left out") == {20: 15, 150: 5}[length]
+        for end in ranks.run(tmp_path, size, ended, tmp_path / f"ended-{size}"):
+            assert "5 of 425 samples of the loader 'train' in pass 1 cannot be read, more" in end
+
+
+def test_processes_resume_with_what_all_have_left_out(tmp_path):
+    config = in_order(tmp_path / "a", (0, 1, 2, 3, 421))  # the last is not the main one's
+
+    def stop():
+        return stopped_at(config, 25)
+
+    path, _ = ranks.run(tmp_path, 2, stop)
+    (left_out,) = torch.load(path)["states"]["data_loader.unreadable"]["passes"].values()
+    assert sorted(i for i, _ in left_out["left_out"][0]) == [0, 1, 2, 3]
+    for size in (3, 1):
+        for end in ranks.run(tmp_path, size, message, config, path):
+            assert "5 of 425 samples" in end
+
+
+def test_a_sample_that_is_drawn_again_counts_once(tmp_path, caplog):
+    """Drawn by weight, one makes up more than one in a hundred, and is one all the same."""
+    loader = loader_of(n=200, lost=[5], weights=[30.0 if i == 5 else 1.0 for i in range(200)])
+    assert sum(len(y) for _, y in loader) < 190
+    (record,) = caplog.records
+    assert "1 of 200 samples of the loader 'train' in pass 1" in record.message
+
+
 @pytest.mark.parametrize("size", [4, 1])
 def test_a_stop_inside_an_epoch_changes_nothing(tmp_path, size):
     changes = {"batch_size": size, "trainer__accumulate": 2}
