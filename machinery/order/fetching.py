@@ -14,7 +14,7 @@ from machinery.order import seeding
 from machinery.order.batches import BatchIndex, Indices
 from machinery.order.generators import own_generators, seed_own
 from machinery.order.unreadable import EMPTY, LeftOut, Partial, is_unreadable, why_not
-from machinery.telling import lost_worker, told
+from machinery.telling import is_of_lost_worker, lost_worker, told
 
 
 class SeededFetcher(Dataset[Any]):
@@ -256,7 +256,10 @@ def handed_out(
             except UserError:
                 raise
             except (Exception, SystemExit) as error:  # of a sampler, of a foreign loader, …
-                raise _not_made(name, k, epoch, _reason(error)) from error
+                reason = _reason(error)
+                if is_of_lost_worker(error):
+                    reason = lost_worker(reason.partition("\n")[0])
+                raise _not_made(name, k, epoch, reason) from error
             if isinstance(batch, DataError):
                 raise _not_made(name, k, epoch, str(batch))
             seeding.seed_everything(seed, *place, k, rank)
