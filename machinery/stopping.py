@@ -298,6 +298,24 @@ def _end_with_parent(parent: int) -> None:
     os._exit(0)
 
 
+@contextmanager
+def deaf_to_workers() -> Iterator[None]:
+    """Where the end of a worker is no news, as while a run saves that ends for a lost one.
+
+    torch's signal handler would raise in the midst of it.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or not hasattr(signal, "SIGCHLD"):
+        yield
+        return
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        if before is not None:  # else it was none of Python's, which cannot be put back
+            signal.signal(signal.SIGCHLD, before)
+
+
 def end_workers() -> None:
     """End the DataLoader workers now: torch would wait 5 s for each that is busy."""
     for process in multiprocessing.active_children():

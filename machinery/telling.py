@@ -195,6 +195,14 @@ def _with_causes(error: BaseException) -> Iterator[BaseException]:
         each = each.__cause__ or each.__context__
 
 
+def is_of_lost_worker(error: BaseException) -> bool:
+    """Whether an error of a loader is that of its connection to a worker, which is gone."""
+    if not isinstance(error, FileNotFoundError | ConnectionError | EOFError):
+        return False
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return Path(frame.f_code.co_filename).parts[-2:] == ("multiprocessing", "connection.py")
+
+
 def lost_worker(what: str) -> str:
     """What torch says of a worker of a loader that is lost, with what can be done."""
     hint = "out of memory? try a smaller num_workers or batch_size; num_workers 0 shows an error"

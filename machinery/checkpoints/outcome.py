@@ -26,6 +26,7 @@ from machinery.errors import (
     UserError,
 )
 from machinery.files import check_place, read_json, shown, write_json
+from machinery.stopping import deaf_to_workers
 from machinery.telling import in_place_of, in_plain_words
 from machinery.update.watching import Monitor
 
@@ -55,15 +56,16 @@ def owned(
         yield
         run.status("finished", **position(), exit_code=0)
     except BaseException as raised:
-        error = in_plain_words(raised)
-        _save_before(error, checkpoints, save)
-        told = worded(error, checkpoints)
-        if isinstance(told, LostError):
-            _end_silent_processes(told)
-        if _another_has_failed(told, run):
-            raise SystemExit(1) from told
-        _leave_outcome(told, run, position(), to_log)
-        raise told from told.__cause__
+        with deaf_to_workers():
+            error = in_plain_words(raised)
+            _save_before(error, checkpoints, save)
+            told = worded(error, checkpoints)
+            if isinstance(told, LostError):
+                _end_silent_processes(told)
+            if _another_has_failed(told, run):
+                raise SystemExit(1) from told
+            _leave_outcome(told, run, position(), to_log)
+            raise told from told.__cause__
     finally:
         run.close()
 

@@ -18,6 +18,8 @@ from machinery.update.runtime import unwrap
 
 #: Attributes that have a state and are no parts: loaders are read up to the place.
 _LOADERS = ("data_loader", "valid_data_loader")
+#: What was left out of the training data: a part where samples that cannot be read may be.
+LEFT_OUT = "data_loader.unreadable"
 
 
 class Held(NamedTuple):
@@ -74,12 +76,21 @@ def held(
             continue
         known.add(id(part))
         parts[name] = part
+    parts.update(_left_out_of(attributes.get("data_loader")))
     for name, part in list(parts.items()):
         if isinstance(part, LRScheduler):  # one may hold another
             for inner, value in vars(part).items():
                 if isinstance(value, LRScheduler):
                     parts[f"{name}.{inner}"] = value
     return Held(bare, parts, fixed)
+
+
+def _left_out_of(loader: Any) -> dict[str, Any]:
+    """What was left out of the training data, as a part."""
+    reading = getattr(loader, "unreadable", None)
+    if not _has_state(reading):
+        return {}
+    return {LEFT_OUT: reading}
 
 
 def trained(held: Held) -> dict[str, torch.Tensor]:

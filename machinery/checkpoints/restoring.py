@@ -16,7 +16,7 @@ from machinery.checkpoints.changes import apply_changes, changes
 from machinery.checkpoints.file import Content
 from machinery.checkpoints.fitting import part_problems
 from machinery.checkpoints.judging import judge_anew
-from machinery.checkpoints.parts import Held, load_state
+from machinery.checkpoints.parts import LEFT_OUT, Held, load_state
 from machinery.checkpoints.starts import Afresh, FineTuned, FromFile, Position, Start
 from machinery.checkpoints.structure import structure
 from machinery.checkpoints.untrained import complete, networks_of
@@ -279,6 +279,7 @@ class Continued(_WithParts):
             if isinstance(part, BareIteration) and name not in states:
                 _logger.warning(f"{self.path} has no place of {name}: it begins a new pass")
                 del known[name]
+        _drop_what_is_new(known, states)
         problems = mismatches(dict.fromkeys(known), dict.fromkeys(states))
         if problems:
             lines = [f"{self.path} holds other parts than this trainer:", *problems]
@@ -320,6 +321,13 @@ class Continued(_WithParts):
         epoch = self.content["epoch"]
         begins = f"epoch {epoch + 1} begins at batch {epoch * now} of the data"
         _logger.warning(f"{before} -> {now} batches in an epoch: {begins}, not at {epoch * before}")
+
+
+def _drop_what_is_new(known: dict[str, Any], states: dict[str, State]) -> None:
+    """Begin afresh where only one knows what was left out: it may be set, and taken back."""
+    if LEFT_OUT not in known or LEFT_OUT not in states:
+        known.pop(LEFT_OUT, None)
+        states.pop(LEFT_OUT, None)
 
 
 def _shown(value: Any) -> str:

@@ -120,6 +120,8 @@ class BareIteration:
             elif weight:  # an evaluation takes no stand-in
                 yield batch
         OUTSTANDING.end(self)
+        if self.unreadable is not None and torch.is_grad_enabled():
+            self.unreadable.tell()
 
     def begin_epoch(self, epoch: int, held: bool) -> None:
         """An epoch of the trainer begins: a loop of its own over the loader takes this pass.

@@ -27,6 +27,8 @@ class BatchIndex(NamedTuple):
     stride: int
     #: int64 [n]. NumPy's, because a tensor on its way to a worker costs a file descriptor.
     indices: Indices
+    #: Whether it is a stand-in, whose sample is another process'.
+    stands_in: bool = False
 
 
 class Share(NamedTuple):
@@ -174,7 +176,7 @@ class PassOrder(Sampler[BatchIndex]):
             mine = indices[self._rank :: self._size]
             return BatchIndex(epoch, k, start + self._rank, self._size, mine)
         if epoch > 0:
-            return BatchIndex(epoch, k, start, self._size, indices[:1])
+            return BatchIndex(epoch, k, start, self._size, indices[:1], stands_in=True)
         return None
 
     def place(self, epoch: int) -> tuple[int | str, ...]:

@@ -13,8 +13,8 @@ from machinery.errors import DataError, UserError
 from machinery.order import seeding
 from machinery.order.batches import BatchIndex, Indices
 from machinery.order.generators import own_generators, seed_own
-from machinery.order.unreadable import EMPTY, UNREADABLE, LeftOut, Partial, why_not
-from machinery.telling import lost_worker, told
+from machinery.order.unreadable import EMPTY, LeftOut, Partial, is_unreadable, why_not
+from machinery.telling import is_of_lost_worker, lost_worker, told
 
 
 class SeededFetcher(Dataset[Any]):
@@ -74,7 +74,7 @@ class SeededFetcher(Dataset[Any]):
             if self._whole is None:
                 return self._of_samples(index)
             return self._whole_batch(index)
-        except Exception as error:  # whatever the user's dataset raises is told in one piece
+        except (Exception, SystemExit) as error:  # whatever the user's dataset raises is told so
             return DataError(_reason(error))
         finally:
             if threads > 1:
@@ -90,23 +90,31 @@ class SeededFetcher(Dataset[Any]):
         with seeding.Rows(self.seed, self.name, index.epoch, index.position, index.stride):
             try:
                 batch = self._whole.__getitems__(torch.as_tensor(indices))
-            except UNREADABLE:
-                if not self.skips:
+            except Exception as error:
+                if not self.skips or not is_unreadable(error):
                     raise
-                return self._one_by_one(index, indices)
+                batch = None
+        if batch is None and self.skips:
+            return self._one_by_one(index, indices)
         if isinstance(batch, list):
             return self._without_none(index, indices, batch)
         return batch
 
     def _one_by_one(self, index: BatchIndex, indices: Indices) -> Any:
-        """The batch made of single samples, where whole-batch data cannot read all of them."""
-        self._seed_batch(index)
+        """The batch made of single samples, where whole-batch data cannot read all of them.
+
+        Each draws what belongs to its place, as if all could be read.
+        """
         samples = []
-        for i in indices.tolist():
-            try:
-                samples.append(self._whole[i])
-            except UNREADABLE as error:
-                samples.append(LeftOut(i, why_not(error)))
+        for offset, i in enumerate(indices.tolist()):
+            place = index.position + offset * index.stride
+            self._seed("sample", index.epoch, place)
+            with seeding.Rows(self.seed, self.name, index.epoch, place):
+                try:
+                    samples.append(self._whole[i])
+                except (Exception, SystemExit) as error:
+                    samples.append(self._left_out(i, error))
+        self._seed_batch(index)
         return self._without_none(index, indices, samples)
 
     def _without_none(self, index: BatchIndex, indices: Indices, samples: list[Any]) -> Any:
@@ -133,18 +141,22 @@ class SeededFetcher(Dataset[Any]):
             self._seed("sample", index.epoch, place)
             try:
                 sample = self.dataset[i]
-            except Exception as error:
-                if self.skips and isinstance(error, UNREADABLE):
-                    left_out.append(LeftOut(i, why_not(error)))
-                    continue
-                error.add_note(f"in sample {i}")
-                raise
+            except (Exception, SystemExit) as error:
+                left_out.append(self._left_out(i, error))
+                continue
             if sample is None and self.skips:
                 left_out.append(LeftOut(i, "None"))
             else:
                 samples.append(sample)
         self._seed_batch(index)
         return self._collated(samples, left_out, index)
+
+    def _left_out(self, i: int, error: Exception | SystemExit) -> LeftOut:
+        """What is noted of a sample that cannot be read; any other error is raised."""
+        if self.skips and is_unreadable(error):
+            return LeftOut(i, why_not(error))
+        error.add_note(f"in sample {i}")
+        raise error
 
     def _collated(self, samples: list[Any], left_out: list[LeftOut], index: BatchIndex) -> Any:
         """A batch of samples, with a note of those that were left out."""
@@ -156,6 +168,8 @@ class SeededFetcher(Dataset[Any]):
         if samples:
             batch = self.collate_fn(samples)
         of_dataset = [each._replace(number=self._in_dataset(each.number)) for each in left_out]
+        if index.stands_in:  # the process whose sample it is notes it
+            of_dataset = []
         return Partial(index.batch, batch, of_dataset)
 
     def _in_dataset(self, sample: int) -> int:
@@ -174,7 +188,9 @@ class SeededFetcher(Dataset[Any]):
         for i in range(index + 1, index + n):
             try:
                 sample = data[i % n]
-            except UNREADABLE:
+            except Exception as error:
+                if not is_unreadable(error):
+                    raise
                 continue
             if sample is not None:
                 return sample
@@ -239,8 +255,11 @@ def handed_out(
                 return
             except UserError:
                 raise
-            except Exception as error:  # of a sampler, of iterable data, of a loader not ours
-                raise _not_made(name, k, epoch, _reason(error)) from error
+            except (Exception, SystemExit) as error:  # of a sampler, of a foreign loader, …
+                reason = _reason(error)
+                if is_of_lost_worker(error):
+                    reason = lost_worker(reason.partition("\n")[0])
+                raise _not_made(name, k, epoch, reason) from error
             if isinstance(batch, DataError):
                 raise _not_made(name, k, epoch, str(batch))
             seeding.seed_everything(seed, *place, k, rank)
@@ -256,7 +275,7 @@ def _not_made(name: str, k: int, epoch: int, reason: str) -> DataError:
     return DataError(f"the loader {name!r} could not make batch {k} of pass {epoch}: {reason}")
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception | SystemExit) -> str:
     """What an error of a loader says; what torch raises when a worker is lost, in plain words."""
     first_line = str(error).partition("\n")[0]
     if not first_line.startswith("DataLoader"):

@@ -142,7 +142,7 @@ class OrderedPasses:
             batches = iter(self.inner)
         if self.reading is None:
             return batches
-        self.reading.begin(epoch, self.order.in_pass())
+        self.reading.begin(epoch, first, self.order.in_pass())
         return self.reading.unpacked(batches, epoch)
 
     def _end_old_workers(self) -> None:

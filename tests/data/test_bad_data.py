@@ -1,6 +1,7 @@
 """What is wrong with the data is told as such: the sample, the batch, the file."""
 
 import re
+import sys
 
 import pytest
 import torch
@@ -149,6 +150,19 @@ class Shrinking:
         return iter([[1, 2], [3, 4]])
 
 
+#: What is told of data that leave.
+LEFT = r"batch 2 of pass 1: SystemExit: 0\n  in sample 20\n  at .*test_bad_data.py:\d+: sys.exit\(0"
+
+
+class Leaving(Noisy):
+    """Data whose sample 20 ends the program."""
+
+    def __getitem__(self, i):
+        if i == 20:
+            sys.exit(0)
+        return super().__getitem__(i)
+
+
 class Breaking(IterableDataset):
     def __len__(self):
         return 40
@@ -175,6 +189,10 @@ class Breaking(IterableDataset):
             "the loader 'DataLoader' could not .*FileNotFoundError: shard-7.tar",
         ),
         (lambda: DataLoader(Breaking(), 8, num_workers=2), "FileNotFoundError: shard-7.tar"),
+        (lambda: BaseDataLoader(Leaving(), 8, False, 0.0, 0), LEFT),
+        (lambda: BaseDataLoader(Leaving(), 8, False, 0.0, 2), LEFT),
+        (lambda: BaseDataLoader(Leaving(), 8, False, 0.0, 0, skip_unreadable=True), LEFT),
+        (lambda: DataLoader(Leaving(), 8), "could not make batch 2 of pass 1: SystemExit: 0"),
         (
             lambda: DataLoader(
                 [(lambda: 1, 2)] * 9, 3, num_workers=1, multiprocessing_context="spawn"

@@ -100,11 +100,28 @@ def test_more_than_one_in_a_hundred_end_the_run():
     list(loader_of(lost=lost[:5]))
 
 
-@pytest.mark.parametrize("error", [KeyError("x"), TypeError("x"), AttributeError("x")])
+MISTAKES = [KeyError("x"), TypeError("x"), AttributeError("x"), NotImplementedError("x")]
+MISTAKES += [RecursionError("x"), torch.OutOfMemoryError("x"), torch.AcceleratorError("x")]
+
+
+@pytest.mark.parametrize("error", MISTAKES)
 def test_a_mistake_of_a_program_is_no_unreadable_sample(error, monkeypatch):
     monkeypatch.setattr(Photos, "error", error)
     with pytest.raises(DataError, match=rf"{type(error).__name__}.*\n  in sample (50|66)"):
         list(loader_of())
+
+
+def test_nor_is_one_in_whole_batch_data(monkeypatch):
+    """Also where it comes only as the samples are read one by one."""
+
+    class Whole(Photos):
+        def __getitems__(self, indices):
+            raise OSError("bad")
+
+    for error in MISTAKES:
+        monkeypatch.setattr(Photos, "error", error)
+        with pytest.raises(DataError, match=rf"{type(error).__name__}.*\n  in sample 50"):
+            list(BaseDataLoader(Whole(), 8, False, skip_unreadable=True))
 
 
 def test_nothing_is_left_out_where_nobody_asks():
@@ -144,6 +161,67 @@ def test_a_whole_batch_that_cannot_be_read_is_read_one_by_one(split, caplog):
     assert sum(len(y) for _, y in read) == 529
     told = "\n".join(record.message for record in caplog.records)
     assert "sample 50: OSError: image file is truncated" in told and "sample 66: OSError" in told
+
+
+class Augmented(tiny.WholePoints):
+    """Whole-batch data of which one cannot be read, and which draws a row for each."""
+
+    lost = 52
+    draws_rows_only = True
+
+    def __getitems__(self, indices):
+        if self.lost in indices.tolist():
+            raise OSError("bad")
+        return super().__getitems__(indices)
+
+    def __getitem__(self, i):
+        x, y = self.__getitems__(torch.tensor([i]))
+        return x[0], y[0]
+
+
+class Jittered(Augmented):
+    """Such data whose single samples draw from torch's generator."""
+
+    def __getitem__(self, i):
+        x, y = super().__getitem__(i)
+        return x + torch.randn(6), y
+
+
+class AugmentedLoader(BaseDataLoader):
+    def __init__(self, kind=Augmented, n=103, **options):
+        super().__init__(kind(n), **{"skip_unreadable": True, "shuffle": False, **options})
+
+
+tiny.AugmentedLoader = AugmentedLoader
+
+
+@pytest.mark.parametrize("size", [8, 5])
+def test_whole_batch_data_augment_the_others_as_if_all_could_be_read(size, monkeypatch):
+    left = [i for i in range(103) if i != Augmented.lost]
+    without = rows(AugmentedLoader(batch_size=size).batches(2))
+    monkeypatch.setattr(Augmented, "lost", None)
+    assert torch.equal(without, rows(AugmentedLoader(batch_size=size).batches(2))[left])
+
+
+def test_single_samples_of_whole_batch_data_draw_by_their_place(monkeypatch):
+    """A bad batch, as it is cut: what each sample draws is its own."""
+
+    def bad(size):
+        every = list(AugmentedLoader(Jittered, batch_size=size).batches(2))
+        return every[Augmented.lost // size][0]
+
+    eight, four = bad(8), bad(4)  # samples 48 to 55, and 52 to 55
+    assert torch.equal(eight[-3:], four)
+
+
+def test_whole_batch_data_train_on_processes_as_on_one(tmp_path):
+    def train(folder):
+        changes = {"data_loader": {"type": "AugmentedLoader", "args": {"batch_size": 8}}}
+        return exact.train(exact.settings(folder, trainer__monitor="off", **changes))[0]
+
+    one = train(tmp_path / "one")
+    for weights in ranks.run(tmp_path, 2, train, tmp_path / "two"):
+        assert exact.furthest(weights, one) < 1e-12
 
 
 def test_an_empty_batch_is_none():
@@ -242,6 +320,20 @@ def test_processes_train_as_one(tmp_path, size, accumulate, processes):
             assert mine == pytest.approx(other, abs=1e-12)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_a_stand_in_lacks_is_another_process_s(tmp_path, workers):
+    """The last batch is one sample, which cannot be read: of 101 one may be left out, not two."""
+    args = {"n": 101, "lost": [100], "shuffle": False, "validation_split": 0.0}
+    config = {**args, "num_workers": workers, "trainer__monitor": "off"}
+
+    def train(folder):
+        return exact.train(settings(folder, **config))[0]
+
+    one = train(tmp_path / "one")
+    for weights in ranks.run(tmp_path, 3, train, tmp_path / "more"):
+        assert exact.furthest(weights, one) < 1e-12
+
+
 def test_on_several_processes_they_are_told_once_and_too_many_end_all(tmp_path):
     def told(folder, lost=None):
         try:
@@ -279,6 +371,108 @@ def test_a_bare_loop_on_several_processes_weighs_what_is_left(tmp_path):
     one = train(tmp_path / "one")
     for weights in ranks.run(tmp_path, 2, train, tmp_path / "two"):
         assert exact.furthest(weights, one) < 1e-12
+
+
+#: Of 425 samples to train on 1 % are 4; here are 6, in the order in which they are read.
+SPREAD = (3, 60, 160, 260, 360, 420)
+
+
+def in_order(folder, lost, **changes):
+    args = {"lost": list(lost), "shuffle": False, "validation_split": 0.0, "n": 425}
+    return settings(folder, trainer__monitor="off", **{**args, **changes})
+
+
+def stopped_at(config, step, resume=None):
+    """A run that is stopped in a step; its newest checkpoint."""
+    stops = type("Stops", (tiny.Interrupted, exact.Exact), {"after": step})
+    trainer = tiny.build(config, resume=resume, trainer_class=stops)
+    with pytest.raises(Stopped):
+        trainer.train()
+    return tiny.newest(trainer.checkpoint_dir)
+
+
+def message(config, resume=None):
+    with pytest.raises(DataError) as caught:
+        exact.train(config, resume=resume)
+    return str(caught.value).partition("\n  resume")[0]
+
+
+@pytest.mark.parametrize("steps", [(2,), (8, 25)])
+def test_no_resume_forgets_what_was_left_out(tmp_path, steps):
+    unbroken = message(in_order(tmp_path / "a", SPREAD))
+    assert "5 of 425 samples" in unbroken
+    config, path = in_order(tmp_path / "b", SPREAD), None
+    for step in steps:
+        path = stopped_at(config, step, path)
+    assert message(config, path) == unbroken
+    # What is printed to resume by ends at the same place.
+    assert message(config, tiny.newest(path.parent)) == unbroken
+
+
+def test_what_has_been_mended_does_not_count(tmp_path):
+    config = in_order(tmp_path, SPREAD)
+    with pytest.raises(DataError, match="5 of 425"):
+        exact.train(config)
+    (run,) = (tmp_path / "models/Tiny").iterdir()
+    config["data_loader"]["args"]["lost"] = list(SPREAD[:4])
+    exact.train(config, resume=tiny.newest(run))
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_it_may_be_set_or_taken_back_inside_an_epoch(tmp_path, before):
+    """As where a file that cannot be read has ended the run; as with earlier checkpoints."""
+    config = in_order(tmp_path / "a", (), skip_unreadable=before)
+    path = stopped_at(config, 7)
+    config["data_loader"]["args"]["skip_unreadable"] = not before
+    unbroken = exact.train(in_order(tmp_path / "b", ()))[0]
+    assert exact.furthest(exact.train(config, resume=path)[0], unbroken) == 0
+
+
+@pytest.mark.parametrize("length", [20, 150])
+def test_each_pass_is_looked_at_however_long_an_epoch_is(tmp_path, length):
+    """Epochs of less than a pass, or more: what is told is told once, of one process and two."""
+    config = {"batch_size": 5, "trainer__len_epoch": length, "trainer__verbosity": 1}
+    config["trainer__epochs"] = 300 // length
+
+    def told(folder):
+        # One is read in each epoch, and one process has them all.
+        exact.train(in_order(folder, (0, 110, 210, 400), **config))
+
+    def ended(folder):
+        return message(in_order(folder, (340, 345, 351, 356, 361), **config))
+
+    for size in (1, 2):
+        processes, place = ranks.start(tmp_path, size, told, tmp_path / f"told-{size}")
+        codes, outputs = ranks.finish(processes, place)
+        text = "".join(outputs)
+        assert not any(codes), text
+        for number in (1, 2, 3):
+            assert f"4 of 425 samples of the loader 'train' in pass {number} " in text
+        assert text.count("and left out") == {20: 15, 150: 5}[length]
+        for end in ranks.run(tmp_path, size, ended, tmp_path / f"ended-{size}"):
+            assert "5 of 425 samples of the loader 'train' in pass 1 cannot be read, more" in end
+
+
+def test_processes_resume_with_what_all_have_left_out(tmp_path):
+    config = in_order(tmp_path / "a", (0, 1, 2, 3, 421))  # the last is not the main one's
+
+    def stop():
+        return stopped_at(config, 25)
+
+    path, _ = ranks.run(tmp_path, 2, stop)
+    (left_out,) = torch.load(path)["states"]["data_loader.unreadable"]["passes"].values()
+    assert sorted(i for i, _ in left_out["left_out"][0]) == [0, 1, 2, 3]
+    for size in (3, 1):
+        for end in ranks.run(tmp_path, size, message, config, path):
+            assert "5 of 425 samples" in end
+
+
+def test_a_sample_that_is_drawn_again_counts_once(tmp_path, caplog):
+    """Drawn by weight, one makes up more than one in a hundred, and is one all the same."""
+    loader = loader_of(n=200, lost=[5], weights=[30.0 if i == 5 else 1.0 for i in range(200)])
+    assert sum(len(y) for _, y in loader) < 190
+    (record,) = caplog.records
+    assert "1 of 200 samples of the loader 'train' in pass 1" in record.message
 
 
 @pytest.mark.parametrize("size", [4, 1])

@@ -1,11 +1,14 @@
 """A worker that is killed, wherever torch says so: in its signal handler, which interrupts whatever
 the main process is at."""
 
+import itertools
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +23,7 @@ from trainer import Trainer
 
 KILLED = "DataLoader worker (pid 7) is killed by signal: Killed. "
 TOLD = "a worker is lost: DataLoader worker (pid"
+ABSENT = Path("/nowhere/at/all")
 HINT = "out of memory? try a smaller num_workers or batch_size"
 
 
@@ -77,6 +81,78 @@ def test_wherever_it_comes_it_is_the_data_s_and_says_how_to_go_on(tmp_path, plac
         trainer.train()
     assert HINT in str(caught.value)
     assert "nothing had been saved yet" in str(caught.value) or "resume: " in str(caught.value)
+
+
+def torch_says(signum, frame):
+    """As torch's own handler does where a worker has ended by itself."""
+    raise RuntimeError(KILLED)
+
+
+class LosesWhileItSaves(tiny.Trainer):
+    """An error ends it between two steps; that a worker has ended is told only as it saves."""
+
+    def _after_update(self, batches):
+        super()._after_update(batches)
+        if self.step == 3:
+            self._whole = True
+            signal.signal(signal.SIGCHLD, torch_says)
+            raise ValueError("a mistake")
+
+    def _save_step(self):
+        os.kill(os.getpid(), signal.SIGCHLD)
+        super()._save_step()
+
+
+def test_what_is_trained_is_saved_whenever_a_worker_ends(tmp_path):
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        trainer = tiny.build(tiny.settings(tmp_path), trainer_class=LosesWhileItSaves)
+        with pytest.raises(ValueError, match="a mistake"):
+            trainer.train()
+        assert signal.getsignal(signal.SIGCHLD) is torch_says
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert tiny.newest(trainer.checkpoint_dir).name == "checkpoint-epoch1-step3.pth"
+    assert tiny.status(trainer)["message"] == "a mistake"
+
+
+def unconnected(worker):
+    """What a batch raises whose worker has gone, as it is taken from the queue."""
+    one, other = multiprocessing.Pipe()
+    other.close()
+    if worker == "gone before":
+        multiprocessing.connection.Client(str(ABSENT))
+    if worker == "gone":
+        one.recv()
+    one.close()
+    open(ABSENT).close()  # a file of the data
+
+
+class Unconnected:
+    """A loader of three batches; the third never comes."""
+
+    def __init__(self, worker):
+        self.worker = worker
+        self.loader = tiny.TinyLoader(validation_split=0.0)
+
+    def __len__(self):
+        return 3
+
+    def __iter__(self):
+        yield from itertools.islice(iter(self.loader), 2)
+        unconnected(self.worker)
+
+
+@pytest.mark.parametrize("worker", ["gone before", "gone", "alive"])
+def test_a_connection_to_a_worker_that_is_gone_is_one_of_a_lost_worker(tmp_path, worker):
+    config = tiny.settings(tmp_path, trainer__monitor="off")
+    trainer = tiny.build(config, data_loader=Unconnected(worker), valid_data_loader=None)
+    with pytest.raises(DataError, match="could not make batch 2 of pass 1: ") as caught:
+        trainer.train()
+    told = str(caught.value)
+    assert ("a worker is lost: " in told and HINT in told) == (worker != "alive")
+    assert "FileNotFoundError" in told or "EOFError" in told
+    assert tiny.newest(trainer.checkpoint_dir).name == "checkpoint-epoch1-step2.pth"
 
 
 def wrapped(kind, text):
