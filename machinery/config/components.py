@@ -53,9 +53,19 @@ class Component(NamedTuple):
         return self.values["type"]
 
     @property
+    def sections(self) -> tuple[str, ...]:
+        """The keys of its arguments: only a network's may be those of its starting values."""
+        if self.path == ("arch",):
+            return ("args", "starting_args")
+        return ("args",)
+
+    @property
     def args(self) -> Mapping[str, Any]:
         """The arguments that the config gives it, those for starting values among them."""
-        return {**self.lasting_args, **self.values.get("starting_args", {})}
+        found: dict[str, Any] = {}
+        for section in self.sections:
+            found.update(self.values.get(section, {}))
+        return found
 
     @property
     def lasting_args(self) -> Mapping[str, Any]:
