@@ -78,8 +78,11 @@ _OFFLINE = (
 #: in it do so by default.
 _OFFLINE_NETWORKS = "torchvision.models"
 _BY_NAME = "torchvision.models.get_model"
-#: Its datasets that unpack, without a download, what they find.
-_UNPACKING = ("torchvision.datasets.ImageNet", "torchvision.datasets.Cityscapes")
+_DATASETS = "torchvision.datasets"
+#: Its datasets that unpack, without a download, what they find, or keep what they read in a file.
+_UNPACKING = ("ImageNet", "Cityscapes", "PhotoTour")
+#: Its datasets that make their root, without a download.
+_MAKING = ("Caltech101", "Caltech256", "INaturalist")
 #: Arguments of its datasets that are paths.
 PATHS = ("root", "annFile", "ann_file")
 #: Arguments that ask for what is fetched, or run what was.
@@ -290,9 +293,20 @@ def reaches_out(type_name: str) -> bool:
     module, _, _ = type_name.rpartition(".")
     if module == _OFFLINE_NETWORKS:
         return type_name == _BY_NAME
-    if type_name in _UNPACKING:
+    if _is_dataset(type_name, _UNPACKING):
         return True
     return not _is_in(type_name, _OFFLINE)
+
+
+def makes_root(type_name: str) -> bool:
+    """Whether a part of an installed package makes the folder that it reads, if it is not there."""
+    return _is_dataset(type_name, _MAKING)
+
+
+def _is_dataset(type_name: str, names: tuple[str, ...]) -> bool:
+    """Whether it is one of torchvision's datasets of these names, by whichever of its modules."""
+    module, _, name = type_name.rpartition(".")
+    return name in names and _is_in(module, (_DATASETS,))
 
 
 def _is_in(name: str, modules: tuple[str, ...]) -> bool:

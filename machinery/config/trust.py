@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from machinery import secrets
 from machinery.config.changes import read_value
 from machinery.config.components import KINDS, OWN
-from machinery.config.installed import FETCHING, is_installed, reaches_out
+from machinery.config.installed import FETCHING, is_installed, makes_root, reaches_out
 from machinery.config.kinds import holds_parts
 from machinery.config.nested import SECTIONS, found_anywhere
 from machinery.config.source import Entry, Source, dotted
@@ -286,10 +286,11 @@ def _why(value: str, downloads: bool) -> str:
 
 
 def _sections_that_download(source: Source) -> set[str]:
-    """The sections that ask for a download, which is written to a path of theirs."""
+    """The sections that write to a path of theirs: they ask for a download, or make folders."""
     found = set()
     for entry in source.entries():
-        if entry.key.endswith(".download") and entry.value:
+        downloads = entry.key.endswith(".download") and entry.value
+        if downloads or makes_root(str(entry.value)):
             found.add(entry.key.partition(".")[0])
     return found
 

@@ -264,12 +264,18 @@ def of_data(**args):
 MNIST = {"type": "torchvision.datasets.MNIST", "args": {"root": "data", "download": True}}
 LATER_MNIST = {**MNIST, "args": {"root": "data"}, "test_args": {"download": True}}
 GREY = {"type": "albumentations.ToGray"}
+SETS = "torchvision.datasets"
 BACKBONE = "examples.backbone_classifier.model"
 
 
 def asking(download):
     """A dataset that is asked for in an odd way."""
     return {**MNIST, "args": {"root": "data", "download": download}}
+
+
+def made(name):
+    """A dataset that makes its root, which is there."""
+    return {"type": f"{SETS}.{name}", "args": {"root": "/tmp"}}
 
 
 #: What a checkpoint's config may say of the network, and why it needs a word.
@@ -297,6 +303,10 @@ REACHES = [
     ("data_loader", of_data(dataset={"type": "x", "args": {"transform": GREY}}), "may fetch"),
     ("data_loader", of_data(dataset={"type": "x", "args": {"f": [[GREY]]}}), "may fetch"),
     ("data_loader", of_data(dataset={"type": "x", "test_args": {"f": {"g": GREY}}}), "may fetch"),
+    ("data_loader", of_data(dataset={"type": f"{SETS}.imagenet.ImageNet"}), "or write it"),
+    ("data_loader", of_data(dataset={"type": f"{SETS}.cityscapes.Cityscapes"}), "or write it"),
+    ("data_loader", of_data(dataset=made("Caltech101")), "outside the project"),
+    ("data_loader", of_data(dataset=made("inaturalist.INaturalist")), "outside the project"),
     ("data_loader", of_data(dataset=asking([1])), "what download says"),
     ("data_loader", of_data(dataset=asking({"a": {"b": 0}})), "what download says"),
     ("data_loader", of_data(dataset={"type": "x", "args": {"d": [asking([0])]}}), "what download"),
