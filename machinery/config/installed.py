@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 import inspect
 from types import ModuleType
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple, get_origin, get_type_hints
 
 from machinery.config.values import nearest
 from machinery.errors import ConfigError
@@ -230,7 +230,7 @@ def _makes(value: Any, wanted: Wanted) -> bool:
         return False
     if wanted.functions and _is_in(home, _FUNCTIONS):
         return True
-    made = _made_by(value)
+    made = made_by(value)
     return inspect.isclass(made) and issubclass(made, wanted.base)
 
 
@@ -267,12 +267,32 @@ def _has(value: type, method: str) -> bool:
     return any(method in vars(each) for each in value.__mro__)
 
 
-def _made_by(function: Any) -> Any:
-    """What a function is annotated to return."""
+def made_by(function: Any) -> Any:
+    """What a function is annotated to return: a class, if it says so."""
     try:
-        return get_type_hints(function).get("return")
+        made = get_type_hints(function).get("return")
     except Exception:  # annotations that cannot be evaluated say nothing
         return None
+    if made is Any:
+        return None
+    return get_origin(made) or made
+
+
+def makes_another(function: Any, base: type | None) -> bool:
+    """Whether a function is annotated to return what cannot be of a class."""
+    made = made_by(function)
+    if base is None or not inspect.isclass(made):
+        return False
+    try:
+        return not issubclass(made, base) and not issubclass(base, made)
+    except TypeError:  # a protocol says nothing
+        return False
+
+
+def makes_callable(function: Any) -> bool:
+    """Whether a function is annotated to return what is called."""
+    made = made_by(function)
+    return inspect.isclass(made) and _has(made, "__call__")
 
 
 def _none_there(module: ModuleType, name: str, wanted: Wanted) -> str:

@@ -348,6 +348,13 @@ def test_a_key_with_a_line_end_hides_nothing(run):
     assert "may fetch what it needs" in said_of("test_data_loader", own)
 
 
+def test_a_function_that_makes_something_else_is_not_called():
+    name = "examples.backbone_classifier.model.downloaded"
+    config = ConfigParser(tiny.settings("unused", arch={"type": name}))
+    with pytest.raises(ConfigError, match="has no model 'downloaded'"):
+        config.check(arch=tiny)
+
+
 def test_starting_arguments_are_a_networks_alone(run):
     starting = {"weights": "DEFAULT"}
     arch = {"type": "torchvision.models.resnet18", "starting_args": starting}
