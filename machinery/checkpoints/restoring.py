@@ -74,7 +74,10 @@ def read(path: Path, any_weights: bool) -> Content:
     Raises:
         CheckpointError: it cannot be read.
     """
-    return foreign.read(path, any_weights)
+    try:
+        return foreign.read(path, any_weights)
+    except OSError as error:  # it is there, and cannot be read
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def begin_with(file: Path, config: Checked, model: nn.Module) -> None:

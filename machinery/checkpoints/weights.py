@@ -24,7 +24,7 @@ def mismatches(
         if name not in saved or not isinstance(value, torch.Tensor) or is_lazy(value):
             continue  # a lazy one takes any
         other = saved[name]
-        if _kind(other) != _kind(value):
+        if _kind(other) != _kind(value) or _lacks_numbers(other, value):
             kinds.append(f"{name} {_described(other)} -> {_described(value)}")
         elif not _has_shape(value, other, name in buffers):
             shapes.append(f"{name} {list(other.shape)} -> {list(value.shape)}")
@@ -54,11 +54,18 @@ def _kind(value: Any) -> tuple[Any, ...]:
     return value.layout, value.is_complex(), value.is_floating_point()
 
 
+def _lacks_numbers(saved: Any, value: torch.Tensor) -> bool:
+    """Whether a saved value has a shape alone, and that which it replaces has numbers."""
+    return isinstance(saved, torch.Tensor) and saved.is_meta and not value.is_meta
+
+
 def _described(value: Any) -> str:
     """The kind of a value in words."""
     if not isinstance(value, torch.Tensor):
         return type(value).__name__
     dtype = str(value.dtype).removeprefix("torch.")
+    if value.is_meta:
+        return f"{dtype} without numbers (meta)"
     if value.layout == torch.strided:
         return dtype
     return f"{dtype} {str(value.layout).removeprefix('torch.')}"

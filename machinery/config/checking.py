@@ -68,16 +68,19 @@ class Checked(NamedTuple):
         """The file that `arch.weights` names, if it names one.
 
         Raises:
-            ConfigError: it is in the home folder of nobody.
+            ConfigError: it is in the home folder of nobody, or its name is too long.
         """
         arch = self.settings.arch
         if arch is None or arch.weights is None:
             return None
         try:
-            return ROOT / Path(arch.weights).expanduser()
-        except RuntimeError as error:
+            file = ROOT / Path(arch.weights).expanduser()
+            file.is_file()  # which some names cannot be asked for
+        except (RuntimeError, OSError) as error:
             where = f"{self.source.where(('arch', 'weights'))}: arch.weights"
-            raise ConfigError(f"{where}: {arch.weights}: {error}") from None
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigError(f"{where}: {in_words(arch.weights)}: {reason}") from None
+        return file
 
     def tell_own_keys(self, logger: logging.Logger) -> None:
         """Name the keys of the user's own, and secrets.

@@ -53,9 +53,19 @@ class Component(NamedTuple):
         return self.values["type"]
 
     @property
+    def sections(self) -> tuple[str, ...]:
+        """The keys of its arguments: only a network's may be those of its starting values."""
+        if self.path == ("arch",):
+            return ("args", "starting_args")
+        return ("args",)
+
+    @property
     def args(self) -> Mapping[str, Any]:
         """The arguments that the config gives it, those for starting values among them."""
-        return {**self.lasting_args, **self.values.get("starting_args", {})}
+        found: dict[str, Any] = {}
+        for section in self.sections:
+            found.update(self.values.get(section, {}))
+        return found
 
     @property
     def lasting_args(self) -> Mapping[str, Any]:
@@ -194,11 +204,19 @@ def _fits(value: Any, kind: Kind, module: ModuleType) -> bool:
     if inspect.isfunction(value):
         if kind.anything:
             return True
+        if installed.makes_another(value, kind.base()) and not _may_make(value, kind):
+            return False
         # Torch's own functions make no components.
         return not kind.only_classes and not module.__name__.startswith("torch.")
     if kind.base() is not None or inspect.isbuiltin(value):
         return False
     return callable(value) or hasattr(value, "compute")
+
+
+def _may_make(function: Any, kind: Kind) -> bool:
+    """Whether a function that says it makes another class may make one of a kind all the same."""
+    made = installed.made_by(function)
+    return is_own_class(made) or (kind.schedules and installed.is_schedule(made))
 
 
 def _is_part(value: Any, kind: Kind) -> bool:
@@ -208,7 +226,8 @@ def _is_part(value: Any, kind: Kind) -> bool:
     """
     package = str(getattr(value, "__module__", "")).split(".")[0]
     if inspect.isfunction(value):
-        return package in _OWN_PARTS
+        is_mapping = installed.made_by(value) in (dict, Mapping)
+        return package in _OWN_PARTS and (kind.called_later or not is_mapping)
     wanted = kind.wanted()
     assert wanted is not None
     if inspect.isclass(value):

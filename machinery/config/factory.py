@@ -324,7 +324,7 @@ class Factory(ClassicNames):
     def _arguments(self, component: Component) -> dict[str, Any]:
         """The arguments that the config gives, with the values of the environment in them."""
         found = {}
-        for section in ("args", "starting_args"):
+        for section in component.sections:
             given = component.values.get(section, {})
             found.update(filled(self.source, given, (*component.path, section)))
         return found

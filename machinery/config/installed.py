@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 import inspect
 from types import ModuleType
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple, get_origin, get_type_hints
 
 from machinery.config.values import nearest
 from machinery.errors import ConfigError
@@ -78,8 +78,11 @@ _OFFLINE = (
 #: in it do so by default.
 _OFFLINE_NETWORKS = "torchvision.models"
 _BY_NAME = "torchvision.models.get_model"
-#: Its datasets that unpack, without a download, what they find.
-_UNPACKING = ("torchvision.datasets.ImageNet", "torchvision.datasets.Cityscapes")
+_DATASETS = "torchvision.datasets"
+#: Its datasets that unpack, without a download, what they find, or keep what they read in a file.
+_UNPACKING = ("ImageNet", "Cityscapes", "PhotoTour")
+#: Its datasets that make their root, without a download.
+_MAKING = ("Caltech101", "Caltech256", "INaturalist")
 #: Arguments of its datasets that are paths.
 PATHS = ("root", "annFile", "ann_file")
 #: Arguments that ask for what is fetched, or run what was.
@@ -227,7 +230,7 @@ def _makes(value: Any, wanted: Wanted) -> bool:
         return False
     if wanted.functions and _is_in(home, _FUNCTIONS):
         return True
-    made = _made_by(value)
+    made = made_by(value)
     return inspect.isclass(made) and issubclass(made, wanted.base)
 
 
@@ -264,12 +267,32 @@ def _has(value: type, method: str) -> bool:
     return any(method in vars(each) for each in value.__mro__)
 
 
-def _made_by(function: Any) -> Any:
-    """What a function is annotated to return."""
+def made_by(function: Any) -> Any:
+    """What a function is annotated to return: a class, if it says so."""
     try:
-        return get_type_hints(function).get("return")
+        made = get_type_hints(function).get("return")
     except Exception:  # annotations that cannot be evaluated say nothing
         return None
+    if made is Any:
+        return None
+    return get_origin(made) or made
+
+
+def makes_another(function: Any, base: type | None) -> bool:
+    """Whether a function is annotated to return what cannot be of a class."""
+    made = made_by(function)
+    if base is None or not inspect.isclass(made):
+        return False
+    try:
+        return not issubclass(made, base) and not issubclass(base, made)
+    except TypeError:  # a protocol says nothing
+        return False
+
+
+def makes_callable(function: Any) -> bool:
+    """Whether a function is annotated to return what is called."""
+    made = made_by(function)
+    return inspect.isclass(made) and _has(made, "__call__")
 
 
 def _none_there(module: ModuleType, name: str, wanted: Wanted) -> str:
@@ -290,9 +313,20 @@ def reaches_out(type_name: str) -> bool:
     module, _, _ = type_name.rpartition(".")
     if module == _OFFLINE_NETWORKS:
         return type_name == _BY_NAME
-    if type_name in _UNPACKING:
+    if _is_dataset(type_name, _UNPACKING):
         return True
     return not _is_in(type_name, _OFFLINE)
+
+
+def makes_root(type_name: str) -> bool:
+    """Whether a part of an installed package makes the folder that it reads, if it is not there."""
+    return _is_dataset(type_name, _MAKING)
+
+
+def _is_dataset(type_name: str, names: tuple[str, ...]) -> bool:
+    """Whether it is one of torchvision's datasets of these names, by whichever of its modules."""
+    module, _, name = type_name.rpartition(".")
+    return name in names and _is_in(module, (_DATASETS,))
 
 
 def _is_in(name: str, modules: tuple[str, ...]) -> bool:

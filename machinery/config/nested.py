@@ -254,10 +254,15 @@ class _Check:
         if not inspect.isclass(target) and not inspect.isfunction(target):
             return []
         missing = _missing(target, part.values.get("args", {}))
-        if kind_of(part.path).called_later and not inspect.isclass(target):
-            missing = missing[1:]  # what it is called with
         path = (*part.path, "args")
         name = target.__name__
+        kind = kind_of(part.path)
+        if kind.called_later and not inspect.isclass(target):
+            # Else it may be anything that a file of the project has, and is called right here.
+            if not missing and not installed.makes_callable(target):
+                what = f"takes no more arguments, and is not annotated to make a {kind.words}"
+                return [self._line(part.path, f": {name} {what}")]
+            missing = missing[1:]  # what it is called with
         return [
             self._line(path, f": {name} needs {key!r}") for key in missing if key not in by_loader
         ]

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from machinery import secrets
 from machinery.config.changes import read_value
 from machinery.config.components import KINDS, OWN
-from machinery.config.installed import FETCHING, is_installed, reaches_out
+from machinery.config.installed import FETCHING, is_installed, makes_root, reaches_out
 from machinery.config.kinds import holds_parts
 from machinery.config.nested import SECTIONS, found_anywhere
 from machinery.config.source import Entry, Source, dotted
@@ -33,8 +33,8 @@ _HARMLESS = ("$schema", "trainer", "arch.weights")
 _COMPONENT = re.compile(
     r"\w+|metrics\.\d+|arch\.adapter|optimizer\.groups\.\d+|(valid|test)_data_loader\.[\w-]+"
 )
-#: An argument of a component, or of one in the arguments of a loader.
-_ARGUMENT = re.compile(rf"(.+)\.(?:{'|'.join(SECTIONS)})\.(\w+)")
+#: Where the arguments of components are, also of those in the arguments of a loader.
+_ARGUMENTS = (*SECTIONS, "starting_args")
 #: What timm's names of models on a hub, or in a folder, begin with.
 _HUB = re.compile(r"\s*(hf[-_]hub|local[-_]dir)\s*:", re.IGNORECASE)
 
@@ -171,6 +171,7 @@ def _foreign(source: Source, own: Own, new_run: bool, unused: tuple[str, ...]) -
     found = []
     downloading = _sections_that_download(source)
     parts = _installed_parts(source)
+    types = _types(source)
     for entry in source.entries():
         section = entry.key.partition(".")[0]
         fetches = False
@@ -181,7 +182,7 @@ def _foreign(source: Source, own: Own, new_run: bool, unused: tuple[str, ...]) -
         elif _is_in(entry.key, (*_HARMLESS, *unused)):
             continue
         else:
-            why = _why_of_part(entry, parts)
+            why = _why_of_part(entry, parts, types)
             fetches = bool(why)
             if not why and isinstance(entry.value, str):
                 why = _why(entry.value, section in downloading)
@@ -201,6 +202,8 @@ def _installed_parts(source: Source) -> dict[str, str]:
         if is_named and _COMPONENT.fullmatch(key) and key.startswith(tuple(KINDS)):
             found[key] = entry.value
     for path, loader in _loaders(source):
+        if is_installed(str(loader.get("type")), OWN):
+            found[dotted(path)] = loader["type"]
         for part in found_anywhere(loader.get("args"), (*path, "args")):
             if is_installed(part.type, OWN):
                 found[dotted(part.path)] = part.type
@@ -220,24 +223,46 @@ def _loaders(source: Source) -> Iterator[tuple[KeyPath, dict[str, Any]]]:
                 yield (name, key), each
 
 
-def _why_of_part(entry: Entry, parts: dict[str, str]) -> str:
-    """Why a value of a part of an installed package needs the user's word; empty if it does not."""
+def _types(source: Source) -> dict[str, str]:
+    """The names of all that may be a component, also of the project's own, by their key paths."""
+    found = {}
+    for entry in source.entries():
+        if entry.key.endswith(".type"):
+            found[entry.key.removesuffix(".type")] = str(entry.value)
+    return found
+
+
+def _why_of_part(entry: Entry, parts: dict[str, str], types: dict[str, str]) -> str:
+    """Why a value of a component needs the user's word; empty if it does not.
+
+    Args:
+        parts: those of installed packages, by their key paths.
+        types: the names of all components.
+    """
     name = parts.get(entry.key.removesuffix(".type"), "")
     if name and name == entry.value:
         if reaches_out(name):
             return f"{name} may fetch what it needs, or write it"
         return ""
-    component, _, below = entry.key.partition(".args.")
-    argument = below.partition(".")[0]
-    if component in parts and argument in FETCHING and entry.value:
-        return f"{parts[component]} may fetch what {argument} says"
-    argument_of = _ARGUMENT.fullmatch(entry.key)
-    if argument_of is None or not entry.value:
-        return ""
-    component, name = argument_of.groups()
-    if component in parts and name in FETCHING:
-        return f"{parts[component]} may fetch what {name} says"
+    keys = entry.key.split(".")
+    for depth in range(1, len(keys) - 1):
+        component = ".".join(keys[:depth])
+        argument = keys[depth + 1]
+        if keys[depth] not in _ARGUMENTS or component not in types:
+            continue
+        # A list or an object is true, whatever is in it.
+        is_true = bool(entry.value) or len(keys) > depth + 2
+        if is_true and argument in FETCHING and not _is_of_samples(entry, argument):
+            return f"{types[component]} may fetch what {argument} says"
     return ""
+
+
+def _is_of_samples(entry: Entry, argument: str) -> bool:
+    """Whether the argument `weights` has those of samples, classes or terms, not a network's."""
+    if argument != "weights":
+        return False
+    is_number = isinstance(entry.value, int | float) and not isinstance(entry.value, bool)
+    return is_number or "data_loader" in entry.key.partition(".")[0]
 
 
 def _is_in(key: str, sections: tuple[str, ...]) -> bool:
@@ -262,10 +287,11 @@ def _why(value: str, downloads: bool) -> str:
 
 
 def _sections_that_download(source: Source) -> set[str]:
-    """The sections that ask for a download, which is written to a path of theirs."""
+    """The sections that write to a path of theirs: they ask for a download, or make folders."""
     found = set()
     for entry in source.entries():
-        if entry.key.endswith(".download") and entry.value:
+        downloads = entry.key.endswith(".download") and entry.value
+        if downloads or makes_root(str(entry.value)):
             found.add(entry.key.partition(".")[0])
     return found
 
@@ -311,7 +337,11 @@ def words_for(config: Any) -> Words:
     source = Source.of(config, name="")
     own = Own()
     to_evaluate: list[str] = []
-    for each in _foreign(source, own, new_run=False, unused=()):
+    unused: tuple[str, ...] = ("arch.starting_args",)  # the weights are in the checkpoint
+    trainer = source.values.get("trainer")
+    if isinstance(trainer, dict) and trainer.get("save") == "trained":
+        unused = ()
+    for each in _foreign(source, own, new_run=False, unused=unused):
         to_evaluate += each.words
     trackers = _trackers(source)
     to_go_on = list(to_evaluate)

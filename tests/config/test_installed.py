@@ -17,6 +17,8 @@ from machinery.checkpoints import file as checkpoint
 from machinery.checkpoints.run_folder import newest_whole
 from machinery.config import installed, trust
 from machinery.config.arguments import with_tensors
+from machinery.config.source import Source
+from machinery.config.trust import check_foreign
 from machinery.errors import CheckpointError, ConfigError
 from machinery.update.runtime import unwrap
 from parse_config import ConfigParser
@@ -262,6 +264,20 @@ def of_data(**args):
 MNIST = {"type": "torchvision.datasets.MNIST", "args": {"root": "data", "download": True}}
 LATER_MNIST = {**MNIST, "args": {"root": "data"}, "test_args": {"download": True}}
 GREY = {"type": "albumentations.ToGray"}
+SETS = "torchvision.datasets"
+BACKBONE = "examples.backbone_classifier.model"
+
+
+def asking(download):
+    """A dataset that is asked for in an odd way."""
+    return {**MNIST, "args": {"root": "data", "download": download}}
+
+
+def made(name):
+    """A dataset that makes its root, which is there."""
+    return {"type": f"{SETS}.{name}", "args": {"root": "/tmp"}}
+
+
 #: What a checkpoint's config may say of the network, and why it needs a word.
 REACHES = [
     ("arch", {"type": "torchvision.models.detection.ssd300_vgg16"}, "may fetch what it needs"),
@@ -287,6 +303,16 @@ REACHES = [
     ("data_loader", of_data(dataset={"type": "x", "args": {"transform": GREY}}), "may fetch"),
     ("data_loader", of_data(dataset={"type": "x", "args": {"f": [[GREY]]}}), "may fetch"),
     ("data_loader", of_data(dataset={"type": "x", "test_args": {"f": {"g": GREY}}}), "may fetch"),
+    ("data_loader", of_data(dataset={"type": f"{SETS}.imagenet.ImageNet"}), "or write it"),
+    ("data_loader", of_data(dataset={"type": f"{SETS}.cityscapes.Cityscapes"}), "or write it"),
+    ("data_loader", of_data(dataset=made("Caltech101")), "outside the project"),
+    ("data_loader", of_data(dataset=made("inaturalist.INaturalist")), "outside the project"),
+    ("data_loader", of_data(dataset=asking([1])), "what download says"),
+    ("data_loader", of_data(dataset=asking({"a": {"b": 0}})), "what download says"),
+    ("data_loader", of_data(dataset={"type": "x", "args": {"d": [asking([0])]}}), "what download"),
+    ("data_loader", {"type": "examples.mnist.MnistDataLoader", "args": {"download": True}}, "what"),
+    ("arch", {"type": f"{BACKBONE}.Backbone", "args": {"weights": "default"}}, "what weights says"),
+    ("arch", {"type": f"{BACKBONE}.Backbone", "args": {"weights": [True]}}, "what weights says"),
 ]
 
 
@@ -306,6 +332,38 @@ def test_a_checkpoint_gets_nothing_from_the_network_without_a_word(run, section,
     assert tiny.command_line("-r", run)[section] == value
 
 
+def said_of(section, value):
+    """What is told of a checkpoint's config."""
+    source = Source.of(tiny.settings("unused", **{section: value}), name="a.pth")
+    with pytest.raises(CheckpointError) as caught:
+        check_foreign(source, trains=False, new_run=False, unused=())
+    return str(caught.value)
+
+
+def test_a_key_with_a_line_end_hides_nothing(run):
+    assert "what download says" in said_of("data_loader", of_data(**{"a\nb": MNIST}))
+    sets = {"d\ny": of_data(dataset=MNIST)}
+    assert "what download says" in said_of("test_data_loader", sets)
+    own = {"d\ny": {"type": "timm.data.Loader", "args": {}}}
+    assert "may fetch what it needs" in said_of("test_data_loader", own)
+
+
+def test_a_function_that_makes_something_else_is_not_called():
+    name = "examples.backbone_classifier.model.downloaded"
+    config = ConfigParser(tiny.settings("unused", arch={"type": name}))
+    with pytest.raises(ConfigError, match="has no model 'downloaded'"):
+        config.check(arch=tiny)
+
+
+def test_starting_arguments_are_a_networks_alone(run):
+    starting = {"weights": "DEFAULT"}
+    arch = {"type": "torchvision.models.resnet18", "starting_args": starting}
+    assert "what weights says" in said_of("arch", arch)
+    loader = {"type": "TinyLoader", "args": {"n": 31}, "starting_args": {"n": 47}}
+    config = tiny.ConfigParser(tiny.settings("unused", valid_data_loader={"a": loader}))
+    assert config.init_obj("valid_data_loader", tiny)["a"].n_samples == 25  # a fifth is held out
+
+
 def test_what_only_looks_like_a_name_needs_no_word(run):
     for path in run.glob("*.pth"):
         state = checkpoint.load(path)
@@ -313,6 +371,8 @@ def test_what_only_looks_like_a_name_needs_no_word(run):
         state["config"]["data_loader"]["args"]["kind"] = "a.b"
         state["config"]["data_loader"]["args"]["of"] = {"type": "a.b", "download": True}
         state["config"]["data_loader"]["args"]["many"] = ["a.b"]
+        state["config"]["data_loader"]["args"]["weights"] = "balanced"
+        state["config"]["loss"] = {"type": "own", "args": {"weights": [0.5, 2]}}
         checkpoint.save(state, path)
     tiny.command_line("-r", run)
 

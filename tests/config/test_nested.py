@@ -234,11 +234,15 @@ def times(x, factor):
     return factor * x
 
 
-def tripled(factor=3):
+def tripled(factor=3) -> Callable[..., Any]:
     return partial(times, factor=factor)
 
 
 halved = v2.Lambda(lambda x: x / 2)
+
+
+def called_at_once(file="x"):
+    raise AssertionError("it is no transform")
 
 
 def reversed_batch(samples, value=0):
@@ -301,6 +305,7 @@ for _value in (
     doubled,
     times,
     tripled,
+    called_at_once,
     reversed_batch,
     EveryOther,
     Annotated,
@@ -429,6 +434,8 @@ def with_transform(name, **args):
     return fake(transform={"type": name, "args": args})
 
 
+BACKBONE = "examples.backbone_classifier.model"
+DOWNLOADED = {"type": f"{BACKBONE}.downloaded", "args": {"name": "resnet18"}}
 #: Arguments of a loader, and what is told of them.
 WRONG = [
     (
@@ -455,6 +462,9 @@ WRONG = [
     (with_transform("halved", y=1), "transform.args: an object takes no arguments"),
     (with_transform(f"{V2}.RandomCrop"), "transform.args: RandomCrop needs 'size'"),
     (with_transform(f"{V2}.ToDtype", dtype="float33"), "ToDtype takes dtype as"),
+    (with_transform("called_at_once"), "transform: called_at_once takes no more arguments, and"),
+    (fake(transform=DOWNLOADED), "downloaded takes no more arguments, and"),
+    ({"dataset": {"type": f"{BACKBONE}.downloaded"}}, "has no dataset 'downloaded'"),
     (with_transform("times"), "transform.args: times needs 'factor'"),
     ({"dataset": {"type": "torchvision.datasets.LSUN"}}, "torchvision.datasets.LSUN is no dataset"),
     (

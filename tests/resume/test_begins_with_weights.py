@@ -102,7 +102,22 @@ def config_file(tmp_path, file):
     return path
 
 
-@pytest.mark.parametrize("file", ["no.pth", "/", "~nobody_at_all/w.pth"])
+def test_a_file_that_cannot_be_read_is_told(tmp_path, monkeypatch):
+    def broken(path, any_weights):
+        raise OSError(5, "Input/output error", str(path))
+
+    monkeypatch.setattr(foreign, "read", broken)
+    with pytest.raises(ConfigError, match=r"arch\.weights: .* cannot be read: Input/output error"):
+        tiny.build(config_of(tmp_path))
+
+
+def test_tensors_without_numbers_are_told(tmp_path):
+    values = weights() | {"fc1.bias": torch.ones(12, device="meta")}
+    with pytest.raises(ConfigError, match=r"fc1\.bias float32 without numbers \(meta\) -> float32"):
+        tiny.build(config_of(tmp_path, values))
+
+
+@pytest.mark.parametrize("file", ["no.pth", "/", "~nobody_at_all/w.pth", 5000 * "a"])
 def test_a_file_that_is_missing_is_told_before_anything_is_read(tmp_path, file):
     if file == "no.pth":
         file = tmp_path / file
