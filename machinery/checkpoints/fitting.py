@@ -27,7 +27,10 @@ def part_problems(name: str, part: Any, saved_class: str | None, saved: Any) -> 
     if saved_class != kind:
         return [f"{name}: {saved_class} -> {kind}"]
     if isinstance(part, nn.Module):
-        return [f"{name}: {line}" for line in weights_problems(weights_of(part), saved)]
+        lines = weights_problems(weights_of(part), saved)
+        if kind == "AveragedModel" and not lines:
+            lines = _not_finite(part, saved)
+        return [f"{name}: {line}" for line in lines]
     nonsense = _nonsense(part, saved)
     if nonsense:
         return [f"{name}: {nonsense}"]
@@ -39,6 +42,15 @@ def part_problems(name: str, part: Any, saved_class: str | None, saved: Any) -> 
             f"{part.total_steps} under way: keep the epochs, or {NEW_RUN}"
         )
     return []
+
+
+def _not_finite(average: nn.Module, saved: Mapping[str, Any]) -> list[str]:
+    """A line for each weight of a saved average that is not finite; none is ever saved."""
+    lines = []
+    for name, own in average.named_parameters():
+        if own.requires_grad and name in saved and not torch.isfinite(saved[name]).all():
+            lines.append(f"{name} is not finite")
+    return lines[:10]
 
 
 def _nonsense(part: Any, saved: Any) -> str:
@@ -55,7 +67,10 @@ def _nonsense(part: Any, saved: Any) -> str:
         return _unlike(fresh, saved, "")
     if isinstance(part, LRScheduler) or type(part).__module__.startswith("machinery."):
         typed = {key: value for key, value in fresh.items() if key not in _OF_METRICS}
-        return _unlike(typed, saved, "")
+        found = _unlike(typed, saved, "")
+        if not found and hasattr(part, "nonsense"):
+            found = part.nonsense(saved)
+        return found
     return ""
 
 
