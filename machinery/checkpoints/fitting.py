@@ -32,6 +32,9 @@ def part_problems(name: str, part: Any, saved_class: str | None, saved: Any) -> 
             lines = _not_finite(part, saved)
         return [f"{name}: {line}" for line in lines]
     nonsense = _nonsense(part, saved)
+    is_ours = type(part).__module__.startswith("machinery.")
+    if not nonsense and is_ours and hasattr(part, "nonsense"):
+        nonsense = part.nonsense(saved)
     if nonsense:
         return [f"{name}: {nonsense}"]
     if isinstance(part, torch.optim.Optimizer):
@@ -67,10 +70,7 @@ def _nonsense(part: Any, saved: Any) -> str:
         return _unlike(fresh, saved, "")
     if isinstance(part, LRScheduler) or type(part).__module__.startswith("machinery."):
         typed = {key: value for key, value in fresh.items() if key not in _OF_METRICS}
-        found = _unlike(typed, saved, "")
-        if not found and hasattr(part, "nonsense"):
-            found = part.nonsense(saved)
-        return found
+        return _unlike(typed, saved, "")
     return ""
 
 
