@@ -11,6 +11,7 @@ import ranks
 import tiny
 from logger.pictures import draw_tables
 from machinery.errors import ConfigError
+from machinery.update.metric_values import names_of_classes
 from parse_config import ConfigParser
 from tiny import interrupted
 from utils import MetricTracker
@@ -313,3 +314,9 @@ def test_own_objects_on_two_processes(tmp_path):
     alone = ranks.run(tmp_path, 1, trained, tmp_path, metric)[0]
     for logs in ranks.run(tmp_path, 2, trained, tmp_path, metric):
         assert logs[-1] == pytest.approx(alone[-1])
+
+
+def test_a_long_name_of_a_class_is_cut():
+    assert names_of_classes(["a" * 5000, "b c"], 2) == ["a" * 100, "b_c"]
+    # Two that are alike up to there have their numbers.
+    assert names_of_classes(["a" * 5000, "a" * 5001], 2) == ["0", "1"]
