@@ -35,6 +35,10 @@ _NAMED_KEYS = 10
 _EMPTY_ZIP = 22
 
 
+#: More batches than that nobody counts.
+_LARGEST = 2**62
+
+
 class Progress(TypedDict):
     """How far a run has come.
 
@@ -47,6 +51,9 @@ class Progress(TypedDict):
     finished: bool
     #: The learning rate of the last update.
     lr: float
+    #: Batches done before, and seconds of training; earlier checkpoints have neither.
+    before: NotRequired[Annotated[int, Field(ge=0, le=_LARGEST)]]
+    seconds: NotRequired[Annotated[float, Field(ge=0, allow_inf_nan=False)]]
 
 
 class Content(TypedDict):
@@ -264,6 +271,10 @@ def _check_content(path: Path, state: Any) -> None:
         raise CheckpointError(
             f"{path} is no checkpoint of this template: {'; '.join(problems)}"
         ) from None
+    named = {*state.get("classes", {}), *state.get("frozen", {})}
+    lacking = sorted(named - {*state.get("states", {}), "optimizer", "model"})
+    if lacking:
+        raise CheckpointError(f"{path} lacks the states of {', '.join(lacking)}")
 
 
 def _is_state_dict(state: Any) -> bool:

@@ -27,8 +27,14 @@ def part_problems(name: str, part: Any, saved_class: str | None, saved: Any) -> 
     if saved_class != kind:
         return [f"{name}: {saved_class} -> {kind}"]
     if isinstance(part, nn.Module):
-        return [f"{name}: {line}" for line in weights_problems(weights_of(part), saved)]
+        lines = weights_problems(weights_of(part), saved)
+        if kind == "AveragedModel" and not lines:
+            lines = _not_finite(part, saved)
+        return [f"{name}: {line}" for line in lines]
     nonsense = _nonsense(part, saved)
+    is_ours = type(part).__module__.startswith("machinery.")
+    if not nonsense and is_ours and hasattr(part, "nonsense"):
+        nonsense = part.nonsense(saved)
     if nonsense:
         return [f"{name}: {nonsense}"]
     if isinstance(part, torch.optim.Optimizer):
@@ -39,6 +45,15 @@ def part_problems(name: str, part: Any, saved_class: str | None, saved: Any) -> 
             f"{part.total_steps} under way: keep the epochs, or {NEW_RUN}"
         )
     return []
+
+
+def _not_finite(average: nn.Module, saved: Mapping[str, Any]) -> list[str]:
+    """A line for each weight of a saved average that is not finite; none is ever saved."""
+    lines = []
+    for name, own in average.named_parameters():
+        if own.requires_grad and name in saved and not torch.isfinite(saved[name]).all():
+            lines.append(f"{name} is not finite")
+    return lines[:10]
 
 
 def _nonsense(part: Any, saved: Any) -> str:

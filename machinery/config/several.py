@@ -10,6 +10,8 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from machinery.config.values import in_words
+
 
 class SeveralOptimizers(Optimizer):
     """Several optimizers as one: their groups are its groups, and their states its state.
@@ -110,6 +112,22 @@ class CountedSchedule:
     def state_dict(self) -> dict[str, Any]:
         """The count, and the schedule's own state."""
         return {"steps": self._steps, "schedule": self.schedule.state_dict()}
+
+    def nonsense(self, state_dict: Mapping[str, Any]) -> str:
+        """What in a saved state is none that this one could have had; empty if there is nothing.
+
+        A schedule may put all that it is given into its attributes.
+        """
+        steps = state_dict.get("steps")
+        if not isinstance(steps, int) or not 0 <= steps < 2**62:
+            return f"steps is {in_words(steps)}"
+        given = state_dict.get("schedule")
+        if not isinstance(given, Mapping):
+            return "schedule is no object"
+        for key in given.keys() - self.schedule.state_dict().keys():
+            if not isinstance(key, str) or hasattr(self.schedule, key):
+                return f"schedule has {in_words(key)}, which is no state of it"
+        return ""
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on counting."""

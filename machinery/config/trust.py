@@ -252,9 +252,19 @@ def _why_of_part(entry: Entry, parts: dict[str, str], types: dict[str, str]) -> 
             continue
         # A list or an object is true, whatever is in it.
         is_true = bool(entry.value) or len(keys) > depth + 2
+        if component not in parts and _is_file(entry.value):
+            continue  # which a part of the project's own reads
         if is_true and argument in FETCHING and not _is_of_samples(entry, argument):
             return f"{types[component]} may fetch what {argument} says"
     return ""
+
+
+def _is_file(value: Any) -> bool:
+    """Whether a value names a file that is there."""
+    try:
+        return isinstance(value, str) and _real(value).is_file()
+    except (OSError, ValueError, RuntimeError):  # no path at all
+        return False
 
 
 def _is_of_samples(entry: Entry, argument: str) -> bool:

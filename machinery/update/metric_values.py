@@ -80,8 +80,8 @@ def _no_number(name: str, value: Any) -> ConfigError:
 
 
 def as_word(key: Any) -> str:
-    """A key or the name of a class without spaces, as a setting names a number."""
-    return re.sub(r"[\s\x00-\x1f\x7f]+", "_", str(key))
+    """A key or the name of a class without spaces, as a setting names a number; cut if long."""
+    return re.sub(r"[\s\x00-\x1f\x7f]+", "_", str(key))[:100]
 
 
 def names_of_classes(classes: Sequence[str], count: int) -> list[str]:

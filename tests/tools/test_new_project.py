@@ -296,9 +296,16 @@ def another_loader(project):
         pytest.param(another_model, marks=pytest.mark.soak),
     ],
 )
-def test_its_checks_pass_when_it_has_become_another_task(tmp_path, change, mypy):
+def test_its_checks_pass_when_it_has_become_another_task(tmp_path, change):
     project = made(tmp_path / "mine")
     change(project)
+    checks(project)
+
+
+@pytest.mark.soak
+def test_its_types_are_right_when_it_has_become_another_task(tmp_path, mypy):
+    project = made(tmp_path / "mine")
+    another_loader(project)
     checks(project, mypy)
 
 

@@ -10,6 +10,7 @@ import ranks
 import tiny
 from exact import furthest
 from examples.ema import EMATrainer
+from machinery.checkpoints import file as checkpoint
 from machinery.errors import CheckpointError, ConfigError
 from machinery.launch import Launch
 from parse_config import ConfigParser
@@ -284,3 +285,22 @@ def test_two_processes_average_as_one(tmp_path):
     assert furthest(first[0], second[0]) == 0
     assert furthest(alone[0], first[0]) < 1e-12
     assert [float(cell) for cell in first[1]] == pytest.approx([float(cell) for cell in alone[1]])
+
+
+def test_an_average_that_is_not_finite_is_refused(tmp_path):
+    path = tiny.newest(tiny.train(settings(tmp_path, trainer__epochs=1)).checkpoint_dir)
+    content = checkpoint.load(path)
+    content["states"]["ema"]["module.fc1.bias"].fill_(math.nan)
+    checkpoint.save(content, path)
+    with pytest.raises(CheckpointError, match=r"ema: module\.fc1\.bias is not finite"):
+        tiny.train(settings(tmp_path), resume=path)
+
+
+def test_an_average_that_is_gone_is_told(tmp_path):
+    path = tiny.newest(tiny.train(settings(tmp_path, trainer__epochs=1)).checkpoint_dir)
+    content = checkpoint.load(path)
+    del content["states"]["ema"]
+    checkpoint.save(content, path)
+    for task in ("continue", "fine-tune", "evaluate"):
+        with pytest.raises(CheckpointError, match="lacks the states of ema"):
+            tiny.build(ConfigParser(settings(tmp_path), launch=Launch(task, checkpoint=path)))

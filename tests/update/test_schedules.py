@@ -7,8 +7,9 @@ import torch
 
 import model.optim as module_optim
 import tiny
+from machinery.checkpoints import file as checkpoint
 from machinery.config.optimization import init_scheduler
-from machinery.errors import ConfigError
+from machinery.errors import CheckpointError, ConfigError
 from parse_config import ConfigParser
 
 
@@ -121,6 +122,28 @@ def test_what_is_no_schedule_is_refused(tmp_path):
         with pytest.raises(ConfigError, match=f"no scheduler '{kind}'"):
             build(settings(tmp_path, kind))
     del tiny.Stateless
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        *({"steps": steps} for steps in (None, float("nan"), -1, 10**30, 1.5)),
+        {"schedule": None},
+        *({"schedule": {key: "x"}} for key in ("step", "optimizer", "_set", "__dict__", 5)),
+    ],
+    ids=str,
+)
+def test_a_state_that_no_schedule_had_is_refused(tmp_path, state):
+    config = settings(tmp_path, "Told")
+    config["trainer"]["epochs"] = 1
+    path = tiny.newest(train(config).checkpoint_dir)
+    content = checkpoint.load(path)
+    content["states"]["lr_scheduler"].update(state)
+    content.pop("structures", None)
+    checkpoint.save(content, path)
+    config["trainer"]["epochs"] = 2
+    with pytest.raises(CheckpointError, match=r"lr_scheduler: (steps|schedule) "):
+        train(config, resume=path)
 
 
 def test_timm_s_own(tmp_path):
