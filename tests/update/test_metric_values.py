@@ -316,7 +316,6 @@ def test_own_objects_on_two_processes(tmp_path):
         assert logs[-1] == pytest.approx(alone[-1])
 
 
-<<<<<<< HEAD
 def test_a_metric_that_fails_is_named(tmp_path, monkeypatch):
     def update(self, output, target):
         raise ValueError("seven classes")
@@ -335,9 +334,9 @@ def test_counts_that_are_tensors_are_no_values_of_the_trainer_s(tmp_path, capfd)
     changes = {"trainer__save_step": 3, "trainer__epochs": 2}
     tiny.train(settings(tmp_path, metric, **changes))
     assert "before its first batch" not in capfd.readouterr().out
-=======
+
+
 def test_a_long_name_of_a_class_is_cut():
     assert names_of_classes(["a" * 5000, "b c"], 2) == ["a" * 100, "b_c"]
     # Two that are alike up to there have their numbers.
     assert names_of_classes(["a" * 5000, "a" * 5001], 2) == ["0", "1"]
->>>>>>> 0c89d8ec39f508748fbe1edad03f59a3897d7431
