@@ -36,8 +36,7 @@ def draw_tables(tracker: MetricTracker, folder: Path, kind: str, writer: Any = N
             with replacing(folder / file) as picture:
                 figure.savefig(picture, format="png", dpi=120)
         except (OSError, StorageError) as error:
-            what = "cannot be written, training goes on"
-            logging.getLogger("logger").warning(f"{file} {what}: {error}")
+            logging.getLogger("logger").warning(f"{file} cannot be written: {error}")
         if writer is not None:
             writer.add_figure(name, figure)
 

@@ -64,7 +64,7 @@ class TrainerSettings(Section):
     """Judge, save and test a moving average of the weights with this decay, such as 0.999."""
     max_time: str | None = Field(
         None,
-        pattern=r"^\d{1,9}(\.\d{1,9})?[smhd]$",
+        pattern=r"^([0-9]{0,8}[1-9][0-9]{0,8}(\.[0-9]{1,9})?|0?\.[0-9]{0,8}[1-9][0-9]{0,8})[smhd]$",
         description='A number and "s", "m", "h" or "d", such as "90m": after so much time the run '
         "ends as with its last epoch; that of earlier processes counts.",
     )

@@ -121,14 +121,23 @@ def test_without_a_limit_nothing_changes(tmp_path, clock):
     assert trainer.epoch == 3 and trainer.config.settings.trainer.max_seconds is None
 
 
-@pytest.mark.parametrize("value", ["", "5", "5 m", "m", "-1h", "1h30m", "1.m", 5, "1e3s"])
+@pytest.mark.parametrize(
+    "value", ["", "0s", "0.0h", "٣m", "5", "5 m", "m", "-1h", "1h30m", "1.m", 5, "1e3s"]
+)
 def test_what_is_no_time_is_refused(tmp_path, value):
     with pytest.raises(ConfigError, match=r"trainer\.max_time: expected"):
         ConfigParser(settings(tmp_path, value))
 
 
 def test_units(tmp_path):
-    for text, seconds in (("30s", 30), ("1.5m", 90), ("2h", 7200), ("1d", 86400)):
+    for text, seconds in (
+        ("30s", 30),
+        ("1.5m", 90),
+        ("0.5h", 1800),
+        ("10m", 600),
+        ("2h", 7200),
+        ("1d", 86400),
+    ):
         parser = ConfigParser(settings(tmp_path, text))
         assert parser.settings.trainer.max_seconds == seconds
 
