@@ -100,14 +100,14 @@ def test_more_than_one_in_a_hundred_end_the_run():
     list(loader_of(lost=lost[:5]))
 
 
-MISTAKES = [KeyError("x"), TypeError("x"), AttributeError("x"), NotImplementedError("x")]
-MISTAKES += [RecursionError("x"), torch.OutOfMemoryError("x"), torch.AcceleratorError("x")]
+MISTAKES = [KeyError, TypeError, AttributeError, NotImplementedError]
+MISTAKES += [RecursionError, torch.OutOfMemoryError, torch.AcceleratorError]
 
 
 @pytest.mark.parametrize("error", MISTAKES)
 def test_a_mistake_of_a_program_is_no_unreadable_sample(error, monkeypatch):
-    monkeypatch.setattr(Photos, "error", error)
-    with pytest.raises(DataError, match=rf"{type(error).__name__}.*\n  in sample (50|66)"):
+    monkeypatch.setattr(Photos, "error", error("x"))
+    with pytest.raises(DataError, match=rf"{error.__name__}.*\n  in sample (50|66)"):
         list(loader_of())
 
 
@@ -119,8 +119,8 @@ def test_nor_is_one_in_whole_batch_data(monkeypatch):
             raise OSError("bad")
 
     for error in MISTAKES:
-        monkeypatch.setattr(Photos, "error", error)
-        with pytest.raises(DataError, match=rf"{type(error).__name__}.*\n  in sample 50"):
+        monkeypatch.setattr(Photos, "error", error("x"))
+        with pytest.raises(DataError, match=rf"{error.__name__}.*\n  in sample 50"):
             list(BaseDataLoader(Whole(), 8, False, skip_unreadable=True))
 
 

@@ -58,11 +58,11 @@ MISTAKES = {
         "return F.nll_loss(output.detach(), target)",
         ["the loss is [] float32 without a gradient: expected a tensor with a gradient"],
     ),
-    "a metric that is a dict": (
+    "a metric that is a list": (
         "model/metric.py",
         "return (output.argmax(dim=1) == target).float()",
-        'return {"right": (output.argmax(dim=1) == target).float()}',
-        ["error: accuracy: expected a number, found (right: [64] float32)"],
+        "return [(output.argmax(dim=1) == target).float()]",
+        ["error: accuracy: expected a number, found"],
     ),
     "a metric that raises": (
         "model/metric.py",
