@@ -113,6 +113,12 @@ OFTEN = {
     "test_the_same_run_goes_on_with_another_tracker": None,
     "test_a_torn_journal_is_mended_and_links_are_not_followed": None,
     "test_accumulated_batches_are_one_large_batch": 3,
+    "test_what_a_change_of_the_code_changes_first_is_found": None,
+    "test_processes_train_as_one": 4,
+    "test_each_pass_is_looked_at_however_long_an_epoch_is": 2,
+    "test_mistakes_are_told_once_with_their_exit_code": None,
+    "test_several_evaluate_what_one_evaluates": None,
+    "test_a_table_of_runs": None,
 }
 
 
