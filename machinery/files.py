@@ -3,7 +3,12 @@
 import errno
 import json
 import os
+import pickle
 import shlex
+import tarfile
+import traceback
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -158,3 +163,15 @@ def _opened(path: Path, mode: str) -> IO[Any]:
     if "b" in mode:
         return open(path, new)
     return open(path, new, encoding="utf-8")
+
+
+def is_of_a_file(error: BaseException) -> bool:
+    """Whether an exception says that a file cannot be read, or is damaged."""
+    damage = (EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error, pickle.UnpicklingError)
+    if isinstance(error, (OSError, *damage)):
+        return True
+    if not isinstance(error, ValueError):
+        return False
+    # NumPy's reader has no exception of its own for what is no array.
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and "/numpy/lib/" in Path(frames[-1].filename).as_posix()

@@ -50,7 +50,6 @@ def changes(
     Raises:
         ConfigError: naming a key that cannot be changed under way.
     """
-    _check_fixed(before, now)
     arguments = _changed_arguments("optimizer", before, now)
     found = []
     # The state of an optimizer that holds others may have groups elsewhere.
@@ -152,8 +151,12 @@ def _component(config: Config, section: str) -> Mapping[str, Any]:
     return {} if component is None else component
 
 
-def _check_fixed(before: Config, now: Config) -> None:
-    """Refuse what changes which parameters are trained, or how a schedule goes."""
+def check_fixed(before: Config, now: Config) -> None:
+    """Refuse what changes which parts there are, what is trained, or how a schedule goes.
+
+    Raises:
+        ConfigError: naming a key that cannot be changed under way.
+    """
     old = _fixed(before)
     for key, value in _fixed(now).items():
         if old[key] != value:
@@ -161,12 +164,14 @@ def _check_fixed(before: Config, now: Config) -> None:
 
 
 def _fixed(config: Config) -> dict[str, Any]:
-    """What says which parameters are trained, and how a schedule goes."""
+    """What says which parts there are, what is trained, and how a schedule goes."""
     scheduler = _component(config, "lr_scheduler")
     return {
+        "seed": config.get("seed"),
         "arch.freeze": _component(config, "arch").get("freeze") or [],
         "optimizer.type": _component(config, "optimizer").get("type"),
         "optimizer.groups": _component(config, "optimizer").get("groups") or [],
         "lr_scheduler.interval": scheduler.get("interval", "epoch"),
         "lr_scheduler.type": scheduler.get("type"),
+        "trainer.ema": _component(config, "trainer").get("ema"),
     }

@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 from torch import nn
 
 from machinery.checkpoints import environment, foreign
-from machinery.checkpoints.changes import apply_changes, changes
+from machinery.checkpoints.changes import apply_changes, changes, check_fixed
 from machinery.checkpoints.file import Content
 from machinery.checkpoints.fitting import part_problems
 from machinery.checkpoints.judging import judge_anew
@@ -216,6 +216,11 @@ class Continued(_WithParts):
     def _restore(self, held: Held, made_of: State) -> Position | None:
         """Load everything; where the run stands."""
         content = self.content
+        now = self._config.values
+        before = content["config"]
+        if content.get("converted"):
+            before = now
+        check_fixed(before, now)
         complete(content, networks_of(held), self.path)
         parts = self._known_parts(held)
         self._check_parts(held, parts)
@@ -229,10 +234,6 @@ class Continued(_WithParts):
             _logger.warning(f"the continued run may differ{bits}: {line}")
         optimizer = held.parts["optimizer"]
         scheduler = held.parts.get("lr_scheduler")
-        now = self._config.values
-        before = content["config"]
-        if content.get("converted"):
-            before = now
         found = changes(optimizer, scheduler, content["optimizer"], before, now)
         self._load(held, parts)
         apply_changes(found, optimizer, scheduler)

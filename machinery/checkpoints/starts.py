@@ -163,13 +163,26 @@ class FineTuned(FromFile):
         now = self._without_skipped(weights)
         before = self._without_skipped(saved)
         own = weights_of(model)._replace(values=now)
+        differing = differing_weights(now, before, own.buffers)
+        fitting = (now.keys() & before.keys()) - set(differing)
+        if weights and not fitting and not own.adapts:
+            self._refuse_others(weights, saved)
         problems = weights_problems(own, before, ordered=False)
         patterns = set(self._skip)
-        for name in differing_weights(now, before, own.buffers):
+        for name in differing:
             module, dot, _ = name.rpartition(".")
             patterns.add(f"{module}.*" if dot else name)
         skip = json.dumps(sorted(patterns), ensure_ascii=False)
         self.refuse(problems, f'\n  to leave them out: "arch": {{"skip": {skip}}}')
+
+    def _refuse_others(self, weights: State, saved: State) -> None:
+        """Refuse weights of which none would be loaded."""
+        lines = [f"{self.path} has no weight that the model could begin with"]
+        for whose, named in (("the file's", saved), ("the model's", weights)):
+            first = [f"{name} {list(value.shape)}" for name, value in [*named.items()][:4]]
+            more = ", …" if len(named) > len(first) else ""
+            lines.append(f"{whose}: {', '.join(first)}{more}")
+        raise CheckpointError("\n  ".join(lines))
 
     def _restore(self, held: Held, made_of: State) -> Position | None:
         """Load the weights of the model, and nothing else."""

@@ -27,6 +27,7 @@ from machinery.config.source import dotted
 from machinery.config.values import KeyPath, is_sets
 from machinery.config.variables import filled
 from machinery.errors import ConfigError, DataError, UserError
+from machinery.files import is_of_a_file
 from machinery.telling import told
 
 #: Sections that train.py cannot do without.
@@ -386,7 +387,7 @@ def construct(
 
     Raises:
         ConfigError: with the message, and the line of the project's own code that raised it.
-        DataError: a file could not be read.
+        DataError: a file could not be read, or is damaged.
     """
     try:
         return target(*given, **with_tensors(target, kwargs))
@@ -395,7 +396,7 @@ def construct(
     # Any exception of a constructor comes from what the config gave it.
     except (Exception, SystemExit) as error:
         message = f"{where}: {told(error, anywhere=False)}"
-        if isinstance(error, OSError) and "data_loader" in where:
+        if "data_loader" in where and is_of_a_file(error):
             raise DataError(message) from error
         raise ConfigError(message) from error
 

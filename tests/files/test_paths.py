@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 import tiny
+from data_loader import data_loaders
 from data_loader.data_loaders import DigitsDataLoader
 from examples.char_lm.data import TextLoader
 from machinery import files
@@ -58,3 +59,31 @@ def test_runs_at_home(home):
 def test_an_examples_file_at_home(home):
     (home / "book.txt").write_bytes((ROOT / "examples/char_lm/genesis.txt").read_bytes())
     assert TextLoader("~/book.txt", context=64, batch_size=32).n_samples > 0
+
+
+def _cut(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def _flipped(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 255]) + data[middle + 1 :]
+
+
+def _text(data: bytes) -> bytes:
+    return b"<html>not found</html>"
+
+
+def _nothing(data: bytes) -> bytes:
+    return b""
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # NumPy's file
+@pytest.mark.parametrize("damaged", [_cut, _flipped, _text, _nothing])
+def test_data_that_is_damaged_is_no_fault_of_the_config(tmp_path, damaged):
+    whole = (ROOT / "data" / "mnist5k.npz").read_bytes()
+    (tmp_path / "mnist5k.npz").write_bytes(damaged(whole))
+    args = {"data_dir": str(tmp_path), "batch_size": 8}
+    settings = tiny.settings(tmp_path, data_loader={"type": "DigitsDataLoader", "args": args})
+    with pytest.raises(DataError, match=r"data_loader \(DigitsDataLoader\): \w+"):
+        ConfigParser(settings).init_obj("data_loader", data_loaders)

@@ -97,6 +97,23 @@ def test_what_does_not_fit_is_told_and_may_be_left_out(tmp_path, capfd):
     assert ': 7, 3 left out by arch.skip, their names without "model."' in said
 
 
+def test_weights_of_which_none_fits_are_no_beginning(tmp_path):
+    """Leaving all of them out would begin with nothing, silently."""
+    torch.save(with_prefix("backbone."), tmp_path / "w.pth")
+    with pytest.raises(CheckpointError) as caught:
+        tiny.build(launched(tmp_path / "w.pth", tmp_path))
+    first, *names = str(caught.value).splitlines()
+    assert first.endswith("w.pth has no weight that the model could begin with")
+    assert names[0].startswith("  the file's: backbone.fc1.weight [12, 6], backbone.fc1.bias [12]")
+    assert names[1].startswith("  the model's: fc1.weight [12, 6], fc1.bias [12]")
+    assert names[0].endswith(", …") and names[1].endswith(", …")
+    torch.save(weights(), tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match="has no weight that"):
+        tiny.build(
+            launched(tmp_path / "w.pth", tmp_path, arch={"type": "TinyModel", "skip": ["*"]})
+        )
+
+
 class Code:
     def __reduce__(self):
         return (open, ("ran", "w"))

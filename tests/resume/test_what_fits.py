@@ -6,7 +6,7 @@ import torch
 
 import tiny
 from machinery.checkpoints import file as checkpoint
-from machinery.errors import CheckpointError
+from machinery.errors import CheckpointError, ConfigError
 from tiny import interrupted
 
 
@@ -41,20 +41,20 @@ def test_a_step_beyond_the_epoch_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"seed": 5}, "seed 123 -> 5"),
+        ({"seed": 5}, "seed cannot be changed under way"),
         ({"data_loader__args": {"n": 110}}, "samples 83 -> 88"),
         ({"data_loader__args": {"batch_size": 9}}, "batch_size 8 -> 9"),
         ({"trainer__accumulate": 2}, "accumulate 1 -> 2"),
         ({"arch__args": {"width": 13}}, r"wrong shape: fc1.weight \[12, 6\] -> \[13, 6\]"),
-        ({"optimizer__type": "SGD"}, "optimizer: Adam -> SGD"),
-        ({"lr_scheduler": None}, "unexpected: lr_scheduler"),
+        ({"optimizer__type": "SGD"}, "optimizer.type cannot be changed under way"),
+        ({"lr_scheduler": None}, "lr_scheduler.type cannot be changed under way"),
     ],
 )
 def test_what_cannot_be_continued_is_refused_whole(tmp_path, change, message):
     path = interrupted(tiny.settings(tmp_path), after=13)
     before = path.read_bytes()
     trainer = None
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises((ConfigError, CheckpointError), match=message):
         trainer = tiny.build(tiny.settings(tmp_path, **change), resume=path)
         start = tiny.digest(trainer.model)
         trainer.train()
