@@ -237,6 +237,7 @@ class Continued(_WithParts):
         found = changes(optimizer, scheduler, content["optimizer"], before, now)
         self._load(held, parts)
         apply_changes(found, optimizer, scheduler)
+        _warn_of_no_rate(optimizer)
         data = (content["environment"].get("data"), made_of.get("data"))
         judge_anew(parts, before, now, data)
         for key, old, new in self._changed:
@@ -325,6 +326,14 @@ class Continued(_WithParts):
         epoch = self.content["epoch"]
         begins = f"epoch {epoch + 1} begins at batch {epoch * now} of the data"
         _logger.warning(f"{before} -> {now} batches in an epoch: {begins}, not at {epoch * before}")
+
+
+def _warn_of_no_rate(optimizer: Any) -> None:
+    """Say that nothing is learnt, as where a schedule of a fixed length is at its end."""
+    rates = [group.get("lr") for group in getattr(optimizer, "param_groups", [])]
+    if rates and not any(rates):
+        what = "the learning rate is 0 here: the weights stay as they are until lr_scheduler"
+        _logger.warning(f"{what} raises it, and at the end of a schedule it never does")
 
 
 def _drop_what_is_new(known: dict[str, Any], states: dict[str, State]) -> None:

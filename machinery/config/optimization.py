@@ -132,9 +132,15 @@ def _counted(schedule: Any, interval: str, where: str) -> Any:
     Raises:
         ConfigError: it would not step at this interval.
     """
+    from torch.optim.lr_scheduler import ReduceLROnPlateau
+
     from machinery.config.several import counted
 
     by_update = interval == "step"
+    if isinstance(getattr(schedule, "lr_scheduler", None), ReduceLROnPlateau):  # of timm
+        what = f"the state of a {type(schedule).__name__} leaves out its counts"
+        hint = "no resume could be exact: take ReduceLROnPlateau, which torch has"
+        raise ConfigError(f"{where}: {what}: {hint}")
     if getattr(schedule, "t_in_epochs", not by_update) == by_update:  # of timm
         other = "step"
         if by_update:

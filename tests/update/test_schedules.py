@@ -146,6 +146,29 @@ def test_a_state_that_no_schedule_had_is_refused(tmp_path, state):
         train(config, resume=path)
 
 
+def test_a_schedule_that_forgets_its_counts_is_refused(tmp_path, monkeypatch):
+    class Forgets(Told):
+        def __init__(self, optimizer):
+            super().__init__(optimizer)
+            self.lr_scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+
+    monkeypatch.setattr(Forgets, "__module__", "tiny")
+    monkeypatch.setattr(tiny, "Forgets", Forgets, raising=False)
+    with pytest.raises(ConfigError, match="Forgets leaves out its counts: .* ReduceLROnPlateau"):
+        build(settings(tmp_path, "Forgets"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_goes_on_behind_its_schedule_is_told(tmp_path, capfd):
+    config = settings(tmp_path, "Told", decay=0.0)
+    config["trainer"]["epochs"] = 1
+    path = tiny.newest(train(config).checkpoint_dir)
+    config["trainer"]["epochs"] = 2
+    assert "the learning rate is 0 here" not in capfd.readouterr().out
+    train(config, resume=path)
+    assert "the learning rate is 0 here: the weights stay as they are" in capfd.readouterr().out
+
+
 def test_timm_s_own(tmp_path):
     pytest.importorskip("timm")
     kind = "timm.scheduler.CosineLRScheduler"
