@@ -274,7 +274,7 @@ def _not_found(name: str, kind: Kind, modules: Modules, found: Mapping[str, Any]
     verb = "has"
     if len(modules) > 1:
         verb = "have"
-    hint = _hint(name, modules, [*own, *found])
+    hint = _hint(name, kind, modules, [*own, *found])
     return f"{where} {verb} no {kind.words} {name!r}{hint}\n  there are: {there}"
 
 
@@ -288,18 +288,23 @@ def _own_names(modules: Modules, found: Mapping[str, Any]) -> list[str]:
     return names
 
 
-def _hint(name: str, modules: Modules, names: Iterable[str]) -> str:
+def _hint(name: str, kind: Kind, modules: Modules, names: Iterable[str]) -> str:
     """What a name that was not found may be meant to be."""
     for module in modules:
         if inspect.isabstract(vars(module).get(name)):
             return ": it lacks a method of its base, such as forward"
-    elsewhere = _full_name(name)
-    if elsewhere is not None:
-        return f": did you mean {elsewhere!r}?"
+    meant = _full_name(name)
     near = nearest(name, names)
-    if near is None:
+    if meant is None and near is not None and near.lower() == name.lower():
+        meant = near
+    wanted = kind.wanted()
+    if meant is None and wanted is not None:
+        meant = installed.full_name(name, wanted)
+    if meant is None:
+        meant = near
+    if meant is None:
         return ""
-    return f": did you mean {near!r}?"
+    return f": did you mean {meant!r}?"
 
 
 def _full_name(name: str) -> str | None:

@@ -65,7 +65,9 @@ def grouped(
             made.own.append({**options, "params": taken})
         else:
             made.others.append(_made(kind, taken, options, where))
-        _tell(config, index, group, [name for name, _ in taken])
+        if config.starting:
+            _tell(index, group, [name for name, _ in taken])
+            _warn_of_unknown(index, options, kind)
     if rest:
         made.own.insert(0, {"params": list(rest.items())})
     _check_grouped(config, made, optimizer)
@@ -140,10 +142,12 @@ def _check_options(options: dict[str, Any], optimizer: type, where: str) -> None
     types = accepted(optimizer).types
     is_torchs = optimizer.__module__.startswith("torch.")
     for key, value in options.items():
-        near = nearest(key, [*types, "params"])
+        near = nearest(key, [*types, *ParameterGroup.model_fields])
         problem = None
         if key in types:
             problem = type_problem(optimizer.__name__, key, types[key], value)
+        elif key == "args":
+            problem = 'the arguments of a group stand beside its "params"'
         elif near is not None:
             problem = f"{optimizer.__name__} has no argument {key!r}: did you mean {near!r}?"
         elif is_torchs:
@@ -152,10 +156,17 @@ def _check_options(options: dict[str, Any], optimizer: type, where: str) -> None
             raise ConfigError(f"{where}.{key}: {problem}")
 
 
-def _tell(config: Factory, index: int, group: ParameterGroup, names: list[str]) -> None:
-    """Tell what a group has got, where a run begins."""
-    if not config.starting:
-        return
+def _warn_of_unknown(index: int, options: dict[str, Any], optimizer: type) -> None:
+    """Say that an optimizer may not look at all that its group has."""
+    for key in options.keys() - accepted(optimizer).types.keys():
+        what = f"{key!r} is no argument of {optimizer.__name__}"
+        logging.getLogger("config").warning(
+            f"optimizer group {index}: {what}: it counts only if {optimizer.__name__} looks for it"
+        )
+
+
+def _tell(index: int, group: ParameterGroup, names: list[str]) -> None:
+    """Tell what a group has got."""
     words = []
     if group.type is not None:
         words.append(group.type)

@@ -46,6 +46,20 @@ TORCHS = ("torch.utils.data.dataset", "torch.utils.data.sampler")
 _OPEN = "torch.utils.data"
 #: Modules whose functions compute a loss or metric, and have no other effect.
 _FUNCTIONS = ("torch.nn.functional", "torchvision.ops", "torchmetrics.functional")
+#: Where a name that stands alone may be meant to be from.
+_WELL_KNOWN = (
+    "torch.nn",
+    "torch.utils.data",
+    "torchvision.models",
+    "torchvision.datasets",
+    "torchmetrics",
+    "torchmetrics.classification",
+    "torchmetrics.regression",
+    "schedulefree",
+    "timm.optim",
+    "timm.scheduler",
+    "pytorch_optimizer",
+)
 #: What needs no network by itself, whatever its arguments but those below.
 _OFFLINE = (
     "torch.nn",
@@ -149,6 +163,8 @@ def part(type_name: str, wanted: Wanted, own: tuple[str, ...], where: str) -> An
         what = ""
         if wanted.base is not None and not wanted.methods:
             what = f": neither a {wanted.base.__name__} nor a function annotated to return one"
+        if _is_in(str(getattr(value, "__module__", "")), (_DATASETS,)):
+            what = ': it stands inside a loader: "type": "DatasetLoader", "args": {"dataset": …}'
         raise ConfigError(f"{where}: {type_name} is no {wanted.words}{what}")
     return value
 
@@ -306,6 +322,20 @@ def _none_there(module: ModuleType, name: str, wanted: Wanted) -> str:
     if near is not None:
         hint = f": did you mean {module.__name__}.{near}?"
     return f"{module.__name__} has no {wanted.words} {name!r}{hint}"
+
+
+def full_name(name: str, wanted: Wanted) -> str | None:
+    """The full name of a part of that name, in the first installed module that has one."""
+    for path in _WELL_KNOWN:
+        if importlib.util.find_spec(path.partition(".")[0]) is None:
+            continue
+        try:
+            module = importlib.import_module(path)
+        except Exception:  # whatever a package raises: this is only for a hint
+            continue
+        if name in vars(module) and _fits(module, name, wanted):
+            return f"{path}.{name}"
+    return None
 
 
 def reaches_out(type_name: str) -> bool:

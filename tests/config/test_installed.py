@@ -17,6 +17,7 @@ from machinery.checkpoints import file as checkpoint
 from machinery.checkpoints.run_folder import newest_whole
 from machinery.config import installed, trust
 from machinery.config.arguments import with_tensors
+from machinery.config.components import KINDS
 from machinery.config.source import Source
 from machinery.config.trust import check_foreign
 from machinery.errors import CheckpointError, ConfigError
@@ -220,6 +221,37 @@ def test_what_it_suggests_helps(tmp_path, package):
     for name in (said("sideboard.Nett"), f"{said('modle.model.MnistModel')}.model.MnistModel"):
         config = ConfigParser(linear(tmp_path, arch={"type": name}))
         assert config.init_obj("arch", tiny) is not None
+
+
+@pytest.mark.parametrize(
+    "section, name, meant",
+    [
+        ("arch", "resnet18", "torchvision.models.resnet18"),
+        ("loss", "MSELoss", "torch.nn.MSELoss"),
+        ("metrics", "MulticlassF1Score", "torchmetrics.classification.MulticlassF1Score"),
+        ("optimizer", "sgd", "SGD"),
+        ("optimizer", "AdamWScheduleFree", "schedulefree.AdamWScheduleFree"),
+    ],
+)
+def test_a_name_without_its_package_is_told_with_it(tmp_path, section, name, meant):
+    pytest.importorskip(meant.partition(".")[0] if "." in meant else "torch")
+    value = [name] if section == "metrics" else {"type": name}
+    config = ConfigParser(linear(tmp_path, **{section: value}))
+    with pytest.raises(
+        ConfigError, match=re.escape(f"no {KINDS[section].words} '{name}': did")
+    ) as e:
+        config.check(**{section: torch.optim if section == "optimizer" else model})
+    assert f"did you mean '{meant}'?" in str(e.value)
+
+
+def test_a_dataset_for_a_loader_is_told_where_it_stands(tmp_path):
+    pytest.importorskip("torchvision")
+    loader = {"type": "torchvision.datasets.FakeData", "args": {"size": 9}}
+    config = ConfigParser(linear(tmp_path, data_loader=loader))
+    with pytest.raises(
+        ConfigError, match=r'is no data loader.*: it stands inside a loader: "type"'
+    ):
+        config.check(data_loader=tiny)
 
 
 def test_a_package_that_is_not_installed_is_told_with_what_installs_it(tmp_path, monkeypatch):

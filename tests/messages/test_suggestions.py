@@ -1407,7 +1407,7 @@ SUGGESTION = re.compile(
 #: Those that are followed in functions of their own, in this order; the last ones in
 #: config/test_secrets.py, config/test_trust.py, config/test_installed.py,
 #: update/test_parameter_groups.py, config/test_words_for_optimizers.py, config/test_nested.py,
-#: data/test_choosing.py and messages/test_first_batch.py.
+#: data/test_choosing.py, messages/test_first_batch.py and update/test_schedules.py.
 FOLLOWED = """what to train: -c {}
 -r auto needs
 may be its "base"
@@ -1478,7 +1478,8 @@ give it an attribute targets, or give weights
 drop_last has no effect beside batch_by: set
 weights and batch_by do not go together: leave
 raise batch_size, or cut the samples
-say in trainer/trainer.py what it means""".splitlines()
+say in trainer/trainer.py what it means
+no resume could be exact: take ReduceLROnPlateau""".splitlines()
 
 
 #: What only looks like one: help, origins, and what is told beside a suggestion.

@@ -108,6 +108,11 @@ def test_other_groups_want_a_new_run(tmp_path):
         ([{"params": ["*"]}, {"params": ["fc1.*"]}], r"groups\.1: the groups before it have all"),
         ([{"params": "*"}], r"groups\.0\.params: expected a valid list"),
         ([3], r"groups\.0: expected an object in braces, found 3"),
+        (
+            [{"params": ["*"], "typ": "SGD"}],
+            r"0\.typ: AdamW has no argument 'typ': .*mean 'type'\?",
+        ),
+        ([{"params": ["*"], "args": {}}], r'0\.args: the arguments .* stand beside its "params"'),
         ([{"params": ["*"], "model": 3}], r"0\.model: AdamW has no argument 'model'"),
     ],
 )
@@ -199,3 +204,18 @@ def test_values_that_the_optimizer_refuses_are_refused_in_a_group(tmp_path, opti
     with pytest.raises(ConfigError, match=message):
         tiny.as_train_py(settings(tmp_path, [{"params": ["fc2.*"], **options}]))
     assert not list(tmp_path.iterdir())
+
+
+class Prodded(torch.optim.SGD):
+    """An optimizer that knows more of a group than its constructor takes."""
+
+
+def test_a_word_that_an_optimizer_may_not_look_for_is_told(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(Prodded, "__module__", "tiny")
+    monkeypatch.setattr(tiny, "Prodded", Prodded, raising=False)
+    config = settings(tmp_path, [{"params": ["*.bias"], "prod": 2}], trainer__verbosity=1)
+    config["optimizer"] = {**config["optimizer"], "type": "Prodded"}
+    config["trainer"]["epochs"] = 1
+    tiny.as_train_py(config).train()
+    said = "optimizer group 0: 'prod' is no argument of Prodded: it counts only if"
+    assert said in capfd.readouterr().out

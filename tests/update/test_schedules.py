@@ -154,9 +154,11 @@ def test_a_schedule_that_forgets_its_counts_is_refused(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Forgets, "__module__", "tiny")
     monkeypatch.setattr(tiny, "Forgets", Forgets, raising=False)
-    with pytest.raises(ConfigError, match="Forgets leaves out its counts: .* ReduceLROnPlateau"):
+    with pytest.raises(ConfigError, match=r"Forgets leaves out its counts: .* ReduceLROnPlateau"):
         build(settings(tmp_path, "Forgets"))
     assert not list(tmp_path.iterdir())
+    torchs = {"type": "ReduceLROnPlateau", "args": {"patience": 0}}
+    train(tiny.settings(tmp_path, lr_scheduler=torchs, trainer__epochs=1))
 
 
 def test_a_run_that_goes_on_behind_its_schedule_is_told(tmp_path, capfd):
