@@ -52,6 +52,11 @@ class ConsoleHandler(logging.Handler):
             self.handleError(record)
 
 
+def _is_for_files(record: logging.LogRecord) -> bool:
+    """Whether a record is not for the console alone (`extra={"console": True}`)."""
+    return not vars(record).get("console")
+
+
 def _encodable(text: str) -> str:
     """A text as standard output can show it, whose encoding may lack a letter of it."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
@@ -82,6 +87,7 @@ def setup_logging(save_dir: Path, log_config: str | Path = CONFIG) -> None:
     # What the console has shown already goes to the files alone.
     for handler in _file_handlers():
         _let_warn_once(handler)
+        handler.addFilter(_is_for_files)
         handler.setFormatter(WithoutSecrets(handler.formatter))
         for record in _held.buffer:
             if record.levelno >= handler.level:

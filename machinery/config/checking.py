@@ -254,7 +254,8 @@ def _expected(path: KeyPath, error: dict[str, Any]) -> str:
     if error["type"] == "string_pattern_mismatch":
         field = _model_above(path).model_fields.get(dotted(path[-1:]))
         if field is not None:
-            return f"expected {str(field.description).rstrip('.')}"
+            described = str(field.description).rstrip(".")
+            return f"expected {described[0].lower()}{described[1:]}"
     return str(error["msg"]).replace("Input should be", "expected").replace("'", '"')
 
 

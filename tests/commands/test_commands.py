@@ -170,7 +170,7 @@ def test_fine_tuning_is_a_new_run(trained):
             "optimizer (Adam): ValueError: Invalid learning rate: -1.0",
         ),
         (["-c", "config.json", "--run_id", "../x"], 2, "expected the name of a folder"),
-        (["-c", "config.json", "--set", "name=.."], 2, "name: expected Name of the experiment"),
+        (["-c", "config.json", "--set", "name=.."], 2, "name: expected name of the experiment"),
         (
             ["-c", "config.json", "--set", "trainer.save_dir=/proc/nope"],
             6,

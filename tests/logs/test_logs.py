@@ -124,24 +124,83 @@ def test_tensorboard_can_compare_runs(tmp_path):
     assert valid.summary_metadata["_hparams_/experiment"].plugin_data.plugin_name == "hparams"
 
 
-def test_the_table_fits_and_says_what_is_left_out(caplog, monkeypatch):
+def row_of_many(*more):
+    names = ("accuracy", "f1", "auc", "top_k_acc", *more)
+    numbers = {"epoch": 1, "loss": 0.5, **dict.fromkeys(names, 0.25)}
+    for prefix in ("val_", "val_far_"):
+        numbers |= {f"{prefix}{name}": 0.75 for name in ("loss", *names)}
+    numbers["val_only"] = 2.0
+    return {**numbers, "lr": 0.1, "seconds": 1.0, "samples/s": 9.0}
+
+
+def table_of(row, columns, caplog, monkeypatch, monitored="val_auc"):
+    """What the console and what the log files get of an epoch."""
+    monkeypatch.setenv("COLUMNS", str(columns))
     caplog.set_level(logging.INFO)
-    names = ("accuracy", "precision", "recall", "f1", "auc", "top_k_acc")
-    row = {"epoch": 1, "loss": 0.5, **dict.fromkeys(names, 0.5), "val_loss": 0.4}
-    row |= {f"val_{name}": 0.5 for name in names} | {"lr": 0.1, "seconds": 1.0, "samples/s": 9.0}
-    for columns in ("80", "60", "1000"):
-        monkeypatch.setenv("COLUMNS", columns)
-        caplog.clear()
-        table = EpochTable(logging.getLogger("table"), lambda: 1, "val_auc")
-        table.log(row, 1)
-        *left_out, header, cells = [record.getMessage() for record in caplog.records]
-        assert columns == "60" or max(len(header), len(cells)) <= int(columns)
-        assert (
-            "val_auc" in header.split() and len(header.split()) == len(cells.split()) - 1
-        )  # the star
-        assert bool(left_out) == (columns != "1000")
-        if left_out:
-            assert set(left_out[0].split(": ")[1].split(", ")) == set(row) - set(header.split())
+    caplog.clear()
+    EpochTable(logging.getLogger("table"), lambda: 1, monitored).log(row, 1)
+    console = [r.getMessage() for r in caplog.records if not vars(r).get("aside")]
+    files = [r.getMessage() for r in caplog.records if not vars(r).get("console")]
+    return console, files
+
+
+@pytest.mark.parametrize("columns", [40, 64, 80, 120])
+@pytest.mark.parametrize("more", [(), ("f1/cat", "f1/dog", "map", "f1/horse")])
+def test_a_wide_row_has_a_line_for_each_kind_of_data(caplog, monkeypatch, columns, more):
+    row = row_of_many(*more)
+    console, files = table_of(row, columns, caplog, monkeypatch)
+    *left_out, header, first, second, third = console
+    assert max(len(line) for line in (header, first, second, third)) <= columns
+    titles = header.split()
+    assert titles[:3] == ["epoch", "auc", "loss"] and len(first.split()) == len(titles) + 2
+    assert [line.split()[:1] for line in (second, third)] == [["val_far"], ["train"]]
+    assert first.split()[:4] == ["1", "val", "0.7500", "0.7500"] and first.endswith("*")
+    assert third.split()[:3] == ["train", "0.2500", "0.5000"]
+    shown = {*titles, *(prefix + t for t in titles for prefix in ("val_", "val_far_"))} & {*row}
+    named = set()
+    if left_out:
+        named = set(left_out[0].split(": ")[1].split(", "))
+    if not left_out or not left_out[0].endswith("columns)"):
+        assert shown | named == set(row)
+    assert not shown & named
+    # The files have it all, in one line.
+    assert len(files) == 2 and set(files[0].split()) == set(row)
+    assert files[0].split()[:3] == ["epoch", "val_auc", "val_loss"]
+
+
+def test_a_row_that_fits_is_the_same_everywhere(caplog, monkeypatch):
+    row = {"epoch": 1, "loss": 0.5, "val_loss": 0.4, "lr": 0.1, "seconds": 1.0, "samples/s": 9.0}
+    console, files = table_of(row, 80, caplog, monkeypatch, "val_loss")
+    assert console == files
+    assert console[0].split() == ["epoch", "val_loss", "loss", "lr", "seconds", "samples/s"]
+    assert [len(line) for line in console] == [len(console[0]), len(console[0]) + 2]
+
+
+def test_metrics_stay_where_lr_and_seconds_go(caplog, monkeypatch):
+    row = {"epoch": 1, "loss": 0.5, **dict.fromkeys("abcdefgh", 1.0), "lr": 0.1, "seconds": 1.0}
+    console, _ = table_of(row, 80, caplog, monkeypatch, "off")
+    assert console[0] == "only in metrics.csv and info.log, for want of space: lr, seconds"
+    assert console[1].split() == ["epoch", "loss", *"abcdefgh"]
+
+
+def test_where_there_is_no_terminal_a_row_has_no_limit(caplog, monkeypatch):
+    """As in a notebook, or in the file of a scheduler."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    caplog.set_level(logging.INFO)
+    row = row_of_many("f1/cat", "f1/dog")
+    EpochTable(logging.getLogger("table"), lambda: 1).log(row, 1)
+    header, cells = [record.getMessage() for record in caplog.records]
+    assert set(header.split()) == set(row) and len(cells) > 200
+
+
+@pytest.mark.parametrize("columns", [30, 200])
+def test_info_log_has_whole_rows(tmp_path, monkeypatch, capfd, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    trainer = tiny.train(tiny.settings(tmp_path, trainer__verbosity=2, trainer__epochs=2))
+    text = (trainer.config.log_dir / "info.log").read_text()
+    assert text.count("epoch val_loss val_accuracy") == 1 and text.count("samples/s\n") == 1
+    assert not re.search("only in metrics|train  +[0-9]", text)
+    assert ("only in metrics.csv" in capfd.readouterr().out) == (columns == 30)
 
 
 def test_an_off_writer_does_nothing(tmp_path):
