@@ -12,7 +12,7 @@ def main(config: ConfigParser, split: str) -> None:
     """Evaluate the checkpoint of the config on the "test" or the "valid" split."""
     import data_loader.data_loaders as module_data
     from logger.pictures import draw_tables
-    from machinery.checkpoints.outcome import keep_result
+    from logger.results import report_result
     from train import build
 
     logger = config.get_logger("test")
@@ -25,22 +25,17 @@ def main(config: ConfigParser, split: str) -> None:
     trainer = build(config, training=False)
     trainer.restore()
     metrics = trainer.evaluate(loader, trainer.valid_metrics)
-    samples = trainer.valid_metrics.samples_everywhere()
-    logger.info(f"{config.resume}, {split} data, {samples:,} samples")
-    width = max((len(name) for name in metrics), default=0)
-    for name, value in metrics.items():
-        logger.info(f"{name:<{width}}  {value!r}")
     checkpoint = config.resume
     assert checkpoint is not None
     draw_tables(trainer.valid_metrics, checkpoint.parent, split)
     entry = {
         "checkpoint": checkpoint.name,
         "split": split,
-        "samples": samples,
+        "samples": trainer.valid_metrics.samples_everywhere(),
         "metrics": metrics,
         "when": when,
     }
-    keep_result(checkpoint.parent / "test.json", entry, logger)
+    report_result(checkpoint.parent / "test.json", entry, logger)
 
 
 def _set_batch_size(config: ConfigParser) -> None:

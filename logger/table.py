@@ -42,7 +42,10 @@ class Layout(NamedTuple):
     @property
     def names(self) -> set[str]:
         """The numbers that it shows."""
-        return {name for column in self.columns for name in column.names if name}
+        found: set[str] = set()
+        for column in self.columns:
+            found.update(column.names)
+        return found - {""}
 
     def header(self) -> str:
         """The line of titles."""

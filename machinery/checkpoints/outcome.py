@@ -25,7 +25,7 @@ from machinery.errors import (
     StorageError,
     UserError,
 )
-from machinery.files import check_place, read_json, shown, write_json
+from machinery.files import shown
 from machinery.stopping import deaf_to_workers
 from machinery.telling import in_place_of, in_plain_words
 from machinery.update.watching import Monitor
@@ -174,7 +174,7 @@ def _too_few(checkpoints: Checkpoints) -> str:
 
 def whereabouts(run: Run) -> str:
     """Where a run is kept, and how many processes train it."""
-    told = f"run folder: {run.folder}"
+    told = f"run folder: {shown(run.folder)}"
     if not distributed.alone():
         told += f", {distributed.size()} processes"
     return told
@@ -274,46 +274,3 @@ def _longer(monitor: Monitor, goal: Goal, done: int) -> list[str]:
         patience = 2 * max(int(monitor.patience), monitor.bad_epochs)
         options += ["--set", f"trainer.early_stop={patience}"]
     return options
-
-
-def keep_result(file: Path, entry: dict[str, Any], logger: logging.Logger) -> None:
-    """Note a result beside the checkpoint, in place of an earlier one of the same data."""
-    if not distributed.is_main():
-        return
-    results = []
-    for old in _results(file, logger):
-        if old["checkpoint"] != entry["checkpoint"] or old["split"] != entry["split"]:
-            results.append(old)
-    results.append(entry)
-    try:
-        check_place(file)
-        write_json({"results": results}, file)
-    except StorageError as error:
-        logger.warning(f"{error}; the numbers above are all there is")
-
-
-def _results(file: Path, logger: logging.Logger) -> list[dict[str, Any]]:
-    """The results that a file holds; one that holds anything else is kept aside, too."""
-    try:
-        found = list(read_json(file)["results"])
-    except OSError:  # there is none
-        return []
-    except (ValueError, TypeError, KeyError):
-        found = [None]
-    results = []
-    for result in found:
-        if isinstance(result, dict) and {"checkpoint", "split"} <= result.keys():
-            results.append(result)
-    if len(results) < len(found):
-        _keep_aside(file, logger)
-    return results
-
-
-def _keep_aside(file: Path, logger: logging.Logger) -> None:
-    """Rename a file of results that is spoilt: the good ones go into a new one."""
-    try:
-        check_place(file)
-        file.replace(file.with_name(f"{file.name}.old"))
-        logger.warning(f"{file.name} holds what is no result: it is renamed {file.name}.old")
-    except (OSError, StorageError) as error:
-        logger.warning(f"{file.name} holds what is no result: {error}")

@@ -60,28 +60,21 @@ def test_the_commands_printed_at_the_end_work(trained):
     assert f"accuracy   {written['metrics']['accuracy']!r}" in evaluated.stdout
 
 
-def test_validation_prints_the_logs_numbers_to_the_last_digit(trained):
+def test_validation_gives_the_logs_numbers_to_the_last_digit(trained):
     folder, _ = trained
-    result = quick(
-        folder, "test.py", "-r", models(folder) / "checkpoint-epoch2.pth", "--split", "valid"
-    )
+    command = ["test.py", "-r", models(folder) / "checkpoint-epoch2.pth", "--split", "valid"]
+    result = quick(folder, *command)
+    results = json.loads((models(folder) / "test.json").read_text())["results"]
+    ours = [(one["checkpoint"], one["split"]) for one in results]
+    numbers = results[ours.index(("checkpoint-epoch2.pth", "valid"))]["metrics"]
     with open(logs(folder) / "metrics.csv", newline="") as file:
         row = list(csv.DictReader(file))[-1]
     for name in ("loss", "accuracy", "top_k_acc"):
-        assert re.search(rf"{name} +{re.escape(row['val_' + name])}\n", result.stdout)
-    results = json.loads((models(folder) / "test.json").read_text())["results"]
-    assert {(one["checkpoint"], one["split"]) for one in results} >= {
-        ("checkpoint-epoch2.pth", "valid")
-    }
-    assert (
-        quick(
-            folder, "test.py", "-r", models(folder) / "checkpoint-epoch2.pth", "--split", "valid"
-        ).returncode
-        == 0
-    )
-    assert len(json.loads((models(folder) / "test.json").read_text())["results"]) == len(
-        results
-    )  # one of each
+        assert repr(numbers[name]) == row[f"val_{name}"]
+        assert re.search(rf"{name} +{numbers[name]:.4g}\n", result.stdout)
+    assert quick(folder, *command).returncode == 0
+    again = json.loads((models(folder) / "test.json").read_text())["results"]
+    assert len(again) == len(results)  # one of each
 
 
 def test_a_checkpoint_is_evaluated_anywhere(trained, tmp_path):

@@ -1,13 +1,15 @@
 """What stands in the place of a file that a run writes (a link, a pipe, a folder) is not followed,
 not waited for, and not replaced."""
 
+import logging
 import os
 import shutil
 
 import pytest
 
 import tiny
-from machinery.checkpoints import environment, outcome
+from logger import results
+from machinery.checkpoints import environment
 from machinery.errors import StorageError
 from machinery.files import replacing
 from tools import trained
@@ -147,8 +149,8 @@ def test_what_comes_while_it_trains_is_not_written_to(tmp_path, name, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_result_is_not_written_to_it(tmp_path, kind, caplog):
     put(kind, tmp_path / "test.json", tmp_path / "elsewhere")
-    entry = {"checkpoint": "x.pth", "split": "test"}
-    outcome.keep_result(tmp_path / "test.json", entry, outcome.logging.getLogger("test"))
+    entry = {"checkpoint": "x.pth", "split": "test", "samples": 8, "metrics": {}}
+    results.report_result(tmp_path / "test.json", entry, logging.getLogger("test"))
     assert "is a link, and" in caplog.text or "is not a regular file" in caplog.text
     assert is_untouched(kind, tmp_path / "test.json", tmp_path / "elsewhere")
 

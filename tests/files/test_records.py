@@ -1,6 +1,8 @@
 """A run's record is true: what continues it, what is written, and what is said of its end."""
 
 import json
+import logging
+import math
 import os
 import shutil
 import subprocess
@@ -10,9 +12,10 @@ from pathlib import Path
 import pytest
 
 import tiny
+from logger import results
 from logger.logger import setup_logging
-from machinery.checkpoints import environment, file as checkpoint, outcome
-from machinery.errors import CheckpointError, ConfigError, DataError, NonFiniteError, StorageError
+from machinery.checkpoints import environment, file as checkpoint
+from machinery.errors import ConfigError, DataError, NonFiniteError, StorageError
 from machinery.files import shown_command
 from projects import ROOT, quick
 from tiny import interrupted, write_config
@@ -110,7 +113,7 @@ def test_a_stop_and_an_end_are_told(tmp_path):
 def test_a_failed_resume_leaves_the_log_of_the_run_alone(tmp_path):
     trainer = tiny.train(tiny.settings(tmp_path, trainer__epochs=1))
     before = files(trainer)
-    with pytest.raises(CheckpointError, match="cannot be continued with seed"):
+    with pytest.raises(ConfigError, match="seed cannot be changed under way"):
         tiny.train(tiny.command_line("-r", trainer.checkpoint_dir, "--set", "seed=7"))
     assert files(trainer) == before
 
@@ -301,8 +304,8 @@ def test_a_spoilt_result_costs_no_other(tmp_path, caplog, bad):
     good = {"checkpoint": "a.pth", "split": "test", "samples": 7}
     file.write_text(json.dumps({"results": [good, bad]}))
     spoilt = file.read_text()
-    new = {"checkpoint": "b.pth", "split": "test", "samples": 8}
-    outcome.keep_result(file, new, outcome.logging.getLogger("test"))
+    new = {"checkpoint": "b.pth", "split": "test", "samples": 8, "metrics": {}}
+    results.report_result(file, new, logging.getLogger("test"))
     assert json.loads(file.read_text())["results"] == [good, new]
     assert (tmp_path / "test.json.old").read_text() == spoilt
     assert caplog.text.count("renamed test.json.old") == 1
@@ -312,7 +315,33 @@ def test_a_spoilt_result_costs_no_other(tmp_path, caplog, bad):
 def test_spoilt_results_are_kept_aside(tmp_path, caplog, spoilt):
     file = tmp_path / "test.json"
     file.write_text(spoilt)
-    new = {"checkpoint": "b.pth", "split": "test"}
-    outcome.keep_result(file, new, outcome.logging.getLogger("test"))
+    new = {"checkpoint": "b.pth", "split": "test", "samples": 8, "metrics": {}}
+    results.report_result(file, new, logging.getLogger("test"))
     assert json.loads(file.read_text())["results"] == [new]
     assert (tmp_path / "test.json.old").read_text() == spoilt and "renamed" in caplog.text
+
+
+def test_the_screen_has_four_digits_and_the_file_all(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.chdir(tmp_path)
+    numbers = {
+        "loss": 0.19520756721496582,
+        "accuracy": 1.0,
+        "tokens": 1234567.75,
+        "tiny": 1.23456e-7,
+    }
+    numbers |= {"large": 1.25e20, "n": math.nan, "count": -98765}
+    entry = {"checkpoint": "a.pth", "split": "valid", "samples": 1234, "metrics": numbers}
+    results.report_result(tmp_path / "test.json", entry, logging.getLogger("test"))
+    assert [record.getMessage() for record in caplog.records] == [
+        "a.pth, valid data, 1,234 samples",
+        "loss      0.1952",
+        "accuracy  1",
+        "tokens    1,234,568",
+        "tiny      1.235e-07",
+        "large     1.25e+20",
+        "n         nan",
+        "count     -98,765",
+    ]
+    kept = json.loads((tmp_path / "test.json").read_text())["results"][0]["metrics"]
+    assert {**kept, "n": 0} == {**numbers, "n": 0} and math.isnan(kept["n"])
