@@ -3,7 +3,8 @@
 import logging
 import threading
 import time
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -45,9 +46,28 @@ class Progress(tqdm):  # type: ignore[type-arg]
         self._samples_before = samples
         self._began = time.monotonic()
         self._last_line = self._began
+        #: Gives the text of the loss that is shown after the first batches.
+        self._first_loss: Callable[[], str] | None = None
+
+    def follow(self, averages: Any, loss: str) -> None:
+        """Show the loss of the first batches at once, before it is logged.
+
+        Args:
+            averages: of this process (`avg`).
+            loss: its name.
+        """
+        self._first_loss = lambda: f"{loss} {averages.avg(loss):.4g}"
+
+    def update(self, n: float | None = 1) -> bool | None:
+        """Count batches that are done."""
+        if self._first_loss is not None and not self.disable:
+            self.set_postfix_str(self._first_loss(), refresh=False)  # waits for the GPU, once
+            self._first_loss = None
+        return super().update(n)
 
     def show(self, step: int, loss: str, samples: float) -> None:
         """Show the loss, and how many samples the `step` batches done held."""
+        self._first_loss = None
         self.set_postfix_str(loss, refresh=False)
         now = time.monotonic()
         if now - self._last_line < self.every or step <= self._first_step:

@@ -191,6 +191,7 @@ class Trainer(BaseTrainer):
             self._layers = watch(self.model, self.data_loader, self.epochs * self.len_epoch)
         done = Done(epoch, self.step, self._samples_before)
         self._progress = progress_of(done, self.epochs, self.len_epoch)
+        self._progress.follow(self.train_metrics, self.loss_terms[0])
 
     def _update(self, batches: Sequence[Any]) -> None:
         """One optimizer step on some batches, as if they were one large batch."""

@@ -62,3 +62,27 @@ def test_an_epoch_is_told_by_the_trainer(tmp_path, monkeypatch, capfd):
     lines = [line for line in capfd.readouterr().out.splitlines() if "samples/s, " in line]
     assert len(lines) == 5 and lines[0].startswith("epoch 1/1: step 2 of 11, loss 1.")
     assert lines[0].endswith("0 samples/s, 02:24 left")
+
+
+def test_the_bar_has_a_loss_from_the_first_batch(tmp_path, monkeypatch):
+    bars = []
+
+    def bar(label, *args):
+        bars.append(Progress(label, *args[:3], hidden=False))
+        bars[-1].seen = []
+        return bars[-1]
+
+    class Seeing(tiny.Trainer):
+        def _update(self, batches):
+            bars[-1].seen.append(bars[-1].postfix)
+            super()._update(batches)
+
+    monkeypatch.setattr(logger.progress, "Progress", bar)
+    config = tiny.settings(tmp_path, trainer__epochs=2, trainer__log_step=4)
+    trainer = tiny.train(config, trainer_class=Seeing)
+    first, _ = bars
+    assert first.seen[0] is None and first.seen[1] == first.seen[3] != first.seen[4]
+    assert all(text.startswith("loss ") for text in first.seen[1:] + bars[1].seen[1:])
+    monkeypatch.undo()
+    whole = tiny.train({**config, "name": "B"})
+    assert tiny.rows(trainer) == tiny.rows(whole)
