@@ -41,7 +41,7 @@ class ConfigParser(Factory):
     Args:
         config: the values of a config, or the path of one.
         resume: a checkpoint file of the run to continue.
-        modification: keys to set, as {"optimizer;args;lr": 0.1}; None values are skipped.
+        modification: keys to set, as {"optimizer.args.lr": 0.1}; None values are skipped.
         run_id: the name of the run's folder; by default the time of its start.
         launch: what is to be done, in place of `resume` and `run_id`.
 

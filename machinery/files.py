@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import shlex
+import sys
 import tarfile
 import traceback
 import zipfile
@@ -61,7 +62,10 @@ def shown_command(script: Path, *words: Any) -> str:
             typed.append(shown(word))
         else:
             typed.append(str(word))
-    return shlex.join(typed)
+    command = shlex.join(typed)
+    if "ipykernel" in sys.modules:  # a notebook gives the rest of such a line to the shell
+        return f"!{command}"
+    return command
 
 
 def ensure_dir(dirname: str | Path) -> None:

@@ -10,6 +10,8 @@ from machinery.config.source import Source, dotted
 from machinery.config.values import KeyPath, nearest
 from machinery.errors import ConfigError
 
+#: Who sets keys.
+COMMAND_LINE, PROGRAM = "command line", "modification"
 _NO_SECTION = "is no section of the config"
 
 
@@ -23,7 +25,7 @@ def set_option(source: Source, text: str) -> None:
     if not equals or not key:
         raise ConfigError(f"--set {text}: expected KEY=VALUE, such as --set trainer.epochs=3")
     path = tuple(key.split("."))
-    override(source, path, read_value(value), f"command line (--set {key})")
+    override(source, path, read_value(value), f"{COMMAND_LINE} (--set {key})")
 
 
 def read_value(text: str) -> Any:
@@ -32,6 +34,11 @@ def read_value(text: str) -> Any:
         return json.loads(text, parse_constant=str)  # NaN is no JSON: a text
     except (ValueError, RecursionError):
         return text
+
+
+def is_set(where: str) -> bool:
+    """Whether a value with this origin was set from outside the config."""
+    return where.startswith((f"{COMMAND_LINE} (", f"{PROGRAM} ("))
 
 
 def override(source: Source, path: KeyPath, value: Any, origin: str) -> None:

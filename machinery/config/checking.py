@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from machinery.config.changes import override
+from machinery.config.changes import COMMAND_LINE, PROGRAM, override
 from machinery.config.classic import Eased, eased
 from machinery.config.schema import SECTIONS, Config, NamedComponent
 from machinery.config.scripts import Seeding as Seeding
@@ -104,22 +104,26 @@ class Checked(NamedTuple):
 
 
 def check(
-    source: Source, modification: Mapping[Any, Any] | None = None, classic: bool = False
+    source: Source,
+    modification: Mapping[Any, Any] | None = None,
+    classic: bool = False,
+    by: str = COMMAND_LINE,
 ) -> Checked:
     """Set the keys of `modification`, and check types, bounds and unknown keys.
 
     Args:
         source: of the values, which are changed.
-        modification: values by key path, as "optimizer;args;lr" or as a tuple; None values are
-            skipped.
+        modification: values by key path, as "optimizer;args;lr", "optimizer.args.lr" or a tuple;
+            None values are skipped.
         classic: it is for a script that reads it itself, as those of classic projects: a key of
             its own may be like a known one, and values may be what the classic template takes.
+        by: who modifies.
 
     Raises:
         ConfigError: with a line for each problem.
     """
     if modification is not None:
-        _modify(source, modification)
+        _modify(source, modification, by)
     own_keys = tuple(_own_keys(source))
     source.classic = classic
     for_schema = Eased(source.values, [])
@@ -158,7 +162,7 @@ def checked_config(config: Any, modification: Mapping[Any, Any] | None) -> Check
         config = Source.read(Path(config))
     elif not isinstance(config, Source):
         config = Source.of(config)
-    return check(config, modification)
+    return check(config, modification, by=PROGRAM)
 
 
 def _too_deep(source: Source) -> list[str]:
@@ -169,15 +173,15 @@ def _too_deep(source: Source) -> list[str]:
     return []
 
 
-def _modify(source: Source, modification: Mapping[Any, Any]) -> None:
+def _modify(source: Source, modification: Mapping[Any, Any], by: str) -> None:
     """Set keys by their paths, which are texts or tuples."""
     for target, value in modification.items():
         if value is None:
             continue
         path = target
         if isinstance(target, str):
-            path = target.split(";")
-        override(source, tuple(path), value, f"command line ({dotted(tuple(path))})")
+            path = target.split(";" if ";" in target else ".")
+        override(source, tuple(path), value, f"{by} ({dotted(tuple(path))})")
 
 
 def _own_keys(source: Source) -> Iterator[OwnKey]:

@@ -5,6 +5,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from machinery.config.arguments import accepted
+from machinery.config.changes import is_set
 from machinery.config.components import Modules, find
 from machinery.config.factory import Factory
 from machinery.config.groups import grouped
@@ -174,7 +175,7 @@ def _refuse_typed_rate(config: Factory, type_name: str) -> None:
     """Refuse a learning rate from the command line that the scheduler would overwrite."""
     rate = config.where("optimizer", "args", "lr")
     name = type_name.rpartition(".")[2]
-    if name in _OWN_RATES and rate.startswith("command line ("):
+    if name in _OWN_RATES and is_set(rate):
         what = f"the learning rate follows {name}: set lr_scheduler.args.max_lr of a new run"
         raise ConfigError(f"{rate}: {what}")
 
