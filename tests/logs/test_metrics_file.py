@@ -66,6 +66,15 @@ def test_an_epoch_reads_nothing_of_those_before(tmp_path, monkeypatch):
     assert table.path.read_text() == "epoch,loss\n1,0.5\n2,0.25\n3,\n"
 
 
+def test_a_row_is_on_disk_before_the_epoch_is_done_with(tmp_path, monkeypatch):
+    table = MetricsFile(tmp_path / "metrics.csv")
+    table.log({"epoch": 1, "loss": 0.5}, 0)
+    flushed = []
+    monkeypatch.setattr(os, "fsync", lambda file: flushed.append(os.fstat(file).st_size))
+    table.log({"epoch": 2, "loss": 0.25}, 0)
+    assert flushed == [table.path.stat().st_size]
+
+
 def edit(path):
     """Other bytes, as many as before."""
     path.write_bytes(path.read_bytes().replace(b"loss", b"cost"))
