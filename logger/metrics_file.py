@@ -1,31 +1,55 @@
 """`metrics.csv`: a row for each epoch of a run, with all of its numbers."""
 
 import csv
+import io
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from logger.writers import Writer, are_of_an_epoch
 from machinery.errors import StorageError
-from machinery.files import check_place, is_in_the_way, replacing
+from machinery.files import append, check_place, is_in_the_way, replacing, whole_lines
+
+Row = Mapping[str, Any]
+
+
+class Stamp(NamedTuple):
+    """By what a file is known to be as it was left."""
+
+    inode: int
+    size: int
+    nanoseconds: int
 
 
 class MetricsFile(Writer):
-    """The rows in a CSV file, whole at any time."""
+    """The rows in a CSV file, in which at most the last line is unfinished.
+
+    A row is appended, so that an epoch of a long run costs no more than one of a short run. The
+    file is written anew, in one step, where that would give other bytes: a new metric needs a
+    column, or somebody else has changed the file.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._columns: list[str] = []
+        #: Of the file as this process has left it; None if it has not written it.
+        self._left: Stamp | None = None
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         """Append the row of an epoch; a metric that came later gets a column."""
         if not are_of_an_epoch(numbers):
             return
         check_place(self.path)
+        row = {name: repr(value) for name, value in numbers.items()}
+        if self._is_as_left() and row.keys() <= set(self._columns):
+            append(self.path, _as_text(self._columns, [row]))
+            self._left = _stamp(self.path)
+            return
         rows = []
         if self.path.exists():
             rows = self._read()
-        rows.append({name: repr(value) for name, value in numbers.items()})
+        rows.append(row)
         self._rewrite(rows)
 
     def cut(self, last_epoch: int) -> None:
@@ -55,20 +79,37 @@ class MetricsFile(Writer):
         except OSError as error:  # a folder has that name
             logger.warning(f"{name} is no table of epochs, training goes on: {error}")
 
+    def _is_as_left(self) -> bool:
+        return self._left is not None and self._left == _stamp(self.path)
+
     def _read(self) -> list[dict[str, Any]]:
-        with open(self.path, newline="", encoding="utf-8") as file:
-            # A line that a killed process left unfinished is not a row.
-            whole_lines = [line for line in file if line.endswith("\n")]
-        return list(csv.DictReader(whole_lines))
+        return list(csv.DictReader(whole_lines(self.path)))
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
         columns: dict[str, None] = {}  # a set that keeps its order
         for row in rows:
             columns.update(dict.fromkeys(row))
+        header = dict(zip(columns, columns, strict=True))
         with replacing(self.path, "w") as file:
-            writer = csv.DictWriter(file, list(columns), restval="", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+            file.write(_as_text(list(columns), [header, *rows]))
+        self._columns = list(columns)
+        self._left = _stamp(self.path)
+
+
+def _as_text(columns: list[str], rows: list[Row]) -> str:
+    """Lines of a table; a cell is empty where a row has no such column."""
+    text = io.StringIO()
+    csv.DictWriter(text, columns, restval="", lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _stamp(path: Path) -> Stamp | None:
+    """What a file is known by; None if it is not there."""
+    try:
+        found = path.stat(follow_symlinks=False)
+    except OSError:
+        return None
+    return Stamp(found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 def _is_of_an_epoch(row: Mapping[Any, Any]) -> bool:

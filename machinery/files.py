@@ -131,6 +131,46 @@ def check_place(path: Path) -> None:
         raise StorageError(f"{path} is not a regular file: it is not replaced")
 
 
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a table that others may be writing, each with its end.
+
+    A last line without an end is left out: it is being written, or whoever wrote it was killed.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no UTF-8.
+    """
+    with open(path, newline="", encoding="utf-8") as file:
+        return [line for line in file if line.endswith("\n")]
+
+
+def append(path: Path, text: str) -> None:
+    """Write at the end of a file, whole or not at all, unless the process is killed meanwhile.
+
+    It is on disk then.
+
+    Raises:
+        StorageError: it could not be written; the file is as it was.
+    """
+    try:
+        size = path.stat().st_size
+        _append(path, text, size)
+    except OSError as error:
+        raise StorageError(f"could not write {path}: {error.strerror or error}") from error
+
+
+def _append(path: Path, text: str, size: int) -> None:
+    """Write after the first `size` bytes of a file, to which it is cut if that fails."""
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        os.truncate(path, size)
+        raise
+
+
 @contextmanager
 def replacing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a temporary file beside `path` for writing, which takes its place on success.

@@ -1,4 +1,4 @@
-"""The README's six changes: each diff applies as it stands, is under 20 lines, trains, and is
+"""Six changes in ten minutes: each diff applies as it stands, is under 20 lines, trains, and is
 continued exactly."""
 
 import re
@@ -12,10 +12,8 @@ from machinery.checkpoints import file as checkpoint
 from pages import changed, log_of, run
 from projects import ROOT, command, copy_template
 
-SECTION = (
-    (ROOT / "README.md").read_text().split("\n## Your own task in ten minutes")[1].split("\n## ")[0]
-)
-FOUND = re.findall(r"\*\*(A.*?)```diff\n(.*?)```\n```\npython (train\.py .*?)\n```", SECTION, re.S)
+PAGE = (ROOT / "docs" / "ten_minutes.md").read_text()
+FOUND = re.findall(r"\n## (A.*?)```diff\n(.*?)```\n```\npython (train\.py .*?)\n```", PAGE, re.S)
 CHANGES = {re.sub(r"^an? |\W.*", "", text.lower()): (text, diff) for text, diff, _ in FOUND}
 #: What each command sets.
 SETS = {name: shlex.split(line)[4:] for name, (*_, line) in zip(CHANGES, FOUND, strict=True)}
@@ -46,10 +44,13 @@ def write_arrays(file):
 
 def test_there_are_six_and_each_leads_on():
     assert set(CHANGES) == NAMES
+    readme = (ROOT / "README.md").read_text()
+    section = readme.split("\n## Your own task in ten minutes")[1].split("\n## ")[0]
+    assert len(re.findall(r"(?m)^\| \[an? .*\]\(docs/ten_minutes\.md#", section)) == len(NAMES)
     for text, diff in CHANGES.values():
         lines = [line for line in changed(diff) if line[1:].strip()]
         assert 0 < len(lines) < 20, text
-        links = re.findall(r"\[(\w+)\]\(examples/(\w+)\)", text)
+        links = re.findall(r"\[(\w+)\]\(\.\./examples/(\w+)\)", text)
         assert links and all(
             name == folder and (ROOT / "examples" / name).is_dir() for name, folder in links
         )

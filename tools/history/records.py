@@ -4,6 +4,7 @@ Whatever is missing, foreign or broken there is said, never raised.
 """
 
 import functools
+import io
 import itertools
 import math
 import os
@@ -20,7 +21,7 @@ import pandas as pd
 from machinery.config.schema import Config
 from machinery.config.settings import TrainerSettings
 from machinery.config.source import dotted, leaves
-from machinery.files import read_json
+from machinery.files import read_json, whole_lines
 
 #: What the table shows of a config, by its column.
 _SHOWN = {"lr": "optimizer.args.lr", "batch": "data_loader.args.batch_size", "seed": "seed"}
@@ -228,7 +229,7 @@ def _history(record: Record) -> pd.DataFrame:
                 warnings.simplefilter("ignore")
                 # Of rows that are longer than the first, pandas would make an index.
                 warnings.simplefilter("error", pd.errors.ParserWarning)
-                return pd.read_csv(file, index_col=False)
+                return pd.read_csv(io.StringIO("".join(whole_lines(file))), index_col=False)
     except (OSError, ValueError, Warning) as error:
         record.note(f"metrics.csv: {type(error).__name__}")
     return pd.DataFrame()

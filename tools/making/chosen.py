@@ -13,11 +13,12 @@ SKELETON = ROOT / "tools" / "project"
 #: What is about the template itself, and not for a project that is made from it.
 _LEFT_OUT = re.compile(
     r"(README|AGENTS|CHANGELOG)\.md|CITATION\.cff|"
-    r"docs/(contributing|examples|migrating|speed|why_not)\.md|"
+    r"docs/(contributing|examples|migrating|speed|ten_minutes|why_not)\.md|"
     r"examples/(ema\.py|mnist\.py|playground\.ipynb)|"
     r"tests/.*|"
     r"tools/(bench.*|migrat.*|making/.*|project/.*|bare_loop\.py|trace_ways\.py)|"
-    r"tools/(new_project|update_project|write_schema)\.py"
+    r"tools/(new_project|update_project|write_schema|draw_pages)\.py|"
+    r"docs/pictures/(terminal|tensorboard)\.png"
 )
 #: Of examples that a project does not begin with: what an error message names.
 _OF_ALL = ("examples/lbfgs/trainer.py",)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from machinery.files import ROOT
+from machinery.files import ROOT, whole_lines
 from machinery.telling import printable
 from tools import children
 
@@ -195,9 +195,9 @@ def best_of(found: list[float], monitor: str) -> float | None:
 def values(file: Path, name: str) -> list[Epoch]:
     """The epochs of a table, and the values of one number; none if it cannot be read."""
     try:
-        with open(file, newline="") as rows:
-            return [Epoch(int(row["epoch"]), float(row[name])) for row in csv.DictReader(rows)]
-    except (OSError, ValueError, KeyError, TypeError):  # not there yet, or half written
+        rows = csv.DictReader(whole_lines(file))
+        return [Epoch(int(row["epoch"]), float(row[name])) for row in rows]
+    except (OSError, ValueError, KeyError, TypeError):  # not there yet, or no table
         return []
 
 

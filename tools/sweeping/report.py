@@ -1,5 +1,6 @@
 """What a sweep has found: a table, the best point, pictures."""
 
+import io
 import math
 import textwrap
 from pathlib import Path
@@ -9,7 +10,7 @@ import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
-from machinery.files import replacing, shown
+from machinery.files import replacing, shown, whole_lines
 from machinery.telling import printable
 from tools.history.tables import labels
 from tools.sweeping.drawing import draw
@@ -104,7 +105,8 @@ def _seconds(folder: Path, point: int) -> float:
     name = point_name(point)
     for log in [*folder.glob(f"log/*/{name}"), *folder.glob(f"log/*/{name}-seed*")]:
         try:
-            seconds = float(pd.read_csv(log / "metrics.csv")["seconds"].sum())
+            lines = whole_lines(log / "metrics.csv")
+            seconds = float(pd.read_csv(io.StringIO("".join(lines)))["seconds"].sum())
         except (OSError, ValueError, KeyError):
             continue
         found = seconds if math.isnan(found) else found + seconds
