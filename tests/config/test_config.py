@@ -478,7 +478,7 @@ def test_custom_options(tmp_path, monkeypatch):
         from_args(monkeypatch, "-c", path, "--ep", "9", options=options)["trainer"]["epochs"] == 9
     )
     wrong = [Own(["--lr"], float, "optimizer;arg;lr")]
-    assert "modification (optimizer.arg.lr)" in error(
+    assert "command line (optimizer.arg.lr)" in error(
         lambda: from_args(monkeypatch, "-c", path, "--lr", "1", options=wrong)
     )
 
