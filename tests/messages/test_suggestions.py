@@ -1407,7 +1407,8 @@ SUGGESTION = re.compile(
 #: Those that are followed in functions of their own, in this order; the last ones in
 #: config/test_secrets.py, config/test_trust.py, config/test_installed.py,
 #: update/test_parameter_groups.py, config/test_words_for_optimizers.py, config/test_nested.py,
-#: data/test_choosing.py, messages/test_first_batch.py and update/test_schedules.py.
+#: data/test_choosing.py, messages/test_first_batch.py, update/test_schedules.py,
+#: messages/test_memory.py and data/test_waiting.py.
 FOLLOWED = """what to train: -c {}
 -r auto needs
 may be its "base"
@@ -1479,7 +1480,9 @@ drop_last has no effect beside batch_by: set
 weights and batch_by do not go together: leave
 raise batch_size, or cut the samples
 say in trainer/trainer.py what it means
-no resume could be exact: take ReduceLROnPlateau""".splitlines()
+no resume could be exact: take ReduceLROnPlateau
+half data_loader.args.batch_size and twice trainer.accumulate
+more data_loader.args.num_workers may help; tools/tune.py""".splitlines()
 
 
 #: What only looks like one: help, origins, and what is told beside a suggestion.
