@@ -1490,7 +1490,6 @@ NONE = """checkpoint or run folder; with -c
 set any key of the config
 try everything on one batch
 GPUs to use
-command line (--set
 -r is empty
 -r auto starts a new run
 these start afresh
