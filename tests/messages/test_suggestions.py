@@ -1495,6 +1495,7 @@ GPUs to use
 these start afresh
 could not write
 use newer code
+{} (--set {})
 let no other process write
 needs about
 --run_id {}: expected
