@@ -397,6 +397,8 @@ def described(value: Any, depth: int = 3) -> str:
         return f"{[*value.shape]} {str(value.dtype).removeprefix('torch.')}"
     if depth == 0:
         return ""
+    if type(value).__name__ == "PackedSequence":  # torch's
+        return f"packed {described(value.data)}"
     texts = []
     for key, item in itertools.islice(_items(value), _ITEMS):
         text = described(item, depth - 1)
@@ -412,6 +414,8 @@ def _items(value: Any) -> Iterable[tuple[Any, Any]]:
     """What a container holds, by key or number."""
     if isinstance(value, Mapping):
         return value.items()
+    if hasattr(value, "_fields"):  # a named tuple
+        return zip(value._fields, value, strict=True)
     if type(value) in (list, tuple):
         return enumerate(value)
     return ()
