@@ -1408,7 +1408,8 @@ SUGGESTION = re.compile(
 #: config/test_secrets.py, config/test_trust.py, config/test_installed.py,
 #: update/test_parameter_groups.py, config/test_words_for_optimizers.py, config/test_nested.py,
 #: data/test_choosing.py, messages/test_first_batch.py, update/test_schedules.py,
-#: messages/test_memory.py and data/test_waiting.py.
+#: messages/test_memory.py, data/test_waiting.py, update/test_recomputing.py
+#: and update/test_switches.py.
 FOLLOWED = """what to train: -c {}
 -r auto needs
 may be its "base"
@@ -1482,7 +1483,9 @@ raise batch_size, or cut the samples
 say in trainer/trainer.py what it means
 no resume could be exact: take ReduceLROnPlateau
 half data_loader.args.batch_size and twice trainer.accumulate
-more data_loader.args.num_workers may help; tools/tune.py""".splitlines()
+more data_loader.args.num_workers may help; tools/tune.py
+{} is inside {}: leave one of them out
+{}: leave one of them out""".splitlines()
 
 
 #: What only looks like one: help, origins, and what is told beside a suggestion.
