@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import shutil
+import subprocess
 import sys
 import types
 
@@ -1094,3 +1095,22 @@ def test_a_tracker_that_only_writes_nothing_is_none_of_its_own(tmp_path):
     quiet = PER_CLASS[: PER_CLASS.index("    def current")]
     (told,) = found(written(tmp_path / "project", utils__util=quiet), 0)
     assert told.endswith("write from utils.metrics import MetricTracker in its place")
+
+
+def test_the_order_of_a_set_is_told(tmp_path):
+    """Of text it is another in each process: two that count the same names number them apart."""
+    text = "names = ['a', 'b', 'c', 'd', 'e', 'f']\nnumbers = list(set(names))\n"
+    folder = written(tmp_path / "a", data_loader__names=text)
+    (told,) = [line for line in found(folder, 1) if "names.py" in line]
+    assert told.startswith("data_loader/names.py:2: list(set(…)) of text is in another order")
+    as_told = text.replace("list(set(names))", "sorted(set(names))")
+    folder = written(tmp_path / "b", data_loader__names=as_told)
+    assert not any("names.py" in line for line in found(folder, 1))
+    orders = {}
+    for code in (text, as_told):
+        program = [sys.executable, "-c", code + "print(numbers)"]
+        for seed in ("1", "2"):
+            env = {**os.environ, "PYTHONHASHSEED": seed}
+            shown = subprocess.run(program, env=env, capture_output=True, text=True, check=True)
+            orders.setdefault(code, set()).add(shown.stdout)
+    assert len(orders[text]) == 2 and len(orders[as_told]) == 1
