@@ -32,6 +32,8 @@ _LARGEST_HISTOGRAM = 10_000_000
 _METHODS = frozenset(f"add_{kind}" for kind in _KINDS)
 #: Each mode is a run of TensorBoard's below the run's folder, so that both curves share a chart.
 _MODES = ("train", "valid")
+#: What the numbers of the best epoch so far are called; such a name comes last on the page.
+BEST = "~best"
 
 
 def _no_best_epoch() -> int:
@@ -136,7 +138,7 @@ class TensorboardWriter(Writer):
             self._describe(self._hparams, list(valid))
         self._add_point("samples_per_second", numbers["samples/s"], step)
         for name, value in self._best.items():
-            self._add_point(f"best/{name}/valid", value, step)
+            self._add_point(f"{BEST}/{name}/valid", value, step)
 
     def _add_point(self, name: str, value: float, step: int) -> None:
         """A point; that of "loss/valid" is one of "loss" in the validation's run."""
@@ -153,7 +155,7 @@ class TensorboardWriter(Writer):
             return
         tags = list(valid)
         if self._best:
-            tags += [f"best/{name}" for name in valid]
+            tags += [f"{BEST}/{name}" for name in valid]
         try:
             from torch.utils.tensorboard.summary import hparams as summaries_of
 

@@ -70,7 +70,7 @@ def typed(project: Path, *words: str) -> str:
 
 def terminal(project: Path) -> str:
     """What the terminal shows of a training, as a page."""
-    words = ["train.py", "-c", "config.json", "--run_id", "first", "--set", "trainer.epochs=8"]
+    words = ["train.py", "-c", "config.json", "--run_id", "first", "--set", "trainer.epochs=5"]
     printed = typed(project, *words).replace(str(project), _HOME)
     command = html.escape(" ".join(["python", *words]))
     return _TERMINAL.format(command=command, printed=html.escape(printed))

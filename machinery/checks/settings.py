@@ -187,7 +187,7 @@ def _taken(names: Sequence[str], prefixes: Sequence[str]) -> list[str]:
     derived: set[str] = set()
     of_sets: list[str] = []
     for name in names:
-        derived.update((f"best/{name}", f"val_{name}"))
+        derived.update((f"~best/{name}", f"val_{name}"))
         of_sets += [prefix + name for prefix in prefixes]
     derived.update(of_sets)
     taken: list[str] = []

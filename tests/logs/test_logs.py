@@ -118,8 +118,8 @@ def test_tensorboard_can_compare_runs(tmp_path):
         )
     writer.close()
     valid, train = (EventAccumulator(str(tmp_path / name)).Reload() for name in ("valid", "train"))
-    assert [point.value for point in valid.Scalars("best/loss")] == [2.0, 2.0, 1.0]
-    assert set(valid.Tags()["scalars"]) == {"loss", "accuracy", "best/loss", "best/accuracy"}
+    assert [point.value for point in valid.Scalars("~best/loss")] == [2.0, 2.0, 1.0]
+    assert set(valid.Tags()["scalars"]) == {"loss", "accuracy", "~best/loss", "~best/accuracy"}
     assert set(train.Tags()["scalars"]) == {"loss", "lr", "samples_per_second"}
     assert valid.summary_metadata["_hparams_/experiment"].plugin_data.plugin_name == "hparams"
 
