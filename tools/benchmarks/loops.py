@@ -252,7 +252,7 @@ def lenet(
 class Vectors(torch.utils.data.Dataset[Any]):
     """Whole-batch data for a linear model on a device, with no randomness of its own."""
 
-    draws_rows_only = True
+    draws_from = ()
 
     def __init__(self, n: int, width: int) -> None:
         self.x = torch.randn(n, width, generator=torch.Generator().manual_seed(0))
