@@ -102,7 +102,7 @@ class SeededFetcher(Dataset[Any]):
         try:
             with watch, rows:
                 self._draws.seed(*place)
-                batch = self._whole.__getitems__(torch.as_tensor(indices))
+                batch = self._whole.__getitems__(torch.from_numpy(indices))
         except Exception as error:
             if not self.skips or not is_unreadable(error):
                 raise
