@@ -158,6 +158,11 @@ class BaseTrainer(ClassicNames, ABC):
         """Batches done since the run began."""
         return self._before + self.step
 
+    @property
+    def history(self) -> Any:
+        """The numbers of all epochs so far, a pandas DataFrame with a row for each."""
+        return self._metrics.history()
+
     def train(self) -> None:
         """Run the epochs from where the run stands to the last, or until nothing improves."""
         owned = outcome.owned(self._checkpoints, self._position, self._save_whole, to_files)

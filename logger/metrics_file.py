@@ -5,11 +5,14 @@ import io
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from logger.writers import Writer, are_of_an_epoch
 from machinery.errors import StorageError
 from machinery.files import append, check_place, is_in_the_way, replacing, whole_lines
+
+if TYPE_CHECKING:
+    import pandas
 
 Row = Mapping[str, Any]
 
@@ -69,6 +72,18 @@ class MetricsFile(Writer):
             logger.warning(f"{name} cannot be written, training goes on: {error}")
         except (ValueError, KeyError, csv.Error):
             self._set_aside(logger)
+
+    def history(self) -> "pandas.DataFrame":
+        """The rows, by their epochs."""
+        import pandas
+
+        rows = []
+        if self.path.exists():
+            rows = self._read()
+        if not rows:
+            return pandas.DataFrame()
+        table = pandas.DataFrame(rows).replace("", "nan").astype(float)
+        return table.astype({"epoch": int}).set_index("epoch")
 
     def _set_aside(self, logger: logging.Logger) -> None:
         """Rename what is no table, so that a new one can begin."""

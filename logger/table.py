@@ -14,7 +14,7 @@ from typing import NamedTuple
 from logger.writers import Writer, are_of_an_epoch
 
 #: Numbers at the end of a row that are no metrics; those of all data stand in its first line.
-_LAST = ("lr", "seconds", "samples/s")
+_LAST = ("lr", "seconds", "samples/s", "peak_gib")
 #: How many columns that have no space are named.
 _MOST_NAMES = 15
 

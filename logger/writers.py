@@ -23,9 +23,27 @@ def row_of_epoch(
         lr: the learning rate of its last update.
         seconds: that it took.
         samples: that it trained on.
+
+    On a GPU there is the peak of its memory, too, since the process began.
     """
     speed = samples / max(seconds, 1e-9)
-    return {"epoch": epoch, **log, "lr": lr, "seconds": round(seconds, 3), "samples/s": speed}
+    row = {"epoch": epoch, **log, "lr": lr, "seconds": round(seconds, 3), "samples/s": speed}
+    peak = _peak_memory()
+    if peak:
+        row["peak_gib"] = round(peak, 3)
+    return row
+
+
+def _peak_memory() -> float:
+    """GiB of this process's GPU that tensors have taken at most; 0 where there is none."""
+    import torch  # reading a config, which comes by here, needs none
+
+    if not torch.accelerator.is_available():
+        return 0.0
+    try:
+        return torch.accelerator.max_memory_allocated() / 2**30
+    except (RuntimeError, NotImplementedError):  # of a kind that does not count
+        return 0.0
 
 
 class Writer:

@@ -1,5 +1,6 @@
 """Reading and writing small files, with the standard library alone."""
 
+import difflib
 import errno
 import json
 import os
@@ -10,7 +11,7 @@ import tarfile
 import traceback
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -40,6 +41,32 @@ def _at_home(text: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError:  # nobody's home: a file of that name
         return Path(text)
+
+
+def did_you_mean(path: Path, others: Iterable[Path] = ()) -> str:
+    """What a path that is not there is probably a slip of, as ": did you mean …?", or nothing.
+
+    Args:
+        others: what it may mean beside those in its folder, by their names.
+    """
+    folder, name = path.parent, path.name
+    while not folder.is_dir() and folder != folder.parent:
+        folder, name = folder.parent, folder.name
+    below = path.relative_to(folder / name)
+    try:
+        known = [*folder.iterdir(), *others]
+    except OSError:
+        return ""
+    by_name: dict[str, Path] = {}
+    for each in known:
+        by_name.setdefault(each.name.lower(), each)
+    found = difflib.get_close_matches(name.lower(), by_name, 1, 0.75)
+    if not found:
+        return ""
+    meant = by_name[found[0]]
+    if (meant / below).exists():
+        meant = meant / below
+    return f": did you mean {shlex.quote(shown(meant))}?"
 
 
 def shown(path: Path) -> str:

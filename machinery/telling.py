@@ -138,10 +138,12 @@ def in_place_of(error: BaseException, other: Exception) -> Exception:
 
 
 def in_plain_words(error: BaseException) -> BaseException:
-    """An exception, or what it is a sign of: that a worker or another process is lost."""
+    """An exception, or what it is a sign of: too little memory, a lost worker or process."""
     if isinstance(error, DataError | LostError) or not isinstance(error, Exception):
         return error
     found: BaseException = error
+    if _is_of_memory(error):
+        found = _out_of_memory(error)
     for each in _with_causes(error):
         text = str(each)
         worker = _LOST_WORKER.search(text)
@@ -156,6 +158,22 @@ def in_plain_words(error: BaseException) -> BaseException:
         found.__cause__ = error
         found = found.with_traceback(error.__traceback__)
     return found
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    """Whether the memory of a GPU, or of the machine, was too small."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def _out_of_memory(error: BaseException) -> UserError:
+    """That memory was too small, with what can be done."""
+    first_line = str(error).partition("\n")[0]
+    # Behind that, CUDA's message has a paragraph on its allocator.
+    what = first_line.partition(". GPU")[0] or type(error).__name__
+    hint = "half data_loader.args.batch_size and twice trainer.accumulate train the same with less"
+    return UserError(f"out of memory: {what}\n  {hint}; trainer.precision=bf16 takes less, too")
 
 
 def _of_wrong_call(error: BaseException) -> BaseException:
@@ -379,6 +397,8 @@ def described(value: Any, depth: int = 3) -> str:
         return f"{[*value.shape]} {str(value.dtype).removeprefix('torch.')}"
     if depth == 0:
         return ""
+    if type(value).__name__ == "PackedSequence":  # torch's
+        return f"packed {described(value.data)}"
     texts = []
     for key, item in itertools.islice(_items(value), _ITEMS):
         text = described(item, depth - 1)
@@ -394,6 +414,8 @@ def _items(value: Any) -> Iterable[tuple[Any, Any]]:
     """What a container holds, by key or number."""
     if isinstance(value, Mapping):
         return value.items()
+    if hasattr(value, "_fields"):  # a named tuple
+        return zip(value._fields, value, strict=True)
     if type(value) in (list, tuple):
         return enumerate(value)
     return ()

@@ -1,6 +1,7 @@
 """Compare the template with bare loops that compute the same numbers: python tools/benchmark.py
 
-Both sides of a case run in turn; the table shows medians and ratios, and the range of the ratios.
+Both sides of a case run in turn, those of steps step by step in pairs; the table shows medians and
+ratios, and the range of the ratios.
 Ratios of one run can be compared with those of another machine; seconds cannot. OMP_NUM_THREADS=1
 and a quiet machine make them steadier. Lightning, accelerate and ignite are measured too, once,
 where they are installed.
@@ -23,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from machinery.files import ROOT
-from tools.benchmarks import commands, loops, processes
+from tools.benchmarks import commands, loops, processes, steps
 from tools.benchmarks.loops import Case
 
 #: Makes a case in a folder.
@@ -58,18 +59,19 @@ def cases(quick: bool) -> dict[str, Build]:
 
 def _of_loops(sizes: Sizes) -> dict[str, Build]:
     """The cases within this process."""
-    steps = partial(loops.steps, n=sizes.samples)
+    linear = partial(steps.in_turn, n=sizes.samples)
     tuned: dict[str, Any] = {"channels_last": True, "fused": True}
     resnet = partial(loops.lenet, copies=1, network=loops.small_resnet, name="ResNet")
     return {
         "epoch": partial(loops.lenet, copies=sizes.copies),
         "tuned": partial(loops.lenet, copies=sizes.copies, **tuned),
         "resnet": partial(resnet, precision="bf16", **tuned),
-        "step": partial(steps, grows=False),
-        "base": partial(steps, name="the same; and with ten times …"),
-        "samples": partial(loops.steps, n=10 * sizes.samples, name="… the samples"),
-        "epochs": partial(steps, epochs=10, name="… the epochs"),
-        "parameters": partial(steps, width=80, name="… the parameters"),
+        "step": partial(steps.paired_linear, n=sizes.samples),
+        "lenet": partial(steps.paired_lenet, copies=sizes.copies),
+        "base": partial(linear, name="linear model; and with ten times …"),
+        "samples": partial(steps.in_turn, n=10 * sizes.samples, name="… the samples"),
+        "epochs": partial(linear, epochs=10, name="… the epochs"),
+        "parameters": partial(linear, width=80, name="… the parameters"),
         "validation": loops.validation,
         "input": partial(loops.pipeline, augment=False),
         "augmented": partial(loops.pipeline, augment=True),
@@ -99,7 +101,7 @@ def figure(case: Case, runs: int) -> dict[str, Any]:
     bare = statistics.median([pair.bare for pair in pairs])
     extra = statistics.median([pair.ours - pair.bare for pair in pairs])
     ratios = sorted(pair.ratio for pair in pairs)
-    others = {name: side() / bare for name, side in case.others.items()}
+    others = {name: pair().ratio for name, pair in case.others.items()}
     row = {
         "case": case.name,
         "unit": case.unit,
@@ -137,17 +139,16 @@ def shown(seconds: float) -> str:
 
 def peak(build: Build, side: str, folder: Path) -> float:
     """The MB of memory that a side of a case adds at most to the process, or takes on the GPU."""
-    loops.steps(folder, 320).run()  # what torch imports at its first step is in neither
+    steps.in_turn(folder, 320).run()  # what torch imports at its first step is in neither
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     else:
         PEAK.write_text("5")  # the peak begins anew
     before = _peak_so_far()
     case = build(folder)
-    if side == "ours":
-        case.ours()
-    else:
-        case.bare()
+    run = case.ours if side == "ours" else case.bare
+    assert run is not None
+    run()
     return _peak_so_far() - before
 
 

@@ -33,7 +33,8 @@ _COSTS = {
     "data_loader.args.num_workers": [_SAME],
     "data_loader.args.pin_memory": [_SAME],
     "data_loader.args.device_resident": [_OTHER],
-    "trainer.precision": ["16 bits in most products"],
+    "trainer.precision": ["fewer bits in most products"],
+    "trainer.cudnn_benchmark": ["other last bits each time"],
     "trainer.compile": [_OTHER, "other draws of dropout"],
     "trainer.channels_last": [_OTHER],
     "optimizer.args.fused": [_OTHER],
@@ -217,7 +218,10 @@ def alternatives(facts: dict[str, Any]) -> Iterator[Settings]:
                 yield {"trainer.threads": threads}
     yield from _ways_to_load(facts)
     if not on_cpu:
+        yield {"trainer.precision": "tf32"}
         yield {"trainer.precision": "fp16"}
+        if facts["convolves"]:
+            yield {"trainer.cudnn_benchmark": True}
     yield {"trainer.precision": "bf16"}
     if facts["convolves"]:
         yield {"trainer.channels_last": True}

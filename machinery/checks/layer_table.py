@@ -133,11 +133,18 @@ def _row(layer: Layer, mark: str, output: str) -> Row:
     if not label:
         label = "model"
     return Row(
-        layer="  " * layer.depth + label[:25],
-        kind=type(layer.module).__name__[:25] + mark,
-        output=output[:30],
+        layer="  " * layer.depth + _cut(label, 25),
+        kind=_cut(type(layer.module).__name__, 25) + mark,
+        output=_cut(output, 30),
         parameters=f"{_count(layer.module.parameters()):,}",
     )
+
+
+def _cut(text: str, length: int) -> str:
+    """A text, or its beginning."""
+    if len(text) <= length:
+        return text
+    return text[: length - 1] + "…"
 
 
 def _count(parameters: Iterable[nn.Parameter]) -> int:

@@ -12,7 +12,7 @@ from machinery.update.metrics import MetricTracker, classes_of
 from machinery.update.watching import Monitor
 
 #: Names of the other numbers that are written: in the row of an epoch, and in TensorBoard.
-RESERVED = ("epoch", "lr", "seconds", "samples/s", "grad_norm", "samples_per_second")
+RESERVED = ("epoch", "lr", "seconds", "samples/s", "peak_gib", "grad_norm", "samples_per_second")
 
 #: The share of the first weights that may be left in an average.
 _MOST_LEFT = 0.1

@@ -224,7 +224,10 @@ def _own_key(path: KeyPath, values: dict[str, Any], model: type[BaseModel]) -> O
         return OwnKey(path, f"trainer.{key}")
     if path == ("trainer", "seed"):
         return OwnKey(path, "seed")
-    near = nearest(str(key), model.model_fields)
+    names = [*model.model_fields]
+    if not above:
+        names.append("base")  # which has been read when this is asked
+    near = nearest(str(key), names)
     return OwnKey(path, near, beside=near in values)
 
 

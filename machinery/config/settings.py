@@ -70,12 +70,16 @@ class TrainerSettings(Section):
     )
     threads: int | None = Field(None, ge=1, le=1024)
     """CPU threads of each process; null: as many as torch takes."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """"fp32", or mixed precision in "bf16" or "fp16"."""
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    """"fp32", also with TF32 matrix products, or mixed precision in "bf16" or "fp16"."""
     channels_last: bool = False
     """Keep images channels last in memory: faster convolutions."""
-    compile: bool = False
-    """Compile the model: a slow first step, then faster ones."""
+    compile: bool | Literal["blocks", "max-autotune-no-cudagraphs"] = False
+    """Compile the model, or each of its repeated "blocks": a slow first step, then faster ones."""
+    cudnn_benchmark: bool = False
+    """Let cuDNN try which convolutions are fastest; the last bits may differ from run to run."""
+    recompute: list[str] = []
+    """Modules ("blocks.*") whose activations the backward pass computes again, to save memory."""
     sync_batchnorm: bool = False
     """With several GPUs: let BatchNorm see the whole batch, not each GPU's part of it."""
     find_unused_parameters: bool = False

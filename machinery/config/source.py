@@ -9,6 +9,7 @@ from machinery import secrets
 from machinery.config import json_text
 from machinery.config.values import KeyPath, in_words, is_sets
 from machinery.errors import ConfigError
+from machinery.files import did_you_mean
 
 
 def dotted(path: KeyPath) -> str:
@@ -181,6 +182,9 @@ def _read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}:{line}: the file is not UTF-8: save it as UTF-8") from None
+    except FileNotFoundError as error:
+        hint = did_you_mean(path.absolute())
+        raise ConfigError(f"{path} cannot be read: {error.strerror}{hint}") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:  # no path at all

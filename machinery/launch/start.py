@@ -12,7 +12,7 @@ from machinery import distributed
 from machinery.checkpoints import run_folder
 from machinery.checkpoints.run import Run
 from machinery.errors import CheckpointError, ConfigError, StorageError
-from machinery.files import check_place, ensure_dir
+from machinery.files import ROOT, check_place, did_you_mean, ensure_dir, shown
 from machinery.launch.launch import Launch
 
 
@@ -86,7 +86,20 @@ def _start_from_file(launch: Launch, path: Path, folder: Path) -> None:
             whole = run_folder.whole_beside(path)
             if whole:
                 hint = f"\n  whole checkpoints beside it: {', '.join(whole)}"
+        if not hint and not path.exists():
+            hint = _what_is_meant(path)
         raise CheckpointError(f"{error}{hint}") from None
+
+
+def _what_is_meant(path: Path) -> str:
+    """What a path that is not there may mean: a name near it, else the newest run."""
+    models = ROOT / "saved" / "models"
+    runs = [*models.glob("*/*/")]
+    meant = did_you_mean(path, [*models.glob("*/"), *runs])
+    if meant or not runs:
+        return meant
+    newest = max(runs, key=lambda run: run.stat().st_mtime)
+    return f": the newest run is {shlex.quote(shown(newest))}"
 
 
 def _check_is_run(launch: Launch, folder: Path, given: str) -> None:

@@ -16,6 +16,7 @@ from machinery.errors import DataError
 from machinery.order import passes
 from machinery.order.bare import BareIteration
 from machinery.order.unreadable import EMPTY, tell_unreadable as tell_unreadable
+from machinery.order.waiting import Waiting
 from machinery.telling import note_place
 
 
@@ -82,6 +83,15 @@ def _length_of(loader: Any) -> int:
 
 
 def training_batches(loader: Any, start: int, stop: int, seed: int) -> Iterator[Any]:
+    """The batches of an epoch, or the rest of one; that much of it was waiting is told.
+
+    Args:
+        start, stop: the first batch and the one after the last, counted from the run's beginning.
+    """
+    return Waiting(loader).through(_batches(loader, start, stop, seed))
+
+
+def _batches(loader: Any, start: int, stop: int, seed: int) -> Iterator[Any]:
     """Batches `start` up to `stop`, counted from the run's beginning, pass after pass.
 
     A loader of ours begins at the place itself; a foreign one is read and dropped up to it, so that

@@ -18,6 +18,24 @@ def use_threads(wanted: int | None) -> None:
         torch.set_num_threads(_before.pop("threads"))
 
 
+def use_tf32(wanted: bool) -> None:
+    """Let matrix products of float32 take TF32 where there is such hardware, or what they took."""
+    if wanted:
+        _before.setdefault("matmul", torch.get_float32_matmul_precision())
+        torch.set_float32_matmul_precision("high")
+    elif "matmul" in _before:
+        torch.set_float32_matmul_precision(_before.pop("matmul"))
+
+
+def use_benchmark(wanted: bool) -> None:
+    """Let cuDNN try which algorithms are fastest, or not, as it was."""
+    if wanted:
+        _before.setdefault("tried", torch.backends.cudnn.benchmark)
+        torch.backends.cudnn.benchmark = True
+    elif "tried" in _before:
+        torch.backends.cudnn.benchmark = _before.pop("tried")
+
+
 def use_deterministic(wanted: bool) -> None:
     """Let torch take algorithms that give the same bits each time, or those that it took before."""
     if wanted:

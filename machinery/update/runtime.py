@@ -19,6 +19,8 @@ from machinery.config.settings import TrainerSettings, gpus_in
 from machinery.errors import ConfigError
 from machinery.order import process_wide
 from machinery.order.outstanding import OUTSTANDING, tensors_in
+from machinery.update.compiling import compiled
+from machinery.update.recomputing import recompute
 from machinery.update.watching import LossWatch
 
 Context = contextlib.AbstractContextManager[Any]
@@ -130,19 +132,22 @@ class Runtime:
         # Whether gradients are scaled, as fp16 needs it.
         self._scaled = settings.precision == "fp16"
         self._scaler = torch.amp.grad_scaler.GradScaler(device.type, enabled=self._scaled)
+        if settings.deterministic and settings.cudnn_benchmark:
+            what = "trainer.deterministic and trainer.cudnn_benchmark contradict each other"
+            raise ConfigError(f"{what}: leave one of them out")
+        process_wide.use_tf32(settings.precision == "tf32")
+        process_wide.use_benchmark(settings.cudnn_benchmark)
         process_wide.use_deterministic(settings.deterministic)
 
     def prepare(self, model: nn.Module, training: bool) -> nn.Module:
         """The model as it is run: its memory format, in parallel, and compiled, as configured."""
         if self._settings.channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if training:
+            recompute(model, self._settings.recompute)
         if training and not distributed.alone():
             model = self._parallel(model)
-        if self._settings.compile:
-            # Shapes that become dynamic once there was another one would give other last bits than
-            # a resumed run has, where they are not yet.
-            model = cast(nn.Module, torch.compile(model, dynamic=False))
-        return model
+        return compiled(model, self._settings.compile)
 
     def _parallel(self, model: nn.Module) -> nn.Module:
         """The model that averages its gradients over the processes while it computes them."""

@@ -52,7 +52,7 @@ def test_a_metric_that_is_called_like_the_validation_of_another(tmp_path):
         tiny.build(config)
 
 
-@pytest.mark.parametrize("name", ["grad_norm", "samples_per_second", "best/loss"])
+@pytest.mark.parametrize("name", ["peak_gib", "grad_norm", "samples_per_second", "best/loss"])
 def test_a_metric_that_is_called_like_another_number_in_tensorboard(tmp_path, name):
     config = tiny.settings(tmp_path, metrics=[{"type": "accuracy", "name": name}])
     with pytest.raises(ConfigError, match=f"the name '{name}' is taken"):

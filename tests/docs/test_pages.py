@@ -264,7 +264,7 @@ def test_a_program_in_the_project_s_folder_trains_and_loads(project):
             project,
             "-c",
             code
-            + "assert not model.training and config['trainer']['epochs'] == trainer.epoch == 1\n",
+            + "assert not model.training and config['trainer']['epochs'] == trainer.epoch == 2\n",
         )
     finally:
         (project / "whole.json").replace(project / "config.json")

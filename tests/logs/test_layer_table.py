@@ -1,5 +1,8 @@
 """The table of the layers, which comes with the first batch."""
 
+import re
+from collections import namedtuple
+
 import pytest
 import torch
 from torch import nn
@@ -62,6 +65,37 @@ def test_networks_of_any_kind_have_a_table():
     model = Own()
     told = watch(model)
     model(torch.zeros(4, 2))
-    assert "model       Own" in told() and "(first: [4, 2], second: ([4, 3" in told()
+    assert "model       Own" in told() and "(first: [4, 2], second: ([4, …" in told()
     compiled = torch.compile(nn.Linear(2, 2))
     assert "Linear" in watch(compiled)() and not compiled._orig_mod._forward_hooks
+
+
+class Recurrent(nn.Module):
+    """Layers that return tuples, and packed sequences."""
+
+    Pair = namedtuple("Pair", ["hidden", "cell"])
+
+    class Step(nn.Module):
+        def forward(self, x):
+            return Recurrent.Pair(x, x[:1])
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(4, 6)
+        self.step = self.Step()
+        self.mixed = nn.MultiheadAttention(6, 2)
+
+    def forward(self, x):
+        packed, (hidden, _) = self.lstm(x)
+        self.step(hidden)
+        return self.mixed(packed.data, packed.data, packed.data)
+
+
+def test_tuples_and_packed_sequences_have_shapes():
+    network = Recurrent()
+    told = watch(network)
+    network(nn.utils.rnn.pack_sequence([torch.ones(3, 4), torch.ones(2, 4)]))
+    text = dict(re.findall(r"^ *(\w+) +\w+ +(.*[\])…])  ", told(), re.MULTILINE))
+    assert text["lstm"] == "(packed [5, 6], ([1, 2, 6], […"
+    assert text["step"] == "(hidden: [1, 2, 6], cell: [1,…"
+    assert text["model"] == text["mixed"] == "([5, 6], [5, 5])"

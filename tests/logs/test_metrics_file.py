@@ -8,9 +8,11 @@ import random
 import shutil
 
 import pytest
+import torch
 
 import tiny
 from logger.metrics_file import MetricsFile
+from logger.writers import row_of_epoch
 from machinery.errors import StorageError
 
 COLUMNS = ["loss", "a, b", 'said "so"', "val_loss", "lr", "samples/s", "später"]
@@ -206,3 +208,36 @@ def test_who_looks_meanwhile_sees_whole_rows_alone(tmp_path):
         assert values(path, "val_loss") == expected[:2]
         (record,) = find_runs([tmp_path])
         assert list(record.history["epoch"]) == [1, 2] and not record.history.isna().any().any()
+
+
+def test_the_history_is_a_table_of_all_epochs(tmp_path):
+    config = tiny.settings(tmp_path, trainer__epochs=2)
+    first = tiny.build(config)
+    assert first.history.empty
+    first.train()
+    path = first.config.log_dir / "metrics.csv"
+    path.write_bytes(path.read_bytes() + b"3,0.12")  # torn by a kill
+    assert list(first.history.index) == [1, 2]
+    again = tiny.train(
+        tiny.settings(tmp_path, trainer__epochs=4), resume=tiny.newest(first.checkpoint_dir)
+    )
+    header, *rows = tiny.rows(again)
+    assert list(again.history.index) == [1, 2, 3, 4] and again.history.index.name == "epoch"
+    assert [f"{loss!r}" for loss in again.history["val_loss"]] == [
+        row[header.index("val_loss")] for row in rows
+    ]
+    assert list(again.history[["loss", "val_loss"]].dtypes) == ["float64"] * 2
+
+
+def test_a_gpu_has_its_peak_of_memory_in_the_row(monkeypatch):
+    row = row_of_epoch(1, {"loss": 0.5}, 0.1, 2.0, 10)
+    assert "peak_gib" not in row
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "max_memory_allocated", lambda: 3 << 29)
+    assert row_of_epoch(1, {"loss": 0.5}, 0.1, 2.0, 10) == {**row, "peak_gib": 1.5}
+
+    def does_not_count():
+        raise RuntimeError("not of this device")
+
+    monkeypatch.setattr(torch.accelerator, "max_memory_allocated", does_not_count)
+    assert row_of_epoch(1, {"loss": 0.5}, 0.1, 2.0, 10) == row

@@ -1424,7 +1424,9 @@ SUGGESTION = re.compile(
 #: Those that are followed in functions of their own, in this order; the last ones in
 #: config/test_secrets.py, config/test_trust.py, config/test_installed.py,
 #: update/test_parameter_groups.py, config/test_words_for_optimizers.py, config/test_nested.py,
-#: data/test_choosing.py, messages/test_first_batch.py and update/test_schedules.py.
+#: data/test_choosing.py, messages/test_first_batch.py, update/test_schedules.py,
+#: messages/test_memory.py, data/test_waiting.py, update/test_recomputing.py
+#: and update/test_switches.py.
 FOLLOWED = """what to train: -c {}
 -r auto needs
 may be its "base"
@@ -1496,7 +1498,11 @@ drop_last has no effect beside batch_by: set
 weights and batch_by do not go together: leave
 raise batch_size, or cut the samples
 say in trainer/trainer.py what it means
-no resume could be exact: take ReduceLROnPlateau""".splitlines()
+no resume could be exact: take ReduceLROnPlateau
+half data_loader.args.batch_size and twice trainer.accumulate
+more data_loader.args.num_workers may help; tools/tune.py
+{} is inside {}: leave one of them out
+{}: leave one of them out""".splitlines()
 
 
 #: What only looks like one: help, origins, and what is told beside a suggestion.
@@ -1504,12 +1510,12 @@ NONE = """checkpoint or run folder; with -c
 set any key of the config
 try everything on one batch
 GPUs to use
-command line (--set
 -r is empty
 -r auto starts a new run
 these start afresh
 could not write
 use newer code
+{} (--set {})
 let no other process write
 needs about
 --run_id {}: expected

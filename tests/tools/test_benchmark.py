@@ -7,10 +7,12 @@ import torch
 
 from data_loader.data_loaders import DigitsDataLoader
 from machinery.files import ROOT
+from model.loss import cross_entropy as nll
 from model.model import MnistModel
 from projects import quick
 from tools import bare_loop, benchmark
-from tools.benchmarks import commands, libraries, loops
+from tools.benchmarks import commands, libraries, loops, paired, steps
+from tools.benchmarks.paired import ByHand, Pair, Stopwatch
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +25,7 @@ def quiet():
 def test_the_benchmarks_sides_compute_the_same(tmp_path, capfd, monkeypatch):
     few = loops.digits(1)
     monkeypatch.setattr(loops, "digits", lambda copies: few)
-    case = loops.steps(tmp_path, n=320)  # it compares the losses of both sides itself
+    case = steps.in_turn(tmp_path, n=320)  # it compares the losses of both sides itself
     figures = benchmark.figure(case, runs=1)
     validation = benchmark.figure(loops.validation(tmp_path), runs=1)
     assert figures["ours_s"] > 0 and figures["unit"] == "step" and validation["ratio"] > 0
@@ -31,7 +33,9 @@ def test_the_benchmarks_sides_compute_the_same(tmp_path, capfd, monkeypatch):
 
 
 def test_other_libraries_are_columns(tmp_path, capfd):
-    case = loops.Case("a case", "run", lambda: 0.2, lambda: 0.1, {"lightning": lambda: 0.4})
+    case = loops.Case(
+        "a case", "run", lambda: 0.2, lambda: 0.1, {"lightning": lambda: Pair(0.4, 0.1)}
+    )
     assert benchmark.figure(case, runs=1)["others"] == {"lightning": 4.0}
     assert "200.0 ms   100.0 ms   2.000" in capfd.readouterr().out
     assert set(libraries.installed()) <= {"lightning", "accelerate", "ignite"}
@@ -88,8 +92,43 @@ def test_peak_memory_is_that_of_the_side(tmp_path):
 
 
 def test_the_sides_are_compared(tmp_path, monkeypatch):
-    case = loops.steps(tmp_path, n=320)
+    case = steps.in_turn(tmp_path, n=320)
     case.ours()
-    monkeypatch.setattr(loops, "bare_epoch", lambda *args: 7.0)
+    monkeypatch.setattr(ByHand, "epoch", lambda *args: 7.0)
     with pytest.raises(AssertionError):
         case.bare()
+
+
+def test_steps_in_pairs_are_timed_each_by_itself(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(paired, "_now", lambda: now[0])
+
+    def by_hand():
+        now[0] += 2.0
+
+    watch = Stopwatch(by_hand)
+    for step in range(101):
+        now[0] += 3.0 if step % 3 else 50.0  # of a machine that does something else now and then
+        watch.stepped()
+    assert watch.pair() == (3.0, 2.0) and watch.pair().ratio == 1.5
+
+
+def test_paired_steps_are_those_of_the_template(tmp_path):
+    case = steps.paired_linear(tmp_path, n=1280)
+    pair = case.run()
+    assert 0 < pair.bare < pair.ours
+
+
+def test_a_step_by_hand_is_that_of_its_epoch():
+    data = steps.Vectors(48, 8)
+    sides = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        sides.append(torch.nn.Linear(8, 4))
+    order = torch.randperm(48)
+    by_epoch, by_step = (ByHand(m, paired.Data(data.x, data.y), 16, nll) for m in sides)
+    by_epoch.epoch(order)
+    step = by_step.steps(order)
+    for _ in range(3):
+        step()
+    assert torch.equal(sides[0].weight, sides[1].weight)

@@ -11,7 +11,7 @@ import tiny
 from base import BaseModel
 from examples.ema import EMATrainer
 from machinery.checkpoints import file as checkpoint
-from machinery.errors import CheckpointError
+from machinery.errors import CheckpointError, ConfigError
 from tiny import interrupted
 
 
@@ -165,3 +165,61 @@ def test_a_compiled_run_is_resumed_exactly(tmp_path):
     again = tiny.train(config, resume=path)
     assert tiny.digest(again.model) == tiny.digest(whole.model)
     assert tiny.rows(again) == tiny.rows(whole)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # which the compiler looks at
+@pytest.mark.parametrize("kind", ["blocks", "max-autotune-no-cudagraphs"])
+def test_other_ways_to_compile(tmp_path, eager_compiler, monkeypatch, kind):
+    """The weights keep their names, and the numbers are those of code that is not compiled."""
+    if kind == "blocks":
+        compile_block = nn.Module.compile
+        monkeypatch.setattr(
+            nn.Module, "compile", lambda self, **kw: compile_block(self, backend="eager", **kw)
+        )
+    else:
+        with_backend = torch.compile
+
+        def without_mode(model, mode, **options):
+            assert mode == kind  # which a backend other than inductor does not take
+            return with_backend(model, **options)
+
+        monkeypatch.setattr(torch, "compile", without_mode)
+
+    class Towers(BaseModel):
+        def __init__(self):
+            super().__init__()
+            self.blocks = nn.Sequential(*[nn.Linear(6, 6) for _ in range(3)])
+            self.head = nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.head(self.blocks(x))
+
+    Towers.__module__ = "tiny"
+    monkeypatch.setattr(tiny, "Towers", Towers, raising=False)
+    config = tiny.settings(tmp_path / "a", arch={"type": "Towers"}, trainer__compile=kind)
+    compiled = tiny.train(config)
+    plain = tiny.train({**config, "name": "B", "trainer": {**config["trainer"], "compile": False}})
+    assert tiny.rows(compiled) == tiny.rows(plain)
+    path = tiny.newest(compiled.checkpoint_dir)
+    assert digests(path) == digests(tiny.newest(plain.checkpoint_dir))
+    if kind == "blocks":
+        called = [module._compiled_call_impl is not None for module in compiled.model.modules()]
+        assert called == [False, False, True, True, True, False]
+    more = {**config, "trainer": {**config["trainer"], "epochs": 4}}
+    tiny.train(more, resume=path)
+
+
+def test_blocks_that_are_not_there_are_told(tmp_path):
+    with pytest.raises(ConfigError, match=r"no list of modules of one class: .* true has"):
+        tiny.build(tiny.settings(tmp_path, trainer__compile="blocks"))
+
+
+def test_tf32_and_benchmark_are_of_the_run_alone(tmp_path):
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
+    switches = {"trainer__precision": "tf32", "trainer__cudnn_benchmark": True}
+    tiny.train(tiny.settings(tmp_path / "a", trainer__epochs=1, **switches))
+    assert torch.get_float32_matmul_precision() == "high" and torch.backends.cudnn.benchmark
+    tiny.build(tiny.settings(tmp_path / "b"))
+    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark) == before
+    with pytest.raises(ConfigError, match="contradict each other: leave one of them out"):
+        tiny.build(tiny.settings(tmp_path, trainer__deterministic=True, **switches))

@@ -15,12 +15,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-
-class Data(NamedTuple):
-    """Samples, and their classes."""
-
-    x: torch.Tensor
-    y: torch.Tensor
+from tools.benchmarks.paired import Data
 
 
 class Task(NamedTuple):
@@ -34,6 +29,8 @@ class Task(NamedTuple):
     device: torch.device
     #: For whatever a library writes.
     folder: Path
+    #: To be called after each step of the training.
+    stepped: Callable[[], None] = lambda: None
 
 
 #: Does a task; the seconds that it takes.
@@ -102,6 +99,9 @@ def _lightning_module(task: Task) -> Any:
         def training_step(self, batch: Any, index: int) -> torch.Tensor:
             return self._step(batch, "")
 
+        def on_train_batch_end(self, *given: Any) -> None:
+            task.stepped()
+
         def validation_step(self, batch: Any, index: int) -> None:
             self._step(batch, "val_")
 
@@ -134,6 +134,8 @@ def with_accelerate(task: Task) -> float:
                     optimizer.step()
                 total += loss.detach() * len(y)
                 hits += (output.argmax(1) == y).sum()
+                if training:
+                    task.stepped()
         float(total)  # as a loop that reports them reads them
         float(hits)
     return time.perf_counter() - started
@@ -141,7 +143,7 @@ def with_accelerate(task: Task) -> float:
 
 def with_ignite(task: Task) -> float:
     """Ignite's engines."""
-    from ignite.engine import create_supervised_evaluator, create_supervised_trainer
+    from ignite.engine import Events, create_supervised_evaluator, create_supervised_trainer
     from ignite.metrics import Accuracy, Loss
 
     def output_and_target(x: Any, y: Any, output: Any, loss: Any) -> Any:
@@ -157,6 +159,7 @@ def with_ignite(task: Task) -> float:
     )
     Accuracy(device=device).attach(trainer, "accuracy")
     Loss(task.loss_of, device=device).attach(trainer, "loss")
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, task.stepped)
     metrics: Any = {
         "accuracy": Accuracy(device=device),
         "loss": Loss(task.loss_of, device=device),

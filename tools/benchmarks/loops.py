@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,28 +13,14 @@ from torch import nn
 from base import BaseDataLoader
 from data_loader.data_loaders import MNIST_MEAN, MNIST_STD, DigitsDataLoader, InMemoryImages
 from machinery.checkpoints import file as checkpoint
-from machinery.order import seeding
-from model.loss import cross_entropy, nll_loss
+from model.loss import nll_loss
 from model.metric import accuracy
 from model.model import MnistModel
 from parse_config import ConfigParser
-from tools.benchmarks import libraries
-from tools.benchmarks.libraries import Data, Library, Task
+from tools.benchmarks.paired import ByHand, Data, Pair
 from trainer import Trainer
 
 Side = Callable[[], float]
-
-
-class Pair(NamedTuple):
-    """The seconds of both sides."""
-
-    ours: float
-    bare: float
-
-    @property
-    def ratio(self) -> float:
-        """What ours takes, in relation to the other."""
-        return self.ours / self.bare
 
 
 @dataclass(frozen=True)
@@ -43,19 +29,25 @@ class Case:
 
     Attributes:
         name: in the table, 37 letters at most.
-        others: other libraries that do the same, by name.
+        ours, bare: the sides, where each runs by itself.
+        others: other libraries, each beside the bare side, by name.
         grows: whether its peak memory is of interest.
+        together: runs both sides in one, if steps of them can be paired.
     """
 
     name: str
     unit: str
-    ours: Side
-    bare: Side
-    others: Mapping[str, Side] = field(default_factory=dict)
+    ours: Side | None = None
+    bare: Side | None = None
+    others: Mapping[str, Callable[[], Pair]] = field(default_factory=dict)
     grows: bool = False
+    together: Callable[[], Pair] | None = None
 
     def run(self) -> Pair:
         """Run both sides."""
+        if self.together is not None:
+            return self.together()
+        assert self.ours is not None and self.bare is not None
         ours = self.ours()
         return Pair(ours, self.bare())
 
@@ -76,6 +68,7 @@ def make_trainer(
     valid: Any,
     criterion: Any,
     fused: bool = False,
+    trainer_class: type[Trainer] = Trainer,
     **settings: Any,
 ) -> Trainer:
     """A trainer on a loader, with everything logged.
@@ -83,7 +76,8 @@ def make_trainer(
     Args:
         valid: a loader, too, or None.
         fused: whether the optimizer is.
-        settings: of the trainer.
+        trainer_class: of the trainer.
+        settings: of it.
     """
     config = ConfigParser(
         {
@@ -98,7 +92,8 @@ def make_trainer(
         }
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, fused=fused)
-    return Trainer(model, criterion, [accuracy], optimizer, config, device(), loader, valid)
+    parts = (model, criterion, [accuracy], optimizer, config, device(), loader, valid)
+    return trainer_class(*parts)
 
 
 def device() -> torch.device:
@@ -117,25 +112,6 @@ def digits(copies: int) -> InMemoryImages:
 def resident(data: Any, size: int, shuffle: bool = True, split: float = 0.0) -> BaseDataLoader:
     """A loader whose batches are made where the model is, as the bare loops' are."""
     return BaseDataLoader(data, size, shuffle, split, 0)
-
-
-def bare_epoch(model: nn.Module, data: Data, order: torch.Tensor, size: int, loss_of: Any) -> float:
-    """A hand-written epoch of SGD: batches sliced from tensors; the mean loss."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    total = torch.zeros((), dtype=torch.float64, device=data.x.device)
-    hits = torch.zeros((), dtype=torch.float64, device=data.x.device)
-    model.train()
-    for k in range(0, len(order), size):
-        batch = order[k : k + size]
-        output = model(data.x.index_select(0, batch))
-        target = data.y.index_select(0, batch)
-        loss = loss_of(output, target)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        total.add_(loss.detach(), alpha=len(target))
-        hits += (output.argmax(1) == target).sum()
-    return float(total) / len(order)
 
 
 def bare_evaluation(model: nn.Module, data: Data, indices: torch.Tensor, loss_of: Any) -> float:
@@ -208,21 +184,8 @@ class _Epoch:
         return timed(self._by_hand, self._model(), order, held_out)
 
     def _by_hand(self, model: nn.Module, order: torch.Tensor, held_out: torch.Tensor) -> None:
-        bare_epoch(model, self._on_device, order, 64, nll_loss)
+        ByHand(model, self._on_device, 64, nll_loss).epoch(order)
         bare_evaluation(model, self._on_device, held_out, nll_loss)
-
-    def other(self, library: Library) -> float:
-        """Seconds of another library."""
-        loader = self._loader()
-        sampler: Any = loader.sampler
-        train = self._part(sampler.indices)
-        valid = self._part(loader.valid_sampler.indices)
-        task = Task(self._model(), train, valid, 64, nll_loss, device(), self._folder)
-        return library(task)
-
-    def _part(self, indices: Any) -> Data:
-        wanted = torch.as_tensor(indices)
-        return Data(self._data.images[wanted], self._data.labels[wanted])
 
 
 def lenet(
@@ -243,118 +206,7 @@ def lenet(
     what = f"epoch of {name}, {len(data):,} digits"
     if tuned:
         return Case(f"{what}, tuned", "epoch", epoch.ours, epoch.bare)
-    others = {}
-    for key, library in libraries.installed().items():
-        others[key] = partial(epoch.other, library)
-    return Case(what, "epoch", epoch.ours, epoch.bare, others)
-
-
-class Vectors(torch.utils.data.Dataset[Any]):
-    """Whole-batch data for a linear model on a device, with no randomness of its own."""
-
-    draws_from = ()
-
-    def __init__(self, n: int, width: int) -> None:
-        self.x = torch.randn(n, width, generator=torch.Generator().manual_seed(0))
-        self.y = torch.arange(n) % 4
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def to(self, device: torch.device) -> None:
-        """Move the data."""
-        self.x = self.x.to(device)
-        self.y = self.y.to(device)
-
-    def __getitems__(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.x.index_select(0, indices), self.y.index_select(0, indices)
-
-
-class _Steps:
-    """Steps of a linear model: by each side, on the same batches.
-
-    Args:
-        folder: for what is written.
-        data: of the model.
-        epochs: over the data.
-    """
-
-    _SIZE = 16
-
-    def __init__(self, folder: Path, data: Vectors, epochs: int) -> None:
-        self._folder = folder
-        self._data = data
-        self._epochs = epochs
-        self._updates = epochs * len(data) // self._SIZE
-        #: Ours of the last run.
-        self._loss: float | None = None
-
-    def _model(self) -> nn.Module:
-        seeding.seed_everything(1, "model")
-        return nn.Linear(self._data.x.shape[1], 4).to(device())
-
-    def ours(self) -> float:
-        """Seconds of the template."""
-        settings: dict[str, Any] = {
-            "epochs": self._epochs,
-            "tensorboard": False,
-            "save_period": 1000,
-        }
-        loader = resident(self._data, self._SIZE)
-        trainer = make_trainer(self._folder, self._model(), loader, None, cross_entropy, **settings)
-        seconds = timed(trainer.train)
-        self._loss = trainer.train_metrics.avg("loss")
-        return seconds / self._updates
-
-    def bare(self) -> float:
-        """Seconds of the loop by hand."""
-        linear = self._model()
-        data = Data(self._data.x.to(device()), self._data.y.to(device()))
-        losses: list[float] = []
-        seconds = timed(self._by_hand, linear, data, losses)
-        if self._loss is not None:
-            assert abs(self._loss - losses[-1]) < 1e-6, (self._loss, losses[-1])
-        return seconds / self._updates
-
-    def _by_hand(self, linear: nn.Module, data: Data, losses: list[float]) -> None:
-        """Train; add the loss of each epoch."""
-        n = len(data.y)
-        for epoch in range(1, self._epochs + 1):
-            order = seeding.permutation(n, seeding.root_seed(), "train", "order", epoch)
-            order = order.to(device())
-            losses.append(bare_epoch(linear, data, order, self._SIZE, cross_entropy))
-
-    def other(self, library: Library) -> float:
-        """Seconds of another library."""
-        data = Data(self._data.x.cpu(), self._data.y.cpu())
-        model = self._model()
-        task = Task(model, data, None, self._SIZE, cross_entropy, device(), self._folder)
-        return library(task) / self._updates
-
-
-def steps(
-    folder: Path,
-    n: int,
-    width: int = 8,
-    epochs: int = 1,
-    name: str = "step of a linear model",
-    grows: bool = True,
-) -> Case:
-    """Steps of a tiny model: what is left is the loop's own time. Both sides see the same batches.
-
-    Args:
-        n: samples.
-        width: numbers in a sample.
-        epochs: over the samples.
-        name: of the case.
-        grows: whether its peak memory is of interest, rather than what other libraries take.
-    """
-    sides = _Steps(folder, Vectors(n, width), epochs)
-    others = {}
-    if not grows:
-        for key, library in libraries.installed().items():
-            others[key] = partial(sides.other, library)
-    return Case(name, "step", sides.ours, sides.bare, others, grows)
+    return Case(what, "epoch", epoch.ours, epoch.bare)
 
 
 def validation(folder: Path) -> Case:

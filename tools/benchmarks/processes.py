@@ -27,8 +27,8 @@ from machinery.files import ROOT
 from machinery.order import seeding
 from model.loss import nll_loss
 from model.model import MnistModel
-from tools.benchmarks.libraries import Data
-from tools.benchmarks.loops import Case, Pair, bare_epoch, digits, make_trainer, resident, timed
+from tools.benchmarks.loops import Case, digits, make_trainer, resident, timed
+from tools.benchmarks.paired import ByHand, Data, Pair
 
 _BATCH = 64
 _COPIES = 5
@@ -74,7 +74,7 @@ def by_hand(data: Data, epoch: int, model: torch.nn.Module) -> float:
     """An epoch of the loop by hand: each process takes every W-th sample of the order."""
     order = seeding.permutation(len(data.y), "order", epoch)
     mine = order[distributed.rank() :: distributed.size()]
-    return bare_epoch(model, data, mine, _BATCH // distributed.size(), nll_loss)
+    return ByHand(model, data, _BATCH // distributed.size(), nll_loss).epoch(mine)
 
 
 def main() -> None:

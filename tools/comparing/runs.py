@@ -15,8 +15,8 @@ from tools.history.tables import differences
 
 #: Settings that change nothing of a training.
 _ELSEWHERE = ("trainer.save_dir",)
-#: Columns of a history that are never the same.
-_TIMES = ("seconds", "samples/s")
+#: Columns of a history that are of the machine.
+_TIMES = ("seconds", "samples/s", "peak_gib")
 #: Parts of a checkpoint that are compared, the weights first.
 _PARTS = ("state_dict", "optimizer", "states", "monitor_best", "progress")
 _SETTINGS_SHOWN = 10

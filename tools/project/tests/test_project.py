@@ -17,8 +17,8 @@ import torch
 from running import ROOT, run, words
 from test_mine import SHORT, TWO_PROCESSES
 
-#: What the files of a run say of the clock.
-CLOCK = ("seconds", "samples/s")
+#: What the files of a run say of the machine.
+CLOCK = ("seconds", "samples/s", "peak_gib")
 #: The exit codes of data that cannot be read, and of what is refused before anything is done.
 NO_DATA = 3
 REFUSED = 2

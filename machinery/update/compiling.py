@@ -1,0 +1,47 @@
+"""How a model is compiled: whole, or each of its repeated blocks by itself."""
+
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from machinery.errors import ConfigError
+
+
+def compiled(model: nn.Module, how: bool | str) -> nn.Module:
+    """The model as `trainer.compile` asks for it.
+
+    Shapes that become dynamic once there was another one would give other last bits than a resumed
+    run has, where they are not yet: so each shape has code of its own.
+
+    Args:
+        how: False, True, a mode of `torch.compile`, or "blocks".
+
+    Raises:
+        ConfigError: there are no blocks.
+    """
+    if how is False:
+        return model
+    if how == "blocks":
+        _compile_blocks(model)
+        return model
+    options: dict[str, Any] = {}
+    if isinstance(how, str):
+        options["mode"] = how
+    return cast(nn.Module, torch.compile(model, dynamic=False, **options))
+
+
+def _compile_blocks(model: nn.Module) -> None:
+    """Compile each module of a list of equals by itself: their code is made once for all."""
+    blocks = []
+    for module in model.modules():
+        if not isinstance(module, nn.ModuleList | nn.Sequential):
+            continue
+        children = list(module.children())
+        if len(children) > 1 and len({type(child) for child in children}) == 1:
+            blocks += children
+    if not blocks:
+        what = "the model has no list of modules of one class"
+        raise ConfigError(f'trainer.compile: {what}: "blocks" has nothing to compile, true has')
+    for block in blocks:
+        block.compile(dynamic=False)
