@@ -9,6 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from inspect import signature
 from typing import Any
 
 import torch
@@ -94,7 +95,7 @@ class BaseTrainer(ClassicNames, ABC):
         self.criterion = criterion
         self.metric_ftns = metric_ftns
         self.optimizer = optimizer
-        self.device = networks.device_of(model)
+        self.device = networks.device_for(model, signature(type(self)).parameters, config.checked)
         self.epochs = settings.epochs or 0
         self.seed = config.settings.seed
         self.monitor = Monitor.asked_by(config.checked)

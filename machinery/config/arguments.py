@@ -277,7 +277,7 @@ def type_problem(name: str, key: str, annotation: Any, value: Any) -> str | None
         if isinstance(value, list):
             found += f" of {len(value)}"
         return f"{name} takes {key} as {wanted}, found {found}{hint}"
-    except ValueError:  # a value that JSON cannot hold, from a program
+    except (TypeError, ValueError):  # a value that JSON cannot hold, from a program
         return None
     return None
 

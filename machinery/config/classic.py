@@ -136,6 +136,7 @@ def _ease_trainer(easing: _Easing, given: dict[str, Any]) -> None:
     patience = given.get("early_stop")
     if patience is False or _is_below_zero(patience):
         easing.set(("trainer", "early_stop"), None, "is no patience: the run never stops early")
+    _ease_monitor(easing, given)
     period = given.get("save_period")
     if _is_below_zero(period):
         counted = f"epochs that {-period} divides, as in the classic template"
@@ -150,6 +151,19 @@ def _ease_trainer(easing: _Easing, given: dict[str, Any]) -> None:
         value = given.get(key)
         if isinstance(value, float) and value.is_integer():
             given[key] = int(value)
+
+
+def _ease_monitor(easing: _Easing, given: dict[str, Any]) -> None:
+    """Older versions of the classic template have the mode in a key of its own."""
+    name = given.get("monitor")
+    mode = given.get("monitor_mode")
+    if not isinstance(name, str) or len(name.split()) != 1 or name == "off":
+        return
+    if mode == "off":
+        easing.set(("trainer", "monitor"), "off", "is not monitored, as monitor_mode is off")
+    elif mode in ("min", "max"):
+        both = f"{mode} {name}"
+        easing.set(("trainer", "monitor"), both, f"with monitor_mode is {both}")
 
 
 def _is_below_zero(value: Any) -> TypeGuard[float]:

@@ -70,8 +70,8 @@ def _parse(parser: argparse.ArgumentParser, options: Iterable[Any], evaluating: 
     targets = _add_custom_options(parser, options)
     _add_common_options(parser, evaluating)
     args = parser.parse_args()
-    if args.resume is not None and args.config == parser.get_default("config"):
-        args.config = None  # nobody has typed it
+    if args.resume is not None and not _types_config(sys.argv[1:]):
+        args.config = None  # it is the parser's default
     modification = {target: getattr(args, name) for name, target in targets.items()}
     own = _own_words(parser, targets.keys())
     return Command(args, modification, own, "set" in declared or not _parses_itself())
@@ -87,13 +87,24 @@ def _parsed(args: argparse.Namespace, options: Iterable[Any]) -> Command:
     """The command line of a program that has parsed it itself, as the classic template lets it."""
     typed = sys.argv[1:]
     given = argparse.Namespace(**{**copy.deepcopy(_NONE_TYPED), **vars(args)})
-    if given.resume is not None and not any(word.startswith(("-c", "--c")) for word in typed):
-        given.config = None  # nobody has typed it
+    if given.resume is not None and not _types_config(typed):
+        given.config = None  # it is the parser's default
     modification = {}
     for option in options:
         name = next((flag for flag in option.flags if flag.startswith("--")), option.flags[0])
         modification[option.target] = getattr(args, name.lstrip("-").replace("-", "_"), None)
     return Command(given, modification, [*_without_common(typed)], "set" in args)
+
+
+def _types_config(words: list[str]) -> bool:
+    """Whether a command line names a config, be it the one that is the parser's default."""
+    for word in words:
+        option = word.partition("=")[0]
+        if option.startswith("--c") and "--config".startswith(option):
+            return True
+        if word.startswith("-c"):
+            return True
+    return False
 
 
 def _parses_itself() -> bool:

@@ -38,6 +38,8 @@ def make_passes(
     if not callable(loader.collate_fn):
         what = f"collate_fn: expected a function, found {loader.collate_fn!r}"
         hint = "a loader of your own takes a name where it says so: collate_fn: Callable[…, Any]"
+        if isinstance(loader.collate_fn, int):  # the sixth argument by position
+            hint = "give a BaseDataLoader its further options by name: pin_memory=True"
         raise ConfigError(f"{what}; {hint}")
     own = batch_sampler is not None or (sampler is not None and type(sampler) is not Split)
     loader.choice.check(loader, own)

@@ -1,8 +1,9 @@
 """The networks of a trainer: their device, their modes, their buffers."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from inspect import Parameter
 from typing import Any, NamedTuple
 
 import torch
@@ -10,9 +11,12 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from machinery import distributed
+from machinery.config.checking import Checked
 from machinery.errors import ConfigError
 from machinery.telling import told
-from machinery.update.runtime import unwrap
+from machinery.update.runtime import prepare_device, unwrap
+
+_OPEN = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
 
 def device_of(network: nn.Module) -> torch.device:
@@ -20,6 +24,26 @@ def device_of(network: nn.Module) -> torch.device:
     for parameter in network.parameters():
         return parameter.device
     return torch.device("cpu")
+
+
+def device_for(model: nn.Module, takes: Mapping[str, Parameter], config: Checked) -> torch.device:
+    """The device of a model, which goes to the GPU first where nobody else brings it there.
+
+    In older versions of the classic template that was up to the base of all loops: their scripts
+    hand no device on.
+
+    Args:
+        takes: what the class of the loop takes.
+        config: may ask for a GPU.
+    """
+    device = device_of(model)
+    is_told = "device" in takes or any(each.kind in _OPEN for each in takes.values())
+    n_gpu = config.values.get("n_gpu")
+    if is_told or not config.source.classic or not n_gpu or device.type != "cpu":
+        return device
+    device, _ = prepare_device(n_gpu)
+    model.to(device)
+    return device
 
 
 def bring(networks: Sequence[nn.Module], device: torch.device) -> None:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -110,6 +110,10 @@ class Monitor:
         self.bad_epochs = state["bad_epochs"]
 
 
+#: Attributes of a trainer by the names of older versions of the classic template.
+OLDER_NAMES = {"loss": "criterion", "metrics": "metric_ftns", "metric_fns": "metric_ftns"}
+
+
 class ClassicNames:
     """What a trainer does, and what it monitors, by the names of the classic template."""
 
@@ -127,6 +131,16 @@ class ClassicNames:
     def mnt_mode(self) -> str:
         """Whether the lowest ("min") or the highest ("max") is the best."""
         return self.monitor.mode
+
+    if not TYPE_CHECKING:  # which would know no misspelt attribute any more
+
+        def __getattr__(self, name: str) -> Any:
+            """What an older name stands for, where the trainer has nothing of its own by it."""
+            newer = OLDER_NAMES.get(name)
+            if newer in vars(self):
+                return vars(self)[newer]
+            what = f"{type(self).__name__!r} object has no attribute {name!r}"
+            raise AttributeError(what, name=name, obj=self)
 
     def _save_checkpoint(self, epoch: int, save_best: bool = False) -> None:
         """Save now, as after an epoch; nothing else calls it."""

@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import shutil
+import subprocess
 import sys
 import types
 
@@ -18,6 +19,7 @@ import tiny
 from classic_checkpoints import write_classic
 from machinery.checkpoints import file as checkpoint
 from machinery.errors import CheckpointError, ConfigError
+from machinery.update.watching import OLDER_NAMES
 from parse_config import ConfigParser
 from projects import ROOT, SHARED, command, copy_template, quick
 from tools import migrate
@@ -26,6 +28,7 @@ from tools.migration import classic, project
 from tools.migration.configs import in_configs
 from tools.migration.findings import in_code
 from tools.migration.project import Project
+from tools.migration.replaced import OLDER
 from tools.migration.trainers import TAKEN
 
 CLASSIC = ROOT / "tests" / "classic_project"
@@ -1030,3 +1033,84 @@ def test_a_package_of_helpers_of_the_project_s_own_may_stay(tmp_path):
     text = migrate.report(folder)
     assert found(folder, 0) == [] and "utils/ (but for utils/__init__.py, utils/util.py)" in text
     assert "utils/__init__.py: an import of more; yours may stay" in text
+
+
+MORE_ARGUMENTS = """
+class BaseDataLoader:
+    def __init__(self, dataset, batch_size, shuffle, validation_split, {}):
+        self.own = 5
+"""
+LOADER_OF_IT = """
+from base import BaseDataLoader
+
+
+class Loader(BaseDataLoader):
+    def __init__(self, data):
+        super().__init__(data, 4, False, 0.0, {})
+"""
+
+
+@pytest.mark.parametrize(
+    ("takes", "given", "told", "met"),
+    [
+        ("num_workers, pin_memory=False", "0, True", "takes pin_memory by its name", "by name"),
+        ("test_split, num_workers", "0.1, 0", "test_split is of your BaseDataLoader", ""),
+        ("num_workers, collate_fn=None, seed=1", "0, None, 3", "seed is of your", "takes from 2"),
+    ],
+)
+def test_arguments_of_a_base_loader_that_took_more(tmp_path, takes, given, told, met):
+    text = LOADER_OF_IT.format(given)
+    base = MORE_ARGUMENTS.format(takes)
+    folder = written(tmp_path / "a", data_loader__more=text, base__base_data_loader=base)
+    (found_there,) = [line for line in found(folder, 0) if "more.py" in line]
+    assert found_there.startswith(f"data_loader/more.py:{line_of(text, 'super()')}: ")
+    assert told in found_there
+    module = types.ModuleType("own_loader")
+    exec(text, vars(module))
+    if met:
+        with pytest.raises((ConfigError, TypeError), match=met):
+            module.Loader(tiny.Points(10))
+    as_told = LOADER_OF_IT.format("0, pin_memory=True")
+    exec(as_told, vars(module))
+    assert len(module.Loader(tiny.Points(10))) == 3
+    if "test_split" not in takes:  # whose place num_workers has
+        folder = written(tmp_path / "b", data_loader__more=as_told, base__base_data_loader=base)
+        assert not any("more.py" in line for line in found(folder, 0))
+
+
+def test_older_names_of_a_trainer_are_known(tmp_path):
+    base = BASE_TRAINER.replace(
+        'self.note = "mine"', "self.metric_fns = self.loss = self.metrics = 5"
+    )
+    text = source(the_setup="print(self.metric_fns, self.loss, self.metrics, self.metric_ftns)")
+    folder = written(
+        tmp_path, base__base_trainer=base.replace("self.note", "5"), trainer__trainer=text
+    )
+    assert found(folder, 0) == []
+    assert {*OLDER["BaseTrainer"].split()} == {*OLDER_NAMES}
+    trainer_of(text, tmp_path)
+
+
+def test_a_tracker_that_only_writes_nothing_is_none_of_its_own(tmp_path):
+    quiet = PER_CLASS[: PER_CLASS.index("    def current")]
+    (told,) = found(written(tmp_path / "project", utils__util=quiet), 0)
+    assert told.endswith("write from utils.metrics import MetricTracker in its place")
+
+
+def test_the_order_of_a_set_is_told(tmp_path):
+    """Of text it is another in each process: two that count the same names number them apart."""
+    text = "names = ['a', 'b', 'c', 'd', 'e', 'f']\nnumbers = list(set(names))\n"
+    folder = written(tmp_path / "a", data_loader__names=text)
+    (told,) = [line for line in found(folder, 1) if "names.py" in line]
+    assert told.startswith("data_loader/names.py:2: list(set(…)) of text is in another order")
+    as_told = text.replace("list(set(names))", "sorted(set(names))")
+    folder = written(tmp_path / "b", data_loader__names=as_told)
+    assert not any("names.py" in line for line in found(folder, 1))
+    orders = {}
+    for code in (text, as_told):
+        program = [sys.executable, "-c", code + "print(numbers)"]
+        for seed in ("1", "2"):
+            env = {**os.environ, "PYTHONHASHSEED": seed}
+            shown = subprocess.run(program, env=env, capture_output=True, text=True, check=True)
+            orders.setdefault(code, set()).add(shown.stdout)
+    assert len(orders[text]) == 2 and len(orders[as_told]) == 1

@@ -246,11 +246,17 @@ def _of_config(module: Module, node: ast.Attribute) -> Iterator[Finding]:
 
 
 def _call(project: Project, module: Module, node: ast.Call) -> Iterator[Finding]:
-    """Findings at a call of torch.load or the ConfigParser."""
+    """Findings at a call of torch.load, the ConfigParser or list."""
     name = project.named(module, node.func).name
     is_parser = name.split(".")[0] == "parse_config" and name.endswith(".ConfigParser")
     if name == "torch.load":
         yield from _load(module, node)
+    elif _lists_a_set(node):
+        text = (
+            "list(set(…)) of text is in another order in each process, so that a resumed run may "
+            "be another: write sorted(set(…)), or set PYTHONHASHSEED=0"
+        )
+        yield module.different(node, text)
     elif name == "parse_config.ConfigParser.from_args":
         yield from _from_args(module, node)
     elif is_parser and node.args and dotted(node.args[0]) in _parsers(module):
@@ -258,6 +264,15 @@ def _call(project: Project, module: Module, node: ast.Call) -> Iterator[Finding]
             "ConfigParser takes a config, no parser: write ConfigParser.from_args(parser, options)"
         )
         yield module.refused(node, text)
+
+
+def _lists_a_set(node: ast.Call) -> bool:
+    """Whether a call makes a list of a set, in the order that the set happens to have."""
+    if dotted(node.func) != "list" or len(node.args) != 1:
+        return False
+    given = node.args[0]
+    is_call = isinstance(given, ast.Call) and dotted(given.func) == "set"
+    return is_call or isinstance(given, ast.Set | ast.SetComp)
 
 
 def _from_args(module: Module, node: ast.Call) -> Iterator[Finding]:

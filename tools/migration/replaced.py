@@ -26,11 +26,13 @@ _ABOVE = {
         ("machinery.config.classic", "ClassicNames"),
     ],
 }
-_OF_TORCH = {
+OF_TORCH = {
     "BaseDataLoader": "dataset batch_size num_workers sampler batch_sampler collate_fn drop_last "
     "pin_memory timeout generator prefetch_factor persistent_workers",
     "BaseModel": "training",
 }
+#: Names of older versions of the classic that a trainer still answers to.
+OLDER = {"BaseTrainer": "loss metrics metric_fns"}
 #: How an object of each is called in scripts and trainers.
 _CALLED = {
     "config": "ConfigParser",
@@ -123,7 +125,7 @@ def _names_of(cls: ast.ClassDef) -> set[str]:
 @functools.cache
 def _names_here(name: str) -> frozenset[str]:
     """What a class of this template has."""
-    found = set(_OF_TORCH.get(name, "").split())
+    found = {*OF_TORCH.get(name, "").split(), *OLDER.get(name, "").split()}
     for module, cls in [(CLASSES[name], name), *_ABOVE.get(name, [])]:
         found |= _names_of(classic.template_class(module, cls))
     return frozenset(found)
@@ -169,14 +171,19 @@ def _own_arguments(project: Project, module: Module, call: ast.AST) -> Iterator[
 
 def _parameters(project: Project, name: str) -> set[str]:
     """The names of the arguments of a method of the project's own parse_config.py."""
-    module = project.replaced.get("parse_config.py")
+    return set(parameters(project, "parse_config.py", name))
+
+
+def parameters(project: Project, path: str, name: str) -> list[str]:
+    """The arguments of a method in a shared file of the project's own; none where there is none."""
+    module = project.replaced.get(path)
     if module is None:
-        return set()
+        return []
     for body in bodies(module.tree):
         if body.name == name:
             arguments = body.node.args
-            return {each.arg for each in (*arguments.args, *arguments.kwonlyargs)}
-    return set()
+            return [each.arg for each in (*arguments.args, *arguments.kwonlyargs)]
+    return []
 
 
 def _uses_of_self(
@@ -204,7 +211,8 @@ def names_that_stay(project: Project) -> set[str]:
 
 def own_methods(cls: ast.ClassDef, path: str, tree: ast.Module) -> list[str]:
     """The methods that a tracker has besides the classic's, and an update of its own."""
-    different = {body.name for body in changed(path, tree) if body.name.endswith(".update")}
+    updates = [body for body in changed(path, tree) if body.name.endswith(".update")]
+    different = {body.name for body in updates if own_lines(body)}  # it may just write nothing
     known = classic.NAMES.get(path, {}).get(cls.name, "").split()
     found = []
     for body in bodies(tree):
