@@ -106,8 +106,8 @@ class InMemoryImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         device: where the images are, and where batches are cut and augmented.
     """
 
-    #: The global generators need no seed for each batch.
-    draws_rows_only = True
+    #: No global generators: they need no seeds.
+    draws_from = ()
 
     def __init__(
         self,

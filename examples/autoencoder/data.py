@@ -16,6 +16,9 @@ class Unlabelled(Dataset[torch.Tensor]):
         training: the training samples, or the test samples.
     """
 
+    #: No global generators: they need no seeds.
+    draws_from = ()
+
     def __init__(self, training: bool) -> None:
         digits: Any = DigitsDataLoader(training=training).dataset
         self.images = digits.images * MNIST_STD + MNIST_MEAN

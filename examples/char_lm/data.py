@@ -24,8 +24,8 @@ class Windows(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         moved: whether to move them.
     """
 
-    #: The global generators need no seed for each batch.
-    draws_rows_only = True
+    #: No global generators: they need no seeds.
+    draws_from = ()
 
     def __init__(self, codes: torch.Tensor, context: int, moved: bool) -> None:
         self.codes = codes

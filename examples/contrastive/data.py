@@ -18,8 +18,8 @@ class Views(Dataset[Batch]):
         images: gives batches of images and labels.
     """
 
-    #: The global generators need no seed for each batch.
-    draws_rows_only = True
+    #: No global generators: they need no seeds.
+    draws_from = ()
 
     def __init__(self, images: Any) -> None:
         self.images = images

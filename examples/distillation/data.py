@@ -16,6 +16,9 @@ class Named(Dataset[dict[str, torch.Tensor]]):
         training: the training samples, or the test samples.
     """
 
+    #: No global generators: they need no seeds.
+    draws_from = ()
+
     def __init__(self, training: bool) -> None:
         self.digits: Any = DigitsDataLoader(training=training).dataset
 

@@ -16,6 +16,9 @@ class Shapes(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         seed: of the first one.
     """
 
+    #: No global generators: they need no seeds.
+    draws_from = ()
+
     def __init__(self, n: int, seed: int) -> None:
         self.n = n
         self.seed = seed

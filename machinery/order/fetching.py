@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,16 @@ from machinery import distributed
 from machinery.errors import DataError, UserError
 from machinery.order import seeding
 from machinery.order.batches import BatchIndex, Indices
-from machinery.order.generators import own_generators, seed_own
+from machinery.order.draws import Draws, UnnamedDraws
 from machinery.order.unreadable import EMPTY, LeftOut, Partial, is_unreadable, why_not
 from machinery.telling import is_of_lost_worker, lost_worker, told
+
+Context = AbstractContextManager[None]
+
+_NOTHING = nullcontext()
+#: In so many of the first batches of a pass, whole-batch data is watched for what it draws; single
+#: samples always are: it costs them little.
+_WATCHED = 4
 
 
 class SeededFetcher(Dataset[Any]):
@@ -22,8 +30,8 @@ class SeededFetcher(Dataset[Any]):
 
     A dataset with `__getitems__` (whole-batch data) is handed an index tensor [n]; a list that it
     returns is collated, anything else is the batch. It is looked for beneath `Subset`s, whose own
-    `__getitems__` is only a short cut. If it says `draws_rows_only`, all it draws comes from
-    `uniform_rows`, and the global generators need no seed for it.
+    `__getitems__` is only a short cut. If it says `draws_from`, only the global generators that it
+    names are seeded for it.
 
     Args:
         dataset: map-style data.
@@ -55,15 +63,14 @@ class SeededFetcher(Dataset[Any]):
             self._subsets.append(np.asarray(inner.indices, dtype=np.int64))
             inner = inner.dataset
         self._whole: Any = inner if _takes_batches(inner) else None
-        self._own = own_generators(inner)
-        self._draws_freely = not getattr(inner, "draws_rows_only", False)
+        self._draws = Draws(inner)
 
     @property
     def keeps_all(self) -> bool:
         """Whether a batch holds each of its samples: it is made of single ones, or row by row."""
         if self._whole is None:
             return True
-        return not self._draws_freely
+        return not self._draws.modules
 
     def __getitem__(self, index: BatchIndex) -> Any:
         threads = torch.get_num_threads()
@@ -74,6 +81,8 @@ class SeededFetcher(Dataset[Any]):
             if self._whole is None:
                 return self._of_samples(index)
             return self._whole_batch(index)
+        except UnnamedDraws as error:
+            return error
         except (Exception, SystemExit) as error:  # whatever the user's dataset raises is told so
             return DataError(_reason(error))
         finally:
@@ -85,18 +94,23 @@ class SeededFetcher(Dataset[Any]):
         indices = index.indices
         for subset in self._subsets:
             indices = subset[indices]
-        if self._draws_freely or self._own:
-            self._seed_batch(index)
-        with seeding.Rows(self.seed, self.name, index.epoch, index.position, index.stride):
-            try:
-                batch = self._whole.__getitems__(torch.as_tensor(indices))
-            except Exception as error:
-                if not self.skips or not is_unreadable(error):
-                    raise
-                batch = None
+        watch: Context = _NOTHING
+        if index.batch < _WATCHED:
+            watch = self._draws.watched()
+        place = self._of_batch(index)
+        rows = seeding.Rows(self.seed, self.name, index.epoch, index.position, index.stride)
+        try:
+            with watch, rows:
+                self._draws.seed(*place)
+                batch = self._whole.__getitems__(torch.from_numpy(indices))
+        except Exception as error:
+            if not self.skips or not is_unreadable(error):
+                raise
+            batch = None
         if batch is None and self.skips:
             return self._one_by_one(index, indices)
         if isinstance(batch, list):
+            self._draws.seed_others(*place)
             return self._without_none(index, indices, batch)
         return batch
 
@@ -108,13 +122,14 @@ class SeededFetcher(Dataset[Any]):
         samples = []
         for offset, i in enumerate(indices.tolist()):
             place = index.position + offset * index.stride
-            self._seed("sample", index.epoch, place)
+            # `draws_from` may be said of whole batches alone.
+            self._draws.seed_all(self.seed, self.name, "sample", index.epoch, place)
             with seeding.Rows(self.seed, self.name, index.epoch, place):
                 try:
                     samples.append(self._whole[i])
                 except (Exception, SystemExit) as error:
                     samples.append(self._left_out(i, error))
-        self._seed_batch(index)
+        self._draws.seed_all(*self._of_batch(index))
         return self._without_none(index, indices, samples)
 
     def _without_none(self, index: BatchIndex, indices: Indices, samples: list[Any]) -> Any:
@@ -136,19 +151,20 @@ class SeededFetcher(Dataset[Any]):
         """The batch made of samples, each of which draws what belongs to its place."""
         samples = []
         left_out: list[LeftOut] = []
-        for offset, i in enumerate(index.indices.tolist()):
-            place = index.position + offset * index.stride
-            self._seed("sample", index.epoch, place)
-            try:
-                sample = self.dataset[i]
-            except (Exception, SystemExit) as error:
-                left_out.append(self._left_out(i, error))
-                continue
-            if sample is None and self.skips:
-                left_out.append(LeftOut(i, "None"))
-            else:
-                samples.append(sample)
-        self._seed_batch(index)
+        with self._draws.watched():
+            for offset, i in enumerate(index.indices.tolist()):
+                place = index.position + offset * index.stride
+                self._draws.seed(self.seed, self.name, "sample", index.epoch, place)
+                try:
+                    sample = self.dataset[i]
+                except (Exception, SystemExit) as error:
+                    left_out.append(self._left_out(i, error))
+                    continue
+                if sample is None and self.skips:
+                    left_out.append(LeftOut(i, "None"))
+                else:
+                    samples.append(sample)
+        self._draws.seed_all(*self._of_batch(index))
         return self._collated(samples, left_out, index)
 
     def _left_out(self, i: int, error: Exception | SystemExit) -> LeftOut:
@@ -196,15 +212,9 @@ class SeededFetcher(Dataset[Any]):
                 return sample
         raise DataError("no sample can be read")
 
-    def _seed_batch(self, index: BatchIndex) -> None:
-        """Seed what is drawn for the batch as a whole, such as MixUp in `collate_fn`."""
-        self._seed("batch", index.epoch, index.batch, distributed.rank())
-
-    def _seed(self, *place: int | str) -> None:
-        """Seed the global generators, and those of the dataset."""
-        seeding.seed_everything(self.seed, self.name, *place)
-        if self._own:
-            seed_own(self._own, self.seed, self.name, *place)
+    def _of_batch(self, index: BatchIndex) -> tuple[int | str, ...]:
+        """Where is drawn what is for a batch as a whole, such as MixUp in `collate_fn`."""
+        return (self.seed, self.name, "batch", index.epoch, index.batch, distributed.rank())
 
 
 def _takes_batches(dataset: Any) -> bool:

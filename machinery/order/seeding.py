@@ -6,6 +6,7 @@ no generator states, and a resumed run draws what the unbroken one drew.
 
 import hashlib
 import random
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import Any
 
@@ -54,20 +55,43 @@ def mix(*place: int | str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def seed_everything(*place: int | str) -> None:
-    """Seed torch (CPU and the current GPU), `random` and `numpy.random` from a place: about 15 µs.
+def _seed_torch(value: int) -> None:
+    """Seed torch's generators, on the CPU and of the current GPU.
 
     The generator objects are used because `torch.manual_seed` takes 225 µs as long as CUDA is not
     initialised.
     """
-    value = mix(*place)
     torch.default_generator.manual_seed(value)
     if _GPU is not None and _GPU.is_initialized():
         _GPU.default_generators[_GPU.current_device()].manual_seed(value)
     elif _KIND is not None and _KIND.type == "mps":
         torch.mps.manual_seed(value)
-    random.seed(value)
+
+
+def _seed_numpy(value: int) -> None:
     np.random.seed(value & 0xFFFFFFFF)
+
+
+#: What seeds the global generators, by the module that has them.
+_SEEDERS: dict[str, Callable[[int], None]] = {
+    "torch": _seed_torch,
+    "numpy": _seed_numpy,
+    "random": random.seed,
+}
+#: These modules.
+MODULES = tuple(_SEEDERS)
+
+
+def seed_everything(*place: int | str) -> None:
+    """Seed torch (CPU and the current GPU), `random` and `numpy.random` from a place: 9 µs."""
+    seed_modules(MODULES, *place)
+
+
+def seed_modules(modules: Iterable[str], *place: int | str) -> None:
+    """Seed the global generators of some modules from a place, as if all were."""
+    value = mix(*place)
+    for module in modules:
+        _SEEDERS[module](value)
 
 
 class Rows:

@@ -103,7 +103,7 @@ class DrawsByTransforms(Draws):
 class DrawsBatchesByItsOwn(Draws):
     """Whole batches of draws from a generator of the dataset."""
 
-    draws_rows_only = True  # of the global ones
+    draws_from = ()  # of the global ones
 
     def __init__(self):
         self.rng = np.random.default_rng(1)

@@ -167,7 +167,7 @@ class Augmented(tiny.WholePoints):
     """Whole-batch data of which one cannot be read, and which draws a row for each."""
 
     lost = 52
-    draws_rows_only = True
+    draws_from = ()
 
     def __getitems__(self, indices):
         if self.lost in indices.tolist():

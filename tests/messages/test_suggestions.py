@@ -1215,6 +1215,18 @@ def loader_of(path, data, **options):
     len(BaseDataLoader(data, 4, False, 0, 0, **options))
 
 
+class Named(tiny.Points):
+    """Draws from all generators, and names some."""
+
+    def __init__(self, *modules):
+        super().__init__(9)
+        self.draws_from = modules
+
+
+def read_named(path, modules):
+    list(BaseDataLoader(Named(*modules), 4, False, 0.0, 0))
+
+
 def tiny_loader(path, **options):
     tiny.TinyLoader(**options)
 
@@ -1329,6 +1341,11 @@ IN_CODE = {
     ),
     "give it a batch in its constructor": (optimizer_of, {}, {"batch": torch.ones(2, 6)}),
     "give it a __len__": (loader_of, {"data": Endless()}, {"data": Counted()}),
+    r"draws_from does not name: draws_from = \('torch', 'numpy', 'random'\)": (
+        read_named,
+        {"modules": ("numpy",)},
+        {"modules": ("torch", "numpy", "random")},
+    ),
     "leave the DistributedSampler out": (
         partial(loader_of, data=range(9)),
         {"sampler": OTHERS},

@@ -185,7 +185,7 @@ def test_nobody_is_asked_for_sizes_that_are_known(tmp_path):
 class Fewer(tiny.WholePoints):
     """Gives one of the processes fewer samples than it has been asked for."""
 
-    draws_rows_only = True
+    draws_from = ()
 
     def __getitems__(self, indices):
         return super().__getitems__(indices[distributed.rank() :])

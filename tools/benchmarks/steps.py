@@ -20,7 +20,7 @@ from tools.benchmarks.paired import ByHand, Data, Pair, PairedTrainer, Stopwatch
 class Vectors(torch.utils.data.Dataset[Any]):
     """Whole-batch data for a linear model on a device, with no randomness of its own."""
 
-    draws_rows_only = True
+    draws_from = ()
 
     def __init__(self, n: int, width: int) -> None:
         self.x = torch.randn(n, width, generator=torch.Generator().manual_seed(0))
