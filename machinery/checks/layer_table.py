@@ -10,7 +10,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from machinery.checks.batchnorm import refuse_single, samples_before_single
 from machinery.telling import described
-from machinery.update.runtime import unwrap
+from machinery.update.runtime import compiled_blocks, unwrap
 
 
 class Layer(NamedTuple):
@@ -97,15 +97,21 @@ def layer_table(model: nn.Module, shapes: Mapping[str, str], lines: int = 40) ->
 def _layers_to_watch(model: nn.Module) -> list[Layer]:
     """The layers that take a hook.
 
-    A scripted layer takes none, and with hooks a compiled network would be compiled once more.
+    A scripted layer takes none, and with hooks what is compiled would be compiled once more, to
+    other last bits.
     """
     inner = unwrap(model)
     parallel = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
     compiled = inner is not model and not parallel
     if compiled:
         return []
-    layers = _layers_of(inner)
-    return [layer for layer in layers if not isinstance(layer.module, torch.jit.ScriptModule)]
+    blocks = compiled_blocks(inner)
+    layers = []
+    for layer in _layers_of(inner):
+        inside = any(f"{layer.name}.".startswith(f"{block}.") for block in blocks)
+        if not inside and not isinstance(layer.module, torch.jit.ScriptModule):
+            layers.append(layer)
+    return layers
 
 
 def _layers_of(model: nn.Module) -> list[Layer]:

@@ -31,6 +31,15 @@ def compiled(model: nn.Module, how: bool | str) -> nn.Module:
     return cast(nn.Module, torch.compile(model, dynamic=False, **options))
 
 
+def compiled_blocks(model: nn.Module) -> list[str]:
+    """The names of modules that are compiled by themselves."""
+    found = []
+    for name, module in model.named_modules():
+        if module._compiled_call_impl is not None:  # torch has no public name for it
+            found.append(name)
+    return found
+
+
 def _compile_blocks(model: nn.Module) -> None:
     """Compile each module of a list of equals by itself: their code is made once for all."""
     blocks = []

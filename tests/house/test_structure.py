@@ -87,6 +87,7 @@ PRIVATE = {
     "_opt_called": "machinery/update/schedule.py",
     "_option_string_actions": "machinery/launch/options.py",
     "_orig_mod": "machinery/update/runtime.py",
+    "_compiled_call_impl": "machinery/update/compiling.py",
     "_version": "machinery/order/outstanding.py",
     "_set_pg_timeout": "machinery/distributed.py",
 }

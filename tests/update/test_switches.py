@@ -169,7 +169,7 @@ def test_a_compiled_run_is_resumed_exactly(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # which the compiler looks at
 @pytest.mark.parametrize("kind", ["blocks", "max-autotune-no-cudagraphs"])
-def test_other_ways_to_compile(tmp_path, eager_compiler, monkeypatch, kind):
+def test_other_ways_to_compile(tmp_path, eager_compiler, monkeypatch, capfd, kind):
     """The weights keep their names, and the numbers are those of code that is not compiled."""
     if kind == "blocks":
         compile_block = nn.Module.compile
@@ -196,7 +196,8 @@ def test_other_ways_to_compile(tmp_path, eager_compiler, monkeypatch, kind):
 
     Towers.__module__ = "tiny"
     monkeypatch.setattr(tiny, "Towers", Towers, raising=False)
-    config = tiny.settings(tmp_path / "a", arch={"type": "Towers"}, trainer__compile=kind)
+    switches = {"trainer__compile": kind, "trainer__verbosity": 2}
+    config = tiny.settings(tmp_path / "a", arch={"type": "Towers"}, **switches)
     compiled = tiny.train(config)
     plain = tiny.train({**config, "name": "B", "trainer": {**config["trainer"], "compile": False}})
     assert tiny.rows(compiled) == tiny.rows(plain)
@@ -205,6 +206,10 @@ def test_other_ways_to_compile(tmp_path, eager_compiler, monkeypatch, kind):
     if kind == "blocks":
         called = [module._compiled_call_impl is not None for module in compiled.model.modules()]
         assert called == [False, False, True, True, True, False]
+        # The first batch of a process has no hooks in them, and so the code of all others.
+        told = [line.split() for line in capfd.readouterr().out.splitlines()]
+        assert ["blocks", "Sequential", "[8,", "6]", "126"] in told
+        assert ["0", "Linear", "42"] in told and ["head", "Linear", "[8,", "3]", "21"] in told
     more = {**config, "trainer": {**config["trainer"], "epochs": 4}}
     tiny.train(more, resume=path)
 
