@@ -13,6 +13,7 @@ from machinery.config.components import find
 from machinery.config.json_text import parse as parse_json
 from machinery.config.source import Source, leaves
 from machinery.errors import ConfigError
+from machinery.files import shown_command
 from parse_config import ConfigParser, CustomArgs
 from projects import ROOT
 
@@ -578,3 +579,21 @@ def test_a_key_that_is_no_text_is_refused(tmp_path):
 def test_a_learning_rate_of_hundreds_of_digits(tmp_path):
     with pytest.raises(ConfigError, match=r"makes learning rates of inf|Adam takes lr as"):
         tiny.build(tiny.settings(tmp_path, optimizer__args={"lr": 10**400}))
+
+
+@pytest.mark.parametrize(
+    "path", ["optimizer.args.lr", "optimizer;args;lr", ("optimizer", "args", "lr")]
+)
+def test_a_program_sets_keys_by_paths_of_any_form(tmp_path, path):
+    config = ConfigParser(tiny.settings(tmp_path), modification={path: 0.5})
+    assert config["optimizer"]["args"]["lr"] == 0.5
+    assert config.where("optimizer", "args", "lr") == "modification (optimizer.args.lr)"
+    wrong = {"trainer.epochs": "x", "seed": None}
+    with pytest.raises(ConfigError, match=r"^modification \(trainer\.epochs\): trainer\.epochs: "):
+        ConfigParser(tiny.settings(tmp_path), modification=wrong)
+
+
+def test_commands_for_a_notebook_are_for_a_cell_of_it(tmp_path, monkeypatch):
+    command = shown_command(tmp_path / "it's.py", "-r", tmp_path / "run")
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    assert shown_command(tmp_path / "it's.py", "-r", tmp_path / "run") == f"!{command}"
