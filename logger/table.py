@@ -125,7 +125,8 @@ class EpochTable(Writer):
 
 def _space() -> float:
     """The width of the terminal; what is read later, as in a file or a notebook, has no limit."""
-    if sys.stdout.isatty() or "COLUMNS" in os.environ:
+    is_terminal = getattr(sys.stdout, "isatty", bool)  # a stream of the user's may have none
+    if is_terminal() or "COLUMNS" in os.environ:
         return shutil.get_terminal_size().columns
     return math.inf
 

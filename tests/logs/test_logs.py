@@ -5,6 +5,7 @@ import io
 import logging
 import re
 import sys
+import types
 
 import pytest
 import torch
@@ -186,6 +187,7 @@ def test_metrics_stay_where_lr_and_seconds_go(caplog, monkeypatch):
 def test_where_there_is_no_terminal_a_row_has_no_limit(caplog, monkeypatch):
     """As in a notebook, or in the file of a scheduler."""
     monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr(sys, "stdout", types.SimpleNamespace(write=print, flush=print))
     caplog.set_level(logging.INFO)
     row = row_of_many("f1/cat", "f1/dog")
     EpochTable(logging.getLogger("table"), lambda: 1).log(row, 1)
