@@ -245,4 +245,7 @@ def is_of_a_file(error: BaseException) -> bool:
         return False
     # NumPy's reader has no exception of its own for what is no array.
     frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and "/numpy/lib/" in Path(frames[-1].filename).as_posix()
+    if not frames:
+        return False
+    module = Path(frames[-1].filename)
+    return "numpy" in module.parts and ("npyio" in module.name or "format" in module.name)

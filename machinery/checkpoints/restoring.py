@@ -220,7 +220,7 @@ class Continued(_WithParts):
         before = content["config"]
         if content.get("converted"):
             before = now
-        check_fixed(before, now)
+        check_fixed({**before, **self._seed(now)}, now)
         complete(content, networks_of(held), self.path)
         parts = self._known_parts(held)
         self._check_parts(held, parts)
@@ -243,6 +243,13 @@ class Continued(_WithParts):
         for key, old, new in self._changed:
             _logger.info(f"{key} {_shown(old)} -> {_shown(new)}")
         return position
+
+    def _seed(self, now: Mapping[str, Any]) -> dict[str, Any]:
+        """The seed of the run, as far as a config says it: it may have had it by default."""
+        seed = cast(State, self.content["progress"]).get("seed")
+        if now.get("seed") is None or seed is None:
+            return {"seed": now.get("seed")}
+        return {"seed": seed}
 
     def _position(self, length: int) -> Position:
         """Where the run stands.

@@ -263,7 +263,8 @@ def _expected(path: KeyPath, error: dict[str, Any]) -> str:
         if field is not None:
             described = str(field.description).rstrip(".")
             return f"expected {described[0].lower()}{described[1:]}"
-    return str(error["msg"]).replace("Input should be", "expected").replace("'", '"')
+    said = str(error["msg"]).replace("Input should be", "expected").replace("'", '"')
+    return said.replace("False, True", "false, true")
 
 
 def _model_above(path: KeyPath) -> type[BaseModel]:

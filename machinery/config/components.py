@@ -297,9 +297,8 @@ def _hint(name: str, kind: Kind, modules: Modules, names: Iterable[str]) -> str:
     near = nearest(name, names)
     if meant is None and near is not None and near.lower() == name.lower():
         meant = near
-    wanted = kind.wanted()
-    if meant is None and wanted is not None:
-        meant = installed.full_name(name, wanted)
+    if meant is None:
+        meant = installed.full_name(name, kind.wanted)
     if meant is None:
         meant = near
     if meant is None:

@@ -8,6 +8,7 @@ that the project's own code can lengthen.
 import importlib
 import importlib.util
 import inspect
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple, get_origin, get_type_hints
 
@@ -333,8 +334,18 @@ def _none_there(module: ModuleType, name: str, wanted: Wanted) -> str:
     return f"{module.__name__} has no {wanted.words} {name!r}{hint}"
 
 
-def full_name(name: str, wanted: Wanted) -> str | None:
-    """The full name of a part of that name, in the first installed module that has one."""
+def full_name(name: str, kind: Callable[[], Wanted | None]) -> str | None:
+    """The full name of a part of that name, in the first installed module that has one.
+
+    Args:
+        kind: says what it has to be; it may import what is not installed.
+    """
+    try:
+        wanted = kind()
+    except ImportError:
+        return None
+    if wanted is None:
+        return None
     for path in _WELL_KNOWN:
         if importlib.util.find_spec(path.partition(".")[0]) is None:
             continue

@@ -74,7 +74,7 @@ class TrainerSettings(Section):
     """"fp32", also with TF32 matrix products, or mixed precision in "bf16" or "fp16"."""
     channels_last: bool = False
     """Keep images channels last in memory: faster convolutions."""
-    compile: bool | Literal["blocks", "max-autotune-no-cudagraphs"] = False
+    compile: Literal[False, True, "blocks", "max-autotune-no-cudagraphs"] = False
     """Compile the model, or each of its repeated "blocks": a slow first step, then faster ones."""
     cudnn_benchmark: bool = False
     """Let cuDNN try which convolutions are fastest; the last bits may differ from run to run."""

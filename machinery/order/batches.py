@@ -153,7 +153,8 @@ class PassOrder(Sampler[BatchIndex]):
         self._samples[epoch] = len(order)
         for k in wanted:
             start = k * self.batch_size
-            index = self._mine(epoch, k, start, order[start : start + self.batch_size])
+            indices = order[start : start + self.batch_size].astype(np.int64, copy=False)
+            index = self._mine(epoch, k, start, indices)
             if index is not None:
                 yield index
 
@@ -184,7 +185,7 @@ class PassOrder(Sampler[BatchIndex]):
         return (self.seed, self.name, "order", epoch)
 
     def of_pass(self, epoch: int) -> torch.Tensor:
-        """The order of a pass: int64 [n]."""
+        """The order of a pass: [n], int32 or int64."""
         place = self.place(epoch)
         if self.weights is not None:
             if len(self.weights) != self.in_pass():

@@ -157,5 +157,8 @@ def _splitmix(x: torch.Tensor) -> torch.Tensor:
 
 
 def permutation(n: int, *place: int | str) -> torch.Tensor:
-    """The random order of n things that belongs to a place: int64 [n]."""
-    return torch.randperm(n, generator=torch.Generator().manual_seed(mix(*place)))
+    """The random order of n things that belongs to a place: [n], int32 where that is enough."""
+    dtype = torch.int32
+    if n > torch.iinfo(torch.int32).max:
+        dtype = torch.int64
+    return torch.randperm(n, generator=torch.Generator().manual_seed(mix(*place)), dtype=dtype)

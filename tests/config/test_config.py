@@ -196,7 +196,11 @@ def test_keys_of_the_user_s_own_that_resemble_ours(capfd):
         ),
         (
             changed(trainer__precision="bf"),
-            ['trainer.precision: expected "fp32", "bf16" or "fp16", found "bf"'],
+            ['trainer.precision: expected "fp32", "tf32", "bf16" or "fp16", found "bf"'],
+        ),
+        (
+            changed(trainer__compile="block"),
+            ['trainer.compile: expected false, true, "blocks" or "max-autotune-no-cudagraphs"'],
         ),
         (changed(trainer=...), ["trainer is missing"]),
         (changed(trainer=[]), ["trainer: expected an object in braces, found a list"]),

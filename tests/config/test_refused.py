@@ -59,6 +59,14 @@ def test_a_metric_that_is_called_like_another_number_in_tensorboard(tmp_path, na
         tiny.build(config)
 
 
+def test_a_default_that_is_written_out_is_no_change(tmp_path):
+    config = tiny.settings(tmp_path, trainer__epochs=1)
+    assert "seed" not in config
+    path = tiny.newest(tiny.train(config).checkpoint_dir)
+    more = {**config, "seed": 123, "trainer": {**config["trainer"], "epochs": 2, "ema": None}}
+    assert tiny.train(more, resume=path).epoch == 2
+
+
 MOMENTUM = {"type": "RMSprop", "args": {"lr": 0.01}}
 
 

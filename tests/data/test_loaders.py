@@ -27,6 +27,7 @@ from examples.mnist import MnistDataLoader
 from machinery import distributed
 from machinery.errors import ConfigError, DataError
 from machinery.order import seeding
+from machinery.order.batches import PassOrder
 from machinery.order.generators import own_generators
 from tiny import Counted
 
@@ -542,3 +543,14 @@ def test_a_split_without_shuffle_says_so(tmp_path, capfd):
     assert "the loader 'train' reads its samples in one order" in capfd.readouterr().out
     tiny.train(tiny.settings(tmp_path, trainer__epochs=1, trainer__verbosity=1))
     assert "in one order" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("n", [1, 7, 70_001])
+def test_an_order_takes_half_the_memory_and_is_the_same(monkeypatch, n):
+    small = seeding.permutation(n, 3, "order")
+    assert small.dtype == torch.int32
+    generator = torch.Generator().manual_seed(seeding.mix(3, "order"))
+    assert small.tolist() == torch.randperm(n, generator=generator).tolist()
+    order = PassOrder(range(n), 64, True, 3, "train")
+    order.take(1, 0, 2)
+    assert all(batch.indices.dtype == np.int64 for batch in order)

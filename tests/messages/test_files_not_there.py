@@ -22,7 +22,6 @@ def project(tmp_path_factory):
     [
         (["train.py", "-c", "confg.json", "--check"], "config.json"),
         (["train.py", "-c", "CONFIG.JSON", "--check"], "config.json"),
-        ("examples/debug/anomaly.json",),
         (["test.py", "-r", "saved/models/Digits_LeNet/frist"], "saved/models/Digits_LeNet/first"),
         (["test.py", "-r", "saved/model/Digits_LeNet/first"], "saved/models/Digits_LeNet/first"),
         (["test.py", "-r", "first"], "saved/models/Digits_LeNet/first"),

@@ -423,7 +423,7 @@ pattern | matches no parameter | there are: (\S+), | arch.freeze=["convv.*"] | a
 
 IDLE, ONE_SAMPLE = "raise trainer.", "a batch of one sample"
 GOING_ON = [
-    goes_on("continue", "$NEW", r"\n +3 +\d"),
+    goes_on("continue", "$NEW", r"\n +3 +(val +)?\d"),
     case("test", "test:     {}", "test: +(.*)", "$NEW", done="test data, 1,000 samples"),
     goes_on("early", "$NEW --set trainer.epochs=4 $FLAT $STOP=1", r"\n +3 "),
     goes_on("early-in-the-last-epoch", "$NEW $FLAT $STOP=1", r"\n +3 "),
@@ -794,7 +794,7 @@ def test_commands_work_where_they_are_printed(project, where, script, options):
     )
     said = typed(folder, train)
     assert said.code == 0, said.text
-    for what, done in (("test", "test data, 1,000 samples"), ("continue", r"\n +3 +\d")):
+    for what, done in (("test", "test data, 1,000 samples"), ("continue", r"\n +3 +(val +)?\d")):
         (line,) = re.findall(f"{what}: +(python .*)", said.text)
         helped = typed(folder, line)
         assert helped.code == 0 and re.search(done, helped.text), helped.text
@@ -802,7 +802,7 @@ def test_commands_work_where_they_are_printed(project, where, script, options):
     if "--run_id" in options:
         (auto,) = re.findall("continue it with (-r auto)", typed(folder, train).text)
         helped = typed(folder, f"{train} {auto} --set trainer.epochs=5")
-        assert helped.code == 0 and re.search(r"\n +5 +\d", helped.text), helped.text
+        assert helped.code == 0 and re.search(r"\n +5 +(val +)?\d", helped.text), helped.text
 
 
 @pytest.mark.parametrize(
@@ -1427,7 +1427,7 @@ SUGGESTION = re.compile(
 #: update/test_parameter_groups.py, config/test_words_for_optimizers.py, config/test_nested.py,
 #: data/test_choosing.py, messages/test_first_batch.py, update/test_schedules.py,
 #: messages/test_memory.py, data/test_waiting.py, update/test_recomputing.py
-#: and update/test_switches.py.
+#: update/test_switches.py and classic/test_older_versions.py.
 FOLLOWED = """what to train: -c {}
 -r auto needs
 may be its "base"
@@ -1503,7 +1503,8 @@ no resume could be exact: take ReduceLROnPlateau
 half data_loader.args.batch_size and twice trainer.accumulate
 more data_loader.args.num_workers may help; tools/tune.py
 {} is inside {}: leave one of them out
-{}: leave one of them out""".splitlines()
+{}: leave one of them out
+give a BaseDataLoader its further options by name: pin_memory=True""".splitlines()
 
 
 #: What only looks like one: help, origins, and what is told beside a suggestion.

@@ -83,7 +83,7 @@ def test_d_trains_on_several(project, unbroken):
         json.loads((run / f"{name}.json").read_text()) for name in ("status", "environment")
     )
     assert (status["state"], status["exit_code"], environment["processes"]) == ("finished", 0, 2)
-    assert unbroken.count("run folder: ") == unbroken.count("epoch    loss") == 1
+    assert unbroken.count("run folder: ") == unbroken.count("\nepoch ") == 1
     assert (
         len(
             [

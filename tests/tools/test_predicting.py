@@ -232,7 +232,7 @@ def test_a_regression_from_end_to_end(tmp_path):
     with open(project / "out" / "predictions.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     errors = [abs(float(row["residual"])) for row in rows]
-    assert len(rows) == 200 and np.mean(errors) == pytest.approx(float(mae), rel=1e-5)
+    assert len(rows) == 200 and np.mean(errors) == pytest.approx(float(mae), rel=1e-3)
 
 
 def test_a_picture_whose_truth_nobody_knows():

@@ -152,7 +152,7 @@ def test_what_a_step_costs_in_calls(tmp_path, monkeypatch):
     trainer.writer.enabled = True
     monkeypatch.setattr(trainer.writer, "_write", lambda name, *args, **kwargs: writes.append(name))
     monkeypatch.setattr(
-        "machinery.order.seeding.seed_everything", counted(seeding.seed_everything, seeds)
+        "machinery.order.seeding.seed_modules", counted(seeding.seed_modules, seeds)
     )
     trainer.log_step = 10
     trainer.train()
