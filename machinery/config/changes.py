@@ -108,8 +108,13 @@ def _check_key(container: dict[str, Any], path: KeyPath, origin: str) -> None:
 
 def _no_such_key(origin: str, path: KeyPath, what: str, names: Iterable[str]) -> ConfigError:
     """An error that names the nearest of the keys that there are."""
+    key = str(path[-1])
+    index: KeyPath = ()
+    item = re.fullmatch(r"(.+)\[([0-9]{1,9})\]", key)
+    if item is not None:  # groups[1], which is groups.1 here
+        key, index = item[1], (int(item[2]),)
     hint = ""
-    near = nearest(str(path[-1]), names)
+    near = nearest(key, names)
     if near:
-        hint = f": did you mean {dotted((*path[:-1], near))}?"
+        hint = f": did you mean {dotted((*path[:-1], near, *index))}?"
     return ConfigError(f"{origin}: {dotted(path)} {what}{hint}")

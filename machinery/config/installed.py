@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, get_origin, get_type_hints
 
 from machinery.config.values import nearest
 from machinery.errors import ConfigError
+from machinery.files import ROOT
 from machinery.telling import told
 
 #: Packages whose parts may be named, and what pip calls them.
@@ -198,7 +199,7 @@ def check_package(path: str, own: tuple[str, ...], where: str) -> None:
     if package not in _PACKAGES and package not in _own_packages():
         listed = ", ".join(_PACKAGES)
         hint = f'if you trust it, PACKAGES = ("{package}",) in model/__init__.py adds it'
-        near = nearest(package, [*own, *_PACKAGES])
+        near = _own_file(path, own) or nearest(package, [*own, *_PACKAGES])
         if near is not None:
             hint = f"did you mean {near}?"
         what = f"there is no module {path} in {', '.join(own)}"
@@ -211,6 +212,14 @@ def check_package(path: str, own: tuple[str, ...], where: str) -> None:
     if found is None:
         pip = _PACKAGES.get(package, package)
         raise ConfigError(f"{where}: {package} is not installed: pip install {pip}")
+
+
+def _own_file(path: str, own: tuple[str, ...]) -> str | None:
+    """The full name of a module of the project's own whose folder was left out."""
+    for folder in own:
+        if (ROOT / folder / f"{path.replace('.', '/')}.py").is_file():
+            return f"{folder}.{path}"
+    return None
 
 
 def _own_packages() -> tuple[str, ...]:

@@ -186,6 +186,7 @@ REFUSED = [
     ("arch", "os.system", "there is no module os in model, data_loader, trainer, examples, and os"),
     ("arch", "bookshelf.Net", r'PACKAGES = ("bookshelf",) in model/__init__.py adds it'),
     ("arch", "modle.model.Net", "did you mean model?"),
+    ("loss", "metric.accuracy", "did you mean model.metric?"),
     ("arch", ".Net", "there is no module ''"),
     ("arch", "torch.nn.", "has no model ''"),
     ("arch", "torch.optim.sgdd.SGD", "there is no module torch.optim.sgdd"),

@@ -396,6 +396,7 @@ metric-name | give the metric a "name" | a "(name)" of
 metric | no metric is called | there are: .*(val_loss) | trainer.monitor=min val_los
  | trainer.monitor=min $1
 key | : did you mean {}? | mean (\S+)\? | trainer.epoch=1 | $1=1
+item | : did you mean {}? | mean (\S+)\? | metrics[1].args.k=2 | $1.args.k=2
 section | : did you mean {}? | mean (\S+)\? | trainr.epochs=1 | $1.epochs=1
 type | : did you mean {}? | mean '(\S+)'\? | arch.type=MnistModl | arch.type=$1
 argument | : did you mean {}? | mean '(\S+)'\? | data_loader.args.shuffel=true

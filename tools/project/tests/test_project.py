@@ -45,7 +45,8 @@ def line(tmp_path_factory):
     checked = run(folder, "train.py", *found, "--check")
     if checked.code == NO_DATA:
         pytest.skip(f"SHORT of test_mine.py could name data that is here: {checked.said}")
-    assert checked.code == 0 and "check passed" in checked.said, checked.said
+    said = f"config.json with SHORT of tests/test_mine.py: {checked.said}"
+    assert checked.code == 0 and "check passed" in checked.said, said
     assert not (folder / "models").exists()
     return found
 
