@@ -304,6 +304,16 @@ def _tell(error: BaseException, text: str, prefix: str) -> None:
         pass
 
 
+def _to_install(error: BaseException) -> str:
+    """What helps where a package that the project requires is not there; empty if it is another."""
+    name = str(getattr(error, "name", "") or "").partition(".")[0]
+    required = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    if not isinstance(error, ModuleNotFoundError) or not re.search(rf"^{name}\b", required, re.M):
+        return ""
+    hint = "activate the project's virtual environment, or pip install -r requirements.txt"
+    return f"{name} is not installed here: {hint}"
+
+
 def _is_of_import(error: BaseException) -> bool:
     """Whether a file of the project, or what it wants to import, cannot be imported."""
     if isinstance(error, ImportError | SyntaxError):
@@ -317,6 +327,9 @@ def _is_of_import(error: BaseException) -> bool:
 
 def _told_in_full(error: BaseException) -> str:
     """A mistake in the user's code: what, where, for a batch with which shapes."""
+    missing = _to_install(error)
+    if missing:
+        return missing
     lines = [told(error)]
     variables = vars(error).get(_BATCH_VARIABLES)
     if variables:

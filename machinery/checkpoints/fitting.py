@@ -41,7 +41,7 @@ def part_problems(name: str, part: Any, saved_class: str | None, saved: Any) -> 
         return group_problems(name, part.param_groups, saved.get("param_groups"))
     if hasattr(part, "total_steps") and part.total_steps != saved.get("total_steps"):
         raise ConfigError(
-            f"{name}: a {kind} made for {saved.get('total_steps')} steps cannot become one of "
+            f"{name}: a schedule made for {saved.get('total_steps')} steps cannot become one of "
             f"{part.total_steps} under way: keep the epochs, or {NEW_RUN}"
         )
     return []

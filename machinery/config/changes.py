@@ -44,12 +44,22 @@ def is_set(where: str) -> bool:
 def override(source: Source, path: KeyPath, value: Any, origin: str) -> None:
     """Set the value at `path`, which must be in the config or among the known keys of its section.
 
+    Of `trainer` an object sets the keys that it has, as in a config with a "base".
+
     Args:
         origin: who sets it.
 
     Raises:
         ConfigError: there is no such key.
     """
+    if (
+        path == ("trainer",)
+        and isinstance(value, dict)
+        and isinstance(source.values.get("trainer"), dict)
+    ):
+        for key, item in value.items():
+            override(source, ("trainer", key), item, origin)
+        return
     container: Any = source.values
     here: KeyPath = ()
     for key in path[:-1]:
@@ -59,7 +69,7 @@ def override(source: Source, path: KeyPath, value: Any, origin: str) -> None:
             container = container[index]
         elif isinstance(container, dict):
             here = (*here, str(key))
-            container = _section(container, here, origin)
+            container = _section(container, here, origin, source)
         else:
             raise _no_such_key(origin, (*here, key), _NO_SECTION, ())
     if isinstance(container, list):
@@ -74,7 +84,7 @@ def override(source: Source, path: KeyPath, value: Any, origin: str) -> None:
     source.origins[here] = origin
 
 
-def _section(container: dict[str, Any], path: KeyPath, origin: str) -> Any:
+def _section(container: dict[str, Any], path: KeyPath, origin: str, source: Source) -> Any:
     """The section at `path`, in the container above it; one that is known, and is null, is made."""
     key = path[-1]
     section = container.get(str(key))
@@ -82,6 +92,7 @@ def _section(container: dict[str, Any], path: KeyPath, origin: str) -> Any:
         return section
     if section is None and key in known(path[:-1]):
         container[str(key)] = {}
+        source.origins[path] = origin
         return container[str(key)]
     raise _no_such_key(origin, path, _NO_SECTION, container)
 

@@ -329,11 +329,25 @@ def _own_module(name: str, where: str, folders: tuple[str, ...]) -> ModuleType:
     """
     names = name.split(".")
     if names[0] not in folders or not _is_file(names):
-        raise ConfigError(f"{where}: there is no module {name} in {', '.join(folders)}")
+        raise ConfigError(f"{where}: {_no_module(names, folders)}")
     try:
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:  # whatever the user's module raises
         raise ConfigError(f"{where}: {name} cannot be imported: {told(error)}") from error
+
+
+def _no_module(names: list[str], folders: tuple[str, ...]) -> str:
+    """That no file of the project is a module of this name, with the nearest that is one."""
+    known = []
+    for folder in folders:
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            known.append(".".join(file.relative_to(ROOT).with_suffix("").parts))
+    name = ".".join(names)
+    near = nearest(name, known)
+    hint = ""
+    if near is not None:
+        hint = f": did you mean {near}?"
+    return f"there is no module {name} in {', '.join(folders)}{hint}"
 
 
 def _is_file(names: list[str]) -> bool:

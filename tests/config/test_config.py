@@ -1,6 +1,7 @@
 """Configs: what is read, merged, checked and refused, with the words of the errors."""
 
 import json
+import re
 import sys
 import types
 
@@ -597,3 +598,30 @@ def test_commands_for_a_notebook_are_for_a_cell_of_it(tmp_path, monkeypatch):
     command = shown_command(tmp_path / "it's.py", "-r", tmp_path / "run")
     monkeypatch.setitem(sys.modules, "ipykernel", sys)
     assert shown_command(tmp_path / "it's.py", "-r", tmp_path / "run") == f"!{command}"
+
+
+def test_an_object_for_the_trainer_keeps_what_it_does_not_say(tmp_path):
+    settings = tiny.settings(tmp_path)
+    config = ConfigParser(settings, modification={"trainer": {"epochs": 2, "ema": 0.9}})
+    assert config["trainer"] == {**settings["trainer"], "epochs": 2, "ema": 0.9}
+    with pytest.raises(ConfigError, match=r"trainer\.epoch is neither .*mean trainer\.epochs\?"):
+        ConfigParser(settings, modification={"trainer": {"epoch": 2}})
+    # Another optimizer has other arguments.
+    other = {"type": "SGD", "args": {"lr": 0.5}}
+    assert ConfigParser(settings, modification={"optimizer": other})["optimizer"] == other
+
+
+def test_what_is_wrong_in_a_section_that_was_null_is_told_where_it_was_made(tmp_path):
+    made = {"lr_scheduler.type": "StepLR"}
+    config = ConfigParser(tiny.settings(tmp_path, lr_scheduler=None), modification=made)
+    with pytest.raises(ConfigError, match=r"^modification \(lr_scheduler\.type\): .* needs 'step_"):
+        config.check(lr_scheduler=torch.optim.lr_scheduler)
+
+
+def test_a_slip_in_the_name_of_a_module_is_told(tmp_path):
+    config = ConfigParser(tiny.settings(tmp_path, arch={"type": "model.modell.MnistModel"}))
+    with pytest.raises(ConfigError) as caught:
+        config.check(arch=tiny)
+    (meant,) = re.findall(r"did you mean (\S+)\?", str(caught.value))
+    right = ConfigParser(tiny.settings(tmp_path, arch={"type": f"{meant}.MnistModel"}))
+    assert right.init_obj("arch", tiny) is not None

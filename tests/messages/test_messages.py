@@ -67,3 +67,13 @@ def test_exit_codes_survive_streams_that_cannot_be_written():
     for stream in ("2>/dev/full", ">/dev/full 2>/dev/full", "2>&-"):
         line = f"{sys.executable} train.py -c nope.json {stream}"
         assert subprocess.run(line, shell=True, cwd=ROOT).returncode == 2
+
+
+@pytest.mark.parametrize("name, hinted", [("torch", True), ("pandas.core", True), ("tor", False)])
+def test_a_required_package_that_is_not_there_is_told_with_what_helps(name, hinted):
+    code = f"raise ModuleNotFoundError('No module named x', name={name!r})"
+    code = f"from utils import catch_user_errors\ncatch_user_errors()\n{code}"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    said = "is not installed here: activate the project's virtual environment, or pip install -r"
+    assert done.returncode == 1 and (said in done.stderr) == hinted

@@ -1427,7 +1427,7 @@ SUGGESTION = re.compile(
 #: update/test_parameter_groups.py, config/test_words_for_optimizers.py, config/test_nested.py,
 #: data/test_choosing.py, messages/test_first_batch.py, update/test_schedules.py,
 #: messages/test_memory.py, data/test_waiting.py, update/test_recomputing.py
-#: update/test_switches.py and classic/test_older_versions.py.
+#: update/test_switches.py, classic/test_older_versions.py and messages/test_messages.py.
 FOLLOWED = """what to train: -c {}
 -r auto needs
 may be its "base"
@@ -1504,7 +1504,8 @@ half data_loader.args.batch_size and twice trainer.accumulate
 more data_loader.args.num_workers may help; tools/tune.py
 {} is inside {}: leave one of them out
 {}: leave one of them out
-give a BaseDataLoader its further options by name: pin_memory=True""".splitlines()
+give a BaseDataLoader its further options by name: pin_memory=True
+activate the project's virtual environment, or pip install -r""".splitlines()
 
 
 #: What only looks like one: help, origins, and what is told beside a suggestion.
