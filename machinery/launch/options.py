@@ -4,6 +4,7 @@ import argparse
 import copy
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -69,7 +70,13 @@ def _parse(parser: argparse.ArgumentParser, options: Iterable[Any], evaluating: 
     declared = _actions_of(parser)
     targets = _add_custom_options(parser, options)
     _add_common_options(parser, evaluating)
-    args = parser.parse_args()
+    try:
+        args = parser.parse_args()
+    except SystemExit as end:
+        first = "".join(sys.argv[1:2])
+        if end.code == 2 and first.endswith(".json"):
+            print(f"did you mean -c {shlex.quote(first)}?", file=sys.stderr)
+        raise
     if args.resume is not None and not _types_config(sys.argv[1:]):
         args.config = None  # it is the parser's default
     modification = {target: getattr(args, name) for name, target in targets.items()}

@@ -504,6 +504,13 @@ STARTING = [
         "test.py",
         then="$1 $ONE",
     ),
+    case(
+        "c-forgotten",
+        "did you mean -c {}?",
+        r"did you mean (-c .*)\?",
+        "train.py short.json --check",
+        "short.json",
+    ),
     case("set", "such as --set trainer.epochs=3", "such as (.*)", "$C", "--set trainer.epochs"),
     case("exists-go-on", "continue it with -r auto", "it with (-r auto)", "$NEW", before="$NEW"),
     case(
