@@ -509,7 +509,7 @@ STARTING = [
         "did you mean -c {}?",
         r"did you mean (-c .*)\?",
         "train.py short.json --check",
-        then="train.py $1 --check",
+        then="python train.py $1 --check",
     ),
     case("set", "such as --set trainer.epochs=3", "such as (.*)", "$C", "--set trainer.epochs"),
     case("exists-go-on", "continue it with -r auto", "it with (-r auto)", "$NEW", before="$NEW"),
