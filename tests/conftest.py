@@ -119,6 +119,17 @@ OFTEN = {
     "test_mistakes_are_told_once_with_their_exit_code": None,
     "test_several_evaluate_what_one_evaluates": None,
     "test_a_table_of_runs": None,
+    "test_naming_changes_no_numbers": 3,
+    "test_a_stop_inside_an_epoch_changes_nothing": 3,
+    "test_a_checkpoint_gets_nothing_from_the_network_without_a_word": 3,
+    "test_what_stands_among_the_logs_ends_no_training": 3,
+    "test_what_comes_while_it_trains_is_not_written_to": 3,
+    "test_a_run_begins_with_them": 3,
+    "test_nonsense_with_a_right_checksum_is_refused": 3,
+    "test_what_makes_no_sense_is_told_before_anything_is_written": 3,
+    "test_what_it_means_works": 3,
+    "test_what_a_loader_raises_is_about_the_data": 3,
+    "test_another_environment_is_named_on_resume": 3,
 }
 
 

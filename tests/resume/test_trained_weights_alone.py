@@ -184,7 +184,8 @@ def test_those_of_another_seed_are_told(tmp_path):
     trainer = tiny.train(config_of(tmp_path, weights=False, trainer__epochs=1))
     path = file_of(trainer)
     content = checkpoint.load(path)
-    content["config"]["seed"] = 5
+    for part in ("config", "progress"):
+        content[part]["seed"] = 5
     checkpoint.save(content, path)
     with pytest.raises(CheckpointError, match="they come from building model again"):
         tiny.build(tiny.command_line("-r", path)).restore()
