@@ -306,9 +306,14 @@ def _tell(error: BaseException, text: str, prefix: str) -> None:
 
 def _to_install(error: BaseException) -> str:
     """What helps where a package that the project requires is not there; empty if it is another."""
-    name = str(getattr(error, "name", "") or "").partition(".")[0]
-    required = (ROOT / "requirements.txt").read_text(encoding="utf-8")
-    if not isinstance(error, ModuleNotFoundError) or not re.search(rf"^{name}\b", required, re.M):
+    if not isinstance(error, ModuleNotFoundError) or error.name is None:
+        return ""
+    try:
+        required = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    except OSError:  # a project may do without
+        return ""
+    name = error.name.partition(".")[0]
+    if re.search(rf"^{re.escape(name)}\b", required, re.MULTILINE) is None:
         return ""
     hint = "activate the project's virtual environment, or pip install -r requirements.txt"
     return f"{name} is not installed here: {hint}"
