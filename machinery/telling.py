@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from machinery import distributed, secrets
+from machinery import causes, distributed, secrets
 from machinery.errors import ConfigError, DataError, LostError, Stopped, UserError
 from machinery.files import ROOT
 
@@ -142,8 +142,8 @@ def in_plain_words(error: BaseException) -> BaseException:
     if isinstance(error, DataError | LostError) or not isinstance(error, Exception):
         return error
     found: BaseException = error
-    if _is_of_memory(error):
-        found = _out_of_memory(error)
+    if causes.is_of_memory(error):
+        found = causes.out_of_memory(error)
     for each in _with_causes(error):
         text = str(each)
         worker = _LOST_WORKER.search(text)
@@ -158,22 +158,6 @@ def in_plain_words(error: BaseException) -> BaseException:
         found.__cause__ = error
         found = found.with_traceback(error.__traceback__)
     return found
-
-
-def _is_of_memory(error: BaseException) -> bool:
-    """Whether the memory of a GPU, or of the machine, was too small."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-
-
-def _out_of_memory(error: BaseException) -> UserError:
-    """That memory was too small, with what can be done."""
-    first_line = str(error).partition("\n")[0]
-    # Behind that, CUDA's message has a paragraph on its allocator.
-    what = first_line.partition(". GPU")[0] or type(error).__name__
-    hint = "half data_loader.args.batch_size and twice trainer.accumulate train the same with less"
-    return UserError(f"out of memory: {what}\n  {hint}; trainer.precision=bf16 takes less, too")
 
 
 def _of_wrong_call(error: BaseException) -> BaseException:
@@ -304,21 +288,6 @@ def _tell(error: BaseException, text: str, prefix: str) -> None:
         pass
 
 
-def _to_install(error: BaseException) -> str:
-    """What helps where a package that the project requires is not there; empty if it is another."""
-    if not isinstance(error, ModuleNotFoundError) or error.name is None:
-        return ""
-    try:
-        required = (ROOT / "requirements.txt").read_text(encoding="utf-8")
-    except OSError:  # a project may do without
-        return ""
-    name = error.name.partition(".")[0]
-    if re.search(rf"^{re.escape(name)}\b", required, re.MULTILINE) is None:
-        return ""
-    hint = "activate the project's virtual environment, or pip install -r requirements.txt"
-    return f"{name} is not installed here: {hint}"
-
-
 def _is_of_import(error: BaseException) -> bool:
     """Whether a file of the project, or what it wants to import, cannot be imported."""
     if isinstance(error, ImportError | SyntaxError):
@@ -332,7 +301,7 @@ def _is_of_import(error: BaseException) -> bool:
 
 def _told_in_full(error: BaseException) -> str:
     """A mistake in the user's code: what, where, for a batch with which shapes."""
-    missing = _to_install(error)
+    missing = causes.to_install(error)
     if missing:
         return missing
     lines = [told(error)]
