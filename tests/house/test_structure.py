@@ -65,6 +65,7 @@ GROUND = (
     "secrets",
     "torchrun",
     "distributed",
+    "causes",
     "telling",
     "plain_data",
     "stopping",
