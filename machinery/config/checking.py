@@ -181,6 +181,8 @@ def _modify(source: Source, modification: Mapping[Any, Any], by: str) -> None:
         path = target
         if isinstance(target, str):
             path = target.split(";" if ";" in target else ".")
+        elif not isinstance(target, list | tuple) or not target:
+            raise ConfigError(f"{by}: {target!r} is no path of keys, such as optimizer.args.lr")
         override(source, tuple(path), value, f"{by} ({dotted(tuple(path))})")
 
 

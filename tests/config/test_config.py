@@ -589,6 +589,9 @@ def test_a_program_sets_keys_by_paths_of_any_form(tmp_path, path):
     config = ConfigParser(tiny.settings(tmp_path), modification={path: 0.5})
     assert config["optimizer"]["args"]["lr"] == 0.5
     assert config.where("optimizer", "args", "lr") == "modification (optimizer.args.lr)"
+    for odd in (3, ()):
+        with pytest.raises(ConfigError, match=r"^modification: .* is no path of keys, such as "):
+            ConfigParser(tiny.settings(tmp_path), modification={odd: 1})
     wrong = {"trainer.epochs": "x", "seed": None}
     with pytest.raises(ConfigError, match=r"^modification \(trainer\.epochs\): trainer\.epochs: "):
         ConfigParser(tiny.settings(tmp_path), modification=wrong)
