@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,6 +21,8 @@ from machinery.errors import StorageError
 
 #: What file systems say that cannot flush a folder (FUSE, SMB).
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
+#: So many names of a folder are compared with one that is not there.
+_LOOKED_AT = 10_000
 
 #: The project's root folder: where `train.py` stands, whatever the current folder is.
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,7 +57,7 @@ def did_you_mean(path: Path, others: Iterable[Path] = ()) -> str:
         folder, name = folder.parent, folder.name
     below = path.relative_to(folder / name)
     try:
-        known = [*folder.iterdir(), *others]
+        known = [*islice(folder.iterdir(), _LOOKED_AT), *others]
     except OSError:
         return ""
     by_name: dict[str, Path] = {}
