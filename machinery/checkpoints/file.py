@@ -13,8 +13,6 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 from typing import IO, Annotated, Any, NotRequired, cast
 
@@ -33,8 +31,6 @@ _MISMATCH = "its content does not match its checksum"
 _COMMENT_SIZE = len(_COMMENT) + 64
 #: So many keys of the path of a problem are named.
 _NAMED_KEYS = 10
-#: Bytes that take longer to hash than a thread takes to begin.
-_WORTH_A_THREAD = 1 << 20
 #: The bytes of a zip file without entries.
 _EMPTY_ZIP = 22
 
@@ -97,7 +93,6 @@ class _HashingFile:
         self.file = file
         self.sha256 = hashlib.sha256()
         self.tail = b""
-        self._thread = ThreadPoolExecutor(1)
 
     def write(self, data: Any) -> int:
         """Write what was held back and the data, but for the last two bytes."""
@@ -113,20 +108,8 @@ class _HashingFile:
         return len(view)
 
     def _put(self, data: bytes | memoryview) -> None:
-        """Write and hash, at the same time where that is worth a thread."""
-        if len(data) < _WORTH_A_THREAD:
-            self.sha256.update(data)
-            self.file.write(data)
-            return
-        hashed = self._thread.submit(self.sha256.update, data)
-        try:
-            self.file.write(data)
-        finally:
-            hashed.result()  # whoever has given the data may write it over from then on
-
-    def close(self) -> None:
-        """End the thread."""
-        self._thread.shutdown()
+        self.sha256.update(data)
+        self.file.write(data)
 
     def flush(self) -> None:
         """As any file has it."""
@@ -148,7 +131,8 @@ def save(state: Mapping[str, Any] | Content, path: Path) -> None:
     """
     state = plain(state, "checkpoint")
     check_place(path)
-    with replacing(path) as file, closing(_HashingFile(file)) as hashing:
+    with replacing(path) as file:
+        hashing = _HashingFile(file)
         try:
             torch.save(state, cast(IO[bytes], hashing))
         except RuntimeError as error:  # torch hides the OSError of a failed write behind its own
