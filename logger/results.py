@@ -29,7 +29,7 @@ def report_result(file: Path, entry: dict[str, Any], logger: logging.Logger) -> 
 
 def four_digits(value: float) -> str:
     """A number to four significant digits, its whole part to all of them."""
-    if 1e4 <= abs(value) < 1e15:
+    if 9999.5 <= abs(value) < 1e15:  # what is less has no five digits, rounded
         return f"{value:,.0f}"
     return f"{value:.4g}"
 

@@ -351,7 +351,7 @@ def full_name(name: str, kind: Callable[[], Wanted | None]) -> str | None:
             continue
         try:
             module = importlib.import_module(path)
-        except Exception:  # whatever a package raises: this is only for a hint
+        except (Exception, SystemExit):  # whatever a package raises: this is only for a hint
             continue
         if name in vars(module) and _fits(module, name, wanted):
             return f"{path}.{name}"

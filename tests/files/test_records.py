@@ -330,7 +330,7 @@ def test_the_screen_has_four_digits_and_the_file_all(tmp_path, monkeypatch, capl
         "tokens": 1234567.75,
         "tiny": 1.23456e-7,
     }
-    numbers |= {"large": 1.25e20, "n": math.nan, "count": -98765}
+    numbers |= {"large": 1.25e20, "n": math.nan, "count": -98765, "round": 9999.96}
     entry = {"checkpoint": "a.pth", "split": "valid", "samples": 1234, "metrics": numbers}
     results.report_result(tmp_path / "test.json", entry, logging.getLogger("test"))
     assert [record.getMessage() for record in caplog.records] == [
@@ -342,6 +342,7 @@ def test_the_screen_has_four_digits_and_the_file_all(tmp_path, monkeypatch, capl
         "large     1.25e+20",
         "n         nan",
         "count     -98,765",
+        "round     10,000",
     ]
     kept = json.loads((tmp_path / "test.json").read_text())["results"][0]["metrics"]
     assert {**kept, "n": 0} == {**numbers, "n": 0} and math.isnan(kept["n"])
