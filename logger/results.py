@@ -49,12 +49,12 @@ def _keep_result(file: Path, entry: dict[str, Any], logger: logging.Logger) -> N
 
 
 def _results(file: Path, logger: logging.Logger) -> list[dict[str, Any]]:
-    """The results that a file holds; one that holds anything else is kept aside, too."""
+    """The results of a file; one that holds anything else, or cannot be read, is kept aside."""
     try:
         found = list(read_json(file)["results"])
-    except OSError:  # there is none
+    except FileNotFoundError:
         return []
-    except (ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError):
         found = [None]
     results = []
     for result in found:
