@@ -29,7 +29,7 @@ def report_result(file: Path, entry: dict[str, Any], logger: logging.Logger) -> 
 
 def four_digits(value: float) -> str:
     """A number to four significant digits, its whole part to all of them."""
-    if 1e4 <= abs(value) < 1e15:
+    if 9999.5 <= abs(value) < 1e15:  # what is less has no five digits, rounded
         return f"{value:,.0f}"
     return f"{value:.4g}"
 
@@ -49,12 +49,12 @@ def _keep_result(file: Path, entry: dict[str, Any], logger: logging.Logger) -> N
 
 
 def _results(file: Path, logger: logging.Logger) -> list[dict[str, Any]]:
-    """The results that a file holds; one that holds anything else is kept aside, too."""
+    """The results of a file; one that holds anything else, or cannot be read, is kept aside."""
     try:
         found = list(read_json(file)["results"])
-    except OSError:  # there is none
+    except FileNotFoundError:
         return []
-    except (ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError):
         found = [None]
     results = []
     for result in found:

@@ -28,7 +28,7 @@ def to_install(error: BaseException) -> str:
         return ""
     try:
         required = (ROOT / "requirements.txt").read_text(encoding="utf-8")
-    except OSError:  # a project may do without
+    except (OSError, ValueError):  # a project may do without, or save it in another encoding
         return ""
     name = error.name.partition(".")[0]
     if re.search(rf"^{re.escape(name)}\b", required, re.MULTILINE) is None:

@@ -67,9 +67,17 @@ def did_you_mean(path: Path, others: Iterable[Path] = ()) -> str:
     if not found:
         return ""
     meant = by_name[found[0]]
-    if (meant / below).exists():
+    if _exists(meant / below):
         meant = meant / below
     return f": did you mean {shlex.quote(shown(meant))}?"
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is something at a path, be it one that cannot be asked for."""
+    try:
+        return path.exists()
+    except OSError:  # a name is too long, or the folder is somebody else's
+        return False
 
 
 def shown(path: Path) -> str:
@@ -170,7 +178,7 @@ def whole_lines(path: Path) -> list[str]:
         OSError: it cannot be read.
         ValueError: it is no UTF-8.
     """
-    with open(path, newline="", encoding="utf-8") as file:
+    with open(path, newline="", encoding="utf-8-sig") as file:  # Excel puts a mark at the start
         return [line for line in file if line.endswith("\n")]
 
 

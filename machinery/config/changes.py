@@ -126,6 +126,6 @@ def _no_such_key(origin: str, path: KeyPath, what: str, names: Iterable[str]) ->
         key, index = item[1], (int(item[2]),)
     hint = ""
     near = nearest(key, names)
-    if near:
+    if near and (near, *index) != (path[-1],):  # it is there, and is no section
         hint = f": did you mean {dotted((*path[:-1], near, *index))}?"
     return ConfigError(f"{origin}: {dotted(path)} {what}{hint}")

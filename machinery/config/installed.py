@@ -205,13 +205,17 @@ def check_package(path: str, own: tuple[str, ...], where: str) -> None:
         what = f"there is no module {path} in {', '.join(own)}"
         others = f"{package} is no package whose parts a config may name ({listed})"
         raise ConfigError(f"{where}: {what}, and {others}; {hint}")
-    try:
-        found = importlib.util.find_spec(package)
-    except (ImportError, ValueError):
-        found = None
-    if found is None:
+    if not _is_there(package):
         pip = _PACKAGES.get(package, package)
         raise ConfigError(f"{where}: {package} is not installed: pip install {pip}")
+
+
+def _is_there(package: str) -> bool:
+    """Whether a package is installed."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):  # it is another's stand-in, without a spec
+        return False
 
 
 def _own_file(path: str, own: tuple[str, ...]) -> str | None:
@@ -347,11 +351,11 @@ def full_name(name: str, kind: Callable[[], Wanted | None]) -> str | None:
     if wanted is None:
         return None
     for path in _WELL_KNOWN:
-        if importlib.util.find_spec(path.partition(".")[0]) is None:
+        if not _is_there(path.partition(".")[0]):
             continue
         try:
             module = importlib.import_module(path)
-        except Exception:  # whatever a package raises: this is only for a hint
+        except (Exception, SystemExit):  # whatever a package raises: this is only for a hint
             continue
         if name in vars(module) and _fits(module, name, wanted):
             return f"{path}.{name}"

@@ -110,9 +110,12 @@ def _named(dataset: Any) -> tuple[str, ...]:
         if getattr(dataset, "draws_rows_only", False):  # what `draws_from = ()` was called
             return ()
         return MODULES
-    if not isinstance(asked, Iterable) or not set(asked) <= {*MODULES}:
+    named: tuple[Any, ...] = ()
+    if isinstance(asked, Iterable):
+        named = tuple(asked)
+    if not isinstance(asked, Iterable) or not all(name in MODULES for name in named):
         kind = type(dataset).__name__
         raise DataError(
             f"{kind}.draws_from: expected a tuple of some of {', '.join(MODULES)}, found {asked!r}"
         )
-    return tuple(asked)
+    return named

@@ -36,13 +36,18 @@ def recompute(model: nn.Module, patterns: Sequence[str]) -> None:
     """Let the modules with these names compute their activations again in the backward pass.
 
     Raises:
-        ConfigError: a pattern matches no module, or one that is in another that is matched.
+        ConfigError: a pattern matches no module, one that is in another that is matched, or one
+            that only holds others.
     """
     chosen = _chosen(model, patterns)
     for name in chosen:
         for other in chosen:
             if other.startswith(f"{name}."):
                 raise ConfigError(f"{_WHERE}: {other} is inside {name}: leave one of them out")
+    for name, module in chosen.items():
+        if getattr(module.forward, "__func__", None) is nn.Module.forward:
+            what = f"{name} is a {type(module).__name__}, which is never called"
+            raise ConfigError(f"{_WHERE}: {what}, only what is in it")
     for name, module in chosen.items():
         module.forward = _Recomputed(name, module, module.forward)
 

@@ -446,11 +446,12 @@ def test_set_overrides_any_key(tmp_path, monkeypatch):
         ("metrics.0.acc=1", "metrics.0 is no section"),  # a name is none, whatever it contains
         ("name.x=1", "name is no section"),
         ("trainer.x.y=1", "trainer.x is no section"),
+        ("trainer.epochs.x=1", "trainer.epochs is no section of the config\n"),
     ],
 )
 def test_set_refuses(tmp_path, monkeypatch, setting, message):
     path = write(tmp_path, CONFIG)
-    assert message in error(from_args, monkeypatch, "-c", path, "--set", setting)
+    assert message in error(from_args, monkeypatch, "-c", path, "--set", setting) + "\n"
 
 
 def test_what_is_set_in_a_list_says_where_it_comes_from(tmp_path, monkeypatch):

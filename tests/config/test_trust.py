@@ -6,13 +6,15 @@ import json
 import re
 import shlex
 import sys
+import types
 
 import pytest
 
 import tiny
 from machinery import secrets
 from machinery.checkpoints import file as checkpoint
-from machinery.config import trust
+from machinery.config import installed, trust
+from machinery.config.kinds import KINDS
 from machinery.errors import CheckpointError, ConfigError
 from machinery.launch import read_run
 from parse_config import ConfigParser
@@ -167,3 +169,14 @@ def test_the_command_that_goes_on_has_the_words(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(sys, "argv", ["test.py", *shlex.split(test)])
     ConfigParser.from_args(argparse.ArgumentParser(), evaluating=True, partial=False)
     assert tiny.train(tiny.command_line(*shlex.split(go_on))).epoch == 2
+
+
+@pytest.mark.parametrize("leaves", ["raise SystemExit(3)", "raise RuntimeError", "1 / 0"])
+def test_a_hint_survives_the_packages_that_it_looks_into(tmp_path, monkeypatch, leaves):
+    (tmp_path / "leaving.py").write_text(leaves)
+    monkeypatch.syspath_prepend(tmp_path)
+    bare = types.ModuleType("bare")  # find_spec refuses a module without a spec
+    monkeypatch.setitem(sys.modules, "bare", bare)
+    monkeypatch.setattr(installed, "_WELL_KNOWN", ("leaving", "bare", "torch.nn"))
+    wanted = KINDS["loss"].wanted
+    assert installed.full_name("L1Loss", wanted) == "torch.nn.L1Loss"

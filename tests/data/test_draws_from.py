@@ -171,12 +171,20 @@ def test_defaults_of_torch_are_no_draws(modules):
         torch.set_default_device(None)
 
 
-@pytest.mark.parametrize("said", ["torch", ("cuda",), ["torch", "np"], 3])
+@pytest.mark.parametrize(
+    "said", ["torch", ("cuda",), ["torch", "np"], 3, [["torch"]], {"torch": 1}.items()]
+)
 def test_what_is_no_name_is_refused(said):
     data = Numbers()
     data.draws_from = said
     with pytest.raises(DataError, match=r"Numbers.draws_from: expected a tuple of some of torch"):
         loader_of(data)
+
+
+def test_names_that_can_be_read_once_are_read_once():
+    data = Numbers()
+    data.draws_from = (name for name in ["random", "torch"])
+    assert draws.Draws(data).modules == ("random", "torch")
 
 
 class Rows(Numbers):

@@ -321,6 +321,21 @@ def test_spoilt_results_are_kept_aside(tmp_path, caplog, spoilt):
     assert (tmp_path / "test.json.old").read_text() == spoilt and "renamed" in caplog.text
 
 
+def test_results_that_cannot_be_read_are_kept_aside(tmp_path, monkeypatch, caplog):
+    file = tmp_path / "test.json"
+    file.write_text('{"results": []}')
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(results, "read_json", refuse)
+    new = {"checkpoint": "b.pth", "split": "test", "samples": 8, "metrics": {}}
+    results.report_result(file, new, logging.getLogger("test"))
+    assert json.loads(file.read_text())["results"] == [new]
+    assert (tmp_path / "test.json.old").read_text() == '{"results": []}'
+    assert "renamed" in caplog.text
+
+
 def test_the_screen_has_four_digits_and_the_file_all(tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     monkeypatch.chdir(tmp_path)
@@ -330,7 +345,7 @@ def test_the_screen_has_four_digits_and_the_file_all(tmp_path, monkeypatch, capl
         "tokens": 1234567.75,
         "tiny": 1.23456e-7,
     }
-    numbers |= {"large": 1.25e20, "n": math.nan, "count": -98765}
+    numbers |= {"large": 1.25e20, "n": math.nan, "count": -98765, "round": 9999.96}
     entry = {"checkpoint": "a.pth", "split": "valid", "samples": 1234, "metrics": numbers}
     results.report_result(tmp_path / "test.json", entry, logging.getLogger("test"))
     assert [record.getMessage() for record in caplog.records] == [
@@ -342,6 +357,7 @@ def test_the_screen_has_four_digits_and_the_file_all(tmp_path, monkeypatch, capl
         "large     1.25e+20",
         "n         nan",
         "count     -98,765",
+        "round     10,000",
     ]
     kept = json.loads((tmp_path / "test.json").read_text())["results"][0]["metrics"]
     assert {**kept, "n": 0} == {**numbers, "n": 0} and math.isnan(kept["n"])

@@ -241,3 +241,17 @@ def test_a_gpu_has_its_peak_of_memory_in_the_row(monkeypatch):
 
     monkeypatch.setattr(torch.accelerator, "max_memory_allocated", does_not_count)
     assert row_of_epoch(1, {"loss": 0.5}, 0.1, 2.0, 10) == row
+
+
+def test_a_table_that_excel_has_saved_is_the_same_table(tmp_path):
+    """It puts a mark before the first column, and carriage returns before the ends of lines."""
+    first, second = {"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25}
+    path = tmp_path / "metrics.csv"
+    for file in (MetricsFile(path), MetricsFile(path)):
+        path.write_bytes(b"\xef\xbb\xbfepoch,loss\r\n1,0.5\r\n")
+        file.cut(1)
+        path.write_bytes(b"\xef\xbb\xbfepoch,loss\r\n1,0.5\r\n")
+        file.log(second, 0)
+        assert path.read_text() == "epoch,loss\n1,0.5\n2,0.25\n"
+    assert [*MetricsFile(path).history().index] == [first["epoch"], second["epoch"]]
+    assert not path.with_name("metrics.csv.old").exists()

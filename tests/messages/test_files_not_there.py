@@ -37,6 +37,12 @@ def test_what_it_means_works(project, given, meant):
     assert quick(project, *again).returncode == 0
 
 
+@pytest.mark.parametrize("command, code", [(["train.py", "-c"], 2), (["test.py", "-r"], 4)])
+def test_a_name_that_is_too_long_below_a_slip_is_told(project, command, code):
+    told = quick(project, *command, f"save/{'x' * 300}")
+    assert told.returncode == code and "did you mean saved?" in told.stderr, told.stderr
+
+
 def test_where_nothing_is_near_the_newest_run_is_told(project):
     told = quick(project, "test.py", "-r", "nope")
     assert "nope does not exist: the newest run is saved/models/Digits_LeNet/first" in told.stderr

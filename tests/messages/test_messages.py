@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import tiny
+from machinery import causes
 from machinery.files import read_json
 from machinery.telling import described, printable, told
 from parse_config import ConfigParser
@@ -77,3 +78,11 @@ def test_a_required_package_that_is_not_there_is_told_with_what_helps(name, hint
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     said = "is not installed here: activate the project's virtual environment, or pip install -r"
     assert done.returncode == 1 and (said in done.stderr) == hinted
+
+
+@pytest.mark.parametrize("content", [None, "torch\n".encode("utf-16")])  # as PowerShell writes it
+def test_requirements_that_cannot_be_read_hint_nothing(tmp_path, monkeypatch, content):
+    if content is not None:
+        (tmp_path / "requirements.txt").write_bytes(content)
+    monkeypatch.setattr(causes, "ROOT", tmp_path)
+    assert causes.to_install(ModuleNotFoundError("No module named x", name="torch")) == ""

@@ -134,6 +134,7 @@ class DrawingNumPy(Block):
         (Drawing, ["blocks.*"], r"blocks\.0 draws from Python's generator, and a second pass"),
         (DrawingNumPy, ["blocks.*"], r"blocks\.0 draws from NumPy's generator"),
         (Block, ["block.*"], r"'block\.\*' matches no module; there are: blocks, blocks\.0, "),
+        (Block, ["blocks"], r"blocks is a ModuleList, which is never called, only what is in it"),
         (Block, ["blocks.*", "blocks.1.inner"], r"blocks\.1\.inner is inside blocks\.1: leave"),
     ],
 )
