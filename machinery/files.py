@@ -170,7 +170,8 @@ def whole_lines(path: Path) -> list[str]:
         OSError: it cannot be read.
         ValueError: it is no UTF-8.
     """
-    with open(path, newline="", encoding="utf-8") as file:
+    # An office program may have put its mark in front, which belongs to no name.
+    with open(path, newline="", encoding="utf-8-sig") as file:
         return [line for line in file if line.endswith("\n")]
 
 

@@ -241,3 +241,44 @@ def test_a_gpu_has_its_peak_of_memory_in_the_row(monkeypatch):
 
     monkeypatch.setattr(torch.accelerator, "max_memory_allocated", does_not_count)
     assert row_of_epoch(1, {"loss": 0.5}, 0.1, 2.0, 10) == row
+
+
+def marked(path):
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_mark_of_an_office_program_is_no_part_of_a_name(tmp_path, resumed):
+    table = MetricsFile(tmp_path / "metrics.csv")
+    table.log({"epoch": 1, "loss": 0.5}, 0)
+    marked(table.path)
+    if resumed:
+        table = MetricsFile(table.path)
+        table.cut(1)
+    table.log({"epoch": 2, "loss": 0.25}, 0)
+    assert table.path.read_text() == "epoch,loss\n1,0.5\n2,0.25\n"
+
+
+def semicolons(text):
+    return text.replace(",", ";").encode()
+
+
+def wide(text):
+    return text.encode("utf-16")
+
+
+def returns(text):
+    return text.replace("\n", "\r").encode()
+
+
+@pytest.mark.parametrize("change", [semicolons, wide, returns])
+def test_what_others_make_no_table_of_epochs_is_kept_aside(tmp_path, change):
+    table = MetricsFile(tmp_path / "metrics.csv")
+    for epoch in (1, 2):
+        table.log({"epoch": epoch, "loss": 0.5}, 0)
+    spoilt = change(table.path.read_text())
+    table.path.write_bytes(spoilt)
+    for epoch in (3, 4):
+        table.log({"epoch": epoch, "loss": 0.25}, 0)
+    assert table.path.read_text() == "epoch,loss\n3,0.25\n4,0.25\n"
+    assert (tmp_path / "metrics.csv.old").read_bytes() == spoilt
