@@ -50,8 +50,11 @@ class MetricsFile(Writer):
             self._left = _stamp(self.path)
             return
         rows = []
-        if self.path.exists():
-            rows = self._read()
+        try:
+            if self.path.exists():
+                rows = self._read()
+        except (ValueError, csv.Error):
+            self._set_aside(logging.getLogger("logger"))
         rows.append(row)
         self._rewrite(rows)
 
@@ -98,7 +101,15 @@ class MetricsFile(Writer):
         return self._left is not None and self._left == _stamp(self.path)
 
     def _read(self) -> list[dict[str, Any]]:
-        return list(csv.DictReader(whole_lines(self.path)))
+        """The rows that the file holds.
+
+        Raises:
+            ValueError: it holds something, and that has no column of epochs.
+        """
+        reader = csv.DictReader(whole_lines(self.path))
+        if "epoch" not in (reader.fieldnames or []) and self.path.stat().st_size:
+            raise ValueError(f"{self.path} has no column of epochs")
+        return list(reader)
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
         columns: dict[str, None] = {}  # a set that keeps its order

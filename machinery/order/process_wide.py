@@ -27,6 +27,19 @@ def use_tf32(wanted: bool) -> None:
         torch.set_float32_matmul_precision(_before.pop("matmul"))
 
 
+def use_algorithms(deterministic: bool, benchmark: bool) -> None:
+    """Let torch take algorithms that give the same bits, or let cuDNN try which are fastest.
+
+    Both set `cudnn.benchmark`: what one run has set is put back before another sets it.
+    """
+    if deterministic:
+        use_benchmark(False)
+        use_deterministic(True)
+    else:
+        use_deterministic(False)
+        use_benchmark(benchmark)
+
+
 def use_benchmark(wanted: bool) -> None:
     """Let cuDNN try which algorithms are fastest, or not, as it was."""
     if wanted:

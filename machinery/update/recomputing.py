@@ -74,6 +74,14 @@ def _some(modules: dict[str, nn.Module]) -> str:
     return names
 
 
+def _bytes_of(tensor: torch.Tensor) -> bytes:
+    """What a tensor holds, to the bit; nothing of one that is not in plain memory."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+        return b""
+    plain = tensor.detach().cpu().contiguous().reshape(-1)
+    return plain.view(torch.uint8).numpy().tobytes()
+
+
 class _Recomputed:
     """The forward of a module, computed again where its gradients are computed.
 
@@ -87,24 +95,28 @@ class _Recomputed:
         self._name = name
         self._module = module
         self._forward = forward
-        self._checked = False
+        #: The modes in which it has been checked: BatchNorm writes its buffers in one of them.
+        self._checked: set[bool] = set()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return self._forward(*args, **kwargs)
-        if self._checked:
+        training = self._module.training
+        if training in self._checked:
             return checkpoint(self._forward, *args, use_reentrant=False, **kwargs)
         before = self._state()
         output = checkpoint(self._forward, *args, use_reentrant=False, **kwargs)
         self._check(before)
-        self._checked = True
+        self._checked.add(training)
         return output
 
     def _state(self) -> dict[str, Any]:
         """What a second pass would find changed by the first; torch's generators are put back."""
         state: dict[str, Any] = {}
         for name, buffer in self._module.named_buffers():
-            state[f"writes its buffer {name}, as BatchNorm does"] = times_written(buffer)
+            # Its version does not tell what is written by way of .data, nor another tensor.
+            written = (times_written(buffer), _bytes_of(buffer))
+            state[f"writes its buffer {name}, as BatchNorm does"] = written
         state["draws from Python's generator"] = random.getstate()
         numpys: Any = np.random.get_state(legacy=False)["state"]
         state["draws from NumPy's generator"] = (numpys["key"].tobytes(), numpys["pos"])

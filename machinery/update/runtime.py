@@ -136,8 +136,7 @@ class Runtime:
             what = "trainer.deterministic and trainer.cudnn_benchmark contradict each other"
             raise ConfigError(f"{what}: leave one of them out")
         process_wide.use_tf32(settings.precision == "tf32")
-        process_wide.use_benchmark(settings.cudnn_benchmark)
-        process_wide.use_deterministic(settings.deterministic)
+        process_wide.use_algorithms(settings.deterministic, settings.cudnn_benchmark)
 
     def prepare(self, model: nn.Module, training: bool) -> nn.Module:
         """The model as it is run: its memory format, in parallel, and compiled, as configured."""

@@ -255,3 +255,28 @@ def test_a_table_that_excel_has_saved_is_the_same_table(tmp_path):
         assert path.read_text() == "epoch,loss\n1,0.5\n2,0.25\n"
     assert [*MetricsFile(path).history().index] == [first["epoch"], second["epoch"]]
     assert not path.with_name("metrics.csv.old").exists()
+
+
+def semicolons(text):
+    return text.replace(",", ";").encode()
+
+
+def wide(text):
+    return text.encode("utf-16")
+
+
+def returns(text):
+    return text.replace("\n", "\r").encode()
+
+
+@pytest.mark.parametrize("change", [semicolons, wide, returns])
+def test_what_others_make_no_table_of_epochs_is_kept_aside(tmp_path, change):
+    table = MetricsFile(tmp_path / "metrics.csv")
+    for epoch in (1, 2):
+        table.log({"epoch": epoch, "loss": 0.5}, 0)
+    spoilt = change(table.path.read_text())
+    table.path.write_bytes(spoilt)
+    for epoch in (3, 4):
+        table.log({"epoch": epoch, "loss": 0.25}, 0)
+    assert table.path.read_text() == "epoch,loss\n3,0.25\n4,0.25\n"
+    assert (tmp_path / "metrics.csv.old").read_bytes() == spoilt

@@ -11,7 +11,7 @@ import ranks
 import tiny
 from exact import furthest
 from machinery.errors import ConfigError
-from machinery.update.recomputing import matches
+from machinery.update.recomputing import matches, recompute
 from machinery.update.runtime import unwrap
 
 
@@ -110,6 +110,20 @@ class Counting(Block):
         return super().forward(x)
 
 
+class Hidden(Counting):
+    """Writes where autograd does not count it, as codebooks do."""
+
+    def forward(self, x):
+        self.count.data.add_(1)
+        return Block.forward(self, x)
+
+
+class Replacing(Counting):
+    def forward(self, x):
+        self.count = self.count + 1
+        return Block.forward(self, x)
+
+
 class Normed(Block):
     def __init__(self):
         super().__init__()
@@ -130,6 +144,8 @@ class DrawingNumPy(Block):
     "kind, recompute, said",
     [
         (Counting, ["blocks.*"], r"blocks\.0 writes its buffer count, as BatchNorm does"),
+        (Hidden, ["blocks.*"], r"blocks\.0 writes its buffer count"),
+        (Replacing, ["blocks.*"], r"blocks\.0 writes its buffer count"),
         (Normed, ["blocks.2"], r"blocks\.2 writes its buffer norm\.\w+, as BatchNorm does"),
         (Drawing, ["blocks.*"], r"blocks\.0 draws from Python's generator, and a second pass"),
         (DrawingNumPy, ["blocks.*"], r"blocks\.0 draws from NumPy's generator"),
@@ -144,6 +160,15 @@ def test_what_would_not_be_the_same_is_refused(tmp_path, monkeypatch, kind, reco
         tiny.train(settings(tmp_path, recompute))
     use(monkeypatch)  # what it says to leave out is left out
     tiny.train(settings(tmp_path, ["blocks.1.inner"]))
+
+
+def test_what_is_written_in_training_alone_is_refused_after_an_evaluation(monkeypatch):
+    use(monkeypatch, Normed)
+    model = tiny.Blocks()
+    recompute(model, ["blocks.*"])
+    model.eval()(torch.randn(5, 6)).sum().backward()
+    with pytest.raises(ConfigError, match=r"blocks\.0 writes its buffer"):
+        model.train()(torch.randn(5, 6))
 
 
 def test_a_second_pass_that_draws_otherwise_would_be_seen(tmp_path, monkeypatch):

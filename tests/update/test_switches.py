@@ -136,6 +136,20 @@ def test_deterministic(tmp_path, monkeypatch):
         torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("first", ["deterministic", "cudnn_benchmark"])
+def test_runs_after_each_other_have_their_own_algorithms(tmp_path, monkeypatch, first, before):
+    """Both switches set `cudnn.benchmark`: the second run has its own, a third what was before."""
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", before)
+    for name in (first, *({"deterministic", "cudnn_benchmark"} - {first})):
+        tiny.build(tiny.settings(tmp_path, **{f"trainer__{name}": True}))
+        assert torch.are_deterministic_algorithms_enabled() == (name == "deterministic")
+        assert torch.backends.cudnn.benchmark == (name == "cudnn_benchmark")
+    tiny.build(tiny.settings(tmp_path))
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.backends.cudnn.benchmark == before
+
+
 def test_what_is_off_is_not_there(tmp_path):
     trainer = tiny.build(tiny.settings(tmp_path))
     assert isinstance(trainer.model, tiny.TinyModel)
