@@ -69,8 +69,11 @@ class MetricsFile(Writer):
             return
         try:
             rows = [row for row in self._read() if _is_of_an_epoch(row)]
-            if rows:
-                self._rewrite([row for row in rows if int(row["epoch"]) <= last_epoch])
+            left = [row for row in rows if int(row["epoch"]) <= last_epoch]
+            if left:
+                self._rewrite(left)
+            elif rows:  # as before the first epoch
+                self.path.unlink()
         except (OSError, StorageError) as error:
             logger.warning(f"{name} cannot be written, training goes on: {error}")
         except (ValueError, KeyError, csv.Error):
@@ -124,9 +127,13 @@ class MetricsFile(Writer):
 
 def _as_text(columns: list[str], rows: list[Row]) -> str:
     """Lines of a table; a cell is empty where a row has no such column."""
-    text = io.StringIO()
-    csv.DictWriter(text, columns, restval="", lineterminator="\n").writerows(rows)
-    return text.getvalue()
+    lines = []
+    for row in rows:
+        text = io.StringIO()
+        # csv quotes what holds a sign of the line's end: with "\n" alone, "\r" would go as it is.
+        csv.DictWriter(text, columns, restval="", lineterminator="\r\n").writerow(row)
+        lines.append(text.getvalue().removesuffix("\r\n") + "\n")
+    return "".join(lines)
 
 
 def _stamp(path: Path) -> Stamp | None:

@@ -178,7 +178,7 @@ def whole_lines(path: Path) -> list[str]:
         OSError: it cannot be read.
         ValueError: it is no UTF-8.
     """
-    with open(path, newline="", encoding="utf-8-sig") as file:  # Excel puts a mark at the start
+    with open(path, newline="\n", encoding="utf-8-sig") as file:  # Excel puts a mark first
         return [line for line in file if line.endswith("\n")]
 
 

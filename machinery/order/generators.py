@@ -4,6 +4,7 @@ Left alone they would go on in each worker from the same state, and give the sam
 each pass and in each worker.
 """
 
+import pickle
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
@@ -28,6 +29,15 @@ def own_generators(dataset: Any) -> list[Any]:
     They are looked for as a pass begins.
     """
     return [value for value in reachable(dataset) if isinstance(value, _KINDS)]
+
+
+def state_of(generator: Any) -> bytes:
+    """Where a generator stands: somewhere else, once it has drawn; one of the system is nowhere."""
+    if isinstance(generator, torch.Generator):
+        return generator.get_state().numpy().tobytes()
+    if isinstance(generator, random.SystemRandom):
+        return b""
+    return pickle.dumps(generator)
 
 
 def reachable(dataset: Any) -> Iterator[Any]:

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from machinery.errors import ConfigError
+from machinery.order.generators import own_generators, state_of
 from machinery.order.outstanding import times_written
 
 _WHERE = "trainer.recompute"
@@ -117,6 +118,9 @@ class _Recomputed:
             # Its version does not tell what is written by way of .data, nor another tensor.
             written = (times_written(buffer), _bytes_of(buffer))
             state[f"writes its buffer {name}, as BatchNorm does"] = written
+        # torch puts the global ones back before the second pass, and no others.
+        own = own_generators([*self._module.modules()])
+        state["draws from a generator of its own"] = [state_of(each) for each in own]
         state["draws from Python's generator"] = random.getstate()
         numpys: Any = np.random.get_state(legacy=False)["state"]
         state["draws from NumPy's generator"] = (numpys["key"].tobytes(), numpys["pos"])

@@ -15,7 +15,7 @@ from logger.metrics_file import MetricsFile
 from logger.writers import row_of_epoch
 from machinery.errors import StorageError
 
-COLUMNS = ["loss", "a, b", 'said "so"', "val_loss", "lr", "samples/s", "später"]
+COLUMNS = ["loss", "a, b", 'said "so"', "val_loss", "two\nlines\r", "lr", "samples/s", "später"]
 
 
 def history(seed, epochs=9):
@@ -154,6 +154,29 @@ def test_it_goes_on_from_the_middle(tmp_path, last):
         table.log(row, 0)
         rewrite(rewritten, row)
         assert path.read_bytes() == rewritten.read_bytes()
+
+
+def test_a_run_that_begins_its_first_epoch_again_has_no_row_yet(tmp_path):
+    table = MetricsFile(tmp_path / "metrics.csv")
+    aside = tmp_path / "metrics.csv.old"
+    aside.write_text("of an earlier time")
+    table.log({"epoch": 1, "loss": 0.5}, 0)
+    table.cut(0)
+    assert not table.path.exists()
+    table.log({"epoch": 1, "loss": 0.25}, 0)
+    assert table.path.read_text() == "epoch,loss\n1,0.25\n"
+    assert aside.read_text() == "of an earlier time"
+
+
+@pytest.mark.parametrize("name", ["f1/cat\r", "a\rb", "a\r\nb", "a\nb", "\r\n"])
+def test_a_name_may_hold_the_end_of_a_line(tmp_path, name):
+    """As classes do that are read from a file of Windows."""
+    path = tmp_path / "metrics.csv"
+    for epoch in (1, 2):
+        table = MetricsFile(path)
+        table.cut(epoch)
+        table.log({"epoch": epoch, name: 0.5, "lr": 0.1}, 0)
+    assert [*table.history()[name]] == [0.5, 0.5]
 
 
 def test_a_disk_that_takes_part_of_a_line_leaves_the_table(tmp_path):

@@ -140,6 +140,33 @@ class DrawingNumPy(Block):
         return super().forward(x * np.random.rand())
 
 
+class Own(Block):
+    """Draws from a generator that torch does not put back."""
+
+    make = torch.Generator
+
+    def __init__(self):
+        super().__init__()
+        self.transforms = [self.make()]
+
+    def forward(self, x):
+        return super().forward(x * self.drawn(self.transforms[0]))
+
+    def drawn(self, generator):
+        return torch.rand((), generator=generator)
+
+
+class OwnNumPy(Own):
+    make = staticmethod(np.random.default_rng)
+
+    def drawn(self, generator):
+        return generator.random()
+
+
+class OwnRandom(OwnNumPy):
+    make = random.Random
+
+
 @pytest.mark.parametrize(
     "kind, recompute, said",
     [
@@ -149,6 +176,9 @@ class DrawingNumPy(Block):
         (Normed, ["blocks.2"], r"blocks\.2 writes its buffer norm\.\w+, as BatchNorm does"),
         (Drawing, ["blocks.*"], r"blocks\.0 draws from Python's generator, and a second pass"),
         (DrawingNumPy, ["blocks.*"], r"blocks\.0 draws from NumPy's generator"),
+        (Own, ["blocks.*"], r"blocks\.0 draws from a generator of its own, and a second pass"),
+        (OwnNumPy, ["blocks.*"], r"blocks\.0 draws from a generator of its own"),
+        (OwnRandom, ["blocks.*"], r"blocks\.0 draws from a generator of its own"),
         (Block, ["block.*"], r"'block\.\*' matches no module; there are: blocks, blocks\.0, "),
         (Block, ["blocks"], r"blocks is a ModuleList, which is never called, only what is in it"),
         (Block, ["blocks.*", "blocks.1.inner"], r"blocks\.1\.inner is inside blocks\.1: leave"),
