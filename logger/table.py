@@ -8,7 +8,9 @@ import math
 import os
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from logger.writers import Writer, are_of_an_epoch
@@ -175,13 +177,15 @@ def _by_data(names: Sequence[str], monitored: str) -> Layout:
 def _prefixes(names: Sequence[str]) -> list[str]:
     """What the names of the numbers of each kind of data begin with, that of the training last."""
     of_training = [name for name in names if not name.startswith("val_")]
-    found = []
+    possible: dict[str, list[str]] = {}
     for name in names:
-        if name in of_training:
-            continue
-        twins = [each for each in of_training if name.endswith(f"_{each}")]
-        if twins:
-            found.append(name.removesuffix(max(twins, key=len)))
+        if name not in of_training:
+            twins = [each for each in of_training if name.endswith(f"_{each}")]
+            twins.sort(key=len, reverse=True)
+            possible[name] = [name.removesuffix(each) for each in twins]
+    # "val_b_loss" is the loss of "b", or the "b_loss" of all: what other numbers begin with, too.
+    often = Counter(chain.from_iterable(possible.values()))
+    found = [max(prefixes, key=often.__getitem__) for prefixes in possible.values() if prefixes]
     if not found and len(of_training) < len(names):
         found.append("val_")
     return [*dict.fromkeys(found), ""]

@@ -338,7 +338,7 @@ class Continued(_WithParts):
 def _warn_of_no_rate(optimizer: Any) -> None:
     """Say that nothing is learnt, as where a schedule of a fixed length is at its end."""
     rates = [group.get("lr") for group in getattr(optimizer, "param_groups", [])]
-    if rates and not any(rates):
+    if rates and all(rate == 0 for rate in rates):  # None: it has no rate
         what = "the learning rate is 0 here: the weights stay as they are until lr_scheduler"
         _logger.warning(f"{what} raises it, and at the end of a schedule it never does")
 

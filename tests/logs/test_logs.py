@@ -145,6 +145,23 @@ def table_of(row, columns, caplog, monkeypatch, monitored="val_auc"):
     return console, files
 
 
+@pytest.mark.parametrize("sets", [("a", "b"), ("b", "a"), ("a", "a_c")])
+def test_a_set_is_told_from_a_loss_of_that_name(caplog, monkeypatch, sets):
+    """What ends with the name of two numbers of the training is of either."""
+    first, second = sets
+    row = {"epoch": 1, "loss": 0.5, "b_loss": 0.25}
+    row |= {f"val_{first}_loss": 1.5, f"val_{first}_b_loss": 2.5}
+    row |= {f"val_{second}_loss": 3.5, f"val_{second}_b_loss": 4.5}
+    header, *lines = table_of(row, 36, caplog, monkeypatch, "")[0]
+    assert header.split() == ["epoch", "loss", "b_loss"]
+    expected = [
+        ["1", f"val_{first}", "1.5000", "2.5000", "*"],
+        [f"val_{second}", "3.5000", "4.5000"],
+        ["train", "0.5000", "0.2500"],
+    ]
+    assert [line.split() for line in lines] == expected
+
+
 @pytest.mark.parametrize("columns", [40, 64, 80, 120])
 @pytest.mark.parametrize("more", [(), ("f1/cat", "f1/dog", "map", "f1/horse")])
 def test_a_wide_row_has_a_line_for_each_kind_of_data(caplog, monkeypatch, columns, more):

@@ -171,6 +171,27 @@ def test_a_run_that_goes_on_behind_its_schedule_is_told(tmp_path, capfd):
     assert "the learning rate is 0 here: the weights stay as they are" in capfd.readouterr().out
 
 
+def test_an_optimizer_without_a_rate_has_none_of_0(tmp_path, monkeypatch, capfd):
+    class Rateless(torch.optim.Optimizer):
+        def __init__(self, params):
+            super().__init__(params, {"share": 0.01})
+
+        @torch.no_grad()
+        def step(self, closure=None):
+            for parameter in self.param_groups[0]["params"]:
+                parameter -= self.param_groups[0]["share"] * parameter.grad
+
+    monkeypatch.setattr(torch.optim, "Rateless", Rateless, raising=False)
+    optimizer = {"type": "Rateless", "args": {}}
+    config = tiny.settings(
+        tmp_path, optimizer=optimizer, lr_scheduler=None, trainer__epochs=2, trainer__verbosity=2
+    )
+    path = tiny.interrupted(config, 16)
+    tiny.train(config, resume=path)
+    told = capfd.readouterr().out
+    assert "run folder" in told and "the learning rate is 0 here" not in told
+
+
 def test_timm_s_own(tmp_path):
     pytest.importorskip("timm")
     kind = "timm.scheduler.CosineLRScheduler"
