@@ -69,11 +69,8 @@ class MetricsFile(Writer):
             return
         try:
             rows = [row for row in self._read() if _is_of_an_epoch(row)]
-            left = [row for row in rows if int(row["epoch"]) <= last_epoch]
-            if left:
-                self._rewrite(left)
-            elif rows:  # as before the first epoch
-                self.path.unlink()
+            if rows:
+                self._rewrite([row for row in rows if int(row["epoch"]) <= last_epoch])
         except (OSError, StorageError) as error:
             logger.warning(f"{name} cannot be written, training goes on: {error}")
         except (ValueError, KeyError, csv.Error):
@@ -115,6 +112,9 @@ class MetricsFile(Writer):
         return list(reader)
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
+        if not rows:  # as before the first epoch
+            self.path.unlink()
+            return
         columns: dict[str, None] = {}  # a set that keeps its order
         for row in rows:
             columns.update(dict.fromkeys(row))

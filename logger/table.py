@@ -177,18 +177,24 @@ def _by_data(names: Sequence[str], monitored: str) -> Layout:
 def _prefixes(names: Sequence[str]) -> list[str]:
     """What the names of the numbers of each kind of data begin with, that of the training last."""
     of_training = [name for name in names if not name.startswith("val_")]
-    possible: dict[str, list[str]] = {}
-    for name in names:
-        if name not in of_training:
-            twins = [each for each in of_training if name.endswith(f"_{each}")]
-            twins.sort(key=len, reverse=True)
-            possible[name] = [name.removesuffix(each) for each in twins]
+    others = [name for name in names if name not in of_training]
+    possible = [_possible_prefixes(name, of_training) for name in others]
     # "val_b_loss" is the loss of "b", or the "b_loss" of all: what other numbers begin with, too.
-    often = Counter(chain.from_iterable(possible.values()))
-    found = [max(prefixes, key=often.__getitem__) for prefixes in possible.values() if prefixes]
-    if not found and len(of_training) < len(names):
+    often = Counter(chain.from_iterable(possible))
+    found = [max(prefixes, key=often.__getitem__) for prefixes in possible if prefixes]
+    if others and not found:
         found.append("val_")
     return [*dict.fromkeys(found), ""]
+
+
+def _possible_prefixes(name: str, of_training: Sequence[str]) -> list[str]:
+    """What a number's name may begin with, before that of a number of the training: shortest first.
+
+    Of those that are equally frequent, the first is taken.
+    """
+    twins = [each for each in of_training if name.endswith(f"_{each}")]
+    twins.sort(key=len, reverse=True)
+    return [name.removesuffix(twin) for twin in twins]
 
 
 def _split(name: str, prefixes: Sequence[str]) -> tuple[str, str]:

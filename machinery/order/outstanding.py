@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from machinery.errors import UserError
+from machinery.order.generators import own_generators as own_generators, state_of as state_of
 
 
 def first_tensor(batch: Any) -> torch.Tensor | None:

@@ -15,8 +15,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from machinery.errors import ConfigError
-from machinery.order.generators import own_generators, state_of
-from machinery.order.outstanding import times_written
+from machinery.order.outstanding import own_generators, state_of, times_written
 
 _WHERE = "trainer.recompute"
 _NAMES = 20
