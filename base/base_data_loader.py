@@ -36,7 +36,7 @@ class BaseDataLoader(BareIteration, DataLoader[Any]):
         skip_unreadable: leave samples out that are None or cannot be read, up to 1 % of a pass.
         options: of torch's DataLoader. `sampler` chooses the samples of a pass in place of
             `shuffle`, `batch_sampler` the batches themselves, `drop_last` leaves out a last batch
-            that is smaller; `pin_memory`, `timeout`, …
+            that is smaller, `pin_memory` is on with workers beside a GPU; `timeout`, …
 
     Raises:
         DataError: there are no samples.
@@ -89,7 +89,8 @@ class BaseDataLoader(BareIteration, DataLoader[Any]):
     def _make_passes(self, sampler: Any, batch_sampler: Any, options: dict[str, Any]) -> None:
         """What makes the batches, with the workers."""
         # Without an accelerator there is nothing to pin for, and torch would warn.
-        self.pin_memory = options.pop("pin_memory", False) and torch.accelerator.is_available()
+        pinned = options.pop("pin_memory", self.num_workers > 0)
+        self.pin_memory = pinned and torch.accelerator.is_available()
         options.update(num_workers=self.num_workers, pin_memory=self.pin_memory)
         self._passes = passes.make_passes(self, sampler, batch_sampler, options)
         self.n_samples = self._passes.n_samples

@@ -27,6 +27,7 @@ from machinery.checkpoints.weights import (
     weights_problems,
 )
 from machinery.config.checking import Checked
+from machinery.config.fusing import scale_as_fused
 from machinery.errors import CheckpointError, ConfigError
 from machinery.order.bare import BareIteration
 
@@ -237,6 +238,8 @@ class Continued(_WithParts):
         found = changes(optimizer, scheduler, content["optimizer"], before, now)
         self._load(held, parts)
         apply_changes(found, optimizer, scheduler)
+        for each in held.optimizers:
+            scale_as_fused(each)
         _warn_of_no_rate(optimizer)
         data = (content["environment"].get("data"), made_of.get("data"))
         judge_anew(parts, before, now, data)

@@ -8,6 +8,7 @@ from machinery.config.arguments import accepted
 from machinery.config.changes import is_set
 from machinery.config.components import Modules, find
 from machinery.config.factory import Factory
+from machinery.config.fusing import fused_argument, tell_fused
 from machinery.config.groups import grouped
 from machinery.config.schema import LRScheduler
 from machinery.config.source import dotted
@@ -55,11 +56,19 @@ def init_optimizer(
             raise ConfigError(f"{where}.loss: the loss has no parameter to train")
         named += of_loss
     modules = (*own, torch.optim)
-    if component is None or component.type is None or not component.groups:
+    if component is None or component.type is None:
         return config.init_obj("optimizer", modules, named)
     kind = find(modules, component.type, config.source, ("optimizer",))
+    given = set(component.args)
+    for group in component.groups:
+        given.update(group.model_extra or {})
+    fused = fused_argument(kind, given, model, [weight for _, weight in named])
+    if fused and config.starting:
+        tell_fused(kind)
+    if not component.groups:
+        return config.init_obj("optimizer", modules, named, **fused)
     groups = grouped(config, component.groups, named, kind, modules)
-    optimizer = config.init_obj("optimizer", modules, groups.own)
+    optimizer = config.init_obj("optimizer", modules, groups.own, **fused)
     if not groups.others:
         return optimizer
     from machinery.config.several import as_one

@@ -74,8 +74,10 @@ class TrainerSettings(Section):
     """"fp32", also with TF32 matrix products, or mixed precision in "bf16" or "fp16"."""
     channels_last: bool = False
     """Keep images channels last in memory: faster convolutions."""
-    compile: Literal[False, True, "blocks", "max-autotune-no-cudagraphs"] = False
-    """Compile the model, or each of its repeated "blocks": a slow first step, then faster ones."""
+    compile: Literal[
+        False, True, "blocks", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"
+    ] = False
+    """Compile the model, also in a mode of torch's, or each of its repeated "blocks" by itself."""
     cudnn_benchmark: bool = False
     """Let cuDNN try which convolutions are fastest; the last bits may differ from run to run."""
     recompute: list[str] = []

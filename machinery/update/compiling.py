@@ -4,8 +4,12 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 from machinery.errors import ConfigError
+
+#: Modes of torch.compile that replay a CUDA graph, whose results are always in the same memory.
+_WITH_GRAPHS = ("reduce-overhead", "max-autotune")
 
 
 def compiled(model: nn.Module, how: bool | str) -> nn.Module:
@@ -28,7 +32,18 @@ def compiled(model: nn.Module, how: bool | str) -> nn.Module:
     options: dict[str, Any] = {}
     if isinstance(how, str):
         options["mode"] = how
-    return cast(nn.Module, torch.compile(model, dynamic=False, **options))
+    ready = cast(nn.Module, torch.compile(model, dynamic=False, **options))
+    if how in _WITH_GRAPHS:
+        ready.register_forward_hook(_copied)
+    return ready
+
+
+def _copied(model: nn.Module, inputs: Any, output: Any) -> Any:
+    """The output in memory of its own: the graph's is written anew by its next run.
+
+    A metric, or an update of several batches, may keep it longer.
+    """
+    return tree_map_only(torch.Tensor, torch.clone, output)
 
 
 def compiled_blocks(model: nn.Module) -> list[str]:

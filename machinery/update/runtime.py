@@ -2,12 +2,12 @@
 
 import contextlib
 import copy
+import functools
 import inspect
 import logging
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -82,6 +82,15 @@ def is_compiled(model: object) -> bool:
     return hasattr(model, "_orig_mod")
 
 
+@functools.cache
+def _copies_ahead(kind: Any) -> bool:
+    """Whether the `to` of a class of batches can copy without waiting."""
+    try:
+        return "non_blocking" in inspect.signature(kind.to).parameters
+    except ValueError:  # it is none of Python's own
+        return False
+
+
 def to_device(batch: Any, device: torch.device, channels_last: bool = False) -> Any:
     """Move the tensors of a batch, through tuples, lists and dicts.
 
@@ -93,6 +102,8 @@ def to_device(batch: Any, device: torch.device, channels_last: bool = False) -> 
             layout = torch.channels_last
         return batch.to(device, non_blocking=True, memory_format=layout)
     if hasattr(batch, "to"):  # a batch of a class of its own, such as a tokenizer's
+        if _copies_ahead(type(batch)):  # type: ignore[arg-type]
+            return batch.to(device, non_blocking=True)
         return batch.to(device)
     if isinstance(batch, Mapping):
         return {key: to_device(value, device, channels_last) for key, value in batch.items()}
@@ -311,7 +322,7 @@ class Runtime:
             put_back = _keep_step(optimizers, self._average)
         for optimizer in optimizers:
             optimizer.step(computed_again)  # type: ignore[arg-type]
-        accepted = watch.accepts_within(seen, partial(_largest, _weights(optimizers)))
+        accepted = watch.accepts_within(seen, functools.partial(_largest, _weights(optimizers)))
         if put_back is not None and not accepted:
             put_back()
         return accepted

@@ -2,12 +2,15 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import tiny
 from base import BaseDataLoader
 from data_loader.data_loaders import DigitsDataLoader, InMemoryImages
+from machinery.config.settings import TrainerSettings
 from machinery.errors import DataError
 from machinery.order import seeding
+from machinery.update.runtime import Runtime
 
 META = torch.device("meta")
 
@@ -80,3 +83,60 @@ def test_batches_are_made_by_one_thread_with_pinned_memory_too():
         assert set(threads) == {1} and torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+class Copies(TorchDispatchMode):
+    """Counts the copies to another device that wait."""
+
+    waiting = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        to_another = function is torch.ops.aten._to_copy.default and kwargs.get("device") == META
+        if to_another and not kwargs.get("non_blocking", False):
+            self.waiting += 1
+        return function(*args, **kwargs)
+
+
+def test_no_copy_to_the_device_waits():
+    pixels = torch.zeros(20, 28, 28, dtype=torch.uint8)
+    data = InMemoryImages(pixels, torch.arange(20), 0.1, 0.3, shift=2, rotate=9, device=META)
+    runtime = Runtime(META, TrainerSettings(epochs=1))
+    with Copies() as copies:
+        runtime.move(data.__getitems__(torch.arange(8)))
+        runtime.move({"x": torch.ones(3), "y": [torch.ones(2), (torch.ones(1), "text")]})
+        runtime.move(Tokens())
+        runtime.move(Old())
+        assert copies.waiting == 0
+        torch.ones(3).to(META)  # which is seen
+        assert copies.waiting == 1
+
+
+class Tokens:
+    """A batch of a class of its own."""
+
+    def to(self, device, *, non_blocking=False):
+        return torch.ones(3).to(device, non_blocking=non_blocking)
+
+
+class Old:
+    """One that copies in its own way."""
+
+    def to(self, device):
+        return self
+
+
+@pytest.mark.parametrize(
+    "workers, options, pinned",
+    [
+        (0, {}, False),
+        (1, {}, True),
+        (1, {"pin_memory": False}, False),
+        (0, {"pin_memory": True}, True),
+    ],
+)
+def test_memory_is_pinned_for_workers_beside_a_gpu(monkeypatch, workers, options, pinned):
+    assert not BaseDataLoader(tiny.Points(9), 4, num_workers=workers, **options).pin_memory
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    loader = BaseDataLoader(tiny.Points(9), 4, num_workers=workers, **options)
+    assert loader.pin_memory == loader._passes.inner.pin_memory == pinned
