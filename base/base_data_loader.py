@@ -26,7 +26,8 @@ class BaseDataLoader(BareIteration, DataLoader[Any]):
         validation_split: share (0 ≤ x < 1) or number of samples held out for `split_validation()`.
         num_workers: processes that prepare batches; 0 prepares them in this one. The batches are
             the same.
-        collate_fn: makes a batch of a list of samples.
+        collate_fn: makes a batch of a list of samples; validation has its `evaluation_view()`, if
+            it has one.
         name: makes the random draws of this loader differ from those of another.
         weights: draw the samples to train on by weight, with replacement: "balanced" (as many of
             each class), the name of an attribute of the dataset, or a number for each sample.
@@ -156,6 +157,7 @@ class BaseDataLoader(BareIteration, DataLoader[Any]):
             return None
         dataset = Subset(self.evaluation_data(), split.samples_of(self.valid_sampler))
         options = {**self.init_kwargs, "dataset": dataset, "shuffle": False, "drop_last": False}
+        options["collate_fn"] = split.evaluation_view(self.collate_fn)
         options.update(self.choice.for_validation())
         valid = BaseDataLoader(validation_split=0.0, name=f"{self.name}-valid", **options)
         valid.classes = self.classes

@@ -1,17 +1,15 @@
 """The data loaders: add yours here and name it in `data_loader` of the config."""
 
-import copy
-import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch.utils.data import Dataset
 
 from base import BaseDataLoader
-from utils import DataError, DatasetMaker, project_path, uniform_rows
+from data_loader.image_loader import ImageLoader as ImageLoader
+from utils import DataError, DatasetMaker, project_path
+from utils.in_memory import InMemoryImages as InMemoryImages
 
 #: Mean and standard deviation of MNIST's pixels, of 0..1.
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
@@ -92,77 +90,3 @@ class DatasetLoader(BaseDataLoader):
     def evaluation_data(self) -> Any:
         """The dataset with the arguments that it has for evaluation."""
         return self.maker.evaluated(self.dataset)
-
-
-class InMemoryImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """Grey images and their labels, normalised once.
-
-    Args:
-        images: uint8 [n, height, width].
-        labels: integers [n].
-        mean, std: of the pixels, of 0..1.
-        shift: move each image by up to this many pixels in both directions.
-        rotate: turn each image by up to this many degrees to either side.
-        device: where the images are, and where batches are cut and augmented.
-    """
-
-    #: No global generators: they need no seeds.
-    draws_from = ()
-
-    def __init__(
-        self,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        mean: float,
-        std: float,
-        shift: float = 0.0,
-        rotate: float = 0.0,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        #: Float [n, 1, height, width], and int64 [n].
-        self.images = images.unsqueeze(1).float().div_(255).sub_(mean).div_(std).to(device)
-        self.labels = labels.long().to(device)
-        self.shift = shift
-        self.rotate = rotate
-        self.mean = mean
-        self.std = std
-        self.background = -mean / std
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        images, labels = self.__getitems__(torch.tensor([index]))
-        return images[0], labels[0]
-
-    def __getitems__(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Samples int64 [n] as a batch: images float [n, 1, height, width] and labels int64 [n]."""
-        indices = indices.to(self.labels.device, non_blocking=True)
-        # It copies rows: a third of the time of images[indices].
-        images = self.images.index_select(0, indices)
-        if self.shift or self.rotate:
-            images = self._augment(images)
-        return images, self.labels.index_select(0, indices)
-
-    def _augment(self, images: torch.Tensor) -> torch.Tensor:
-        """Turn and shift each image by amounts that depend on the sample's place alone."""
-        n, _, height, width = images.shape
-        amounts = uniform_rows(n, 3).to(images.device, non_blocking=True) * 2 - 1
-        angle = amounts[:, 0] * math.radians(self.rotate)
-        # Coordinates run from -1 to 1, so a pixel is 2 / size wide.
-        right = amounts[:, 1] * (2 * self.shift / width)
-        down = amounts[:, 2] * (2 * self.shift / height)
-        cos = angle.cos()
-        sin = angle.sin()
-        turn = torch.stack([cos, -sin, right, sin, cos, down], dim=1).view(n, 2, 3)
-        grid = F.affine_grid(turn, [n, 1, height, width], align_corners=False)
-        # grid_sample fills with 0, so 0 is made the background for the moment.
-        turned = F.grid_sample(images - self.background, grid, align_corners=False)
-        return turned.add_(self.background)
-
-    def evaluation_view(self) -> "InMemoryImages":
-        """The same samples without augmentation, sharing the memory."""
-        view = copy.copy(self)
-        view.shift = 0.0
-        view.rotate = 0.0
-        return view

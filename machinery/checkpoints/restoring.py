@@ -12,7 +12,12 @@ from typing import Any, Literal, cast
 from torch import nn
 
 from machinery.checkpoints import environment, foreign
-from machinery.checkpoints.changes import apply_changes, changes, check_fixed
+from machinery.checkpoints.changes import (
+    apply_changes,
+    changes,
+    check_fixed,
+    scale_as_fused,
+)
 from machinery.checkpoints.file import Content
 from machinery.checkpoints.fitting import part_problems
 from machinery.checkpoints.judging import judge_anew
@@ -27,7 +32,6 @@ from machinery.checkpoints.weights import (
     weights_problems,
 )
 from machinery.config.checking import Checked
-from machinery.config.fusing import scale_as_fused
 from machinery.errors import CheckpointError, ConfigError
 from machinery.order.bare import BareIteration
 

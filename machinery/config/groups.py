@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from machinery.config.arguments import accepted, type_problem
 from machinery.config.components import Modules, find
 from machinery.config.factory import Factory, construct, matching
+from machinery.config.fusing import Fusing
 from machinery.config.schema import ParameterGroup
 from machinery.config.values import nearest
 from machinery.errors import ConfigError
@@ -25,6 +26,8 @@ class Grouped(NamedTuple):
     own: list[dict[str, Any]]
     #: Optimizers of other groups, which are made already.
     others: "list[torch.optim.Optimizer]"
+    #: The arguments that groups of the optimizer itself have.
+    given: set[str]
 
 
 def grouped(
@@ -33,6 +36,7 @@ def grouped(
     named: "Named",
     optimizer: Any,
     modules: Modules,
+    fusing: Fusing,
 ) -> Grouped:
     """The parameter groups of a config, those with an optimizer of their own apart.
 
@@ -42,16 +46,14 @@ def grouped(
         named: the parameters to train, with their names.
         optimizer: the class of the optimizer, whose arguments a group may have for itself.
         modules: where the names of other optimizers are looked up.
+        fusing: says whether these are fused.
 
     Raises:
         ConfigError: a pattern matches nothing, or an optimizer has no such argument.
     """
-    if not inspect.isclass(optimizer):
-        where = f"{config.where('optimizer', 'groups')}: optimizer.groups"
-        what = f"{optimizer.__name__} is a function, which makes its groups itself"
-        raise ConfigError(f"{where}: {what}: leave them out")
+    _check_takes_groups(config, optimizer)
     rest = dict(named)
-    made = Grouped([], [])
+    made = Grouped([], [], set())
     for index, group in enumerate(groups):
         where = f"{config.where('optimizer', 'groups', index)}: optimizer.groups.{index}"
         kind = optimizer
@@ -63,15 +65,24 @@ def grouped(
         if group.type is None:
             _try(config, kind, taken, options, where)
             made.own.append({**options, "params": taken})
+            made.given.update(options)
         else:
+            options = {**options, **fusing.argument(kind, options, taken)}
             made.others.append(_made(kind, taken, options, where))
         if config.starting:
-            _tell(index, group, [name for name, _ in taken])
-            _warn_of_unknown(index, options, kind)
+            _tell(index, group, [name for name, _ in taken], kind)
     if rest:
         made.own.insert(0, {"params": list(rest.items())})
     _check_grouped(config, made, optimizer)
     return made
+
+
+def _check_takes_groups(config: Factory, optimizer: Any) -> None:
+    """Refuse groups for what makes them itself."""
+    if not inspect.isclass(optimizer):
+        where = f"{config.where('optimizer', 'groups')}: optimizer.groups"
+        what = f"{optimizer.__name__} is a function, which makes its groups itself"
+        raise ConfigError(f"{where}: {what}: leave them out")
 
 
 def _check_grouped(config: Factory, made: Grouped, optimizer: Any) -> None:
@@ -165,14 +176,16 @@ def _warn_of_unknown(index: int, options: dict[str, Any], optimizer: type) -> No
         )
 
 
-def _tell(index: int, group: ParameterGroup, names: list[str]) -> None:
-    """Tell what a group has got."""
+def _tell(index: int, group: ParameterGroup, names: list[str], optimizer: type) -> None:
+    """Tell what a group has got, and what may not be looked at."""
+    options = group.model_extra or {}
     words = []
     if group.type is not None:
         words.append(group.type)
-    words += [f"{key} {value}" for key, value in (group.model_extra or {}).items()]
+    words += [f"{key} {value}" for key, value in options.items()]
     shown = ", ".join(names[:3])
     if len(names) > 3:
         shown += ", …"
     what = f"optimizer group {index} ({', '.join(words)}): {len(names)} parameters: {shown}"
     logging.getLogger("config").info(what)
+    _warn_of_unknown(index, options, optimizer)

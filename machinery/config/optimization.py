@@ -8,7 +8,7 @@ from machinery.config.arguments import accepted
 from machinery.config.changes import is_set
 from machinery.config.components import Modules, find
 from machinery.config.factory import Factory
-from machinery.config.fusing import fused_argument, tell_fused
+from machinery.config.fusing import Fusing
 from machinery.config.groups import grouped
 from machinery.config.schema import LRScheduler
 from machinery.config.source import dotted
@@ -43,6 +43,32 @@ def init_optimizer(
     """
     import torch
 
+    component = config.settings.optimizer
+    named = _to_train(config, model, loss)
+    modules = (*own, torch.optim)
+    if component is None or component.type is None:
+        return config.init_obj("optimizer", modules, named)
+    kind = find(modules, component.type, config.source, ("optimizer",))
+    fusing = Fusing(model, config.starting)
+    if not component.groups:
+        fused = fusing.argument(kind, component.args, named)
+        return config.init_obj("optimizer", modules, named, **fused)
+    groups = grouped(config, component.groups, named, kind, modules, fusing)
+    fused = fusing.argument(kind, {*component.args, *groups.given}, named)
+    optimizer = config.init_obj("optimizer", modules, groups.own, **fused)
+    if not groups.others:
+        return optimizer
+    from machinery.config.several import as_one
+
+    return as_one([optimizer, *groups.others])
+
+
+def _to_train(
+    config: Factory, model: "torch.nn.Module", loss: Any
+) -> "list[tuple[str, torch.nn.Parameter]]":
+    """The parameters that the optimizer is given."""
+    import torch
+
     where = f"{config.where('optimizer')}: optimizer"
     named = _trainable(model, "", where)
     if not named:
@@ -55,25 +81,7 @@ def init_optimizer(
         if not of_loss:
             raise ConfigError(f"{where}.loss: the loss has no parameter to train")
         named += of_loss
-    modules = (*own, torch.optim)
-    if component is None or component.type is None:
-        return config.init_obj("optimizer", modules, named)
-    kind = find(modules, component.type, config.source, ("optimizer",))
-    given = set(component.args)
-    for group in component.groups:
-        given.update(group.model_extra or {})
-    fused = fused_argument(kind, given, model, [weight for _, weight in named])
-    if fused and config.starting:
-        tell_fused(kind)
-    if not component.groups:
-        return config.init_obj("optimizer", modules, named, **fused)
-    groups = grouped(config, component.groups, named, kind, modules)
-    optimizer = config.init_obj("optimizer", modules, groups.own, **fused)
-    if not groups.others:
-        return optimizer
-    from machinery.config.several import as_one
-
-    return as_one([optimizer, *groups.others])
+    return named
 
 
 def _trainable(

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from machinery import distributed
+from machinery.arriving import on_host
 from machinery.order import seeding
 from machinery.order.batches import Share
 from machinery.order.fetching import CLOCK
@@ -83,7 +84,7 @@ class BareIteration:
                 if self._held:  # else a step draws for it what it has drawn for the trainer's own
                     where = ("step", place.epoch, place.batch, distributed.rank())
                     seeding.seed_everything(self.seed, self.name, *where)
-                yield batch
+                yield on_host(batch)
         finally:  # it is at its end, or nobody holds it any more
             self._places.remove(place)
             del batches

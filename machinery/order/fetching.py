@@ -135,21 +135,25 @@ class SeededFetcher(Dataset[Any]):
     def _without_none(self, index: BatchIndex, indices: Indices, samples: list[Any]) -> Any:
         """A batch of those of some samples that could be read, if others may be left out."""
         if not self.skips:
-            return self.collate_fn(samples)
+            return self._collated(samples, [], index)
         left_out = []
         read = []
-        for i, sample in zip(indices.tolist(), samples, strict=True):
+        kept = []
+        for offset, i in enumerate(indices.tolist()):
+            sample = samples[offset]
             if isinstance(sample, LeftOut):
                 left_out.append(sample)
             elif sample is None:
                 left_out.append(LeftOut(i, "None"))
             else:
-                read.append(sample)
-        return self._collated(read, left_out, index)
+                read.append(offset)
+                kept.append(sample)
+        return self._collated(kept, left_out, index, read)
 
     def _of_samples(self, index: BatchIndex) -> Any:
         """The batch made of samples, each of which draws what belongs to its place."""
         samples = []
+        read = []
         left_out: list[LeftOut] = []
         with self._draws.watched():
             for offset, i in enumerate(index.indices.tolist()):
@@ -163,9 +167,10 @@ class SeededFetcher(Dataset[Any]):
                 if sample is None and self.skips:
                     left_out.append(LeftOut(i, "None"))
                 else:
+                    read.append(offset)
                     samples.append(sample)
         self._draws.seed_all(*self._of_batch(index))
-        return self._collated(samples, left_out, index)
+        return self._collated(samples, left_out, index, read)
 
     def _left_out(self, i: int, error: Exception | SystemExit) -> LeftOut:
         """What is noted of a sample that cannot be read; any other error is raised."""
@@ -174,15 +179,30 @@ class SeededFetcher(Dataset[Any]):
         error.add_note(f"in sample {i}")
         raise error
 
-    def _collated(self, samples: list[Any], left_out: list[LeftOut], index: BatchIndex) -> Any:
-        """A batch of samples, with a note of those that were left out."""
-        if not left_out:
-            return self.collate_fn(samples)
-        if not samples and index.epoch > 0 and distributed.size() > 1:
+    def _collated(
+        self,
+        samples: list[Any],
+        left_out: list[LeftOut],
+        index: BatchIndex,
+        read: list[int] | None = None,
+    ) -> Any:
+        """A batch of samples, with a note of those that were left out.
+
+        Args:
+            read: the numbers that the samples have in the batch, if not all are there.
+        """
+        rows = seeding.Rows(self.seed, self.name, index.epoch, index.position, index.stride)
+        if left_out:
+            rows.read = read
+        if not samples and left_out and index.epoch > 0 and distributed.size() > 1:
             samples = [self._stand_in(left_out[0].number)]  # the other processes wait for its step
+            rows.read = None
         batch: Any = EMPTY
-        if samples:
-            batch = self.collate_fn(samples)
+        if samples or not left_out:
+            with rows:
+                batch = self.collate_fn(samples)
+        if not left_out:
+            return batch
         of_dataset = [each._replace(number=self._in_dataset(each.number)) for each in left_out]
         if index.stands_in:  # the process whose sample it is notes it
             of_dataset = []

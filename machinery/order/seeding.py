@@ -109,6 +109,8 @@ class Rows:
         self.epoch = epoch
         self.position = position
         self.stride = stride
+        #: The numbers of the samples that the batch has, if some are left out.
+        self.read: list[int] | None = None
         #: How often it has been drawn for.
         self.calls = 0
 
@@ -117,6 +119,13 @@ class Rows:
 
     def __exit__(self, *_: object) -> None:
         _rows.reset(self._before)
+
+    def places(self, count: int) -> torch.Tensor:
+        """The places of the first samples, int64 [count]."""
+        numbers = torch.arange(count)
+        if self.read is not None:
+            numbers = torch.tensor(self.read[:count])
+        return self.position + self.stride * numbers
 
     def base(self) -> int:
         """What this call's numbers are counted from."""
@@ -143,8 +152,7 @@ def uniform_rows(count: int, columns: int) -> torch.Tensor:
         return torch.rand(count, columns)
     base = current.base()
     current.calls += 1
-    places = current.position + current.stride * torch.arange(count)
-    counters = columns * places.view(count, 1) + torch.arange(columns)
+    counters = columns * current.places(count).view(count, 1) + torch.arange(columns)
     return (_splitmix(counters + base) >> 40 & 0xFFFFFF).float() / (1 << 24)
 
 

@@ -2,12 +2,12 @@
 
 import contextlib
 import copy
-import functools
 import inspect
 import logging
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -15,6 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from machinery import distributed
+from machinery.arriving import is_under_way, to_device as to_device
 from machinery.config.settings import TrainerSettings, gpus_in
 from machinery.errors import ConfigError
 from machinery.order import process_wide
@@ -82,39 +83,6 @@ def is_compiled(model: object) -> bool:
     return hasattr(model, "_orig_mod")
 
 
-@functools.cache
-def _copies_ahead(kind: Any) -> bool:
-    """Whether the `to` of a class of batches can copy without waiting."""
-    try:
-        return "non_blocking" in inspect.signature(kind.to).parameters
-    except ValueError:  # it is none of Python's own
-        return False
-
-
-def to_device(batch: Any, device: torch.device, channels_last: bool = False) -> Any:
-    """Move the tensors of a batch, through tuples, lists and dicts.
-
-    Copies from pinned memory do not wait.
-    """
-    if isinstance(batch, torch.Tensor):
-        layout = torch.preserve_format
-        if channels_last and batch.ndim == 4:
-            layout = torch.channels_last
-        return batch.to(device, non_blocking=True, memory_format=layout)
-    if hasattr(batch, "to"):  # a batch of a class of its own, such as a tokenizer's
-        if _copies_ahead(type(batch)):  # type: ignore[arg-type]
-            return batch.to(device, non_blocking=True)
-        return batch.to(device)
-    if isinstance(batch, Mapping):
-        return {key: to_device(value, device, channels_last) for key, value in batch.items()}
-    if isinstance(batch, list | tuple):
-        moved = [to_device(value, device, channels_last) for value in batch]
-        if hasattr(batch, "_fields"):  # a named tuple
-            return type(batch)(*moved)
-        return type(batch)(moved)
-    return batch
-
-
 class Runtime:
     """How a trainer computes: device, precision, clipping and the other switches of `trainer`.
 
@@ -179,7 +147,7 @@ class Runtime:
 
     def move(self, batch: Any) -> Any:
         """The batch on the device, with its images channels last if the model's are."""
-        if self._stays:
+        if self._stays and not is_under_way(batch):
             return batch
         return to_device(batch, self.device, self._settings.channels_last)
 
@@ -322,7 +290,7 @@ class Runtime:
             put_back = _keep_step(optimizers, self._average)
         for optimizer in optimizers:
             optimizer.step(computed_again)  # type: ignore[arg-type]
-        accepted = watch.accepts_within(seen, functools.partial(_largest, _weights(optimizers)))
+        accepted = watch.accepts_within(seen, partial(_largest, _weights(optimizers)))
         if put_back is not None and not accepted:
             put_back()
         return accepted

@@ -202,7 +202,10 @@ def test_keys_of_the_user_s_own_that_resemble_ours(capfd):
         ),
         (
             changed(trainer__compile="block"),
-            ['trainer.compile: expected false, true, "blocks" or "max-autotune-no-cudagraphs"'],
+            [
+                'trainer.compile: expected false, true, "blocks", "reduce-overhead", '
+                '"max-autotune" or "max-autotune-no-cudagraphs"'
+            ],
         ),
         (changed(trainer=...), ["trainer is missing"]),
         (changed(trainer=[]), ["trainer: expected an object in braces, found a list"]),

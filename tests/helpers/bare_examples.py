@@ -57,14 +57,14 @@ def autoencoder(net, loader, valid, epochs, trainer):
     def loss(x):
         return F.mse_loss(net(x), x)
 
-    descend(net, loader, loss, optim.Adam(net.parameters(), lr=0.002), epochs)
+    descend(net, loader, loss, optim.Adam(net.parameters(), lr=0.002, fused=True), epochs)
     net.eval()
     with torch.no_grad():
         return {"val_loss": mean([(loss(x), len(x)) for x in valid.batches(0)])}
 
 
 def backbone_classifier(net, loader, valid, epochs, trainer):
-    optimizer = optim.AdamW(net.parameters(), lr=0.003)
+    optimizer = optim.AdamW(net.parameters(), lr=0.003, fused=True)
     schedule = one_cycle(optimizer, 0.003, epochs * len(loader))
     descend(net, loader, cross_entropy(net), optimizer, epochs, schedule)
     return {"val_accuracy": judged(net, valid, accuracy(net))}
@@ -107,7 +107,7 @@ def contrastive(net, loader, valid, epochs, trainer):
         alike = (both @ both.T / 0.2).masked_fill(torch.eye(2 * n, dtype=torch.bool), -math.inf)
         return F.cross_entropy(alike, (torch.arange(2 * n) + n) % (2 * n))
 
-    descend(net, loader, loss, optim.AdamW(net.parameters(), lr=0.003), epochs)
+    descend(net, loader, loss, optim.AdamW(net.parameters(), lr=0.003, fused=True), epochs)
     net.eval()
     with torch.no_grad():
         vectors, labels = (
@@ -130,7 +130,7 @@ def distillation(net, loader, valid, epochs, trainer):
         )
         return (F.cross_entropy(output, batch["label"]) + soft) / 2
 
-    descend(net, loader, loss, optim.Adam(net.parameters(), lr=0.003), epochs)
+    descend(net, loader, loss, optim.Adam(net.parameters(), lr=0.003, fused=True), epochs)
     pairs = [(b["image"], b["label"]) for b in valid.batches(0)]
     return {"val_accuracy": mean([(accuracy(net.eval())(pair), len(pair[1])) for pair in pairs])}
 
@@ -164,8 +164,8 @@ def batches_from(loader, start, n):
 def gan(net, loader, valid, epochs, trainer):
     critic, noise = trainer.critic, 64
     optimizers = [
-        optim.Adam(part.parameters(), lr=lr, betas=(0.5, 0.999))
-        for part, lr in ((critic, 5e-4), (net, 1e-3))
+        optim.Adam(part.parameters(), lr=lr, betas=(0.5, 0.999), fused=fused)
+        for part, lr, fused in ((critic, 5e-4, False), (net, 1e-3, True))
     ]
 
     def losses(real):
@@ -207,7 +207,7 @@ def lbfgs(net, loader, valid, epochs, trainer):
 
 
 def segmentation(net, loader, valid, epochs, trainer):
-    optimizer = optim.AdamW(net.parameters(), lr=0.003)
+    optimizer = optim.AdamW(net.parameters(), lr=0.003, fused=True)
     descend(
         net,
         loader,
@@ -229,7 +229,9 @@ def segmentation(net, loader, valid, epochs, trainer):
 
 
 def stream(net, loader, valid, epochs, trainer):
-    descend(net, loader, cross_entropy(net), optim.Adam(net.parameters(), lr=0.003), epochs)
+    descend(
+        net, loader, cross_entropy(net), optim.Adam(net.parameters(), lr=0.003, fused=True), epochs
+    )
     return {"val_accuracy": judged(net, valid, accuracy(net))}
 
 
@@ -244,7 +246,7 @@ def tabular(net, loader, valid, epochs, trainer):
     def loss(batch):
         return F.huber_loss(foretold(batch[0]), batch[1], delta=200.0) / 200
 
-    optimizer = optim.AdamW(net.parameters(), lr=0.01, weight_decay=0.01)
+    optimizer = optim.AdamW(net.parameters(), lr=0.01, weight_decay=0.01, fused=True)
     schedule = CosineAnnealingLR(optimizer, 30)
     descend(net, loader, loss, optimizer, epochs, after=schedule.step)
     net.eval()

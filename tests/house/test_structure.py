@@ -69,6 +69,7 @@ GROUND = (
     "telling",
     "plain_data",
     "stopping",
+    "arriving",
 )
 ORDER = (*GROUND, *MACHINERY)
 #: Modules by which the other rooms enter one of the machinery's, at most.
@@ -90,6 +91,7 @@ PRIVATE = {
     "_orig_mod": "machinery/update/runtime.py",
     "_compiled_call_impl": "machinery/update/compiling.py",
     "_version": "machinery/order/outstanding.py",
+    "_step_supports_amp_scaling": "machinery/checkpoints/changes.py",
     "_set_pg_timeout": "machinery/distributed.py",
 }
 #: Documented and public, whatever their names look like.

@@ -8,6 +8,7 @@ import tiny
 from exact import furthest
 from machinery.checkpoints.run_folder import newest_whole
 from machinery.config import optimization
+from machinery.config.fusing import Fusing
 from machinery.errors import ConfigError
 from machinery.update.runtime import unwrap
 from parse_config import ConfigParser
@@ -97,7 +98,7 @@ def test_a_run_of_before_goes_on_as_it_was(tmp_path, monkeypatch, precision):
 
     def of_before(folder, epochs, resume=None):
         with monkeypatch.context() as patch:
-            patch.setattr(optimization, "fused_argument", lambda *given: {})
+            patch.setattr(Fusing, "argument", lambda *given: {})
             return train(settings(folder, trainer__epochs=epochs, **switches), resume)
 
     whole = of_before(tmp_path / "whole", 4)

@@ -52,6 +52,7 @@ def test_it_trains_as_with_groups_by_hand(tmp_path):
         ],
         lr=0.01,
         weight_decay=0.3,
+        fused=True,
     )
     bare.train()
     weights, expected = weights_of(trained), weights_of(bare)

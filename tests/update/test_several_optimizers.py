@@ -70,7 +70,7 @@ def test_two_optimizers_train_as_by_hand(tmp_path):
     rest = [named["norm.weight"]]
     biases = [value for name, value in named.items() if name.endswith("bias")]
     groups = [{"params": rest}, {"params": biases, "weight_decay": 0}]
-    bare.optimizer = torch.optim.AdamW(groups, lr=0.01, weight_decay=0.3)
+    bare.optimizer = torch.optim.AdamW(groups, lr=0.01, weight_decay=0.3, fused=True)
     bare.muon = torch.optim.Muon([named[name] for name in matrices], lr=0.02, weight_decay=0.05)
     bare.train()
     assert furthest(weights_of(trained), weights_of(bare)) == 0
