@@ -224,10 +224,23 @@ def alternatives(facts: dict[str, Any]) -> Iterator[Settings]:
             yield {"trainer.cudnn_benchmark": True}
     yield {"trainer.precision": "bf16"}
     if facts["convolves"]:
-        yield {"trainer.channels_last": True}
-    if facts["fused"]:
-        yield {"optimizer.args.fused": True}
-    yield {"trainer.compile": True}  # which takes the longest
+        yield {"trainer.channels_last": not facts["channels_last"]}
+    if facts["fuses"]:
+        yield {"optimizer.args.fused": not facts["fused"]}
+    yield from _ways_to_compile(facts)  # which take the longest
+
+
+def _ways_to_compile(facts: dict[str, Any]) -> Iterator[Settings]:
+    """Each way to compile the model that is not the present one."""
+    ways: list[bool | str] = []
+    if facts["blocks"]:
+        ways.append("blocks")
+    ways.append(True)
+    if facts["device"] != "cpu":
+        ways.append("reduce-overhead")
+    for way in ways:
+        if way != facts["compile"]:
+            yield {"trainer.compile": way}
 
 
 def _ways_to_load(facts: dict[str, Any]) -> Iterator[Settings]:

@@ -55,15 +55,21 @@ def compiled_blocks(model: nn.Module) -> list[str]:
     return found
 
 
-def _compile_blocks(model: nn.Module) -> None:
-    """Compile each module of a list of equals by itself: their code is made once for all."""
-    blocks = []
+def repeated_blocks(model: nn.Module) -> list[nn.Module]:
+    """The modules of the lists of equals in a model."""
+    blocks: list[nn.Module] = []
     for module in model.modules():
         if not isinstance(module, nn.ModuleList | nn.Sequential):
             continue
         children = list(module.children())
         if len(children) > 1 and len({type(child) for child in children}) == 1:
             blocks += children
+    return blocks
+
+
+def _compile_blocks(model: nn.Module) -> None:
+    """Compile each module of a list of equals by itself: their code is made once for all."""
+    blocks = repeated_blocks(model)
     if not blocks:
         what = "the model has no list of modules of one class"
         raise ConfigError(f'trainer.compile: {what}: "blocks" has nothing to compile, true has')

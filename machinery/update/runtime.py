@@ -20,7 +20,11 @@ from machinery.config.settings import TrainerSettings, gpus_in
 from machinery.errors import ConfigError
 from machinery.order import process_wide
 from machinery.order.outstanding import OUTSTANDING, tensors_in
-from machinery.update.compiling import compiled, compiled_blocks as compiled_blocks
+from machinery.update.compiling import (
+    compiled,
+    compiled_blocks as compiled_blocks,
+    repeated_blocks as repeated_blocks,
+)
 from machinery.update.recomputing import recompute
 from machinery.update.watching import LossWatch
 

@@ -39,7 +39,8 @@ def test_what_is_measured_is_the_training(tmp_path):
         figures(tmp_path, **more)
         for more in ({}, {"trainer.channels_last": "true"}, {"data_loader.args.num_workers": 1})
     )
-    assert plain["rate"] > 0 and plain["facts"]["convolves"] and plain["facts"]["fused"]
+    assert plain["rate"] > 0 and plain["facts"]["convolves"] and plain["facts"]["fuses"]
+    assert plain["facts"]["fused"] and not plain["facts"]["blocks"]
     assert workers["losses"][:10] == plain["losses"][:10] and workers["facts"]["workers"] == 1
     assert channels["losses"][:10] == pytest.approx(plain["losses"][:10], abs=1e-3)
 
@@ -64,9 +65,12 @@ def test_tuning_recommends_what_is_faster_together():
                 "threads": 2,
                 "workers": 0,
                 "arguments": [],
-                "fused": True,
+                "fuses": True,
+                "fused": False,
+                "compile": False,
+                "blocks": False,
             }
-            self.facts |= {"convolves": True, "batch": 64, "samples": 500}
+            self.facts |= {"channels_last": False, "convolves": True, "batch": 64, "samples": 500}
             rate = 1000.0
             for key in settings:
                 rate *= gains.get(key, 1.0)
@@ -108,7 +112,8 @@ def test_tuning_ends_in_time():
     from tools.tune import Figure, Tuner, recommendation, tuned
 
     facts = {"cores": 1, "device": "cpu", "threads": 1, "workers": 0, "arguments": []}
-    facts |= {"fused": True, "convolves": True, "batch": 64, "samples": 500}
+    facts |= {"fuses": True, "fused": False, "channels_last": False, "compile": False}
+    facts |= {"blocks": False, "convolves": True, "batch": 64, "samples": 500}
 
     class Slow(Tuner):
         def figure(self, settings):
@@ -126,3 +131,27 @@ def test_tuning_ends_in_time():
     assert told.startswith("no time for: compile=true, num_workers=1 precision=bf16, ")
     assert "recommended, 1.50 times" in told
     assert max(map(len, "\n".join([*lines, told]).splitlines())) <= 80
+
+
+def test_what_is_tried_is_another_way():
+    from tools.tune import alternatives
+
+    facts = {"cores": 1, "device": "cuda", "threads": 1, "workers": 1, "convolves": True}
+    facts |= {"arguments": ["device_resident"], "fuses": True, "fused": True, "blocks": True}
+    facts |= {"channels_last": True, "compile": False}
+    tried = [*alternatives(facts)]
+    assert tried == [
+        {"data_loader.args.num_workers": 0},
+        {"data_loader.args.device_resident": True},
+        {"trainer.precision": "tf32"},
+        {"trainer.precision": "fp16"},
+        {"trainer.cudnn_benchmark": True},
+        {"trainer.precision": "bf16"},
+        {"trainer.channels_last": False},
+        {"optimizer.args.fused": False},
+        {"trainer.compile": "blocks"},
+        {"trainer.compile": True},
+        {"trainer.compile": "reduce-overhead"},
+    ]
+    facts |= {"device": "cpu", "compile": True, "blocks": False}
+    assert not any("trainer.compile" in each for each in alternatives(facts))

@@ -17,6 +17,7 @@ from machinery.config.arguments import accepted
 from machinery.config.components import find
 from machinery.errors import ConfigError, DataError
 from machinery.telling import note_batch
+from machinery.update.runtime import repeated_blocks
 from parse_config import ConfigParser
 from train import build
 
@@ -150,7 +151,11 @@ def _facts(trainer: Any) -> dict[str, Any]:
     loader = trainer.data_loader
     return {
         "arguments": [*_arguments(trainer.config, "data_loader", module_data), "pin_memory"],
-        "fused": "fused" in _arguments(trainer.config, "optimizer", module_optim, torch.optim),
+        "fuses": "fused" in _arguments(trainer.config, "optimizer", module_optim, torch.optim),
+        "fused": any(group.get("fused") for group in trainer.optimizer.param_groups),
+        "channels_last": trainer.settings.channels_last,
+        "compile": trainer.settings.compile,
+        "blocks": bool(repeated_blocks(trainer.model)),
         "convolves": _convolves(trainer.model),
         "device": trainer.device.type,
         "threads": torch.get_num_threads(),
