@@ -9,18 +9,18 @@ share, float [n, classes].
 import torch
 
 
+def _main_class(target: torch.Tensor) -> torch.Tensor:
+    """Classes int64 [n]; of shares float [n, classes] the largest."""
+    if target.ndim == 2 and target.is_floating_point():
+        return target.argmax(dim=1)
+    return target
+
+
 def accuracy(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """1 where the highest of the scores [n, classes] is the class int64 [n], else 0; float [n]."""
-    return (output.argmax(dim=1) == main_class(target)).float()
+    return (output.argmax(dim=1) == _main_class(target)).float()
 
 
 def top_k_acc(output: torch.Tensor, target: torch.Tensor, k: int = 3) -> torch.Tensor:
     """1 where the class int64 [n] is among the `k` highest scores [n, classes]; float [n]."""
-    return (output.topk(k, dim=1).indices == main_class(target)[:, None]).any(dim=1).float()
-
-
-def main_class(target: torch.Tensor) -> torch.Tensor:
-    """Classes int64 [n]; of shares float [n, classes] the largest."""
-    if target.is_floating_point():
-        return target.argmax(dim=1)
-    return target
+    return (output.topk(k, dim=1).indices == _main_class(target)[:, None]).any(dim=1).float()

@@ -169,11 +169,10 @@ def written(folder, names, n):
         (folder / name).write_bytes(pickle.dumps({"data": images, "labels": labels}))
 
 
-def test_the_page_shows_cifar(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["DatasetLoader", "ImageLoader"])
+def test_the_page_shows_cifar(tmp_path, monkeypatch, kind):
     page = (ROOT / "docs" / "config.md").read_text()
-    (text,) = re.findall(
-        r'```json\n("data_loader": \{\n    "type": "DatasetLoader".*?)```', page, re.S
-    )
+    (text,) = re.findall(rf'```json\n("data_loader": \{{\n    "type": "{kind}".*?)```', page, re.S)
     section = json.loads("{" + text + "}")["data_loader"]
     folder = tmp_path / "data" / "cifar-10-batches-py"
     folder.mkdir(parents=True)
@@ -191,11 +190,20 @@ def test_the_page_shows_cifar(tmp_path, monkeypatch):
     assert (loader.batch_size, loader.n_samples) == (128, 50)
     assert next(iter(loader))[0].shape == (50, 3, 32, 32)
     # Augmented in training, and as they are in validation.
-    rows = torch.from_numpy(loader.dataset.data).permute(0, 3, 1, 2) / 255
+    data = loader.dataset
+    if kind == "DatasetLoader":
+        rows = torch.from_numpy(data.data).permute(0, 3, 1, 2) / 255
+    else:
+        given = section["args"]
+        mean, std = (torch.tensor(given[name])[:, None, None] for name in ("mean", "std"))
+        rows = (data.images / 255 - mean) / std
+        data = loader._source
     (x, _), *_ = loader.split_validation()
     torch.testing.assert_close(x, rows[loader.valid_sampler.indices])
+    assert data.train is True
     tested = test_script.test_loader(config, data_loaders)
-    assert len(tested.dataset) == 7 and tested.dataset.train is False
+    assert len(tested.dataset) == 7
+    assert getattr(tested, "_source", tested.dataset).train is False
 
 
 def test_a_dataset_that_is_not_there_is_told_with_what_fetches_it(tmp_path, monkeypatch):
