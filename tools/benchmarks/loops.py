@@ -1,7 +1,7 @@
 """The template's loops against loops written by hand, in one process, on the same data."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -69,6 +69,7 @@ def make_trainer(
     criterion: Any,
     fused: bool = False,
     trainer_class: type[Trainer] = Trainer,
+    metrics: Sequence[Any] = (accuracy,),
     **settings: Any,
 ) -> Trainer:
     """A trainer on a loader, with everything logged.
@@ -77,6 +78,7 @@ def make_trainer(
         valid: a loader, too, or None.
         fused: whether the optimizer is.
         trainer_class: of the trainer.
+        metrics: functions.
         settings: of it.
     """
     config = ConfigParser(
@@ -87,12 +89,12 @@ def make_trainer(
             "data_loader": {"type": "DigitsDataLoader"},
             "optimizer": {"type": "SGD", "args": {"lr": 0.01}},
             "loss": criterion.__name__,
-            "metrics": ["accuracy"],
+            "metrics": [metric.__name__ for metric in metrics],
             "trainer": {"epochs": 1, "save_dir": str(folder), "verbosity": 0, **settings},
         }
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, fused=fused)
-    parts = (model, criterion, [accuracy], optimizer, config, device(), loader, valid)
+    parts = (model, criterion, metrics, optimizer, config, device(), loader, valid)
     return trainer_class(*parts)
 
 
