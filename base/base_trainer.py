@@ -271,7 +271,8 @@ class BaseTrainer(ClassicNames, ABC):
         weigh = None
         if not self._weighs_losses:
             weigh = OUTSTANDING.learnt
-        together.connect(self._networks(), self._held().optimizers, weigh)
+        optimizers = self._held().optimizers
+        together.connect(self._networks(), optimizers, weigh, self.settings.strategy)
 
     def _run_epoch(self, epoch: int) -> Log:
         """One epoch, from the randomness that belongs to its start."""

@@ -40,9 +40,14 @@ def _no_best_epoch() -> int:
     return 0
 
 
+def _fits(weights: Any) -> bool:
+    """Whether weights are as many as a histogram shows."""
+    return 1 < int(weights.numel()) <= _LARGEST_HISTOGRAM
+
+
 def _drawn(weights: Any) -> Any:
     """Weights as a histogram shows them; None of constant, huge or non-finite ones."""
-    if not 1 < weights.numel() <= _LARGEST_HISTOGRAM:
+    if not _fits(weights):
         return None
     if weights.is_complex() or weights.is_sparse:
         raise TypeError("they are complex, or sparse")
@@ -77,6 +82,8 @@ class TensorboardWriter(Writer):
         self.log_dir = log_dir
         self.logger = logger
         self.enabled = enabled and distributed.is_main()
+        # Whether all processes gather what is to be drawn; the main one may be off by now.
+        self._gathers = enabled
         self.step = 0
         self.mode = "train"
         self._first_step: int | None = None
@@ -99,10 +106,15 @@ class TensorboardWriter(Writer):
         self.mode = mode
 
     def add_weights(self, network: Any) -> None:
-        """Histograms of a network's weights; constant, huge or non-finite ones have none."""
-        if not self.enabled:
-            return
+        """Histograms of a network's weights; constant, huge or non-finite ones have none.
+
+        All processes have to ask for what is shared out over them.
+        """
         for name, weights in network.named_parameters():
+            if self._gathers and hasattr(weights, "full_tensor") and _fits(weights):
+                weights = weights.full_tensor()
+            if not self.enabled:
+                continue
             try:
                 values = _drawn(weights)
             except Exception as error:  # sparse, complex, or of a kind that is yet to come

@@ -54,6 +54,8 @@ OFTEN = {
     "test_two_processes_train_it": 4,
     "test_mlflow_has_what_was_trained": None,
     "test_each_row_runs": None,
+    "test_a_run_goes_on_on_others": 5,
+    "test_two_processes_train_as_one": 4,
     "test_weights_and_biases_offline": None,
     "test_the_tools_run_as_they_are_shown": 4,
     "test_the_sweep_of_the_page_runs": None,

@@ -117,6 +117,11 @@ class Trainer(BaseTrainer):
         self._weighs_losses = type(self)._train_epoch is Trainer._train_epoch
         self._own = OwnValues({*vars(self), *dir(Trainer)})
 
+    def _connect(self) -> None:
+        """Let several processes have the same weights, or a part of each."""
+        super()._connect()
+        self.runtime.share_out(self.model, self._held().optimizers, self.ema)
+
     def _tracker(self) -> MetricTracker:
         """Averages of loss terms and metrics."""
         functions = [metric.__name__ for metric in self._functions]
@@ -409,10 +414,11 @@ class Trainer(BaseTrainer):
         try:
             judged = networks.without_gradients(self.model)
             with self.judged(), judged, self._sizes.evaluating():
-                for batch in batches:
+                for batch, counts in self.runtime.in_step(batches):
                     computed = self.compute(batch)
-                    with self.runtime.autocast():
-                        self._add_to_averages(tracker, computed)
+                    if counts:
+                        with self.runtime.autocast():
+                            self._add_to_averages(tracker, computed)
                     if self.config.launch.checking:
                         break
         except (Exception, SystemExit) as error:

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from machinery.config.factory import Factory
 from machinery.errors import CheckpointError
 from machinery.order.bare import BareIteration
-from machinery.update.runtime import unwrap
+from machinery.update.runtime import local, unwrap
 
 #: Attributes that have a state and are no parts: loaders are read up to the place.
 _LOADERS = ("data_loader", "valid_data_loader")
@@ -104,7 +104,7 @@ def trained(held: Held) -> dict[str, torch.Tensor]:
             for number, state in enumerate(tree_leaves(dict(part.state))):
                 # What is no number of a weight, such as a count of steps, may be anything.
                 if isinstance(state, torch.Tensor) and state.ndim and state.is_floating_point():
-                    found[f"{prefix} state {number}"] = state
+                    found[f"{prefix} state {number}"] = local(state)
     return found
 
 
@@ -113,7 +113,7 @@ def _trained_weights(prefix: str, network: nn.Module) -> dict[str, torch.Tensor]
     found: dict[str, torch.Tensor] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            found[f"{prefix}.{name}".removeprefix(".")] = parameter
+            found[f"{prefix}.{name}".removeprefix(".")] = local(parameter)
     return found
 
 

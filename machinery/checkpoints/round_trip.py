@@ -20,6 +20,7 @@ from machinery.checkpoints.parts import Held, is_plain_optimizer, state_of
 from machinery.checkpoints.structure import difference, size, structure
 from machinery.errors import CheckpointError
 from machinery.plain_data import plain
+from machinery.update.runtime import is_sharded
 
 #: Bytes of a state that makes the way at the start of a run, and of one at a save.
 AT_START = 1 << 20
@@ -72,10 +73,17 @@ def _may_be_loaded(part: Any) -> bool:
     """
     if isinstance(part, nn.Module):
         tensors = [*part.parameters(), *part.buffers()]  # some may have no numbers, or none yet
-        return not any(is_lazy(tensor) or tensor.is_meta for tensor in tensors)
+        return not any(is_lazy(each) or each.is_meta or is_sharded(each) for each in tensors)
+    if isinstance(part, torch.optim.Optimizer) and any(map(is_sharded, _weights_of(part))):
+        return False
     if type(part).__module__.startswith("machinery."):
         return False
     return not hasattr(part, "__iter__")
+
+
+def _weights_of(optimizer: torch.optim.Optimizer) -> Iterator[Any]:
+    for group in optimizer.param_groups:
+        yield from group["params"]
 
 
 def _plain_state(name: str, part: Any) -> Any:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from machinery import distributed
@@ -22,7 +23,7 @@ from machinery.checkpoints.untrained import Digests, digests, left_out, networks
 from machinery.config.settings import TrainerSettings
 from machinery.errors import CheckpointError, NonFiniteError, StorageError
 from machinery.plain_data import plain
-from machinery.update.runtime import learning_rate
+from machinery.update.runtime import kind_of, learning_rate, whole
 from machinery.update.watching import not_finite
 
 _CHANGED = "no run could go on with what has changed since this one was built:"
@@ -95,7 +96,8 @@ class Checkpoints:
         lr = position.lr
         if math.isnan(lr) and "optimizer" in held.parts:  # a loop of its own has not noted it
             lr = learning_rate(held.parts["optimizer"])
-        spoilt = not_finite(trained(held), position.epoch, lr)
+        found = distributed.gathered(not_finite(trained(held), position.epoch, lr))
+        spoilt = next(filter(None, found), "")
         if spoilt and on_nan == "ignore":
             what = f"{spoilt}; it is saved all the same: trainer.on_nan is ignore"
             logging.getLogger("checkpoint").warning(what)
@@ -188,13 +190,13 @@ def content_of(
     weights = model if isinstance(model, nn.DataParallel) else held.model
     states = {}
     for name, part in held.parts.items():
-        states[name] = plain(state_of(part), f"the state of {name}")
+        states[name] = plain(whole(state_of(part)), f"the state of {name}")
     structures = {name: structure(state) for name, state in states.items()}
     return {
         "format_version": checkpoint.FORMAT_VERSION,
-        "arch": type(held.model).__name__,
+        "arch": kind_of(held.model).__name__,
         "epoch": position.epoch,
-        "state_dict": weights.state_dict(),
+        "state_dict": _weights(weights),
         "optimizer": states.pop("optimizer"),
         "monitor_best": monitor_best,
         "config": config,
@@ -204,6 +206,14 @@ def content_of(
         "structures": structures,
         "environment": environment,
     }
+
+
+def _weights(network: nn.Module) -> dict[str, torch.Tensor]:
+    """The state of a network, with its versions, as torch gives it."""
+    state = network.state_dict()
+    for name, value in list(state.items()):
+        state[name] = whole(value)
+    return state
 
 
 def _progress(position: Position, fixed: dict[str, Any]) -> Any:

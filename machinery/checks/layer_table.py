@@ -10,7 +10,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from machinery.checks.batchnorm import refuse_single, samples_before_single
 from machinery.telling import described
-from machinery.update.runtime import compiled_blocks, unwrap
+from machinery.update.runtime import compiled_blocks, kind_of, unwrap
 
 
 class Layer(NamedTuple):
@@ -140,7 +140,7 @@ def _row(layer: Layer, mark: str, output: str) -> Row:
         label = "model"
     return Row(
         layer="  " * layer.depth + _cut(label, 25),
-        kind=_cut(type(layer.module).__name__, 25) + mark,
+        kind=_cut(kind_of(layer.module).__name__, 25) + mark,
         output=_cut(output, 30),
         parameters=f"{_count(layer.module.parameters()):,}",
     )

@@ -82,6 +82,10 @@ class TrainerSettings(Section):
     """Let cuDNN try which convolutions are fastest; the last bits may differ from run to run."""
     recompute: list[str] = []
     """Modules ("blocks.*") whose activations the backward pass computes again, to save memory."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """How several processes share a model: each has all of it, or a part of each weight."""
+    shard: list[str] = []
+    """With "fsdp": modules ("blocks.*") that are shared out by themselves."""
     sync_batchnorm: bool = False
     """With several GPUs: let BatchNorm see the whole batch, not each GPU's part of it."""
     find_unused_parameters: bool = False

@@ -14,7 +14,7 @@ from machinery import distributed
 from machinery.config.checking import Checked
 from machinery.errors import ConfigError
 from machinery.telling import told
-from machinery.update.runtime import prepare_device, unwrap
+from machinery.update.runtime import is_sharded, local, prepare_device, unwrap
 
 _OPEN = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
@@ -188,7 +188,8 @@ class Average(AveragedModel):
                 averages.append(averaged)
                 values.append(own)
         if averages:
-            self._average(averages, values, self.n_averaged)
+            here = [local(each) for each in averages]
+            self._average(here, [local(each) for each in values], self.n_averaged)
         self._is_empty = False
         self.n_averaged += 1
 
@@ -207,7 +208,12 @@ class Average(AveragedModel):
 
     def _change_places(self) -> None:
         for averaged, own in self._pairs():
-            averaged.data, own.data = own.data, averaged.data
+            if is_sharded(own):  # FSDP2 knows where its numbers are
+                kept = local(own.data).clone()
+                local(own.data).copy_(local(averaged.data))
+                local(averaged.data).copy_(kept)
+            else:
+                averaged.data, own.data = own.data, averaged.data
 
     def _pairs(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Each tensor of the average with that of the network."""

@@ -3,10 +3,11 @@
 import contextlib
 import copy
 import inspect
+import itertools
 import logging
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -26,6 +27,16 @@ from machinery.update.compiling import (
     repeated_blocks as repeated_blocks,
 )
 from machinery.update.recomputing import recompute
+from machinery.update.sharding import (
+    full,
+    in_step,
+    is_sharded as is_sharded,
+    kind_of as kind_of,
+    local as local,
+    shard,
+    to_shard,
+    whole as whole,
+)
 from machinery.update.watching import LossWatch
 
 Context = contextlib.AbstractContextManager[Any]
@@ -107,6 +118,8 @@ class Runtime:
         self._with_modes: list[Any] = []
         self._warned = False
         self._alone = distributed.alone()
+        #: Whether several processes have parts of each weight.
+        self.shares_out = settings.strategy == "fsdp" and not self._alone
         #: The context in which gradients stay in this process, where they are averaged as they
         #: come.
         self.no_sync: Callable[[], Context] | None = None
@@ -127,9 +140,16 @@ class Runtime:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if training:
             recompute(model, self._settings.recompute)
+        if self._settings.shard and self._settings.strategy != "fsdp":
+            raise ConfigError('trainer.shard is for "strategy": "fsdp"')
         if training and not distributed.alone():
             model = self._parallel(model)
-        return compiled(model, self._settings.compile)
+        how = self._settings.compile
+        if self._settings.strategy == "fsdp" and training:
+            to_shard(model, self._settings.shard)  # which looks whether they are there
+            if how not in (False, "blocks"):
+                raise ConfigError('trainer.compile: with "fsdp" it is "blocks", or false')
+        return compiled(model, how)
 
     def _parallel(self, model: nn.Module) -> nn.Module:
         """The model that averages its gradients over the processes while it computes them."""
@@ -138,6 +158,8 @@ class Runtime:
         distributed.join()
         if self._settings.sync_batchnorm and self.device.type != "cpu":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        if self._settings.strategy == "fsdp":
+            return model  # `share_out` does it, once it is restored
         options: dict[str, Any] = {
             "find_unused_parameters": self._settings.find_unused_parameters,
             # Buffers are made the same where it matters: before evaluations and in checkpoints.
@@ -148,6 +170,25 @@ class Runtime:
         parallel = nn.parallel.DistributedDataParallel(model, **options)
         self.no_sync = parallel.no_sync
         return parallel
+
+    def share_out(
+        self, model: nn.Module, optimizers: Sequence[Optimizer], average: Any = None
+    ) -> None:
+        """Share the model out over several processes, if the config asks for it.
+
+        Args:
+            model: restored, and the same in all of them.
+            optimizers: of the trainer.
+            average: of the weights, if there is one.
+        """
+        if self.shares_out:
+            self.no_sync = shard(unwrap(model), self._settings.shard, optimizers, average)
+
+    def in_step(self, batches: Iterable[Any]) -> Iterable[tuple[Any, bool]]:
+        """Batches of an evaluation, and whether each counts; as many in each process if need be."""
+        if self.shares_out:
+            return in_step(batches)
+        return zip(batches, itertools.repeat(True), strict=False)
 
     def move(self, batch: Any) -> Any:
         """The batch on the device, with its images channels last if the model's are."""
@@ -331,9 +372,10 @@ class Runtime:
         weights = _weights([optimizer])
         if limit is None:
             gradients = [weight.grad for weight in weights if weight.grad is not None]
-            self.grad_norm = nn.utils.get_total_norm(gradients)
+            norm = nn.utils.get_total_norm(gradients)
         else:
-            self.grad_norm = nn.utils.clip_grad_norm_(weights, limit)
+            norm = nn.utils.clip_grad_norm_(weights, limit)
+        self.grad_norm = full(norm)
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the fp16 loss scale; empty otherwise."""
@@ -403,7 +445,7 @@ def _largest(tensors: Sequence[torch.Tensor]) -> torch.Tensor | None:
             dense.append(values)
     if not dense:
         return None
-    return nn.utils.get_total_norm(dense, norm_type=math.inf)
+    return full(nn.utils.get_total_norm(dense, norm_type=math.inf))
 
 
 def _sync_buffers_option() -> str:

@@ -7,14 +7,18 @@ import torch
 from torch import nn
 
 from machinery import distributed
-from machinery.errors import UserError
+from machinery.errors import ConfigError, UserError
 from machinery.update.networks import share_buffers
+from machinery.update.runtime import is_sharded
 
 Weigh = Callable[[], float]
 
 
 def connect(
-    networks: Sequence[nn.Module], optimizers: Iterable[torch.optim.Optimizer], weigh: Weigh | None
+    networks: Sequence[nn.Module],
+    optimizers: Iterable[torch.optim.Optimizer],
+    weigh: Weigh | None,
+    strategy: str = "ddp",
 ) -> None:
     """Let several processes begin with the same weights, and average all gradients.
 
@@ -25,9 +29,17 @@ def connect(
     Args:
         networks, optimizers: of the trainer.
         weigh: says what the gradients of a backward pass count for, in a loop that weighs no loss.
+        strategy: of the trainer.
+
+    Raises:
+        ConfigError: weights are to be shared out in a loop of the user's own.
     """
     if distributed.alone():
         return
+    if strategy == "fsdp" and weigh is not None:
+        raise ConfigError(
+            "trainer.strategy: fsdp is for Trainer's own _train_epoch: a loop of your own takes ddp"
+        )
     parameters = _all_parameters(networks, optimizers)
     distributed.broadcast(parameters)
     share_buffers(networks)
@@ -107,6 +119,8 @@ def check_alike(networks: Sequence[nn.Module]) -> None:
     sums = []
     for network in networks:
         for parameter in network.parameters():
+            if is_sharded(parameter):  # each process has another part
+                continue
             # Squares, because there are losses that keep plain sums.
             sums.append(float(parameter.detach().abs().cpu().double().square().sum()))
     for others in distributed.gathered(sums):
