@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 #: Arguments that say how a step is computed: who gives one chooses for himself.
 _WAYS = ("fused", "foreach", "differentiable", "capturable")
+#: Of SGD: with it, a momentum cannot begin with zeros, as a fused one of a late parameter does.
+_NOT_FROM_ZERO = "dampening"
 #: Devices for which torch's documentation names fused optimizers, and that are no experiment.
 _DEVICES = ("cpu", "cuda", "xpu")
 
@@ -41,12 +43,23 @@ class Fusing:
         """
         if self._sparse or not getattr(kind, "__module__", "").startswith("torch.optim."):
             return {}
-        if "fused" not in accepted(kind).types or not set(given).isdisjoint(_WAYS):
+        own_way = not set(given).isdisjoint((*_WAYS, _NOT_FROM_ZERO))
+        if "fused" not in accepted(kind).types or own_way:
             return {}
-        for _, weight in named:
-            if not weight.is_floating_point() or weight.device.type not in _DEVICES:
-                return {}
+        if not all(_can_be_fused(weight) for _, weight in named):
+            return {}
         if self._tells:
             off = "optimizer.args.fused: false computes one weight after the other"
             logging.getLogger("config").info(f"{kind.__name__} is fused ({off})")
         return {"fused": True}
+
+
+def _can_be_fused(weight: "torch.Tensor") -> bool:
+    """Whether a kernel can step on a weight: numbers without gaps, on a device that has one."""
+    import torch
+
+    if not weight.is_floating_point() or weight.device.type not in _DEVICES:
+        return False
+    if weight.layout != torch.strided:
+        return False
+    return weight.stride() == torch.empty_like(weight, device="meta").stride()
