@@ -206,6 +206,8 @@ def test_metrics_take_the_main_class_of_mixed_targets():
         accuracy(output, shares).tolist() == [1, 0] == accuracy(output, shares.argmax(1)).tolist()
     )
     assert top_k_acc(output, shares, 1).tolist() == [1, 0]
+    classes = torch.tensor([1.0, 1.0])  # as numbers that are no integers
+    assert accuracy(output, classes).tolist() == [1, 0] == top_k_acc(output, classes, 1).tolist()
 
 
 @pytest.mark.parametrize("parameter", [0.1, 0.4, 1.0, 3.0, 20.0, 1000.0])
