@@ -25,13 +25,17 @@ class Fusing:
 
     Args:
         model: to train.
+        loss: of the training, which may be a network, too.
         tells: of what is chosen.
     """
 
-    def __init__(self, model: "torch.nn.Module", tells: bool) -> None:
+    def __init__(self, model: "torch.nn.Module", loss: Any, tells: bool) -> None:
         self._tells = tells
+        modules = list(model.modules())
+        if hasattr(loss, "modules"):
+            modules += loss.modules()
         # Of embeddings, whose gradients no fused kernel takes.
-        self._sparse = any(getattr(module, "sparse", False) for module in model.modules())
+        self._sparse = any(getattr(module, "sparse", False) for module in modules)
 
     def argument(self, kind: Any, given: Iterable[str], named: "list[Any]") -> dict[str, bool]:
         """{"fused": True}, or {}.

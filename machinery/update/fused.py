@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from machinery.errors import ConfigError
+
 
 def lay_out_state(optimizer: Optimizer) -> None:
     """Let what is kept of weights lie in memory as they do: kernels take it as it lies there.
@@ -25,12 +27,19 @@ def ready(optimizer: Optimizer) -> None:
     The scale of fp16 stays out of it: in a kernel, a step that is not made would count as one for
     the average of the weights, and leave a first momentum undefined. A gradient that autograd has
     not put beside its weight may lie otherwise in memory.
+
+    Raises:
+        ConfigError: a gradient is sparse.
     """
     if "fused" in getattr(optimizer, "defaults", ()):  # torch has no public name for it
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     for group in _fused_groups(optimizer):
         for weight in group["params"]:
             if weight.grad is not None:
+                if weight.grad.layout != torch.strided:
+                    kind = f"a fused {type(optimizer).__name__}"
+                    hint = "set optimizer.args.fused to false"
+                    raise ConfigError(f"{kind} takes no sparse gradients: {hint}")
                 weight.grad = _laid_out(weight.grad, weight)
                 _begin_momentum(optimizer, group, weight)
 

@@ -194,3 +194,34 @@ def test_a_run_goes_on_that_had_its_images_otherwise_in_memory(tmp_path, before,
     again = trained("b", 2, after, newest_whole(part.checkpoint_dir)[0])
     assert ways(again) == [True]
     assert furthest(weights_of(again), weights_of(whole)) < 1e-5
+
+
+class SparseLoss(nn.Module):
+    """Cross entropy with a learned shift of the scores of each class, whose gradient is sparse."""
+
+    def __init__(self, says=True):
+        super().__init__()
+        self.table = nn.Embedding(3, 1, sparse=True)
+        self.table.sparse = says  # F.embedding(…, sparse=True) says it to nobody
+
+    def forward(self, output, target):
+        shift = nn.functional.embedding(target, self.table.weight, sparse=True)
+        return nn.functional.cross_entropy(output + shift.sum(), target)
+
+
+SparseLoss.__module__ = "tiny"
+tiny.SparseLoss = SparseLoss
+
+
+def test_sparse_gradients_of_a_loss(tmp_path):
+    config = settings(tmp_path / "a", "SGD", trainer__epochs=1)
+    config["optimizer"]["loss"] = True
+    config["loss"] = {"type": "SparseLoss"}
+    trained = tiny.as_train_py(config)
+    trained.train()
+    assert not any(ways(trained))
+    config["loss"]["args"] = {"says": False}
+    with pytest.raises(ConfigError, match=r"fused SGD takes no sparse gradients: set optimizer\."):
+        tiny.as_train_py(config).train()
+    config["optimizer"]["args"]["fused"] = False
+    tiny.as_train_py(config).train()
