@@ -120,6 +120,9 @@ class BytesInMemory(Dataset[Any]):
             for i in self._unreadable:
                 samples[i] = there[0]  # to hold its place: nobody is given it
         pixels, target = plain(samples)
+        if not isinstance(target, torch.Tensor):
+            kind = type(target).__name__
+            raise DataError(f"in memory a target is a number or a tensor, and not of a {kind}")
         self.images = pixels.images.to(device)
         if finish.augmentation is not None and finish.augmentation.mixes:
             check_classes(target, finish.classes)

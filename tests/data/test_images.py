@@ -410,5 +410,8 @@ def test_in_memory_samples_are_chosen_alike_and_left_out_alike(options):
 def test_what_cannot_be_read_into_memory_is_told():
     with pytest.raises(DataError, match=r"sample 11: OSError: torn"):
         loader(Pictures(broken=[11]), in_memory=True)
+    named = [(image, {"class": label}) for image, label in Pictures(2)]
+    with pytest.raises(DataError, match="a target is a number or a tensor, and not of a dict"):
+        loader(named, in_memory=True)
     with pytest.raises(DataError, match="no sample can be read"):
         loader(Pictures(2, broken=[0, 1]), in_memory=True, skip_unreadable=True)
