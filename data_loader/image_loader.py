@@ -50,6 +50,7 @@ class ImageLoader(BaseDataLoader):
         self._device: torch.device | None = None
         if in_memory or device_resident:
             self._device = _device(device_resident)
+        self._skips = bool(options.get("skip_unreadable", False))
         self._source = dataset.made(training)
         asked = Augmentation(crop, flip, colour, erase, mixup, cutmix)
         if classes is None:
@@ -65,7 +66,7 @@ class ImageLoader(BaseDataLoader):
         """A dataset, in memory if that is asked for."""
         if self._device is None:
             return dataset
-        return BytesInMemory(dataset, finish, self._device)
+        return BytesInMemory(dataset, finish, self._device, self._skips)
 
     def evaluation_data(self) -> Any:
         """The images without augmentation; in memory they are the same."""

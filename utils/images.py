@@ -24,6 +24,8 @@ _ERASED = (0.02, 0.33)
 _ASPECT = (0.3, 3.3)
 #: Points at which the distribution of a mixing share is known.
 _POINTS = 1025
+#: So many standard deviations beyond its mean nothing is drawn.
+_DEVIATIONS = 8
 
 
 class Amounts(NamedTuple):
@@ -388,18 +390,28 @@ def beta(uniform: torch.Tensor, parameter: float) -> torch.Tensor:
     """
     if parameter == 0:
         return torch.ones_like(uniform)
-    # Below a half, x = t ** (1 / parameter) / 2 has the density (1 - x) ** (parameter - 1) of t.
     t = np.linspace(0, 1, _POINTS)
-    x = t ** (1 / parameter) / 2
-    density = (1 - x) ** (parameter - 1)
+    x = _below_half(t, parameter)
+    if parameter > 1:
+        density = (4 * x * (1 - x)) ** (parameter - 1)
+    else:  # of t; that of x has no bound at 0
+        density = (1 - x) ** (parameter - 1)
     steps = (density[1:] + density[:-1]) / 2
     known = np.concatenate([[0.0], np.cumsum(steps)])
     known /= 2 * known[-1]
     drawn = uniform.double().numpy()
     below = np.minimum(drawn, 1 - drawn)
-    found = np.interp(below, known, t) ** (1 / parameter) / 2
+    found = _below_half(np.interp(below, known, t), parameter)
     found = np.where(drawn < 0.5, found, 1 - found)
     return torch.from_numpy(found).float()
+
+
+def _below_half(t: Any, parameter: float) -> Any:
+    """Numbers of a beta distribution up to a half, of t in 0..1; dense where many are drawn."""
+    if parameter <= 1:
+        return t ** (1 / parameter) / 2
+    deviation = 0.5 / math.sqrt(2 * parameter + 1)
+    return 0.5 - min(0.5, _DEVIATIONS * deviation) * (1 - t)
 
 
 def pixels_of(image: Any) -> torch.Tensor:

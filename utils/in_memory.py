@@ -8,7 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import Dataset
 
+from machinery.errors import DataError, UserError
 from machinery.order.seeding import uniform_rows
+from machinery.order.split import is_unreadable
+from machinery.telling import told
 from utils.images import Finish, Pixels, check_classes
 
 
@@ -93,18 +96,33 @@ class BytesInMemory(Dataset[Any]):
         dataset: of samples (image, target), as `Finish` takes them.
         finish: makes batches of them.
         device: where they are, and where batches are cut.
+        skips: samples that are None or cannot be read are left out of batches.
 
     Raises:
-        DataError: a sample is something else.
+        DataError: a sample is something else, or cannot be read.
     """
 
     #: No global generators: they need no seeds.
     draws_from = ()
 
-    def __init__(self, dataset: Any, finish: Finish, device: torch.device) -> None:
+    def __init__(
+        self, dataset: Any, finish: Finish, device: torch.device, skips: bool = False
+    ) -> None:
         plain = finish.evaluation_view()
-        samples = [dataset[i] for i in range(len(dataset))]
+        self._dataset = dataset
+        # What cannot be read, by its number, with the error; None: it is None.
+        self._unreadable: dict[int, Exception | None] = {}
+        samples = [self._read(dataset, i, skips) for i in range(len(dataset))]
+        if self._unreadable:
+            there = [sample for i, sample in enumerate(samples) if i not in self._unreadable]
+            if not there:
+                raise DataError("no sample can be read")
+            for i in self._unreadable:
+                samples[i] = there[0]  # to hold its place: nobody is given it
         pixels, target = plain(samples)
+        if not isinstance(target, torch.Tensor):
+            kind = type(target).__name__
+            raise DataError(f"in memory a target is a number or a tensor, and not of a {kind}")
         self.images = pixels.images.to(device)
         if finish.augmentation is not None and finish.augmentation.mixes:
             check_classes(target, finish.classes)
@@ -112,14 +130,42 @@ class BytesInMemory(Dataset[Any]):
         self.finish = finish
         self.classes = getattr(dataset, "classes", None)
 
+    def __getattr__(self, name: str) -> Any:
+        """What the dataset says of its samples, such as `targets`, by which they are chosen."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._dataset, name)
+
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> Any:
-        return self.images[index], self.target[index]
+    def _read(self, dataset: Any, i: int, skips: bool) -> Any:
+        """A sample; None, and a note of it, if it can be left out."""
+        try:
+            sample = dataset[i]
+        except UserError:
+            raise
+        except Exception as error:
+            if not skips or not is_unreadable(error):
+                raise DataError(f"sample {i}: {told(error)}") from error
+            self._unreadable[i] = error.with_traceback(None)
+            return None
+        if sample is None and skips:
+            self._unreadable[i] = None
+        return sample
 
-    def __getitems__(self, indices: torch.Tensor) -> tuple[Pixels, Any]:
-        """Samples int64 [n] as a batch."""
+    def __getitem__(self, index: int) -> Any:
+        if index not in self._unreadable:
+            return self.images[index], self.target[index]
+        error = self._unreadable[index]
+        if error is None:
+            return None
+        raise error.with_traceback(None)
+
+    def __getitems__(self, indices: torch.Tensor) -> tuple[Pixels, Any] | None:
+        """Samples int64 [n] as a batch; None if one of them is to be left out."""
+        if self._unreadable and not self._unreadable.keys().isdisjoint(indices.tolist()):
+            return None
         indices = indices.to(self.images.device, non_blocking=True)
         target = self.target.index_select(0, indices)
         return self.finish.batch(self.images.index_select(0, indices), target)

@@ -175,14 +175,3 @@ def _fixed(config: Config) -> dict[str, Any]:
         "lr_scheduler.type": scheduler.get("type"),
         "trainer.ema": _component(config, "trainer").get("ema"),
     }
-
-
-def scale_as_fused(optimizer: Any) -> None:
-    """Let an optimizer whose state was loaded take fp16's scale itself only if it is fused.
-
-    Torch sets this in the constructor, and not by the state: that of a run of an older version is
-    not fused.
-    """
-    if getattr(optimizer, "_step_supports_amp_scaling", False):
-        fused = [group.get("fused") for group in optimizer.param_groups]
-        optimizer._step_supports_amp_scaling = all(fused)

@@ -12,12 +12,7 @@ from typing import Any, Literal, cast
 from torch import nn
 
 from machinery.checkpoints import environment, foreign
-from machinery.checkpoints.changes import (
-    apply_changes,
-    changes,
-    check_fixed,
-    scale_as_fused,
-)
+from machinery.checkpoints.changes import apply_changes, changes, check_fixed
 from machinery.checkpoints.file import Content
 from machinery.checkpoints.fitting import part_problems
 from machinery.checkpoints.judging import judge_anew
@@ -242,8 +237,6 @@ class Continued(_WithParts):
         found = changes(optimizer, scheduler, content["optimizer"], before, now)
         self._load(held, parts)
         apply_changes(found, optimizer, scheduler)
-        for each in held.optimizers:
-            scale_as_fused(each)
         _warn_of_no_rate(optimizer)
         data = (content["environment"].get("data"), made_of.get("data"))
         judge_anew(parts, before, now, data)

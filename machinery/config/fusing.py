@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 #: Arguments that say how a step is computed: who gives one chooses for himself.
 _WAYS = ("fused", "foreach", "differentiable", "capturable")
+#: Of SGD: with it, a momentum cannot begin with zeros, as a fused one of a late parameter does.
+_NOT_FROM_ZERO = "dampening"
 #: Devices for which torch's documentation names fused optimizers, and that are no experiment.
 _DEVICES = ("cpu", "cuda", "xpu")
 
@@ -23,13 +25,17 @@ class Fusing:
 
     Args:
         model: to train.
+        loss: of the training, which may be a network, too.
         tells: of what is chosen.
     """
 
-    def __init__(self, model: "torch.nn.Module", tells: bool) -> None:
+    def __init__(self, model: "torch.nn.Module", loss: Any, tells: bool) -> None:
         self._tells = tells
+        modules = list(model.modules())
+        if hasattr(loss, "modules"):
+            modules += loss.modules()
         # Of embeddings, whose gradients no fused kernel takes.
-        self._sparse = any(getattr(module, "sparse", False) for module in model.modules())
+        self._sparse = any(getattr(module, "sparse", False) for module in modules)
 
     def argument(self, kind: Any, given: Iterable[str], named: "list[Any]") -> dict[str, bool]:
         """{"fused": True}, or {}.
@@ -41,12 +47,23 @@ class Fusing:
         """
         if self._sparse or not getattr(kind, "__module__", "").startswith("torch.optim."):
             return {}
-        if "fused" not in accepted(kind).types or not set(given).isdisjoint(_WAYS):
+        own_way = not set(given).isdisjoint((*_WAYS, _NOT_FROM_ZERO))
+        if "fused" not in accepted(kind).types or own_way:
             return {}
-        for _, weight in named:
-            if not weight.is_floating_point() or weight.device.type not in _DEVICES:
-                return {}
+        if not all(_can_be_fused(weight) for _, weight in named):
+            return {}
         if self._tells:
             off = "optimizer.args.fused: false computes one weight after the other"
             logging.getLogger("config").info(f"{kind.__name__} is fused ({off})")
         return {"fused": True}
+
+
+def _can_be_fused(weight: "torch.Tensor") -> bool:
+    """Whether a kernel can step on a weight: numbers without gaps, on a device that has one."""
+    import torch
+
+    if not weight.is_floating_point() or weight.device.type not in _DEVICES:
+        return False
+    if weight.layout != torch.strided:
+        return False
+    return weight.stride() == torch.empty_like(weight, device="meta").stride()

@@ -49,7 +49,7 @@ def init_optimizer(
     if component is None or component.type is None:
         return config.init_obj("optimizer", modules, named)
     kind = find(modules, component.type, config.source, ("optimizer",))
-    fusing = Fusing(model, config.starting)
+    fusing = Fusing(model, loss, config.starting)
     if not component.groups:
         fused = fusing.argument(kind, component.args, named)
         return config.init_obj("optimizer", modules, named, **fused)

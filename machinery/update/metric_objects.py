@@ -12,6 +12,8 @@ from machinery.errors import CheckpointError
 from machinery.plain_data import plain
 from machinery.telling import note_place
 
+#: How torchmetrics' names begin of metrics of one class for each sample.
+_OF_CLASSES = "multiclass"
 #: What a metric may count with.
 _COUNTS = (int, float, list, dict, set, torch.Tensor)
 #: What torchmetrics calls a metric that gives the values of another names.
@@ -182,6 +184,39 @@ def _is_nothing(value: torch.Tensor) -> bool:
     return value.dtype == torch.bool and value.shape == (0,)
 
 
+def as_taken(metric: Any, output: Any, target: Any) -> Any:
+    """The target as a metric takes it: of shares of classes the largest, for torchmetrics'.
+
+    These would take shares for numbers of classes, and give some number.
+    """
+    if not isinstance(output, torch.Tensor) or not isinstance(target, torch.Tensor):
+        return target
+    are_shares = target.is_floating_point() and target.ndim > 1 and target.shape == output.shape
+    if are_shares and takes_classes(metric):
+        return target.argmax(dim=1)
+    return target
+
+
+def takes_classes(metric: Any) -> bool:
+    """Whether a metric of torchmetrics' is of one class for each sample, by its name or task."""
+    parts = [metric]
+    if isinstance(metric, nn.Module):
+        parts = list(metric.modules())
+    for part in parts:
+        if getattr(part, "keywords", {}).get("task") == "multiclass":
+            return True
+        kinds = (getattr(part, "func", part), *type(part).__mro__)  # of a functools.partial
+        if any(_is_of_classes(kind) for kind in kinds):
+            return True
+    return False
+
+
+def _is_of_classes(kind: Any) -> bool:
+    """Whether a function or a class is one of torchmetrics' for classes."""
+    name = getattr(kind, "__name__", "").lower()
+    return name.startswith(_OF_CLASSES) and str(kind.__module__).startswith("torchmetrics.")
+
+
 def reset(name: str, metric: Any) -> None:
     """Let a metric forget what it has counted."""
     try:
@@ -194,7 +229,7 @@ def reset(name: str, metric: Any) -> None:
 def show(name: str, metric: Any, output: Any, target: Any) -> None:
     """Let a metric count a batch."""
     try:
-        metric.update(output, target)
+        metric.update(output, as_taken(metric, output, target))
     except (Exception, SystemExit) as error:
         note_place(error, f"in the metric {name}")
         raise

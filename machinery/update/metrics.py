@@ -321,12 +321,24 @@ def by_kind(metrics: Sequence[Any], device: torch.device) -> tuple[list[Any], li
     objects = []
     for metric in metrics:
         if not hasattr(metric, "compute"):
-            functions.append(metric)
+            functions.append(_of_classes(metric))
             continue
         objects.append(metric)
         if isinstance(metric, torch.nn.Module):
             metric.to(device)
     return functions, objects
+
+
+def _of_classes(metric: Any) -> Any:
+    """A metric that is a function; one of torchmetrics' for classes takes shares of them, too."""
+    if not metric_objects.takes_classes(metric):
+        return metric
+
+    def function(output: Any, target: Any) -> Any:
+        return metric(output, metric_objects.as_taken(metric, output, target))
+
+    function.__name__ = metric.__name__
+    return function
 
 
 def number(name: str, value: Any) -> float:

@@ -26,6 +26,7 @@ from machinery.update.compiling import (
     compiled_blocks as compiled_blocks,
     repeated_blocks as repeated_blocks,
 )
+from machinery.update.fused import lay_out_state, ready
 from machinery.update.recomputing import recompute
 from machinery.update.sharding import (
     full,
@@ -260,6 +261,8 @@ class Runtime:
         self._average = average
         self._attended = list(optimizers)
         self._with_modes = list(with_modes)
+        for optimizer in self._attended:
+            lay_out_state(optimizer)
 
     def to_training(self) -> None:
         """Put optimizers that have modes into training mode: an evaluation leaves them in its."""
@@ -284,6 +287,7 @@ class Runtime:
         for optimizer in optimizers:
             self._clip(optimizer)
         for optimizer in optimizers:
+            ready(optimizer)
             try:
                 if self._scaled:
                     self._scaler.step(optimizer)
@@ -327,6 +331,7 @@ class Runtime:
             again()
             for optimizer in optimizers:
                 self._clip(optimizer)
+                ready(optimizer)
             seen.append(mean())
             return seen[-1]
 

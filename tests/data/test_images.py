@@ -206,9 +206,11 @@ def test_metrics_take_the_main_class_of_mixed_targets():
         accuracy(output, shares).tolist() == [1, 0] == accuracy(output, shares.argmax(1)).tolist()
     )
     assert top_k_acc(output, shares, 1).tolist() == [1, 0]
+    classes = torch.tensor([1.0, 1.0])  # as numbers that are no integers
+    assert accuracy(output, classes).tolist() == [1, 0] == top_k_acc(output, classes, 1).tolist()
 
 
-@pytest.mark.parametrize("parameter", [0.1, 0.4, 1.0, 3.0])
+@pytest.mark.parametrize("parameter", [0.1, 0.4, 1.0, 3.0, 20.0, 1000.0])
 def test_shares_are_of_a_beta_distribution(parameter):
     uniform = (torch.arange(20000) + 0.5) / 20000
     found = beta(uniform, parameter)
@@ -374,3 +376,42 @@ def test_mixing_needs_the_number_of_classes(monkeypatch):
     with pytest.raises(ConfigError, match="does not say how many classes it has: give classes"):
         loader(cutmix=1.0)
     loader(cutmix=1.0, training=False)
+
+
+class Weighted(Pictures):
+    """Knows the class of each sample, and how often it is to be drawn."""
+
+    def __init__(self, n=41, broken=(), missing=()):
+        super().__init__(n, broken)
+        self.targets = [i % 3 for i in range(n)]
+        self.hardness = [1.0 + i for i in range(n)]
+        self.missing = missing
+
+    def __getitem__(self, i):
+        if i in self.missing:
+            return None
+        return super().__getitem__(i)
+
+
+@pytest.mark.parametrize("options", [{"weights": "balanced"}, {"weights": "hardness"}, {}])
+def test_in_memory_samples_are_chosen_alike_and_left_out_alike(options):
+    options = {"validation_split": 0.2, "skip_unreadable": True, **ALL, **options}
+    pictures = Weighted(600, broken=[11], missing=[5])
+    plain = loader(pictures, **options)
+    kept = loader(pictures, in_memory=True, **options)
+    images, targets = gathered(plain.batches(2) | on_host)
+    others, classes = gathered(kept.batches(2) | on_host)
+    assert torch.equal(images, others) and torch.equal(targets, classes)
+    assert plain.unreadable.state_dict() == kept.unreadable.state_dict()
+    found, _ = gathered(kept.split_validation())
+    assert torch.equal(found, gathered(plain.split_validation())[0])
+
+
+def test_what_cannot_be_read_into_memory_is_told():
+    with pytest.raises(DataError, match=r"sample 11: OSError: torn"):
+        loader(Pictures(broken=[11]), in_memory=True)
+    named = [(image, {"class": label}) for image, label in Pictures(2)]
+    with pytest.raises(DataError, match="a target is a number or a tensor, and not of a dict"):
+        loader(named, in_memory=True)
+    with pytest.raises(DataError, match="no sample can be read"):
+        loader(Pictures(2, broken=[0, 1]), in_memory=True, skip_unreadable=True)

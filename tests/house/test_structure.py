@@ -91,7 +91,7 @@ PRIVATE = {
     "_orig_mod": "machinery/update/runtime.py",
     "_compiled_call_impl": "machinery/update/compiling.py",
     "_version": "machinery/order/outstanding.py",
-    "_step_supports_amp_scaling": "machinery/checkpoints/changes.py",
+    "_step_supports_amp_scaling": "machinery/update/fused.py",
     "_set_pg_timeout": "machinery/distributed.py",
 }
 #: Documented and public, whatever their names look like.

@@ -1434,7 +1434,8 @@ SUGGESTION = re.compile(
 #: update/test_parameter_groups.py, config/test_words_for_optimizers.py, config/test_nested.py,
 #: data/test_choosing.py, messages/test_first_batch.py, update/test_schedules.py,
 #: messages/test_memory.py, data/test_waiting.py, update/test_recomputing.py
-#: update/test_switches.py, classic/test_older_versions.py and messages/test_messages.py.
+#: update/test_switches.py, classic/test_older_versions.py, messages/test_messages.py and
+#: update/test_fused.py.
 FOLLOWED = """what to train: -c {}
 -r auto needs
 may be its "base"
@@ -1512,7 +1513,8 @@ more data_loader.args.num_workers may help; tools/tune.py
 {} is inside {}: leave one of them out
 {}: leave one of them out
 give a BaseDataLoader its further options by name: pin_memory=True
-activate the project's virtual environment, or pip install -r""".splitlines()
+activate the project's virtual environment, or pip install -r
+set optimizer.args.fused to false""".splitlines()
 
 
 #: What only looks like one: help, origins, and what is told beside a suggestion.

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import tiny
+from base import BaseModel
 from exact import furthest
 from machinery.checkpoints.run_folder import newest_whole
 from machinery.config import optimization
@@ -61,6 +62,12 @@ class Wide(nn.Module):
         self.waves = nn.Parameter(torch.zeros(3, dtype=torch.complex64))
 
 
+class WithGaps(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(3, 4)[:, :2])
+
+
 class OnMeta(nn.Module):
     def __init__(self):
         super().__init__()
@@ -78,6 +85,8 @@ class OnMeta(nn.Module):
         {"network": Sparse},
         {"network": Wide},
         {"network": OnMeta},
+        {"network": WithGaps},
+        {"optimizer": "SGD", "arguments": {"momentum": 0.9, "dampening": 0.1}},
         {"groups": [{"params": ["*.bias"], "fused": False}]},
     ],
 )
@@ -117,3 +126,102 @@ def test_a_running_optimizer_keeps_its_way(tmp_path):
         train(settings(tmp_path, arguments={"fused": False}, trainer__epochs=2), newest)
     again = train(settings(tmp_path, arguments={"fused": True}, trainer__epochs=2), newest)
     assert ways(again) == [True]
+
+
+class Seen(BaseModel):
+    """Six numbers as an image of two channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, (1, 2))
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.fc(self.conv(x.view(-1, 2, 1, 3)).relu().flatten(1))
+
+
+Seen.__module__ = "tiny"
+tiny.Seen = Seen
+
+
+class Late(tiny.Trainer):
+    """Learns a layer late, of gradients that lie otherwise; with fp16 they are infinite first."""
+
+    def _forward(self, batch):
+        data, target = batch
+        output = self.model(data)
+        if self.step < 2:
+            output = self.model.conv(data.view(-1, 2, 1, 3)).flatten(1)[:, :3]
+        return self.criterion(output, target), output, target
+
+    def backward(self, computed, term=None):
+        super().backward(computed, term)
+        spoilt = [torch.full((4, 2, 1, 2), torch.nan) for _ in range(9)]
+        del spoilt  # what a buffer begins with that nobody fills
+        weight = self.model.conv.weight
+        weight.grad = weight.grad.contiguous(memory_format=torch.channels_last)
+        if self.step == 0 and self.settings.precision == "fp16":
+            weight.grad.fill_(torch.inf)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("given", [["Adam"], ["SGD", {"momentum": 0.9}], ["Adagrad"]])
+def test_weights_may_be_learnt_late_and_gradients_lie_otherwise(tmp_path, given, precision):
+    optimizer, arguments = given[0], dict(*given[1:])
+    found = []
+    for fused in (None, False):
+        extra = {} if fused is None else {"fused": fused}
+        config = settings(tmp_path / str(fused), optimizer, {**arguments, **extra})
+        config["trainer"].update(epochs=1, precision=precision, ema=0.9)
+        config["arch"] = {"type": "Seen"}
+        found.append(tiny.as_train_py(config, trainer_class=Late))
+        found[-1].train()
+    assert ways(found[0]) == [True] != ways(found[1])
+    assert furthest(*map(weights_of, found)) < 1e-4
+    assert furthest(*(each.ema.state_dict() for each in found)) < 1e-4
+
+
+@pytest.mark.parametrize("before, after", [(True, False), (False, True)])
+def test_a_run_goes_on_that_had_its_images_otherwise_in_memory(tmp_path, before, after):
+    def trained(folder, epochs, channels_last, resume=None):
+        config = settings(tmp_path / folder, trainer__epochs=epochs)
+        config["arch"] = {"type": "Seen"}
+        config["trainer"]["channels_last"] = channels_last
+        return train(config, resume)
+
+    whole = trained("a", 2, before)
+    part = trained("b", 1, before)
+    again = trained("b", 2, after, newest_whole(part.checkpoint_dir)[0])
+    assert ways(again) == [True]
+    assert furthest(weights_of(again), weights_of(whole)) < 1e-5
+
+
+class SparseLoss(nn.Module):
+    """Cross entropy with a learned shift of the scores of each class, whose gradient is sparse."""
+
+    def __init__(self, says=True):
+        super().__init__()
+        self.table = nn.Embedding(3, 1, sparse=True)
+        self.table.sparse = says  # F.embedding(…, sparse=True) says it to nobody
+
+    def forward(self, output, target):
+        shift = nn.functional.embedding(target, self.table.weight, sparse=True)
+        return nn.functional.cross_entropy(output + shift.sum(), target)
+
+
+SparseLoss.__module__ = "tiny"
+tiny.SparseLoss = SparseLoss
+
+
+def test_sparse_gradients_of_a_loss(tmp_path):
+    config = settings(tmp_path / "a", "SGD", trainer__epochs=1)
+    config["optimizer"]["loss"] = True
+    config["loss"] = {"type": "SparseLoss"}
+    trained = tiny.as_train_py(config)
+    trained.train()
+    assert not any(ways(trained))
+    config["loss"]["args"] = {"says": False}
+    with pytest.raises(ConfigError, match=r"fused SGD takes no sparse gradients: set optimizer\."):
+        tiny.as_train_py(config).train()
+    config["optimizer"]["args"]["fused"] = False
+    tiny.as_train_py(config).train()

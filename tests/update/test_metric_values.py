@@ -340,3 +340,29 @@ def test_a_long_name_of_a_class_is_cut():
     assert names_of_classes(["a" * 5000, "b c"], 2) == ["a" * 100, "b_c"]
     # Two that are alike up to there have their numbers.
     assert names_of_classes(["a" * 5000, "a" * 5001], 2) == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    "kind, arguments",
+    [
+        ("torchmetrics.classification.MulticlassAccuracy", {"average": "micro"}),
+        ("torchmetrics.classification.MulticlassF1Score", {}),
+        ("torchmetrics.Accuracy", {"task": "multiclass"}),
+        ("torchmetrics.functional.accuracy", {"task": "multiclass"}),
+        ("torchmetrics.functional.classification.multiclass_f1_score", {}),
+    ],
+)
+def test_shares_of_classes_are_the_largest_for_torchmetrics(tmp_path, kind, arguments):
+    pytest.importorskip("torchmetrics")
+    metric = {"type": kind, "args": {"num_classes": 3, **arguments}, "name": "m"}
+    trainer = tiny.as_train_py(tiny.settings(tmp_path, metrics=[metric]))
+    output = torch.tensor([[0.1, 0.9, 0.0], [0.8, 0.1, 0.1], [0.2, 0.1, 0.7], [0.9, 0.1, 0.0]])
+    target = torch.tensor([1, 2, 2, 1])
+    found = []
+    for each in (target, torch.eye(3)[target] * 0.7 + 0.1):
+        tracker = trainer._tracker()
+        for function in trainer._functions:
+            tracker.update("m", function(output, each))
+        tracker.update_objects(output, each)
+        found.append(tracker.result())
+    assert found[0] == found[1] and 0 < found[0]["m"] < 1
