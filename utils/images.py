@@ -388,16 +388,17 @@ def beta(uniform: torch.Tensor, parameter: float) -> torch.Tensor:
     """
     if parameter == 0:
         return torch.ones_like(uniform)
-    # Below a half, x = t ** (1 / parameter) / 2 has the density (1 - x) ** (parameter - 1) of t.
+    # Below a half, x = t ** (1 / power) / 2 has a density of t that is finite, and no spike.
+    power = min(parameter, 1)
     t = np.linspace(0, 1, _POINTS)
-    x = t ** (1 / parameter) / 2
-    density = (1 - x) ** (parameter - 1)
+    x = t ** (1 / power) / 2
+    density = (1 - x) ** (power - 1) * (4 * x * (1 - x)) ** (parameter - power)
     steps = (density[1:] + density[:-1]) / 2
     known = np.concatenate([[0.0], np.cumsum(steps)])
     known /= 2 * known[-1]
     drawn = uniform.double().numpy()
     below = np.minimum(drawn, 1 - drawn)
-    found = np.interp(below, known, t) ** (1 / parameter) / 2
+    found = np.interp(below, known, t) ** (1 / power) / 2
     found = np.where(drawn < 0.5, found, 1 - found)
     return torch.from_numpy(found).float()
 

@@ -208,7 +208,7 @@ def test_metrics_take_the_main_class_of_mixed_targets():
     assert top_k_acc(output, shares, 1).tolist() == [1, 0]
 
 
-@pytest.mark.parametrize("parameter", [0.1, 0.4, 1.0, 3.0])
+@pytest.mark.parametrize("parameter", [0.1, 0.4, 1.0, 3.0, 8.0, 32.0])
 def test_shares_are_of_a_beta_distribution(parameter):
     uniform = (torch.arange(20000) + 0.5) / 20000
     found = beta(uniform, parameter)
