@@ -54,6 +54,8 @@ class ImageLoader(BaseDataLoader):
         asked = Augmentation(crop, flip, colour, erase, mixup, cutmix)
         if classes is None:
             classes = len(getattr(self._source, "classes", None) or ())
+        elif not 0 < classes < 2**31:
+            raise ConfigError(f"classes: expected an integer of at least 1, found {classes}")
         if asked.mixes and training and classes == 0:
             what = "the dataset does not say how many classes it has"
             raise ConfigError(f"mixup and cutmix: {what}: give classes")

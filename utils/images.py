@@ -22,6 +22,8 @@ _GREY = (0.299, 0.587, 0.114)
 #: arXiv:1708.04896).
 _ERASED = (0.02, 0.33)
 _ASPECT = (0.3, 3.3)
+#: Numbers that are divided by less are no pixels any more.
+_LEAST_STD = 1e-6
 #: Points at which the distribution of a mixing share is known.
 _POINTS = 1025
 
@@ -183,8 +185,14 @@ class Finish:
     ) -> None:
         if len(mean) != len(std) or not mean:
             raise ConfigError(f"mean has {len(mean)} values and std {len(std)}: one a channel")
-        if min(std) <= 0:
-            raise ConfigError(f"std: expected values above 0, found {list(std)}")
+        for value in mean:
+            if not 0 <= value <= 1:
+                hint = "of 0..1, where pixels of 0..255 are divided by 255"
+                raise ConfigError(f"mean: expected values {hint}, found {list(mean)}")
+        for value in std:
+            if not _LEAST_STD <= value <= 1:
+                what = f"expected values above 0, at least {_LEAST_STD}, up to 1"
+                raise ConfigError(f"std: {what}, found {list(std)}")
         self.mean = list(mean)
         self.std = list(std)
         self.augmentation = augmentation
@@ -238,9 +246,10 @@ class Finish:
 
     def _check_crop(self, size: Sequence[int]) -> None:
         assert self.augmentation is not None
-        if self.augmentation.crop >= min(size):
+        if self.augmentation.crop >= max(min(size), 1):
             shown = "x".join(map(str, size))
-            raise DataError(f"crop: {self.augmentation.crop} pixels of images of {shown}")
+            what = f"{self.augmentation.crop} pixels of images of {shown}"
+            raise DataError(f"crop: {what}: give fewer than their shorter side has")
 
     def _scale(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """What bytes are multiplied by, and what is added: [channels, 1, 1], on a device."""
