@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.utils.data import IterableDataset
 
 from base import BaseDataLoader
 from utils import ConfigError, DatasetMaker
 from utils.images import Augmentation, Finish
-from utils.in_memory import BytesInMemory
+from utils.in_memory import BytesInMemory, place_of
 
 
 class ImageLoader(BaseDataLoader):
@@ -49,8 +50,10 @@ class ImageLoader(BaseDataLoader):
         self.maker = dataset
         self._device: torch.device | None = None
         if in_memory or device_resident:
-            self._device = _device(device_resident)
+            self._device = place_of(device_resident, options.get("num_workers", 0))
         self._source = dataset.made(training)
+        if self._device is not None:
+            _check_can_be_kept(self._source, options)
         asked = Augmentation(crop, flip, colour, erase, mixup, cutmix)
         if classes is None:
             classes = len(getattr(self._source, "classes", None) or ())
@@ -77,11 +80,11 @@ class ImageLoader(BaseDataLoader):
         return self._kept(view, self._finish.evaluation_view())
 
 
-def _device(resident: bool) -> torch.device:
-    """Where images are kept."""
-    accelerator = None
-    if resident:
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if accelerator is None:
-        return torch.device("cpu")
-    return accelerator
+def _check_can_be_kept(dataset: Any, options: dict[str, Any]) -> None:
+    """Refuse what cannot be read once and for all."""
+    names = "in_memory and device_resident"
+    if isinstance(dataset, IterableDataset):
+        raise ConfigError(f"{names} are not for iterable data: leave them out")
+    if options.get("skip_unreadable"):
+        what = f"has no effect beside {names}, which read all images at the start"
+        raise ConfigError(f"skip_unreadable {what}: leave one of them out")

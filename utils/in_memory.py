@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import Dataset
 
+from machinery.errors import ConfigError, DataError
 from machinery.order.seeding import uniform_rows
 from utils.images import Finish, Pixels, check_classes
 
@@ -102,9 +103,12 @@ class BytesInMemory(Dataset[Any]):
     draws_from = ()
 
     def __init__(self, dataset: Any, finish: Finish, device: torch.device) -> None:
-        plain = finish.evaluation_view()
-        samples = [dataset[i] for i in range(len(dataset))]
-        pixels, target = plain(samples)
+        #: What it was read from, which says more of the samples, such as their weights.
+        self.samples_read_from = dataset
+        pixels, target = finish.evaluation_view()(_read(dataset))
+        if not isinstance(target, torch.Tensor):
+            what = f"a {type(target).__name__} of each batch"
+            raise DataError(f"in_memory keeps targets that are numbers, found {what}: leave it out")
         self.images = pixels.images.to(device)
         if finish.augmentation is not None and finish.augmentation.mixes:
             check_classes(target, finish.classes)
@@ -129,3 +133,42 @@ class BytesInMemory(Dataset[Any]):
         view = BytesInMemory.__new__(BytesInMemory)
         vars(view).update(vars(self), finish=self.finish.evaluation_view())
         return view
+
+
+def _read(dataset: Any) -> list[Any]:
+    """All samples of a dataset.
+
+    Raises:
+        DataError: there are none.
+    """
+    samples = []
+    for i in range(len(dataset)):
+        try:
+            samples.append(dataset[i])
+        except (Exception, SystemExit) as error:
+            error.add_note(f"in sample {i}")
+            raise
+    if not samples:
+        raise DataError(f"the dataset is empty: {type(dataset).__name__} has no samples")
+    return samples
+
+
+def place_of(resident: bool, workers: int) -> torch.device:
+    """Where a loader keeps its images.
+
+    Args:
+        resident: in the memory of the GPU, if there is one.
+        workers: of the loader.
+
+    Raises:
+        ConfigError: workers cannot make batches there.
+    """
+    accelerator = None
+    if resident:
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None:
+        return torch.device("cpu")
+    if workers > 0:
+        what = "batches are made in the memory of the GPU, where workers cannot be"
+        raise ConfigError(f"device_resident: {what}: set num_workers to 0, or leave it out")
+    return accelerator

@@ -2,6 +2,8 @@
 
 import copy
 import io
+import re
+import traceback
 
 import numpy as np
 import pytest
@@ -9,12 +11,12 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 import ranks
 import tiny
 from base import BaseModel
-from data_loader.data_loaders import ImageLoader
+from data_loader.data_loaders import DigitsDataLoader, ImageLoader
 from exact import furthest
 from machinery.arriving import is_under_way, to_device
 from machinery.errors import ConfigError, DataError
@@ -49,6 +51,16 @@ class Pictures(Dataset):
         return Image.fromarray(self.pixels[i]), i % 3
 
 
+class Named(Pictures):
+    """Targets that have names."""
+
+    def __getitem__(self, i):
+        return super().__getitem__(i)[0], {"class": i % 3}
+
+
+BY_LENGTH = {"batch_by": "length", "lengths": "w"}
+
+
 class Small(BaseModel):
     def __init__(self):
         super().__init__()
@@ -66,7 +78,8 @@ tiny.soft_cross_entropy = nn.functional.cross_entropy
 
 
 def loader(dataset=None, **options):
-    dataset = dataset or Pictures()
+    if dataset is None:
+        dataset = Pictures()
     maker = DatasetMaker(lambda sections: dataset, ("args", "test_args"), "dataset", "x")
     return ImageLoader(maker, MEAN, STD, **{"batch_size": 8, **options})
 
@@ -144,6 +157,44 @@ class OnHost:
 
 
 on_host = OnHost()
+
+
+@pytest.mark.parametrize("options", [{"weights": "balanced"}, {"weights": "w"}, BY_LENGTH])
+def test_what_a_dataset_says_of_its_samples_counts_in_memory_too(options):
+    pictures = Pictures()
+    pictures.targets = [i % 3 for i in range(41)]
+    pictures.w = [i % 5 for i in range(41)]
+    subset = Subset(pictures, range(2, 39))
+    for dataset in (pictures, subset):
+        found, classes = gathered(loader(dataset, in_memory=True, **options))
+        images, targets = gathered(loader(dataset, **options))
+        assert torch.equal(found, images) and torch.equal(classes, targets)
+
+
+@pytest.mark.parametrize(
+    "dataset, options, told",
+    [
+        (Pictures(broken=[11]), {}, "torn.*in sample 11"),
+        (Pictures(0), {}, "the dataset is empty: Pictures has no samples"),
+        (Named(), {}, "in_memory keeps targets that are numbers, found a dict of each batch"),
+        (tiny.Stream(9), {}, "in_memory and device_resident are not for iterable data"),
+        (Pictures(), {"skip_unreadable": True}, "skip_unreadable has no effect beside in_memory"),
+    ],
+)
+def test_what_cannot_be_kept_in_memory_is_told(dataset, options, told):
+    with pytest.raises((ConfigError, DataError, OSError)) as raised:
+        loader(dataset, in_memory=True, **options)
+    shown = "".join(traceback.format_exception_only(raised.value)).replace("\n", " ")
+    assert re.search(told, shown)
+
+
+def test_no_workers_where_images_are_on_the_gpu(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: META)
+    for make in (DigitsDataLoader, loader):
+        with pytest.raises(ConfigError, match=r"device_resident: .* set num_workers to 0"):
+            make(device_resident=True, num_workers=1)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: None)
+    assert loader(device_resident=True, num_workers=1).num_workers == 1
 
 
 def test_only_training_images_are_augmented():
