@@ -427,6 +427,12 @@ def test_what_makes_no_sense_is_told(options, told):
             list(ImageLoader(maker, **given, **way))
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_is_wrong_with_a_batch_is_told_in_plain_words(workers):
+    with pytest.raises(DataError, match=r"pass 1: crop: 7 pixels of images of 9x7: [^\n]*$"):
+        list(loader(crop=7, num_workers=workers))
+
+
 def test_mixing_needs_the_number_of_classes(monkeypatch):
     monkeypatch.delattr(Pictures, "classes")
     with pytest.raises(ConfigError, match="does not say how many classes it has: give classes"):
