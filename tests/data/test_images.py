@@ -18,7 +18,7 @@ import tiny
 from base import BaseModel
 from data_loader.data_loaders import DigitsDataLoader, ImageLoader
 from exact import furthest
-from machinery.arriving import is_under_way, to_device
+from machinery.arriving import is_under_way, on_host as arrived, to_device
 from machinery.errors import ConfigError, DataError
 from machinery.order import seeding
 from machinery.update.runtime import unwrap
@@ -363,6 +363,44 @@ def test_a_batch_may_be_pinned_and_sent():
     for one, other in zip(batch, sent, strict=True):
         there = one.on_device(torch.device("cpu"))
         assert torch.equal(there, other.on_device(torch.device("cpu")))
+
+
+class Doubled:
+    """What is twice as much where it arrives."""
+
+    def __init__(self, x):
+        self.x = x
+
+    def on_device(self, device):
+        return 2 * self.x.to(device)
+
+
+class Told:
+    """It says where it is, and moves as a tensor does."""
+
+    on_device = "cpu"
+
+    def __init__(self, x):
+        self.x = x
+
+    def to(self, device):
+        return Told(self.x.to(device))
+
+
+@pytest.mark.parametrize("inside", [lambda x: {"a": {"b": [x]}}, lambda x: ((x, 1), "text")])
+def test_what_arrives_may_be_anywhere_in_a_batch(inside):
+    batch = inside(Doubled(torch.ones(2)))
+    assert is_under_way(batch) and not is_under_way(inside(torch.ones(2)))
+    there = arrived(batch)
+    while not isinstance(there, torch.Tensor):
+        there = next(iter(there.values() if isinstance(there, dict) else there))
+    assert there.tolist() == [2, 2]
+
+
+def test_another_attribute_of_that_name_is_no_method():
+    batch = (Told(torch.ones(2)), torch.ones(2))
+    assert not is_under_way(batch)
+    assert to_device(batch, META)[0].x.device == META
 
 
 BYTES = np.zeros((9, 7, 3), dtype=np.uint8)
