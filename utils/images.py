@@ -224,7 +224,10 @@ class Finish:
         sizes = sorted({tuple(image.shape) for image in images})
         if len(sizes) > 1:
             found = " and ".join("x".join(map(str, size)) for size in sizes[:2])
-            raise DataError(f"images of {found}: let the dataset's transform resize them")
+            hint = "let the dataset's transform resize them"
+            if len({size[0] for size in sizes}) > 1:
+                hint = 'some are grey and some not: image.convert("RGB"), or "L", makes them alike'
+            raise DataError(f"images of {found}: {hint}")
         return self.batch(torch.stack(images), default_collate(targets))
 
     def batch(self, images: torch.Tensor, target: Any) -> tuple[Pixels, Any]:

@@ -426,6 +426,7 @@ def test_images_of_many_kinds(image):
     [
         ([(torch.zeros(3, 9, 7), 0)], r"image of bytes, found a Tensor torch.float32 \[3, 9, 7\]"),
         ([(BYTES, 0), (BYTES[1:], 0)], r"images of 3x8x7 and 3x9x7: let the dataset's transform"),
+        ([(BYTES, 0), (BYTES[..., 0], 0)], r"1x9x7 and 3x9x7: some are grey and some not"),
         ([(Image.new("RGBA", (7, 9)), 0)], r'mode RGBA: image.convert\("RGB"\)'),
         ([(BYTES[..., 0], 0)], r"images have 1 channels, and mean 3 values"),
         ([BYTES], r"expected samples \(image, target\), found a ndarray uint8"),
