@@ -9,7 +9,7 @@ import torch
 from base import BaseDataLoader
 from data_loader.image_loader import ImageLoader as ImageLoader
 from utils import DataError, DatasetMaker, project_path
-from utils.in_memory import InMemoryImages as InMemoryImages
+from utils.in_memory import InMemoryImages as InMemoryImages, place_of
 
 #: Mean and standard deviation of MNIST's pixels, of 0..1.
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
@@ -43,10 +43,7 @@ class DigitsDataLoader(BaseDataLoader):
         **options: Any,
     ) -> None:
         images, labels = self.read(project_path(data_dir), training)
-        accelerator = None
-        if device_resident:
-            accelerator = torch.accelerator.current_accelerator(check_available=True)
-        device = torch.device("cpu") if accelerator is None else accelerator
+        device = place_of(device_resident, num_workers)
         dataset = InMemoryImages(images, labels, MNIST_MEAN, MNIST_STD, device=device)
         if training:
             dataset.shift = shift

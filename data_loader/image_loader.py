@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.utils.data import IterableDataset
 
 from base import BaseDataLoader
 from utils import ConfigError, DatasetMaker
 from utils.images import Augmentation, Finish
-from utils.in_memory import BytesInMemory
+from utils.in_memory import BytesInMemory, place_of
 
 
 class ImageLoader(BaseDataLoader):
@@ -49,12 +50,15 @@ class ImageLoader(BaseDataLoader):
         self.maker = dataset
         self._device: torch.device | None = None
         if in_memory or device_resident:
-            self._device = _device(device_resident)
-        self._skips = bool(options.get("skip_unreadable", False))
+            self._device = place_of(device_resident, options.get("num_workers", 0))
         self._source = dataset.made(training)
+        if self._device is not None:
+            _check_can_be_kept(self._source, options)
         asked = Augmentation(crop, flip, colour, erase, mixup, cutmix)
         if classes is None:
             classes = len(getattr(self._source, "classes", None) or ())
+        elif not 0 < classes < 2**31:
+            raise ConfigError(f"classes: expected an integer of at least 1, found {classes}")
         if asked.mixes and training and classes == 0:
             what = "the dataset does not say how many classes it has"
             raise ConfigError(f"mixup and cutmix: {what}: give classes")
@@ -66,7 +70,7 @@ class ImageLoader(BaseDataLoader):
         """A dataset, in memory if that is asked for."""
         if self._device is None:
             return dataset
-        return BytesInMemory(dataset, finish, self._device, self._skips)
+        return BytesInMemory(dataset, finish, self._device)
 
     def evaluation_data(self) -> Any:
         """The images without augmentation; in memory they are the same."""
@@ -76,11 +80,11 @@ class ImageLoader(BaseDataLoader):
         return self._kept(view, self._finish.evaluation_view())
 
 
-def _device(resident: bool) -> torch.device:
-    """Where images are kept."""
-    accelerator = None
-    if resident:
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if accelerator is None:
-        return torch.device("cpu")
-    return accelerator
+def _check_can_be_kept(dataset: Any, options: dict[str, Any]) -> None:
+    """Refuse what cannot be read once and for all."""
+    names = "in_memory and device_resident"
+    if isinstance(dataset, IterableDataset):
+        raise ConfigError(f"{names} are not for iterable data: leave them out")
+    if options.get("skip_unreadable"):
+        what = f"has no effect beside {names}, which read all images at the start"
+        raise ConfigError(f"skip_unreadable {what}: leave one of them out")

@@ -12,16 +12,21 @@ from typing import Any
 import torch
 
 
+def _arrives(value: Any) -> bool:
+    """Whether a value has the method; another attribute of that name is its own business."""
+    return callable(getattr(value, "on_device", None))
+
+
 def is_under_way(batch: Any) -> bool:
-    """Whether a batch, or an item of it, is still to arrive."""
-    if hasattr(batch, "on_device"):
+    """Whether a batch, or anything in its tuples, lists and dicts, is still to arrive."""
+    if _arrives(batch):
         return True
     items: Any = ()
     if isinstance(batch, list | tuple):
         items = batch
     elif isinstance(batch, Mapping):
         items = batch.values()
-    return any(hasattr(item, "on_device") for item in items)
+    return any(is_under_way(item) for item in items)
 
 
 def on_host(batch: Any) -> Any:
@@ -52,7 +57,7 @@ def to_device(batch: Any, device: torch.device, channels_last: bool = False) -> 
 
     Copies from pinned memory do not wait.
     """
-    if hasattr(batch, "on_device"):  # it is made there of what travels
+    if _arrives(batch):  # it is made there of what travels
         batch = batch.on_device(device)
     if isinstance(batch, torch.Tensor):
         return _moved(batch, device, channels_last)

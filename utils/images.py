@@ -22,10 +22,10 @@ _GREY = (0.299, 0.587, 0.114)
 #: arXiv:1708.04896).
 _ERASED = (0.02, 0.33)
 _ASPECT = (0.3, 3.3)
+#: Numbers that are divided by less are no pixels any more.
+_LEAST_STD = 1e-6
 #: Points at which the distribution of a mixing share is known.
 _POINTS = 1025
-#: So many standard deviations beyond its mean nothing is drawn.
-_DEVIATIONS = 8
 
 
 class Amounts(NamedTuple):
@@ -185,8 +185,14 @@ class Finish:
     ) -> None:
         if len(mean) != len(std) or not mean:
             raise ConfigError(f"mean has {len(mean)} values and std {len(std)}: one a channel")
-        if min(std) <= 0:
-            raise ConfigError(f"std: expected values above 0, found {list(std)}")
+        for value in mean:
+            if not 0 <= value <= 1:
+                hint = "of 0..1, where pixels of 0..255 are divided by 255"
+                raise ConfigError(f"mean: expected values {hint}, found {list(mean)}")
+        for value in std:
+            if not _LEAST_STD <= value <= 1:
+                what = f"expected values above 0, at least {_LEAST_STD}, up to 1"
+                raise ConfigError(f"std: {what}, found {list(std)}")
         self.mean = list(mean)
         self.std = list(std)
         self.augmentation = augmentation
@@ -218,7 +224,10 @@ class Finish:
         sizes = sorted({tuple(image.shape) for image in images})
         if len(sizes) > 1:
             found = " and ".join("x".join(map(str, size)) for size in sizes[:2])
-            raise DataError(f"images of {found}: let the dataset's transform resize them")
+            hint = "let the dataset's transform resize them"
+            if len({size[0] for size in sizes}) > 1:
+                hint = 'some are grey and some not: image.convert("RGB"), or "L", makes them alike'
+            raise DataError(f"images of {found}: {hint}")
         return self.batch(torch.stack(images), default_collate(targets))
 
     def batch(self, images: torch.Tensor, target: Any) -> tuple[Pixels, Any]:
@@ -240,9 +249,10 @@ class Finish:
 
     def _check_crop(self, size: Sequence[int]) -> None:
         assert self.augmentation is not None
-        if self.augmentation.crop >= min(size):
+        if self.augmentation.crop >= max(min(size), 1):
             shown = "x".join(map(str, size))
-            raise DataError(f"crop: {self.augmentation.crop} pixels of images of {shown}")
+            what = f"{self.augmentation.crop} pixels of images of {shown}"
+            raise DataError(f"crop: {what}: give fewer than their shorter side has")
 
     def _scale(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """What bytes are multiplied by, and what is added: [channels, 1, 1], on a device."""
@@ -390,28 +400,19 @@ def beta(uniform: torch.Tensor, parameter: float) -> torch.Tensor:
     """
     if parameter == 0:
         return torch.ones_like(uniform)
+    # Below a half, x = t ** (1 / power) / 2 has a density of t that is finite, and no spike.
+    power = min(parameter, 1)
     t = np.linspace(0, 1, _POINTS)
-    x = _below_half(t, parameter)
-    if parameter > 1:
-        density = (4 * x * (1 - x)) ** (parameter - 1)
-    else:  # of t; that of x has no bound at 0
-        density = (1 - x) ** (parameter - 1)
+    x = t ** (1 / power) / 2
+    density = (1 - x) ** (power - 1) * (4 * x * (1 - x)) ** (parameter - power)
     steps = (density[1:] + density[:-1]) / 2
     known = np.concatenate([[0.0], np.cumsum(steps)])
     known /= 2 * known[-1]
     drawn = uniform.double().numpy()
     below = np.minimum(drawn, 1 - drawn)
-    found = _below_half(np.interp(below, known, t), parameter)
+    found = np.interp(below, known, t) ** (1 / power) / 2
     found = np.where(drawn < 0.5, found, 1 - found)
     return torch.from_numpy(found).float()
-
-
-def _below_half(t: Any, parameter: float) -> Any:
-    """Numbers of a beta distribution up to a half, of t in 0..1; dense where many are drawn."""
-    if parameter <= 1:
-        return t ** (1 / parameter) / 2
-    deviation = 0.5 / math.sqrt(2 * parameter + 1)
-    return 0.5 - min(0.5, _DEVIATIONS * deviation) * (1 - t)
 
 
 def pixels_of(image: Any) -> torch.Tensor:

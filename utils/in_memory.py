@@ -8,10 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import Dataset
 
-from machinery.errors import DataError, UserError
+from machinery.errors import ConfigError, DataError
 from machinery.order.seeding import uniform_rows
-from machinery.order.split import is_unreadable
-from machinery.telling import told
 from utils.images import Finish, Pixels, check_classes
 
 
@@ -96,33 +94,21 @@ class BytesInMemory(Dataset[Any]):
         dataset: of samples (image, target), as `Finish` takes them.
         finish: makes batches of them.
         device: where they are, and where batches are cut.
-        skips: samples that are None or cannot be read are left out of batches.
 
     Raises:
-        DataError: a sample is something else, or cannot be read.
+        DataError: a sample is something else.
     """
 
     #: No global generators: they need no seeds.
     draws_from = ()
 
-    def __init__(
-        self, dataset: Any, finish: Finish, device: torch.device, skips: bool = False
-    ) -> None:
-        plain = finish.evaluation_view()
-        self._dataset = dataset
-        # What cannot be read, by its number, with the error; None: it is None.
-        self._unreadable: dict[int, Exception | None] = {}
-        samples = [self._read(dataset, i, skips) for i in range(len(dataset))]
-        if self._unreadable:
-            there = [sample for i, sample in enumerate(samples) if i not in self._unreadable]
-            if not there:
-                raise DataError("no sample can be read")
-            for i in self._unreadable:
-                samples[i] = there[0]  # to hold its place: nobody is given it
-        pixels, target = plain(samples)
+    def __init__(self, dataset: Any, finish: Finish, device: torch.device) -> None:
+        #: What it was read from, which says more of the samples, such as their weights.
+        self.samples_read_from = dataset
+        pixels, target = finish.evaluation_view()(_read(dataset))
         if not isinstance(target, torch.Tensor):
-            kind = type(target).__name__
-            raise DataError(f"in memory a target is a number or a tensor, and not of a {kind}")
+            what = f"a {type(target).__name__} of each batch"
+            raise DataError(f"in_memory keeps targets that are numbers, found {what}: leave it out")
         self.images = pixels.images.to(device)
         if finish.augmentation is not None and finish.augmentation.mixes:
             check_classes(target, finish.classes)
@@ -130,42 +116,14 @@ class BytesInMemory(Dataset[Any]):
         self.finish = finish
         self.classes = getattr(dataset, "classes", None)
 
-    def __getattr__(self, name: str) -> Any:
-        """What the dataset says of its samples, such as `targets`, by which they are chosen."""
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._dataset, name)
-
     def __len__(self) -> int:
         return len(self.images)
 
-    def _read(self, dataset: Any, i: int, skips: bool) -> Any:
-        """A sample; None, and a note of it, if it can be left out."""
-        try:
-            sample = dataset[i]
-        except UserError:
-            raise
-        except Exception as error:
-            if not skips or not is_unreadable(error):
-                raise DataError(f"sample {i}: {told(error)}") from error
-            self._unreadable[i] = error.with_traceback(None)
-            return None
-        if sample is None and skips:
-            self._unreadable[i] = None
-        return sample
-
     def __getitem__(self, index: int) -> Any:
-        if index not in self._unreadable:
-            return self.images[index], self.target[index]
-        error = self._unreadable[index]
-        if error is None:
-            return None
-        raise error.with_traceback(None)
+        return self.images[index], self.target[index]
 
-    def __getitems__(self, indices: torch.Tensor) -> tuple[Pixels, Any] | None:
-        """Samples int64 [n] as a batch; None if one of them is to be left out."""
-        if self._unreadable and not self._unreadable.keys().isdisjoint(indices.tolist()):
-            return None
+    def __getitems__(self, indices: torch.Tensor) -> tuple[Pixels, Any]:
+        """Samples int64 [n] as a batch."""
         indices = indices.to(self.images.device, non_blocking=True)
         target = self.target.index_select(0, indices)
         return self.finish.batch(self.images.index_select(0, indices), target)
@@ -175,3 +133,42 @@ class BytesInMemory(Dataset[Any]):
         view = BytesInMemory.__new__(BytesInMemory)
         vars(view).update(vars(self), finish=self.finish.evaluation_view())
         return view
+
+
+def _read(dataset: Any) -> list[Any]:
+    """All samples of a dataset.
+
+    Raises:
+        DataError: there are none.
+    """
+    samples = []
+    for i in range(len(dataset)):
+        try:
+            samples.append(dataset[i])
+        except (Exception, SystemExit) as error:
+            error.add_note(f"in sample {i}")
+            raise
+    if not samples:
+        raise DataError(f"the dataset is empty: {type(dataset).__name__} has no samples")
+    return samples
+
+
+def place_of(resident: bool, workers: int) -> torch.device:
+    """Where a loader keeps its images.
+
+    Args:
+        resident: in the memory of the GPU, if there is one.
+        workers: of the loader.
+
+    Raises:
+        ConfigError: workers cannot make batches there.
+    """
+    accelerator = None
+    if resident:
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None:
+        return torch.device("cpu")
+    if workers > 0:
+        what = "batches are made in the memory of the GPU, where workers cannot be"
+        raise ConfigError(f"device_resident: {what}: set num_workers to 0, or leave it out")
+    return accelerator

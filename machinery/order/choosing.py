@@ -80,6 +80,8 @@ def values_of(dataset: Any, name: str, what: str) -> Numbers:
     """
     if type(dataset) is Subset:
         return values_of(dataset.dataset, name, what)[np.asarray(dataset.indices, dtype=np.int64)]
+    if hasattr(dataset, "samples_read_from"):  # images that are kept in memory
+        return values_of(dataset.samples_read_from, name, what)
     values = None
     if hasattr(dataset, name):
         values = getattr(dataset, name)
@@ -133,8 +135,8 @@ def weights_of(weights: Any, dataset: Any, chosen: Numbers) -> Numbers:
 def _classes(dataset: Any) -> Numbers:
     """The class of each sample."""
     inner = dataset
-    while type(inner) is Subset:
-        inner = inner.dataset
+    while type(inner) is Subset or hasattr(inner, "samples_read_from"):
+        inner = inner.dataset if type(inner) is Subset else inner.samples_read_from
     for name in _CLASSES:
         if _has(inner, name):
             return values_of(dataset, name, "weights")

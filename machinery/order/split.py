@@ -10,7 +10,6 @@ from torch.utils.data import DistributedSampler, IterableDataset, Subset
 from machinery.errors import ConfigError, DataError
 from machinery.order import seeding
 from machinery.order.batches import Split
-from machinery.order.unreadable import is_unreadable as is_unreadable
 
 
 def split_samples(

@@ -2,6 +2,8 @@
 
 import copy
 import io
+import re
+import traceback
 
 import numpy as np
 import pytest
@@ -9,14 +11,14 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 import ranks
 import tiny
 from base import BaseModel
-from data_loader.data_loaders import ImageLoader
+from data_loader.data_loaders import DigitsDataLoader, ImageLoader
 from exact import furthest
-from machinery.arriving import is_under_way, to_device
+from machinery.arriving import is_under_way, on_host as arrived, to_device
 from machinery.errors import ConfigError, DataError
 from machinery.order import seeding
 from machinery.update.runtime import unwrap
@@ -49,6 +51,16 @@ class Pictures(Dataset):
         return Image.fromarray(self.pixels[i]), i % 3
 
 
+class Named(Pictures):
+    """Targets that have names."""
+
+    def __getitem__(self, i):
+        return super().__getitem__(i)[0], {"class": i % 3}
+
+
+BY_LENGTH = {"batch_by": "length", "lengths": "w"}
+
+
 class Small(BaseModel):
     def __init__(self):
         super().__init__()
@@ -66,7 +78,8 @@ tiny.soft_cross_entropy = nn.functional.cross_entropy
 
 
 def loader(dataset=None, **options):
-    dataset = dataset or Pictures()
+    if dataset is None:
+        dataset = Pictures()
     maker = DatasetMaker(lambda sections: dataset, ("args", "test_args"), "dataset", "x")
     return ImageLoader(maker, MEAN, STD, **{"batch_size": 8, **options})
 
@@ -144,6 +157,44 @@ class OnHost:
 
 
 on_host = OnHost()
+
+
+@pytest.mark.parametrize("options", [{"weights": "balanced"}, {"weights": "w"}, BY_LENGTH])
+def test_what_a_dataset_says_of_its_samples_counts_in_memory_too(options):
+    pictures = Pictures()
+    pictures.targets = [i % 3 for i in range(41)]
+    pictures.w = [i % 5 for i in range(41)]
+    subset = Subset(pictures, range(2, 39))
+    for dataset in (pictures, subset):
+        found, classes = gathered(loader(dataset, in_memory=True, **options))
+        images, targets = gathered(loader(dataset, **options))
+        assert torch.equal(found, images) and torch.equal(classes, targets)
+
+
+@pytest.mark.parametrize(
+    "dataset, options, told",
+    [
+        (Pictures(broken=[11]), {}, "torn.*in sample 11"),
+        (Pictures(0), {}, "the dataset is empty: Pictures has no samples"),
+        (Named(), {}, "in_memory keeps targets that are numbers, found a dict of each batch"),
+        (tiny.Stream(9), {}, "in_memory and device_resident are not for iterable data"),
+        (Pictures(), {"skip_unreadable": True}, "skip_unreadable has no effect beside in_memory"),
+    ],
+)
+def test_what_cannot_be_kept_in_memory_is_told(dataset, options, told):
+    with pytest.raises((ConfigError, DataError, OSError)) as raised:
+        loader(dataset, in_memory=True, **options)
+    shown = "".join(traceback.format_exception_only(raised.value)).replace("\n", " ")
+    assert re.search(told, shown)
+
+
+def test_no_workers_where_images_are_on_the_gpu(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: META)
+    for make in (DigitsDataLoader, loader):
+        with pytest.raises(ConfigError, match=r"device_resident: .* set num_workers to 0"):
+            make(device_resident=True, num_workers=1)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: None)
+    assert loader(device_resident=True, num_workers=1).num_workers == 1
 
 
 def test_only_training_images_are_augmented():
@@ -316,6 +367,44 @@ def test_a_batch_may_be_pinned_and_sent():
         assert torch.equal(there, other.on_device(torch.device("cpu")))
 
 
+class Doubled:
+    """What is twice as much where it arrives."""
+
+    def __init__(self, x):
+        self.x = x
+
+    def on_device(self, device):
+        return 2 * self.x.to(device)
+
+
+class Told:
+    """It says where it is, and moves as a tensor does."""
+
+    on_device = "cpu"
+
+    def __init__(self, x):
+        self.x = x
+
+    def to(self, device):
+        return Told(self.x.to(device))
+
+
+@pytest.mark.parametrize("inside", [lambda x: {"a": {"b": [x]}}, lambda x: ((x, 1), "text")])
+def test_what_arrives_may_be_anywhere_in_a_batch(inside):
+    batch = inside(Doubled(torch.ones(2)))
+    assert is_under_way(batch) and not is_under_way(inside(torch.ones(2)))
+    there = arrived(batch)
+    while not isinstance(there, torch.Tensor):
+        there = next(iter(there.values() if isinstance(there, dict) else there))
+    assert there.tolist() == [2, 2]
+
+
+def test_another_attribute_of_that_name_is_no_method():
+    batch = (Told(torch.ones(2)), torch.ones(2))
+    assert not is_under_way(batch)
+    assert to_device(batch, META)[0].x.device == META
+
+
 BYTES = np.zeros((9, 7, 3), dtype=np.uint8)
 
 
@@ -339,6 +428,7 @@ def test_images_of_many_kinds(image):
     [
         ([(torch.zeros(3, 9, 7), 0)], r"image of bytes, found a Tensor torch.float32 \[3, 9, 7\]"),
         ([(BYTES, 0), (BYTES[1:], 0)], r"images of 3x8x7 and 3x9x7: let the dataset's transform"),
+        ([(BYTES, 0), (BYTES[..., 0], 0)], r"1x9x7 and 3x9x7: some are grey and some not"),
         ([(Image.new("RGBA", (7, 9)), 0)], r'mode RGBA: image.convert\("RGB"\)'),
         ([(BYTES[..., 0], 0)], r"images have 1 channels, and mean 3 values"),
         ([BYTES], r"expected samples \(image, target\), found a ndarray uint8"),
@@ -358,8 +448,15 @@ def test_what_is_no_image_is_told(samples, told):
         ({"crop": -1}, r"crop: expected a number of at least 0"),
         ({"mixup": float("inf")}, r"mixup: expected a number"),
         ({"std": [0.1, 0.0, 0.1]}, r"std: expected values above 0"),
+        ({"std": [0.1, 1e-46, 0.1]}, r"std: expected values above 0, at least 1e-06, up to 1"),
+        ({"std": [51.0, 62.0, 70.0]}, r"up to 1, found \[51.0, 62.0, 70.0\]"),
+        ({"mean": [125.3, 123.0, 113.9]}, r"mean: expected values of 0..1, where pixels of 0..255"),
+        ({"mean": [0.1, 10**400, 0.1]}, r"mean: expected values of 0..1"),
+        ({"mean": [0.1, float("nan"), 0.1]}, r"mean: expected values of 0..1"),
+        ({"mixup": 1.0, "classes": 10**30}, r"classes: expected an integer of at least 1"),
+        ({"mixup": 1.0, "classes": -1}, r"classes: expected an integer of at least 1, found -1"),
         ({"mean": [0.1]}, r"mean has 1 values and std 3"),
-        ({"crop": 7}, r"crop: 7 pixels of images of 9x7"),
+        ({"crop": 7}, r"crop: 7 pixels of images of 9x7: give fewer than their shorter side"),
         ({"mixup": 1.0, "classes": 2}, r"classes of 0 to 2, where there are 2"),
     ],
 )
@@ -371,47 +468,14 @@ def test_what_makes_no_sense_is_told(options, told):
             list(ImageLoader(maker, **given, **way))
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_is_wrong_with_a_batch_is_told_in_plain_words(workers):
+    with pytest.raises(DataError, match=r"pass 1: crop: 7 pixels of images of 9x7: [^\n]*$"):
+        list(loader(crop=7, num_workers=workers))
+
+
 def test_mixing_needs_the_number_of_classes(monkeypatch):
     monkeypatch.delattr(Pictures, "classes")
     with pytest.raises(ConfigError, match="does not say how many classes it has: give classes"):
         loader(cutmix=1.0)
     loader(cutmix=1.0, training=False)
-
-
-class Weighted(Pictures):
-    """Knows the class of each sample, and how often it is to be drawn."""
-
-    def __init__(self, n=41, broken=(), missing=()):
-        super().__init__(n, broken)
-        self.targets = [i % 3 for i in range(n)]
-        self.hardness = [1.0 + i for i in range(n)]
-        self.missing = missing
-
-    def __getitem__(self, i):
-        if i in self.missing:
-            return None
-        return super().__getitem__(i)
-
-
-@pytest.mark.parametrize("options", [{"weights": "balanced"}, {"weights": "hardness"}, {}])
-def test_in_memory_samples_are_chosen_alike_and_left_out_alike(options):
-    options = {"validation_split": 0.2, "skip_unreadable": True, **ALL, **options}
-    pictures = Weighted(600, broken=[11], missing=[5])
-    plain = loader(pictures, **options)
-    kept = loader(pictures, in_memory=True, **options)
-    images, targets = gathered(plain.batches(2) | on_host)
-    others, classes = gathered(kept.batches(2) | on_host)
-    assert torch.equal(images, others) and torch.equal(targets, classes)
-    assert plain.unreadable.state_dict() == kept.unreadable.state_dict()
-    found, _ = gathered(kept.split_validation())
-    assert torch.equal(found, gathered(plain.split_validation())[0])
-
-
-def test_what_cannot_be_read_into_memory_is_told():
-    with pytest.raises(DataError, match=r"sample 11: OSError: torn"):
-        loader(Pictures(broken=[11]), in_memory=True)
-    named = [(image, {"class": label}) for image, label in Pictures(2)]
-    with pytest.raises(DataError, match="a target is a number or a tensor, and not of a dict"):
-        loader(named, in_memory=True)
-    with pytest.raises(DataError, match="no sample can be read"):
-        loader(Pictures(2, broken=[0, 1]), in_memory=True, skip_unreadable=True)
