@@ -323,6 +323,8 @@ def told(error: BaseException, anywhere: bool = True) -> str:
         anywhere: where it has passed none, name the line that raised it.
     """
     lines = _message(error)
+    if isinstance(error, UserError):  # it says what is wrong, wherever the template has raised it
+        anywhere = False
     frame = _frame_to_name(error, anywhere)
     if frame is not None:
         lines.append(f"at {frame.filename}:{frame.lineno}: {frame.line}")
@@ -333,6 +335,8 @@ def _message(error: BaseException) -> list[str]:
     """One or two lines that say what an exception is."""
     if isinstance(error, SyntaxError):
         return [f"{type(error).__name__}: {error.msg}"]
+    if isinstance(error, UserError):
+        return [str(error), *getattr(error, "__notes__", ())]
     # Hidden before it is cut: what is left of a secret is a secret.
     text = secrets.hidden("".join(traceback.format_exception_only(error))).strip()
     lines = [line[:_LONGEST_LINE] for line in text.splitlines()]
