@@ -48,7 +48,12 @@ class ImageLoader(BaseDataLoader):
     ) -> None:
         self.maker = dataset
         self._device: torch.device | None = None
+        if "collate_fn" in options:
+            raise ConfigError("collate_fn: ImageLoader makes its batches itself: leave it out")
         if in_memory or device_resident:
+            if options.get("skip_unreadable"):
+                what = "in_memory and device_resident read each image, and leave none out"
+                raise ConfigError(f"skip_unreadable: {what}: say only one of them")
             self._device = _device(device_resident)
         self._source = dataset.made(training)
         asked = Augmentation(crop, flip, colour, erase, mixup, cutmix)

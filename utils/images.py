@@ -185,6 +185,10 @@ class Finish:
             raise ConfigError(f"mean has {len(mean)} values and std {len(std)}: one a channel")
         if min(std) <= 0:
             raise ConfigError(f"std: expected values above 0, found {list(std)}")
+        for name, values in (("mean", mean), ("std", std)):
+            if not 0 <= min(values) <= max(values) <= 1:
+                hint = "those of bytes are divided by 255"
+                raise ConfigError(f"{name}: expected values of 0 to 1, found {[*values]}: {hint}")
         self.mean = list(mean)
         self.std = list(std)
         self.augmentation = augmentation
@@ -287,7 +291,9 @@ def check_classes(target: Any, classes: int) -> None:
         DataError: saying what they are.
     """
     if not isinstance(target, torch.Tensor) or target.dtype != torch.int64 or target.ndim != 1:
-        raise DataError(f"mixup and cutmix take a class for each image, found a {_kind(target)}")
+        raise DataError(
+            f"mixup and cutmix take a class int64 for each image, found a {_kind(target)}"
+        )
     if target.device.type == "cpu":
         least, most = int(target.min()), int(target.max())
         if least < 0 or most >= classes:
@@ -421,6 +427,9 @@ def pixels_of(image: Any) -> torch.Tensor:
         image = np.asarray(image)
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim not in (2, 3):
         hint = "leave out of its transform what makes floats: they travel as bytes"
+        if "float" not in str(getattr(image, "dtype", "")):
+            arrays = "an array uint8 [height, width, channels], a tensor uint8 [channels, …]"
+            hint = f"one of PIL, {arrays}"
         raise DataError(f"expected an image of bytes, found a {_kind(image)}: {hint}")
     array = image.reshape(*image.shape[:2], -1).transpose(2, 0, 1)
     return torch.from_numpy(np.array(array))

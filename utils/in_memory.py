@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import Dataset
 
+from machinery.errors import DataError
 from machinery.order.seeding import uniform_rows
 from utils.images import Finish, Pixels, check_classes
 
@@ -89,6 +90,8 @@ class InMemoryImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 class BytesInMemory(Dataset[Any]):
     """All images of a dataset, read once, and kept as bytes.
 
+    What the dataset says of itself (its classes, weights of its samples) it says, too.
+
     Args:
         dataset: of samples (image, target), as `Finish` takes them.
         finish: makes batches of them.
@@ -103,14 +106,23 @@ class BytesInMemory(Dataset[Any]):
 
     def __init__(self, dataset: Any, finish: Finish, device: torch.device) -> None:
         plain = finish.evaluation_view()
-        samples = [dataset[i] for i in range(len(dataset))]
-        pixels, target = plain(samples)
+        pixels, target = plain(_samples_of(dataset))
+        if not isinstance(target, torch.Tensor):
+            what = (
+                f"in_memory keeps targets that are numbers or tensors, no {type(target).__name__}"
+            )
+            raise DataError(f"{what}: leave it out")
         self.images = pixels.images.to(device)
         if finish.augmentation is not None and finish.augmentation.mixes:
             check_classes(target, finish.classes)
         self.target = target.to(device)
         self.finish = finish
-        self.classes = getattr(dataset, "classes", None)
+        self._dataset = dataset
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # also while a copy is made, which has no dataset yet
+            raise AttributeError(name)
+        return getattr(self._dataset, name)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -129,3 +141,15 @@ class BytesInMemory(Dataset[Any]):
         view = BytesInMemory.__new__(BytesInMemory)
         vars(view).update(vars(self), finish=self.finish.evaluation_view())
         return view
+
+
+def _samples_of(dataset: Any) -> list[Any]:
+    """All samples; an error says in which it was raised."""
+    samples = []
+    for i in range(len(dataset)):
+        try:
+            samples.append(dataset[i])
+        except Exception as error:
+            error.add_note(f"in sample {i}")
+            raise
+    return samples

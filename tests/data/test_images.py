@@ -340,7 +340,8 @@ def test_images_of_many_kinds(image):
         ([(Image.new("RGBA", (7, 9)), 0)], r'mode RGBA: image.convert\("RGB"\)'),
         ([(BYTES[..., 0], 0)], r"images have 1 channels, and mean 3 values"),
         ([BYTES], r"expected samples \(image, target\), found a ndarray uint8"),
-        ([("a.png", 0)], r"found a str: leave out"),
+        ([("a.png", 0)], r"found a str: one of PIL, an array uint8 \[height"),
+        ([(BYTES.astype(int), 0)], r"found a ndarray int64 \[9, 7, 3\]: one of PIL"),
     ],
 )
 def test_what_is_no_image_is_told(samples, told):
@@ -357,6 +358,9 @@ def test_what_is_no_image_is_told(samples, told):
         ({"mixup": float("inf")}, r"mixup: expected a number"),
         ({"std": [0.1, 0.0, 0.1]}, r"std: expected values above 0"),
         ({"mean": [0.1]}, r"mean has 1 values and std 3"),
+        ({"mean": [120, 115, 90]}, r"mean: expected values of 0 to 1, found \[120, .* by 255"),
+        ({"std": [60, 58.0, 61]}, r"std: expected values of 0 to 1, found \[60, 58.0"),
+        ({"collate_fn": list}, r"collate_fn: ImageLoader makes its batches itself"),
         ({"crop": 7}, r"crop: 7 pixels of images of 9x7"),
         ({"mixup": 1.0, "classes": 2}, r"classes of 0 to 2, where there are 2"),
     ],
@@ -374,3 +378,40 @@ def test_mixing_needs_the_number_of_classes(monkeypatch):
     with pytest.raises(ConfigError, match="does not say how many classes it has: give classes"):
         loader(cutmix=1.0)
     loader(cutmix=1.0, training=False)
+
+
+class Labelled(Pictures):
+    """With what a dataset may say of its samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.targets = [i % 3 for i in range(41)]
+        self.rarely = [0.0] * 40 + [1.0]
+
+
+@pytest.mark.parametrize("weights", ["balanced", "rarely"])
+def test_samples_are_drawn_by_weight_from_memory_as_from_files(weights):
+    kinds = [loader(Labelled(), weights=weights, in_memory=each) for each in (False, True)]
+    first, second = [gathered(each) for each in kinds]
+    assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+    assert copy.deepcopy(kinds[1].dataset).classes == Pictures.classes
+
+
+def test_what_memory_cannot_hold_is_told():
+    with pytest.raises(ConfigError, match="skip_unreadable: in_memory and device_resident read"):
+        loader(Pictures(broken=[3]), in_memory=True, skip_unreadable=True)
+    with pytest.raises(OSError, match="torn") as told:
+        loader(Pictures(broken=[3]), in_memory=True)
+    assert told.value.__notes__ == ["in sample 3"]
+    for target in ({"y": 1}, (1, 2), "a"):
+        dataset = [(BYTES, target)] * 3
+        with pytest.raises(DataError, match="in_memory keeps targets that are numbers or tensors"):
+            loader(dataset, in_memory=True)
+
+
+def test_what_a_batch_cannot_be_made_of_is_told_in_plain_words():
+    with pytest.raises(DataError) as told:
+        list(loader([(BYTES, 0), (BYTES[1:], 0)], shuffle=False))
+    assert str(told.value).endswith(
+        "of pass 1: images of 3x8x7 and 3x9x7: let the dataset's transform resize them"
+    )
