@@ -157,7 +157,10 @@ def _wrong_in_config(error: BaseException) -> ConfigError | None:
     if _CANNOT_TAKE.search(first_line):
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
         if frame.f_globals.get("__name__", "").startswith("torch.optim"):
-            return ConfigError(f"optimizer: {first_line}")
+            hint = ""
+            if "_fused_" in first_line:
+                hint = ": an unfused one may: set optimizer.args.fused=false"
+            return ConfigError(f"optimizer: {first_line}{hint}")
     return None
 
 

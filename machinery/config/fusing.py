@@ -29,7 +29,7 @@ class Fusing:
     def __init__(self, model: "torch.nn.Module", tells: bool) -> None:
         self._tells = tells
         # Of embeddings, whose gradients no fused kernel takes.
-        self._sparse = any(getattr(module, "sparse", False) for module in model.modules())
+        self._sparse = any(getattr(each, "sparse", False) is True for each in model.modules())
 
     def argument(self, kind: Any, given: Iterable[str], named: "list[Any]") -> dict[str, bool]:
         """{"fused": True}, or {}.

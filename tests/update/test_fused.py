@@ -117,3 +117,25 @@ def test_a_running_optimizer_keeps_its_way(tmp_path):
         train(settings(tmp_path, arguments={"fused": False}, trainer__epochs=2), newest)
     again = train(settings(tmp_path, arguments={"fused": True}, trainer__epochs=2), newest)
     assert ways(again) == [True]
+
+
+class SparseByHand(nn.Module):
+    """Has sparse gradients that nobody can see before the first step, and a weight of that name."""
+
+    __module__ = "tiny"
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(7, 3))
+        self.sparse = nn.Parameter(torch.randn(3))
+
+    def forward(self, x):
+        return nn.functional.embedding(x.argmax(1), self.table, sparse=True) + self.sparse
+
+
+def test_gradients_that_no_fused_one_takes_are_told_with_what_helps(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiny, "SparseByHand", SparseByHand, raising=False)
+    arch = {"arch__type": "SparseByHand", "arch__args": {}}
+    with pytest.raises(ConfigError, match=r"sparse gradients: an .* optimizer.args.fused=false"):
+        train(settings(tmp_path / "a", "SGD", **arch))
+    assert train(settings(tmp_path / "b", "SGD", {"fused": False}, **arch)).epoch == 3
