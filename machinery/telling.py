@@ -79,8 +79,8 @@ def note_batch(error: BaseException, owner: object) -> None:
             facts[_BATCH_VARIABLES] = _variables(frame)
 
 
-def _keeps_channels_last(trainer: Any) -> bool:
-    settings = getattr(trainer, "settings", None)
+def _keeps_channels_last(owner: Any) -> bool:
+    settings = getattr(owner, "settings", None)
     return getattr(settings, "channels_last", False) is True
 
 
