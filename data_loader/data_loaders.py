@@ -9,7 +9,7 @@ import torch
 from base import BaseDataLoader
 from data_loader.image_loader import ImageLoader as ImageLoader
 from utils import DataError, DatasetMaker, project_path
-from utils.in_memory import InMemoryImages as InMemoryImages, place_of
+from utils.in_memory import InMemoryImages, place_of
 
 #: Mean and standard deviation of MNIST's pixels, of 0..1.
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import IterableDataset
 
 from base import BaseDataLoader
 from utils import ConfigError, DatasetMaker
-from utils.images import Augmentation, Finish
-from utils.in_memory import BytesInMemory, place_of
+from utils.augmentation import Augmentation
+from utils.images import Finish
+from utils.in_memory import BytesInMemory, check_can_be_kept, place_of
 
 
 class ImageLoader(BaseDataLoader):
@@ -22,7 +22,7 @@ class ImageLoader(BaseDataLoader):
         in_memory: read all images once, and keep them.
         device_resident: keep them in the memory of the GPU, if there is one.
         crop, flip, colour, erase, mixup, cutmix: what becomes of an image in training, as in
-            `utils.images.Augmentation`.
+            `utils.augmentation.Augmentation`.
         classes: how many there are, for mixup and cutmix; by default as many as the dataset says.
         options: as in `BaseDataLoader`.
 
@@ -49,11 +49,13 @@ class ImageLoader(BaseDataLoader):
     ) -> None:
         self.maker = dataset
         self._device: torch.device | None = None
+        if "collate_fn" in options:
+            raise ConfigError("collate_fn: ImageLoader makes its batches itself: leave it out")
         if in_memory or device_resident:
             self._device = place_of(device_resident, options.get("num_workers", 0))
         self._source = dataset.made(training)
         if self._device is not None:
-            _check_can_be_kept(self._source, options)
+            check_can_be_kept(self._source, options)
         asked = Augmentation(crop, flip, colour, erase, mixup, cutmix)
         if classes is None:
             classes = len(getattr(self._source, "classes", None) or ())
@@ -78,13 +80,3 @@ class ImageLoader(BaseDataLoader):
         if view is self._source and isinstance(self.dataset, BytesInMemory):
             return self.dataset.evaluation_view()
         return self._kept(view, self._finish.evaluation_view())
-
-
-def _check_can_be_kept(dataset: Any, options: dict[str, Any]) -> None:
-    """Refuse what cannot be read once and for all."""
-    names = "in_memory and device_resident"
-    if isinstance(dataset, IterableDataset):
-        raise ConfigError(f"{names} are not for iterable data: leave them out")
-    if options.get("skip_unreadable"):
-        what = f"has no effect beside {names}, which read all images at the start"
-        raise ConfigError(f"skip_unreadable {what}: leave one of them out")

@@ -41,6 +41,10 @@ _LOST_PROCESS = re.compile(
 _TARGETS = ("labels", "label", "targets", "target", "y")
 #: What Python says of a method that is called with other arguments than it takes.
 _WRONG_CALL = re.compile(r"(\w+)\.(\w+)\(\) (?:takes|got|missing) ")
+#: What helps where a network cannot `view` images that are channels last.
+_OF_CHANNELS = (
+    "trainer.channels_last is why: write x.flatten(1), or set trainer.channels_last=false"
+)
 #: How many items of a container are described.
 _ITEMS = 5
 
@@ -64,6 +68,8 @@ def note_batch(error: BaseException, owner: object) -> None:
     for frame in frames:
         if frame.f_code.co_name == "_forward" and _takes_for_pair(frame):
             raise ConfigError(_means_of_dict(frame.f_locals["batch"])) from error
+    if "view size is not compatible" in str(error) and _keeps_channels_last(owner):
+        error.add_note(_OF_CHANNELS)
     facts = vars(error)  # also of a class whose attributes cannot be set
     if _BATCH_VARIABLES in facts or _is_ours(frames[-1].f_code.co_filename):
         return
@@ -71,6 +77,11 @@ def note_batch(error: BaseException, owner: object) -> None:
     for frame in reversed(frames):
         if frame.f_locals.get("self") is owner and not facts[_BATCH_VARIABLES]:
             facts[_BATCH_VARIABLES] = _variables(frame)
+
+
+def _keeps_channels_last(owner: Any) -> bool:
+    settings = getattr(owner, "settings", None)
+    return getattr(settings, "channels_last", False) is True
 
 
 def _takes_for_pair(frame: FrameType) -> bool:
@@ -323,6 +334,8 @@ def told(error: BaseException, anywhere: bool = True) -> str:
         anywhere: where it has passed none, name the line that raised it.
     """
     lines = _message(error)
+    if isinstance(error, UserError):  # it says what is wrong, wherever the template has raised it
+        anywhere = False
     frame = _frame_to_name(error, anywhere)
     if frame is not None:
         lines.append(f"at {frame.filename}:{frame.lineno}: {frame.line}")
@@ -333,6 +346,8 @@ def _message(error: BaseException) -> list[str]:
     """One or two lines that say what an exception is."""
     if isinstance(error, SyntaxError):
         return [f"{type(error).__name__}: {error.msg}"]
+    if isinstance(error, UserError):
+        return [str(error), *getattr(error, "__notes__", ())]
     # Hidden before it is cut: what is left of a secret is a secret.
     text = secrets.hidden("".join(traceback.format_exception_only(error))).strip()
     lines = [line[:_LONGEST_LINE] for line in text.splitlines()]

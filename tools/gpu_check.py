@@ -67,21 +67,31 @@ def main() -> None:
     """The command line."""
     arguments = _arguments()
     children.leave_at(["SIGTERM", "SIGHUP"])
-    parts = {name: PARTS[name] for name in arguments.only or PARTS}
-    if arguments.trace is not None:
-        parts["trace"] = partial(interrupted.trace, kept=arguments.trace)
     where = "CPU: all is small, and times are not judged"
     if device().type == "cuda":
         where = torch.cuda.get_device_name()
     print(f"torch {torch.__version__}, {where}")
     started = time.perf_counter()
     found = []
-    for row in table(parts):
+    for row in table(_parts(arguments)):
         print(printable(shown(row)), flush=True)
         found.append(row)
     print(f"{time.perf_counter() - started:.0f} s")
     if arguments.json is not None:
         arguments.json.write_text(json.dumps([row._asdict() for row in found]), encoding="utf-8")
+    _judge(found)
+
+
+def _parts(arguments: argparse.Namespace) -> dict[str, Part]:
+    """Those that are asked for."""
+    parts = {name: PARTS[name] for name in arguments.only or PARTS}
+    if arguments.trace is not None:
+        parts["trace"] = partial(interrupted.trace, kept=arguments.trace)
+    return parts
+
+
+def _judge(found: list[Row]) -> None:
+    """End with what is not met."""
     missed = [row.name for row in found if row.judged() == "NO"]
     if missed:
         sys.exit(f"not met: {'; '.join(missed)}")

@@ -21,10 +21,12 @@ import torch
 import data_loader.data_loaders as module_data
 from base import BaseDataLoader
 from base.base_data_loader import one_pass
+from machinery.arriving import on_host
 from machinery.errors import ConfigError, DataError
 from machinery.files import shown
 from machinery.order.fetching import SeededFetcher
 from machinery.order.passes import OrderedPasses
+from machinery.order.split import evaluation_view
 from machinery.telling import described, printable
 from parse_config import ConfigParser
 from tools.feeding.columns import Columns
@@ -39,6 +41,7 @@ from tools.pictures import (
 )
 from tools.trained import classes_of, evaluation_loader, split_of, tensors_in
 from train import OPTIONS
+from utils.images import Labels
 
 #: How many classes are counted, and how many of them are told.
 _CLASSES, _TOLD = 1000, 30
@@ -100,7 +103,8 @@ def without_augmentation(feed: Feed) -> Any:
         return None
     passes.order.take(1, 0, 1)
     fed = passes.fetcher
-    fetcher = SeededFetcher(loader.evaluation_data(), fed.collate_fn, fed.seed, fed.name)
+    collate = evaluation_view(fed.collate_fn)
+    fetcher = SeededFetcher(loader.evaluation_data(), collate, fed.seed, fed.name)
     (place,) = passes.order
     batch = fetcher[place]
     if isinstance(batch, DataError):
@@ -190,9 +194,10 @@ class Summary:
         """Add a batch."""
         self.batches += 1
         self.samples += size(batch)
-        self.columns.add(batch)
-        self.tokens.add(batch)
-        for place, values in named_tensors(batch):
+        arrived = on_host(batch)
+        self.columns.add(arrived)
+        self.tokens.add(arrived)
+        for place, values in named_tensors(arrived):
             if place not in self.stats:
                 self.stats[place] = Stats(values)
             self.stats[place].add(values)
@@ -249,11 +254,11 @@ def drawn(batch: Any, plain: Any, most: int, names: list[str], file: Path) -> bo
         names: of the classes.
         file: where to.
     """
-    images = images_in(batch)
+    images = images_in(on_host(batch))
     if images is None:
         return False
     words = _words(batch, len(images), names)[:most]
-    rows = _rows(images, images_in(plain), len(words))
+    rows = _rows(images, images_in(on_host(plain)), len(words))
     masks = masks_in(batch, images)
     if masks is not None:
         pairs = zip(images[: len(words)], masks, strict=False)
@@ -280,10 +285,23 @@ def masks_in(batch: Any, images: torch.Tensor) -> torch.Tensor | None:
 
 def _words(batch: Any, count: int, names: list[str]) -> list[str]:
     """The classes of so many pictures; nothing for each where they are not known."""
+    if isinstance(batch, list | tuple):
+        for item in batch:
+            if isinstance(item, Labels):
+                return _words_of_shares(on_host([item])[0], names)
     labels = labels_in(batch)
     if labels is None or len(labels.values) != count:
         return [""] * count
     return [class_name(label, names) for label in labels.values.tolist()]
+
+
+def _words_of_shares(shares: torch.Tensor, names: list[str]) -> list[str]:
+    """The classes that mixed pictures show, float [n, classes], each with its share."""
+    words = []
+    for row in shares.tolist():
+        shown_here = [k for k, share in enumerate(row) if share >= 0.005]
+        words.append(" ".join(f"{class_name(k, names)} {row[k]:.0%}" for k in shown_here))
+    return words
 
 
 def _rows(images: torch.Tensor, plain: torch.Tensor | None, count: int) -> list[list[torch.Tensor]]:

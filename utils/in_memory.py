@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 from machinery.errors import ConfigError, DataError
 from machinery.order.seeding import uniform_rows
@@ -172,3 +172,20 @@ def place_of(resident: bool, workers: int) -> torch.device:
         what = "batches are made in the memory of the GPU, where workers cannot be"
         raise ConfigError(f"device_resident: {what}: set num_workers to 0, or leave it out")
     return accelerator
+
+
+def check_can_be_kept(dataset: Any, options: dict[str, Any]) -> None:
+    """Refuse what cannot be read once and for all.
+
+    Args:
+        options: of the loader.
+
+    Raises:
+        ConfigError: with what to leave out.
+    """
+    names = "in_memory and device_resident"
+    if isinstance(dataset, IterableDataset):
+        raise ConfigError(f"{names} are not for iterable data: leave them out")
+    if options.get("skip_unreadable"):
+        what = f"has no effect beside {names}, which read all images at the start"
+        raise ConfigError(f"skip_unreadable {what}: leave one of them out")

@@ -73,12 +73,17 @@ def _may_be_loaded(part: Any) -> bool:
     """
     if isinstance(part, nn.Module):
         tensors = [*part.parameters(), *part.buffers()]  # some may have no numbers, or none yet
-        return not any(is_lazy(each) or each.is_meta or is_sharded(each) for each in tensors)
+        return not any(map(_is_elsewhere, tensors))
     if isinstance(part, torch.optim.Optimizer) and any(map(is_sharded, _weights_of(part))):
         return False
     if type(part).__module__.startswith("machinery."):
         return False
     return not hasattr(part, "__iter__")
+
+
+def _is_elsewhere(tensor: torch.Tensor) -> bool:
+    """Whether its numbers are not here, or not all of them, or not yet."""
+    return is_lazy(tensor) or tensor.is_meta or is_sharded(tensor)
 
 
 def _weights_of(optimizer: torch.optim.Optimizer) -> Iterator[Any]:

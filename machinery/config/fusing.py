@@ -35,7 +35,7 @@ class Fusing:
         if hasattr(loss, "modules"):
             modules += loss.modules()
         # Of embeddings, whose gradients no fused kernel takes.
-        self._sparse = any(getattr(module, "sparse", False) for module in modules)
+        self._sparse = any(getattr(each, "sparse", False) is True for each in modules)
 
     def argument(self, kind: Any, given: Iterable[str], named: "list[Any]") -> dict[str, bool]:
         """{"fused": True}, or {}.

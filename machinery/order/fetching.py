@@ -307,8 +307,6 @@ def _not_made(name: str, k: int, epoch: int, reason: str) -> DataError:
 
 def _reason(error: Exception | SystemExit) -> str:
     """What an error of a loader says; what torch raises when a worker is lost, in plain words."""
-    if isinstance(error, UserError):  # it says what is to be done, and needs no line of a file
-        return "\n  ".join([str(error), *getattr(error, "__notes__", [])])
     first_line = str(error).partition("\n")[0]
     if not first_line.startswith("DataLoader"):
         return told(error)

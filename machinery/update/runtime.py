@@ -1,7 +1,6 @@
 """Where and how numbers are computed; what is off costs nothing."""
 
 import contextlib
-import copy
 import inspect
 import itertools
 import logging
@@ -39,6 +38,7 @@ from machinery.update.sharding import (
     whole as whole,
 )
 from machinery.update.watching import LossWatch
+from machinery.update.weights import keep_step, largest, weights_in
 
 Context = contextlib.AbstractContextManager[Any]
 
@@ -138,6 +138,7 @@ class Runtime:
     def prepare(self, model: nn.Module, training: bool) -> nn.Module:
         """The model as it is run: its memory format, in parallel, and compiled, as configured."""
         if self._settings.channels_last:
+            _check_channels(model)
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if training:
             recompute(model, self._settings.recompute)
@@ -337,10 +338,10 @@ class Runtime:
 
         put_back = None
         if watch.may_skip:
-            put_back = _keep_step(optimizers, self._average)
+            put_back = keep_step(optimizers, self._average)
         for optimizer in optimizers:
             optimizer.step(computed_again)  # type: ignore[arg-type]
-        accepted = watch.accepts_within(seen, partial(_largest, _weights(optimizers)))
+        accepted = watch.accepts_within(seen, partial(largest, weights_in(optimizers)))
         if put_back is not None and not accepted:
             put_back()
         return accepted
@@ -352,8 +353,8 @@ class Runtime:
         """
         if self._scaled:
             return None
-        found = [weight.grad for weight in _weights(optimizers) if weight.grad is not None]
-        return _largest(found)
+        found = [weight.grad for weight in weights_in(optimizers) if weight.grad is not None]
+        return largest(found)
 
     def no_step_was_possible(self) -> bool:
         """Whether fp16 has scaled the loss down to nothing: each gradient was infinite or NaN."""
@@ -374,7 +375,7 @@ class Runtime:
         if limit is None and not self._settings.log_grad_norm:
             return
         self._scaler.unscale_(optimizer)
-        weights = _weights([optimizer])
+        weights = weights_in([optimizer])
         if limit is None:
             gradients = [weight.grad for weight in weights if weight.grad is not None]
             norm = nn.utils.get_total_norm(gradients)
@@ -390,6 +391,14 @@ class Runtime:
         """Go on with a saved loss scale."""
         if state:
             self._scaler.load_state_dict(state)
+
+
+def _check_channels(model: nn.Module) -> None:
+    """Refuse a network that torch cannot have channels last in memory."""
+    for name, weight in model.named_parameters():
+        if not nn.parameter.is_lazy(weight) and weight.ndim == 5:
+            what = f"{name} has 5 dimensions, and it is for 2-D convolutions"
+            raise ConfigError(f"trainer.channels_last: {what}: set trainer.channels_last=false")
 
 
 def _wants_graph(optimizer: Optimizer) -> ConfigError:
@@ -410,47 +419,6 @@ def _zero(output: Any, loss: torch.Tensor) -> torch.Tensor:
     if found:
         return zero
     return loss
-
-
-def _weights(optimizers: Sequence[Optimizer]) -> list[torch.Tensor]:
-    """What optimizers change."""
-    found = []
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            found += group["params"]
-    return found
-
-
-def _keep_step(optimizers: Sequence[Optimizer], average: nn.Module | None) -> Callable[[], None]:
-    """What puts weights, their average and optimizers back as they are now."""
-    weights = _weights(optimizers)
-    if average is not None:
-        weights += [*average.parameters(), *average.buffers()]
-    values = [weight.detach().clone() for weight in weights]
-    states = [copy.deepcopy(optimizer.state_dict()) for optimizer in optimizers]
-
-    def put_back() -> None:
-        with torch.no_grad():
-            for weight, value in zip(weights, values, strict=True):
-                weight.copy_(value)
-        for optimizer, state in zip(optimizers, states, strict=True):
-            optimizer.load_state_dict(state)
-
-    return put_back
-
-
-def _largest(tensors: Sequence[torch.Tensor]) -> torch.Tensor | None:
-    """The largest magnitude in some tensors, [], which is NaN if one of them holds a NaN."""
-    dense = []
-    for tensor in tensors:
-        values = tensor.detach()
-        if values.is_sparse:
-            values = values.coalesce().values()
-        if values.numel() > 0:
-            dense.append(values)
-    if not dense:
-        return None
-    return full(nn.utils.get_total_norm(dense, norm_type=math.inf))
 
 
 def _sync_buffers_option() -> str:

@@ -7,6 +7,7 @@ that is named has its weights whole while it is computed.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -121,16 +122,17 @@ def shard(
     if average is not None:
         _share_average(average.module, after)
 
-    @contextmanager
-    def no_sync() -> Iterator[None]:
-        sharded: Any = model
-        sharded.set_requires_gradient_sync(False)
-        try:
-            yield
-        finally:
-            sharded.set_requires_gradient_sync(True)
+    return partial(_apart, model)
 
-    return no_sync
+
+@contextmanager
+def _apart(model: Any) -> Iterator[None]:
+    """Within it, gradients stay in this process."""
+    model.set_requires_gradient_sync(False)
+    try:
+        yield
+    finally:
+        model.set_requires_gradient_sync(True)
 
 
 def _check(optimizer: Optimizer, ours: set[int]) -> None:

@@ -25,7 +25,8 @@ from machinery.update.runtime import unwrap
 from model.metric import accuracy, top_k_acc
 from tiny import interrupted
 from utils import DatasetMaker
-from utils.images import Augmentation, Boxes, Finish, beta, pixels_of
+from utils.augmentation import Augmentation, Boxes, beta
+from utils.images import Finish, pixels_of
 
 META = torch.device("meta")
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
@@ -432,7 +433,8 @@ def test_images_of_many_kinds(image):
         ([(Image.new("RGBA", (7, 9)), 0)], r'mode RGBA: image.convert\("RGB"\)'),
         ([(BYTES[..., 0], 0)], r"images have 1 channels, and mean 3 values"),
         ([BYTES], r"expected samples \(image, target\), found a ndarray uint8"),
-        ([("a.png", 0)], r"found a str: leave out"),
+        ([("a.png", 0)], r"found a str: one of PIL, an array uint8 \[height"),
+        ([(BYTES.astype(int), 0)], r"found a ndarray int64 \[9, 7, 3\]: one of PIL"),
     ],
 )
 def test_what_is_no_image_is_told(samples, told):
@@ -455,6 +457,7 @@ def test_what_is_no_image_is_told(samples, told):
         ({"mean": [0.1, float("nan"), 0.1]}, r"mean: expected values of 0..1"),
         ({"mixup": 1.0, "classes": 10**30}, r"classes: expected an integer of at least 1"),
         ({"mixup": 1.0, "classes": -1}, r"classes: expected an integer of at least 1, found -1"),
+        ({"collate_fn": list}, r"collate_fn: ImageLoader makes its batches itself"),
         ({"mean": [0.1]}, r"mean has 1 values and std 3"),
         ({"crop": 7}, r"crop: 7 pixels of images of 9x7: give fewer than their shorter side"),
         ({"mixup": 1.0, "classes": 2}, r"classes of 0 to 2, where there are 2"),
@@ -479,3 +482,40 @@ def test_mixing_needs_the_number_of_classes(monkeypatch):
     with pytest.raises(ConfigError, match="does not say how many classes it has: give classes"):
         loader(cutmix=1.0)
     loader(cutmix=1.0, training=False)
+
+
+class Labelled(Pictures):
+    """With what a dataset may say of its samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.targets = [i % 3 for i in range(41)]
+        self.rarely = [0.0] * 40 + [1.0]
+
+
+@pytest.mark.parametrize("weights", ["balanced", "rarely"])
+def test_samples_are_drawn_by_weight_from_memory_as_from_files(weights):
+    kinds = [loader(Labelled(), weights=weights, in_memory=each) for each in (False, True)]
+    first, second = [gathered(each) for each in kinds]
+    assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+    assert copy.deepcopy(kinds[1].dataset).classes == Pictures.classes
+
+
+def test_what_memory_cannot_hold_is_told():
+    with pytest.raises(ConfigError, match="skip_unreadable has no effect beside in_memory and dev"):
+        loader(Pictures(broken=[3]), in_memory=True, skip_unreadable=True)
+    with pytest.raises(OSError, match="torn") as told:
+        loader(Pictures(broken=[3]), in_memory=True)
+    assert told.value.__notes__ == ["in sample 3"]
+    for target in ({"y": 1}, (1, 2), "a"):
+        dataset = [(BYTES, target)] * 3
+        with pytest.raises(DataError, match="in_memory keeps targets that are numbers or tensors"):
+            loader(dataset, in_memory=True)
+
+
+def test_what_a_batch_cannot_be_made_of_is_told_in_plain_words():
+    with pytest.raises(DataError) as told:
+        list(loader([(BYTES, 0), (BYTES[1:], 0)], shuffle=False))
+    assert str(told.value).endswith(
+        "of pass 1: images of 3x8x7 and 3x9x7: let the dataset's transform resize them"
+    )

@@ -29,7 +29,7 @@ MISTAKES = {
         ],
     ),
     "float64 data": (
-        "data_loader/data_loaders.py",
+        "utils/in_memory.py",
         "return images, self.labels.index_select",
         "return images.double(), self.labels.index_select",
         ["RuntimeError: ", "model/model.py:", "data [64, 1, 28, 28] float64, target [64] int64"],
@@ -75,10 +75,10 @@ MISTAKES = {
         ],
     ),
     "a dataset that raises": (
-        "data_loader/data_loaders.py",
+        "utils/in_memory.py",
         "images = self.images.index_select(0, indices)",
         'images = {}["pictures"]',
-        ["could not make batch 0 of pass 1: KeyError: 'pictures'", "data_loader/data_loaders.py:"],
+        ["could not make batch 0 of pass 1: KeyError: 'pictures'", "utils/in_memory.py:"],
     ),
 }
 
@@ -137,7 +137,7 @@ DICTS = {
 @pytest.mark.parametrize("kind", DICTS)
 def test_a_batch_that_is_a_dict_is_told_with_the_lines_to_write(project, kind):
     returned, lines = DICTS[kind]
-    data, trainer = project / "data_loader" / "data_loaders.py", project / "trainer" / "trainer.py"
+    data, trainer = project / "utils" / "in_memory.py", project / "trainer" / "trainer.py"
     before = data.read_text(), trainer.read_text()
     whole = "return images, self.labels.index_select(0, indices)"
     dicts = f"labels = self.labels.index_select(0, indices)\n        return {returned}"

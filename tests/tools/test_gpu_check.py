@@ -87,7 +87,7 @@ def test_both_sides_train_the_same(tmp_path, monkeypatch):
     for _ in range(5):
         by_hand()
     for ours_, theirs in zip(model.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(ours_, theirs)
+        torch.testing.assert_close(ours_, theirs, rtol=1e-3, atol=1e-4)
 
 
 def test_sides_take_turns():

@@ -9,6 +9,7 @@ import torch.utils.tensorboard  # for all that is forked
 import torchvision.datasets  # noqa: F401
 from PIL import Image
 
+from data_loader.data_loaders import ImageLoader
 from projects import ROOT
 from scripts import run, words
 
@@ -145,3 +146,30 @@ def test_masks_are_those_of_the_pixels():
     assert drawn.shape == (3, 5, 4) and bool((drawn >= 0).all()) and bool((drawn <= 1).all())
     grey = drawn.amax(dim=0) - drawn.amin(dim=0) < 1e-6
     assert torch.equal(grey, mask[0] == 0)
+
+
+@pytest.mark.parametrize("given", [{}, {"in_memory": True, "cutmix": 1.0}])
+def test_images_that_travel_as_bytes_are_shown_as_they_arrive(tmp_path, given):
+    from machinery.arriving import on_host
+    from tools.pictures import images_in
+    from tools.show_data import Feed, Summary, _words, first_batch, without_augmentation
+
+    rows = torch.arange(9.0)[:, None].expand(9, 7).byte()
+    data = [(torch.stack([rows + k, rows, rows]), k % 3) for k in range(12)]
+    maker = SimpleNamespace(made=lambda training: data, evaluated=lambda dataset: dataset)
+    loader = ImageLoader(
+        maker, [0.0] * 3, [1 / 255] * 3, flip=1.0, crop=2, classes=3, batch_size=12, **given
+    )
+    feed = Feed(loader, 1, True)
+    batch = first_batch(feed)
+    trained, plain = images_in(on_host(batch)), images_in(on_host(without_augmentation(feed)))
+    assert not torch.equal(trained, plain)
+    for image in plain:
+        assert torch.allclose(image[1], rows.float(), atol=1e-4)
+    summary = Summary(loader)
+    summary.add(batch)
+    kinds = {place: stats.what for place, stats in summary.stats.items()}
+    assert kinds["[0]"] == "[12, 3, 9, 7] float32" and list(kinds) == ["[0]", "[1]"]
+    assert sum(summary.classes.values()) == 12
+    words_below = _words(batch, 12, ["a", "b", "c"])
+    assert (words_below[0] in "abc") == (not given) and ("%" in words_below[0]) == bool(given)

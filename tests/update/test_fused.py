@@ -225,3 +225,25 @@ def test_sparse_gradients_of_a_loss(tmp_path):
         tiny.as_train_py(config).train()
     config["optimizer"]["args"]["fused"] = False
     tiny.as_train_py(config).train()
+
+
+class SparseByHand(nn.Module):
+    """Has sparse gradients that nobody can see before the first step, and a weight of that name."""
+
+    __module__ = "tiny"
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(7, 3))
+        self.sparse = nn.Parameter(torch.randn(3))
+
+    def forward(self, x):
+        return nn.functional.embedding(x.argmax(1), self.table, sparse=True) + self.sparse
+
+
+def test_gradients_that_no_fused_one_takes_are_told_with_what_helps(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiny, "SparseByHand", SparseByHand, raising=False)
+    arch = {"arch__type": "SparseByHand", "arch__args": {}}
+    with pytest.raises(ConfigError, match=r"fused SGD takes no sparse gradients: set optimizer\."):
+        train(settings(tmp_path / "a", "SGD", **arch))
+    assert train(settings(tmp_path / "b", "SGD", {"fused": False}, **arch)).epoch == 3

@@ -10,6 +10,7 @@ from torch import nn
 import tiny
 from base import BaseModel
 from examples.ema import EMATrainer
+from machinery import telling
 from machinery.checkpoints import file as checkpoint
 from machinery.errors import CheckpointError, ConfigError
 from machinery.update.compiling import compiled
@@ -54,6 +55,32 @@ def test_channels_last(tmp_path, monkeypatch):
     monkeypatch.setattr(tiny, "Points", Images)
     trainer = tiny.train(tiny.settings(tmp_path, trainer__channels_last=True))
     assert trainer.epoch == 3
+
+
+class Volumes(Convolutions):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv3d(1, 4, 1)
+
+
+class Viewing(Convolutions):
+    def forward(self, x):
+        return self.fc(self.conv(x).view(len(x), -1)[:, :4])
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "told"),
+    [
+        (Volumes, ConfigError, "channels_last: conv.weight has 5 dimensions"),
+        (Viewing, RuntimeError, "trainer.channels_last is why: write x.flatten"),
+    ],
+)
+def test_networks_that_cannot_have_channels_last_are_told(tmp_path, monkeypatch, kind, error, told):
+    monkeypatch.setattr(tiny, "TinyModel", type("TinyModel", (kind,), {"__module__": "tiny"}))
+    monkeypatch.setattr(tiny, "Points", Images)
+    with pytest.raises(error) as caught:
+        tiny.train(tiny.settings(tmp_path, trainer__channels_last=True))
+    assert told in telling.told(caught.value)
 
 
 @pytest.mark.parametrize("kind", [tiny.Trainer, EMATrainer])

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from base import BaseDataLoader
-from data_loader.data_loaders import MNIST_MEAN, MNIST_STD, DigitsDataLoader, InMemoryImages
+from data_loader.data_loaders import MNIST_MEAN, MNIST_STD, DigitsDataLoader
 from machinery.checkpoints import file as checkpoint
 from model.loss import nll_loss
 from model.metric import accuracy
@@ -19,6 +19,7 @@ from model.model import MnistModel
 from parse_config import ConfigParser
 from tools.benchmarks.paired import ByHand, Data, Pair
 from trainer import Trainer
+from utils.in_memory import InMemoryImages
 
 Side = Callable[[], float]
 

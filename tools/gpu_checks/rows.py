@@ -38,6 +38,14 @@ from tools.gpu_checks.sides import (
 
 #: Steps in which the host may not wait for the device.
 _STEPS = 50
+#: What is tried with the ResNet-18, one by one.
+_SWITCHES: list[dict[str, Any]] = [
+    {"precision": "tf32"},
+    {"precision": "bf16"},
+    {"cudnn_benchmark": True},
+    {"channels_last": True},
+    {"precision": "bf16", "channels_last": True},
+]
 _MEAN, _STD = [0.5, 0.5, 0.5], [0.25, 0.25, 0.25]
 
 
@@ -174,14 +182,7 @@ def switches(folder: Path) -> Iterator[Row]:
 
     plain = measured()
     yield Row("ResNet-18, batch 128, as it is", plain, "samples/s")
-    each: list[dict[str, Any]] = [
-        {"precision": "tf32"},
-        {"precision": "bf16"},
-        {"cudnn_benchmark": True},
-        {"channels_last": True},
-        {"precision": "bf16", "channels_last": True},
-    ]
-    for settings in each:
+    for settings in _SWITCHES:
         shown = " ".join(f"{key}={value}" for key, value in settings.items())
         yield Row(f"… {shown}", measured(**settings) / plain, "times")
     best: dict[str, Any] = {"precision": "bf16", "channels_last": True}
@@ -240,11 +241,10 @@ def idle(step: Step) -> float:
         took = seconds(step, 20)
     busy = 0.0
     end = 0.0
-    spans = [
-        (event.time_range.start, event.time_range.end)
-        for event in profile.events() or []
-        if str(event.device_type).endswith("CUDA")
-    ]
+    spans = []
+    for event in profile.events() or []:
+        if str(event.device_type).endswith("CUDA"):
+            spans.append((event.time_range.start, event.time_range.end))
     for start, stop in sorted(spans):
         busy += max(stop - max(start, end), 0.0)
         end = max(end, stop)

@@ -169,7 +169,7 @@ def test_batches_and_outputs_have_the_same_shapes_everywhere(line, tmp_path, mon
         loaders.append(trainer.valid_data_loader)
     described = []
     for loader in loaders:
-        batch = next(iter(one_pass(loader, 1, 1)))
+        batch = trainer.runtime.move(next(iter(one_pass(loader, 1, 1))))
         with torch.no_grad(), trainer.judged():
             loss, output, target = trainer._forward(batch)
         for value in tensors(loss):
