@@ -45,6 +45,11 @@ _WRONG_CALL = re.compile(r"(\w+)\.(\w+)\(\) (?:takes|got|missing) ")
 _OF_CHANNELS = (
     "trainer.channels_last is why: write x.flatten(1), or set trainer.channels_last=false"
 )
+#: What torch's nll_loss says of shares of classes, and what helps.
+_TAKES_NO_SHARES = "multi-target not supported"
+_OF_SHARES = (
+    "the targets are shares of classes, as mixup and cutmix make them: set loss=cross_entropy"
+)
 #: How many items of a container are described.
 _ITEMS = 5
 
@@ -70,6 +75,8 @@ def note_batch(error: BaseException, owner: object) -> None:
             raise ConfigError(_means_of_dict(frame.f_locals["batch"])) from error
     if "view size is not compatible" in str(error) and _keeps_channels_last(owner):
         error.add_note(_OF_CHANNELS)
+    if _TAKES_NO_SHARES in str(error):
+        error.add_note(_OF_SHARES)
     facts = vars(error)  # also of a class whose attributes cannot be set
     if _BATCH_VARIABLES in facts or _is_ours(frames[-1].f_code.co_filename):
         return

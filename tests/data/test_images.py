@@ -519,3 +519,15 @@ def test_what_a_batch_cannot_be_made_of_is_told_in_plain_words():
     assert str(told.value).endswith(
         "of pass 1: images of 3x8x7 and 3x9x7: let the dataset's transform resize them"
     )
+
+
+def test_a_loss_that_takes_no_shares_is_told_with_one_that_does(tmp_path):
+    given = {"mixup": 0.5}
+    config = settings(tmp_path / "a", given=given, trainer__epochs=1)
+    config["loss"] = "nll_loss"
+    tiny.nll_loss = nn.functional.nll_loss
+    with pytest.raises(RuntimeError) as told:
+        tiny.train(config)
+    assert "mixup and cutmix make them: set loss=cross_entropy" in told.value.__notes__[-1]
+    config["loss"] = "cross_entropy"
+    tiny.train(config)
