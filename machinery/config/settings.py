@@ -40,7 +40,7 @@ class TrainerSettings(Section):
     verbosity: int = Field(2, ge=0, le=2)
     """0: warnings, 1: also information, 2: also details."""
     monitor: str = Field("off", pattern=r"^(off|(min|max) \S+)$")
-    """"min NAME" or "max NAME" of a number in the log decides which epoch is best; or "off"."""
+    """"min NAME" or "max NAME", a number of the log that says which epoch is best; or "off"."""
     early_stop: int | None = Field(None, ge=0)
     """Stop after so many epochs in a row without improvement; null or 0: never."""
     tensorboard: bool = Field(True, validation_alias=AliasChoices("tensorboard", "tensorboardX"))

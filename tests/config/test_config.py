@@ -228,7 +228,10 @@ def test_keys_of_the_user_s_own_that_resemble_ours(capfd):
             changed(lr_scheduler__interval="batch"),
             ["lr_scheduler.interval: expected", 'found "batch"'],
         ),
-        (changed(trainer__monitor="val_loss"), ["trainer.monitor: expected", 'or "off"']),
+        (
+            changed(trainer__monitor="val_loss"),
+            ['trainer.monitor: expected "min NAME" or "max NAME", a number of the log', 'or "off"'],
+        ),
         (changed(trainer__precision="fp64"), ["trainer.precision: expected"]),
         (changed(trainer__clip_grad_norm=0), ["trainer.clip_grad_norm: expected greater than 0"]),
         (changed(trainer__keep_last=1), ["trainer.keep_last: expected greater than or equal to 2"]),

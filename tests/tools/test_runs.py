@@ -100,6 +100,11 @@ def test_runs_are_sorted_and_filtered(trained, options, expected):
     assert max(map(len, lines)) <= 80
 
 
+def test_an_order_without_a_value_is_told(trained):
+    printed = run(trained, "tools/runs.py", trained, "--filter", "lr<", code=2)
+    assert "--filter lr<: < wants a value behind it" in printed
+
+
 def _row(printed, name):
     """A line of the table by its columns."""
     lines = [line for line in printed.splitlines() if re.search(r"  ", line)]

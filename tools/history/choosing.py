@@ -46,6 +46,8 @@ def parsed_condition(text: str) -> Condition:
         expected = f"COLUMN=VALUE, or another of {' '.join(_SIGNS)}"
         raise ConfigError(f"--filter {text}: expected {expected}")
     condition = Condition(parts[1].strip(), parts[2], parts[3].strip())
+    if not condition.wanted and condition.sign not in (_MATCHES, *_EQUALITIES):
+        raise ConfigError(f"--filter {text}: {condition.sign} wants a value behind it")
     if condition.sign == _MATCHES:
         try:
             re.compile(condition.wanted)
