@@ -16,7 +16,7 @@ _LEFT_OUT = re.compile(
     r"docs/(contributing|examples|migrating|speed|ten_minutes|why_not)\.md|"
     r"examples/(ema\.py|mnist\.py|playground\.ipynb)|"
     r"tests/.*|"
-    r"tools/(bench.*|migrat.*|making/.*|project/.*|bare_loop\.py|trace_ways\.py)|"
+    r"tools/(bench.*|gpu_check.*|migrat.*|making/.*|project/.*|bare_loop\.py|trace_ways\.py)|"
     r"tools/(new_project|update_project|write_schema|draw_pages)\.py|"
     r"docs/pictures/(terminal|tensorboard)\.png"
 )
