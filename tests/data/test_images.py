@@ -531,3 +531,46 @@ def test_a_loss_that_takes_no_shares_is_told_with_one_that_does(tmp_path):
     assert "mixup and cutmix make them: set loss=cross_entropy" in told.value.__notes__[-1]
     config["loss"] = "cross_entropy"
     tiny.train(config)
+
+
+RED = Image.fromarray(np.full((9, 7, 3), (200, 0, 0), dtype=np.uint8))
+GREY = RED.convert("L")
+MIXED = {"mixup": 1.0, "classes": 3}
+#: Samples and options that are refused, and as what is said changes them.
+MENDED = {
+    "leave out of its transform": (
+        ([(torch.zeros(3, 9, 7), 0)], {}),
+        ([(torch.zeros(3, 9, 7, dtype=torch.uint8), 0)], {}),
+    ),
+    "let the dataset's transform resize": (
+        ([(RED, 0), (RED.resize((9, 9)), 0)], {}),
+        ([(RED, 0), (RED.resize((9, 9)).resize((7, 9)), 0)], {}),
+    ),
+    "take a class int64": (([(RED, np.int32(0))], MIXED), ([(RED, np.int64(0))], MIXED)),
+    "some are grey": (([(RED, 0), (GREY, 0)], {}), ([(RED, 0), (GREY.convert("RGB"), 0)], {})),
+    "give mean and std one a channel": (
+        ([(GREY, 0)], {}),
+        ([(GREY, 0)], {"mean": [0.5], "std": [0.5]}),
+    ),
+    "give fewer than their shorter side": (([(RED, 0)], {"crop": 7}), ([(RED, 0)], {"crop": 6})),
+    "has mode RGBA": (([(RED.convert("RGBA"), 0)], {}), ([(RED, 0)], {})),
+    "skip_unreadable has no effect": (
+        ([(RED, 0)], {"skip_unreadable": True, "in_memory": True}),
+        ([(RED, 0)], {"skip_unreadable": True}),
+    ),
+    "give classes": (([(RED, 0)], {"cutmix": 1.0}), ([(RED, 0)], {"cutmix": 1.0, "classes": 1})),
+    "classes of 5 to 5, where there are 3": (([(RED, 5)], MIXED), ([(RED, 2)], MIXED)),
+}
+
+
+@pytest.mark.parametrize("told", MENDED)
+def test_what_is_said_of_images_helps(told):
+    def made(samples, options):
+        maker = DatasetMaker(lambda sections: samples, ("args",), "dataset", "x")
+        given = {"mean": MEAN, "std": STD, "batch_size": 8, **options}
+        return list(ImageLoader(maker, **given))
+
+    (wrong, mended) = MENDED[told]
+    with pytest.raises((ConfigError, DataError), match=told):
+        made(*wrong)
+    assert len(made(*mended)) == 1

@@ -1434,8 +1434,8 @@ SUGGESTION = re.compile(
 #: update/test_parameter_groups.py, config/test_words_for_optimizers.py, config/test_nested.py,
 #: data/test_choosing.py, messages/test_first_batch.py, update/test_schedules.py,
 #: messages/test_memory.py, data/test_waiting.py, update/test_recomputing.py
-#: update/test_switches.py, classic/test_older_versions.py, messages/test_messages.py and
-#: update/test_fused.py.
+#: update/test_switches.py, classic/test_older_versions.py, messages/test_messages.py,
+#: update/test_fused.py and data/test_images.py.
 FOLLOWED = """what to train: -c {}
 -r auto needs
 may be its "base"
@@ -1514,7 +1514,20 @@ more data_loader.args.num_workers may help; tools/tune.py
 {}: leave one of them out
 give a BaseDataLoader its further options by name: pin_memory=True
 activate the project's virtual environment, or pip install -r
-set optimizer.args.fused to false""".splitlines()
+set optimizer.args.fused to false
+trainer.channels_last is why: write x.flatten(1), or set
+trainer.channels_last: {}: set
+shares of classes, as mixup and cutmix make them: set
+leave out of its transform what makes floats
+let the dataset's transform resize them
+take a class int64 for each image
+some are grey and some not: image.convert
+{}: give mean and std one a channel
+give fewer than their shorter side has
+has mode {}: image.convert
+has no effect beside {}, which read all images
+mixup and cutmix: {}: give classes
+are not for iterable data: leave them out""".splitlines()
 
 
 #: What only looks like one: help, origins, and what is told beside a suggestion.
@@ -1540,7 +1553,9 @@ records show *** for the secret in it
 srun has started {}
 {} may fetch what it needs, or write it
 {}: {}, which is missing
-nothing of {} may be named in a config""".splitlines()
+nothing of {} may be named in a config
+the dataset does not say how many classes
+classes of {} to {}, where there are""".splitlines()
 
 
 def literals(path):
