@@ -90,8 +90,8 @@ class BaseDataLoader(BareIteration, DataLoader[Any]):
     def _make_passes(self, sampler: Any, batch_sampler: Any, options: dict[str, Any]) -> None:
         """What makes the batches, with the workers."""
         # Without an accelerator there is nothing to pin for, and torch would warn.
-        pinned = options.pop("pin_memory", self.num_workers > 0)
-        self.pin_memory = pinned and torch.accelerator.is_available()
+        asked = options.pop("pin_memory", self.num_workers > 0)
+        self.pin_memory = asked and torch.accelerator.is_available()
         options.update(num_workers=self.num_workers, pin_memory=self.pin_memory)
         self._passes = passes.make_passes(self, sampler, batch_sampler, options)
         self.n_samples = self._passes.n_samples

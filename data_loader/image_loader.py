@@ -9,7 +9,7 @@ from base import BaseDataLoader
 from utils import ConfigError, DatasetMaker
 from utils.augmentation import Augmentation
 from utils.images import Finish
-from utils.in_memory import BytesInMemory, check_can_be_kept, place_of
+from utils.in_memory import BytesInMemory, check_options, place_of
 
 
 class ImageLoader(BaseDataLoader):
@@ -49,13 +49,10 @@ class ImageLoader(BaseDataLoader):
     ) -> None:
         self.maker = dataset
         self._device: torch.device | None = None
-        if "collate_fn" in options:
-            raise ConfigError("collate_fn: ImageLoader makes its batches itself: leave it out")
         if in_memory or device_resident:
             self._device = place_of(device_resident, options.get("num_workers", 0))
         self._source = dataset.made(training)
-        if self._device is not None:
-            check_can_be_kept(self._source, options)
+        check_options(self._source, options, kept=self._device is not None)
         asked = Augmentation(crop, flip, colour, erase, mixup, cutmix)
         if classes is None:
             classes = len(getattr(self._source, "classes", None) or ())

@@ -382,7 +382,9 @@ class Trainer(BaseTrainer):
 
     def _look_at_losses(self) -> None:
         """End the run if a loss was not finite, and `on_nan` says so."""
-        self._watch.look(self.epoch, self.step, self.lr, self._checkpoints.skip_hint())
+        self._watch.look(
+            self.epoch, self.step, self.lr, self._checkpoints.skip_hint(), self._length.batch
+        )
 
     def _save_step(self) -> None:
         self._look_at_losses()

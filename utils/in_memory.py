@@ -174,18 +174,21 @@ def place_of(resident: bool, workers: int) -> torch.device:
     return accelerator
 
 
-def check_can_be_kept(dataset: Any, options: dict[str, Any]) -> None:
-    """Refuse what cannot be read once and for all.
+def check_options(dataset: Any, options: dict[str, Any], kept: bool) -> None:
+    """Refuse what an `ImageLoader` cannot do.
 
     Args:
         options: of the loader.
+        kept: whether images are read once and for all.
 
     Raises:
         ConfigError: with what to leave out.
     """
+    if "collate_fn" in options:
+        raise ConfigError("collate_fn: ImageLoader makes its batches itself: leave it out")
     names = "in_memory and device_resident"
-    if isinstance(dataset, IterableDataset):
+    if kept and isinstance(dataset, IterableDataset):
         raise ConfigError(f"{names} are not for iterable data: leave them out")
-    if options.get("skip_unreadable"):
+    if kept and options.get("skip_unreadable"):
         what = f"has no effect beside {names}, which read all images at the start"
         raise ConfigError(f"skip_unreadable {what}: leave one of them out")

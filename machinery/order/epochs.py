@@ -38,6 +38,9 @@ class EpochLength:
         # The loader, and how long a pass over it was when its first epoch began.
         self._loader: Any = None
         self._pass = 0
+        # The data of the epoch in hand, and its batches.
+        self._data: Any = None
+        self._batches = 0
 
     def at(self, epoch: int, known: int, loader: Any, interrupted: int | None) -> int:
         """Batches in an epoch that begins, or is gone on with.
@@ -49,6 +52,11 @@ class EpochLength:
         Raises:
             DataError: the length of the data has changed where that makes no sense.
         """
+        self._data = loader
+        self._batches = self._found(epoch, known, loader, interrupted)
+        return self._batches
+
+    def _found(self, epoch: int, known: int, loader: Any, interrupted: int | None) -> int:
         if self._given or known != self._last:
             self._check_pass(loader)
             return known
@@ -62,6 +70,18 @@ class EpochLength:
             hint = "what changes the data has to depend on the epoch alone"
             raise DataError(f"{what}, and has {self._last} now: {hint}")
         return self._last
+
+    def batch(self, epoch: int, number: int) -> Any:
+        """A batch of an epoch of the data, made again; None where it would have to be read up to.
+
+        Args:
+            number: from 0.
+        """
+        loader: Any = self._data
+        if not hasattr(loader, "batches"):
+            return None
+        passes, k = divmod((epoch - 1) * self._batches + number, len(loader))
+        return next(loader.batches(passes + 1, k, k + 1))
 
     def _check_pass(self, loader: Any) -> None:
         """Refuse passes of different lengths, which epochs of one length would cut anywhere."""

@@ -12,6 +12,8 @@ import torch
 from machinery import distributed
 from machinery.config.checking import Checked
 from machinery.errors import NonFiniteError
+from machinery.order.outstanding import tensors_in
+from machinery.telling import described
 
 
 class Monitor:
@@ -238,13 +240,21 @@ class LossWatch:
             what = f"epoch {epoch} learnt nothing: each update had a loss or gradients"
             raise NonFiniteError(f"{what} that are not finite, and was skipped")
 
-    def look(self, epoch: int, step: int, lr: float, hint: str) -> None:
+    def look(
+        self,
+        epoch: int,
+        step: int,
+        lr: float,
+        hint: str,
+        batch_of: Callable[[int, int], Any] | None = None,
+    ) -> None:
         """Look at the losses since the last look; one wait for the GPU.
 
         Args:
             epoch, step: where the run is, in batches done.
             lr: the learning rate.
             hint: what the user can do.
+            batch_of: makes a batch of an epoch again, by its number from 0.
 
         Raises:
             NonFiniteError: one was not finite: the weights are spoilt from there on.
@@ -265,7 +275,9 @@ class LossWatch:
             return
         where = f"by step {step}"
         if batches == len(losses):  # an update with several optimizers has more losses than batches
-            where = f"step {step - batches + int(earliest.at) + 1}"
+            number = step - batches + int(earliest.at)
+            where = f"step {number + 1}"
+            hint = f"{_of_batch(batch_of, epoch, number)}{hint}"
         last = "none"
         if earliest.last_finite is not None:
             last = f"{earliest.last_finite:.4g}"
@@ -280,6 +292,26 @@ class LossWatch:
         if distributed.alone():
             return spoilt
         return sum(distributed.totals([spoilt])()) > 0
+
+
+def _of_batch(batch_of: Callable[[int, int], Any] | None, epoch: int, number: int) -> str:
+    """A line on the numbers of a batch that are not finite, if there are some.
+
+    Of several processes, the one that has met the loss need not be this one.
+    """
+    if batch_of is None or not distributed.alone():
+        return ""
+    try:
+        batch = batch_of(epoch, number)
+    except Exception:  # it is made again only to say more
+        return ""
+    for k, tensor in enumerate(tensors_in(batch)):
+        if not tensor.is_floating_point() or bool(torch.isfinite(tensor).all()):
+            continue
+        first = int((~torch.isfinite(tensor)).nonzero()[0][0])
+        what = f"tensor {k} {described(tensor)}, sample {first}"
+        return f"its batch holds numbers that are not finite ({what}): mend the data\n  "
+    return ""
 
 
 def _first_bad(values: list[float], before: torch.Tensor | None) -> _Bad:

@@ -365,3 +365,45 @@ def test_a_skipped_step_leaves_reassigned_buffers_and_the_average_alone(tmp_path
     trainer = tiny.train(tiny.settings(tmp_path, **settings), trainer_class=Spoilt)
     assert torch.isfinite(trainer.model.seen).all()
     assert int(trainer.ema.n_averaged) == 11 - 1
+
+
+class Holes(tiny.Points):
+    """A sample with a number that is none."""
+
+    def __getitem__(self, i):
+        x, y = super().__getitem__(i)
+        if i == 17:
+            x = x.clone()
+            x[2] = float("inf")
+        return x, y
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"trainer__accumulate": 2}, {"trainer__len_epoch": 5, "trainer__epochs": 5}]
+)
+def test_what_the_data_has_of_it_is_told(tmp_path, monkeypatch, changes):
+    monkeypatch.setattr(tiny, "Points", Holes)
+    changes = {"arch__args": {"norm": False}, **changes}
+    trainer = tiny.build(tiny.settings(tmp_path, **changes))
+    with pytest.raises(NonFiniteError) as caught:
+        trainer.train()
+    told = str(caught.value)
+    step, sample = re.search(
+        r"step (\d+) .*\n  its batch holds .* sample (\d+)\): mend", told
+    ).groups()
+    at = (trainer.epoch - 1) * trainer.len_epoch + int(step) - 1
+    passes, k = divmod(at, len(trainer.data_loader))
+    data, _ = next(trainer.data_loader.batches(passes + 1, k, k + 1))
+    assert torch.isinf(data[int(sample)]).any()
+    assert f"(tensor 0 {list(data.shape)} float32, sample {sample}): mend the data" in told
+
+
+def test_nothing_is_said_of_data_that_is_whole_or_cannot_be_read_again(tmp_path, monkeypatch):
+    trainer = tiny.build(tiny.settings(tmp_path / "a"), trainer_class=Breaking)
+    with pytest.raises(NonFiniteError) as caught:
+        trainer.train()
+    assert "its batch" not in str(caught.value)
+    trainer = tiny.build(tiny.settings(tmp_path / "b"), trainer_class=Breaking)
+    monkeypatch.setattr(type(trainer._length), "batch", lambda *where: 1 / 0)
+    with pytest.raises(NonFiniteError, match="resume: "):
+        trainer.train()
