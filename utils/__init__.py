@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from machinery.order import seeding as seeding
     from machinery.order.seeding import uniform_rows as uniform_rows
     from machinery.order.split import DatasetMaker as DatasetMaker
-    from machinery.update.runtime import unwrap as unwrap
+    from machinery.update.runtime import unwrap as unwrap, whole_batch as whole_batch
     from utils.util import (
         MetricTracker as MetricTracker,
         ensure_dir as ensure_dir,
@@ -36,6 +36,7 @@ _LATER = {
     "DatasetMaker": "machinery.order.split",
     "uniform_rows": "machinery.order.seeding",
     "unwrap": "machinery.update.runtime",
+    "whole_batch": "machinery.update.runtime",
 }
 
 

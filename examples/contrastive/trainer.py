@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from trainer import Trainer
+from utils import whole_batch
 
 
 def nt_xent(first: torch.Tensor, second: torch.Tensor, temperature: float = 0.2) -> torch.Tensor:
@@ -31,13 +32,12 @@ nt_xent.in_batch = True  # type: ignore[attr-defined]
 
 
 class ContrastiveTrainer(Trainer):
-    """The labels are for the metric alone.
-
-    Of several processes, each looks at its own part of a batch.
-    """
+    """The labels are for the metric alone."""
 
     def _forward(self, batch: Any) -> tuple[Any, Any, Any]:
         first, second, labels = batch
         vectors = self.model(torch.cat([first, second]))
         mine, other = vectors.chunk(2)
-        return self.criterion(mine, other), mine.detach(), labels
+        # Of several processes, each compares the images of all.
+        loss = self.criterion(whole_batch(mine), whole_batch(other))
+        return loss, mine.detach(), labels

@@ -18,6 +18,7 @@ from machinery.errors import UserError
 from machinery.order.outstanding import same_batch
 from machinery.update.runtime import Runtime
 from machinery.update.sizes import Counts, Sizes
+from machinery.update.whole_batch import note_share
 
 Again = Callable[[], None]
 
@@ -173,6 +174,12 @@ class Group:
         self._current = None
 
     def counts(self, batch: Any) -> Counts:
+        """What a batch counts for, as `_counts` has it; noted for `whole_batch`."""
+        found = self._counts(batch)
+        note_share(found.samples)
+        return found
+
+    def _counts(self, batch: Any) -> Counts:
         """What a batch counts for: one of the group's, or one made of that in hand.
 
         What is made of a part of it counts for that part.

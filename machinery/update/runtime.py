@@ -39,6 +39,7 @@ from machinery.update.sharding import (
 )
 from machinery.update.watching import LossWatch
 from machinery.update.weights import keep_step, largest, weights_in
+from machinery.update.whole_batch import whole_batch as whole_batch
 
 Context = contextlib.AbstractContextManager[Any]
 

@@ -48,6 +48,8 @@ class Shares:
         self._all_samples = samples
         if wholes is not None:
             self._wholes = wholes
+            if wholes is not sizes:  # of several processes: this one may have none of a batch
+                self._all_samples = wholes
         else:
             self._wait = distributed.totals([*sizes, *samples])
 
