@@ -221,9 +221,11 @@ def skipping(config):
     return [bool(torch.isfinite(local(each)).all()) for each in trainer.model.parameters()]
 
 
-def test_all_skip_what_one_cannot_learn_from(tmp_path):
+@pytest.mark.parametrize("size", [2, 4])
+def test_all_skip_what_one_cannot_learn_from(tmp_path, size):
+    """Four processes are more than the last layer has rows: one has no number of it."""
     config = settings(tmp_path, "fsdp", trainer__on_nan="skip")
-    found = ranks.run(tmp_path, 2, skipping, config)
+    found = ranks.run(tmp_path, size, skipping, config)
     assert all(map(all, found))
 
 
