@@ -177,11 +177,14 @@ def _as(parameter: Any, value: Any) -> Any:
 
 
 def _share_average(average: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """Share out an average of weights as these are."""
+    """Share out an average of weights as these are; what has two names stays one."""
+    shared: dict[int, nn.Parameter] = {}
     for name, parameter in list(average.named_parameters(remove_duplicate=False)):
+        if id(parameter) not in shared:
+            value = _as(weights[name], parameter.detach())
+            shared[id(parameter)] = nn.Parameter(value, parameter.requires_grad)
         path, _, last = name.rpartition(".")
-        shared = nn.Parameter(_as(weights[name], parameter.detach()), parameter.requires_grad)
-        setattr(average.get_submodule(path), last, shared)
+        setattr(average.get_submodule(path), last, shared[id(parameter)])
 
 
 def in_step(batches: Iterable[Any]) -> Iterator[tuple[Any, bool]]:

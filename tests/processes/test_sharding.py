@@ -45,7 +45,19 @@ class Tower(BaseModel):
         return self.head(x)
 
 
-for kind in (Block, Tower):
+class Tied(Tower):
+    """Has a weight by two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.again = nn.Linear(6, 7)
+        self.again.weight = self.stem.weight
+
+    def forward(self, x):
+        return super().forward(x) + self.head(self.again(x))
+
+
+for kind in (Block, Tower, Tied):
     kind.__module__ = "tiny"
     setattr(tiny, kind.__name__, kind)
 
@@ -98,7 +110,7 @@ def same(one, other, limit=1e-12):
     for key, state in states[0].items():
         for name, value in state.items():
             torch.testing.assert_close(value, states[1][key][name], rtol=limit, atol=limit)
-    assert first["arch"] == second["arch"] == "Tower"
+    assert first["arch"] == second["arch"] == first["config"]["arch"]["type"]
     assert first["structures"]["optimizer"] == second["structures"]["optimizer"]
     numbers = [[[float(x) for x in row] for row in table[1:]] for table in (rows, others)]
     torch.testing.assert_close(
@@ -114,6 +126,8 @@ OTHERS = [
     {"trainer__on_nan": "skip", "trainer__log_grad_norm": True, "trainer__clip_grad_norm": None},
     {"trainer__recompute": ["blocks.*"], "trainer__tensorboard": True},
     {"arch__freeze": ["stem.*", "blocks.0.*"]},
+    {"arch__freeze": ["stem.*", "blocks.0.*"], "trainer__save": "trained"},
+    {"arch__type": "Tied", "trainer__ema": 0.5},
     {"optimizer": {**SGD, "groups": [{"params": ["*.bias"], "lr": 0.2, "momentum": 0.5}]}},
     {"data_loader__args": {"n": 44, "validation_split": 1, "batch_size": 5}},
 ]
