@@ -26,6 +26,7 @@ from machinery.update.compiling import (
     repeated_blocks as repeated_blocks,
 )
 from machinery.update.fused import lay_out_state, ready
+from machinery.update.in_order import Order
 from machinery.update.recomputing import recompute
 from machinery.update.sharding import (
     full,
@@ -124,6 +125,8 @@ class Runtime:
         #: The context in which gradients stay in this process, where they are averaged as they
         #: come.
         self.no_sync: Callable[[], Context] | None = None
+        # What several processes have to do alike that have parts of each weight.
+        self._order: Order | None = None
         self._stays = device.type == "cpu" and not settings.channels_last
         self._dtype = _DTYPES.get(settings.precision)
         # Whether gradients are scaled, as fp16 needs it.
@@ -184,7 +187,9 @@ class Runtime:
             average: of the weights, if there is one.
         """
         if self.shares_out:
-            self.no_sync = shard(unwrap(model), self._settings.shard, optimizers, average)
+            bare = unwrap(model)
+            self.no_sync = shard(bare, self._settings.shard, optimizers, average)
+            self._order = Order(bare, to_shard(bare, self._settings.shard))
 
     def in_step(self, batches: Iterable[Any]) -> Iterable[tuple[Any, bool]]:
         """Batches of an evaluation, and whether each counts; as many in each process if need be."""
@@ -285,6 +290,7 @@ class Runtime:
         """
         if not optimizers:
             return
+        self._check_order()
         for optimizer in optimizers:
             self._clip(optimizer)
         for optimizer in optimizers:
@@ -300,6 +306,11 @@ class Runtime:
                 raise _wants_graph(optimizer) from error
         if self._scaled:
             self._scaler.update()
+
+    def _check_order(self) -> None:
+        """Refuse gradients that processes have not computed alike, if they share out weights."""
+        if self._order is not None:
+            self._order.check()
 
     def step_again(
         self,
@@ -336,6 +347,7 @@ class Runtime:
             seen.append(mean())
             return seen[-1]
 
+        self._check_order()
         put_back = None
         if watch.may_skip:
             put_back = keep_step(optimizers, self._average)

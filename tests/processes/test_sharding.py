@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -73,7 +74,37 @@ class Odd(Tower):
         return self
 
 
-for kind in (Block, Tower, Tied, Odd):
+class Parting(Tower):
+    """Each process leaves another block out, if it has come so far, or takes another head."""
+
+    def __init__(self, after=0, heads=False):
+        super().__init__()
+        self.heads = nn.ModuleList([nn.Linear(7, 3) for _ in range(2)]) if heads else None
+        self.left = after
+
+    def forward(self, x):
+        self.left -= 1
+        x = self.stem(x)
+        for number, block in enumerate(self.blocks):
+            if self.heads or self.left >= 0 or number != distributed.rank():
+                x = block(x)
+        return self.heads[distributed.rank()](x) if self.heads else self.head(x)
+
+
+class Boxed(Tower):
+    """Gives an object of its own class."""
+
+    def forward(self, x):
+        return SimpleNamespace(output=super().forward(x))
+
+
+class Unboxes(Exact):
+    def _forward(self, batch):
+        output = self.model(batch[0].double()).output
+        return self.criterion(output, batch[1]), output, batch[1]
+
+
+for kind in (Block, Tower, Tied, Odd, Parting, Boxed):
     kind.__module__ = "tiny"
     setattr(tiny, kind.__name__, kind)
 
@@ -278,6 +309,10 @@ def odd(kind):
     return {"arch": {"type": "Odd", "args": {"kind": kind}}}
 
 
+def parting(**args):
+    return {"arch": {"type": "Parting", "args": args}}
+
+
 def refused(config, cls):
     trainer = tiny.as_train_py(config, trainer_class=cls)
     trainer.train()
@@ -291,6 +326,10 @@ def refused(config, cls):
             Exact,
             r"trainer.shard: no module matches 'block.\*': stem",
         ),
+        (parting(), Exact, "they come to other modules: blocks.1, blocks.0"),
+        (parting(after=4), Exact, "they come to other modules: blocks.0, blocks.1"),
+        (parting(heads=True), Exact, "they come to other weights: heads.0.weight"),
+        ({"arch": {"type": "Boxed"}}, Unboxes, "model gives a SimpleNamespace, in which it finds"),
         ({"trainer__shard": ["blocks"]}, Exact, "blocks is a ModuleList, which is never called"),
         (odd("scalar"), Exact, "share out odd: it is a single number"),
         (odd("empty"), Exact, "share out odd: it has no numbers"),
