@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from machinery import distributed
+from machinery import causes, distributed
 from machinery.arriving import is_under_way, to_device as to_device
 from machinery.config.settings import TrainerSettings, gpus_in
 from machinery.errors import ConfigError
@@ -301,9 +301,10 @@ class Runtime:
                 else:
                     optimizer.step()
             except RuntimeError as error:
-                if "does not require grad" not in str(error):
+                meant = _of_step(optimizer, error)
+                if meant is None:
                     raise
-                raise _wants_graph(optimizer) from error
+                raise meant from error
         if self._scaled:
             self._scaler.update()
 
@@ -413,10 +414,18 @@ def _check_channels(model: nn.Module) -> None:
             raise ConfigError(f"trainer.channels_last: {what}: set trainer.channels_last=false")
 
 
-def _wants_graph(optimizer: Optimizer) -> ConfigError:
-    """The error of an optimizer that derives gradients once more."""
-    hint = "let the constructor of a trainer of your own say self.runtime.creates_graph = True"
-    return ConfigError(f"a {type(optimizer).__name__} takes second derivatives: {hint}")
+def _of_step(optimizer: Optimizer, error: RuntimeError) -> ConfigError | None:
+    """What the error of a step means; None if it is the optimizer's own.
+
+    It derives gradients once more, or wants to have weights whole.
+    """
+    name = type(optimizer).__name__
+    if "does not require grad" in str(error):
+        hint = "let the constructor of a trainer of your own say self.runtime.creates_graph = True"
+        return ConfigError(f"a {name} takes second derivatives: {hint}")
+    if causes.is_of_sharing(error):
+        return ConfigError(f"trainer.strategy: fsdp: torch has no {name} of what is shared out")
+    return None
 
 
 def _zero(output: Any, loss: torch.Tensor) -> torch.Tensor:

@@ -305,6 +305,18 @@ Hidden.__module__ = "tiny"
 tiny.Hidden = Hidden
 
 
+class CallsParts(Exact):
+    def _forward(self, batch):
+        output = self.model.head(self.model.stem(batch[0].double()))
+        return self.criterion(output, batch[1]), output, batch[1]
+
+
+class OfWeights(Exact):
+    def _forward(self, batch):
+        loss, output, target = super()._forward(batch)
+        return loss + self.model.head.weight.square().sum(), output, target
+
+
 def odd(kind):
     return {"arch": {"type": "Odd", "args": {"kind": kind}}}
 
@@ -326,6 +338,10 @@ def refused(config, cls):
             Exact,
             r"trainer.shard: no module matches 'block.\*': stem",
         ),
+        ({}, CallsParts, r"with fsdp call self.model\(…\), and nothing inside of it: aten.addmm"),
+        ({}, OfWeights, "fsdp has no loss of the weights themselves"),
+        ({"optimizer": {"type": "Rprop", "args": {}}}, Exact, "no Rprop of what is shared out"),
+        ({"optimizer": {"type": "Adafactor", "args": {}}}, Exact, "no Adafactor of what is shared"),
         (parting(), Exact, "they come to other modules: blocks.1, blocks.0"),
         (parting(after=4), Exact, "they come to other modules: blocks.0, blocks.1"),
         (parting(heads=True), Exact, "they come to other weights: heads.0.weight"),
