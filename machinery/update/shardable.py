@@ -16,8 +16,12 @@ def to_shard(model: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
     """The modules of a model that are shared out by themselves, the innermost first.
 
     Raises:
-        ConfigError: a pattern matches none, or one that is never called.
+        ConfigError: a pattern matches none, or one that is never called; or the model computes
+            gradients in its forward pass, where torch lets go of a module's weights too soon.
     """
+    if patterns and getattr(model, "evaluates_with_gradients", False):
+        what = "a model that evaluates_with_gradients is shared out as a whole"
+        raise ConfigError(f"{_SHARD}: {what}: leave it out")
     named = [(name, module) for name, module in model.named_modules() if name]
     found: dict[str, nn.Module] = {}
     for pattern in patterns:

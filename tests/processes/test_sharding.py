@@ -98,13 +98,25 @@ class Boxed(Tower):
         return SimpleNamespace(output=super().forward(x))
 
 
+class Slopes(Tower):
+    """Computes gradients in its forward pass, as forces of an energy."""
+
+    evaluates_with_gradients = True
+
+    def forward(self, x):
+        x = x.requires_grad_()
+        y = super().forward(x)
+        (slope,) = torch.autograd.grad(y.sum(), x, create_graph=self.training)
+        return y + slope[:, :3]
+
+
 class Unboxes(Exact):
     def _forward(self, batch):
         output = self.model(batch[0].double()).output
         return self.criterion(output, batch[1]), output, batch[1]
 
 
-for kind in (Block, Tower, Tied, Odd, Parting, Boxed):
+for kind in (Block, Tower, Tied, Odd, Parting, Boxed, Slopes):
     kind.__module__ = "tiny"
     setattr(tiny, kind.__name__, kind)
 
@@ -175,6 +187,7 @@ OTHERS = [
     {"arch__freeze": ["stem.*", "blocks.0.*"]},
     {"arch__freeze": ["stem.*", "blocks.0.*"], "trainer__save": "trained"},
     {"arch__type": "Tied", "trainer__ema": 0.5},
+    {"arch__type": "Slopes", "trainer__shard": []},
     {"optimizer": {**SGD, "groups": [{"params": ["*.bias"], "lr": 0.2, "momentum": 0.5}]}},
     {"data_loader__args": {"n": 44, "validation_split": 1, "batch_size": 5}},
 ]
@@ -345,6 +358,7 @@ def refused(config, cls):
         (parting(), Exact, "they come to other modules: blocks.1, blocks.0"),
         (parting(after=4), Exact, "they come to other modules: blocks.0, blocks.1"),
         (parting(heads=True), Exact, "they come to other weights: heads.0.weight"),
+        ({"arch": {"type": "Slopes"}}, Exact, "trainer.shard: a model that evaluates_with_grad"),
         ({"arch": {"type": "Boxed"}}, Unboxes, "model gives a SimpleNamespace, in which it finds"),
         ({"trainer__shard": ["blocks"]}, Exact, "blocks is a ModuleList, which is never called"),
         (odd("scalar"), Exact, "share out odd: it is a single number"),
