@@ -22,6 +22,12 @@ def out_of_memory(error: BaseException) -> UserError:
     return UserError(f"out of memory: {what}\n  {hint}; trainer.precision=bf16 takes less, too")
 
 
+def is_of_sharing(error: BaseException) -> bool:
+    """Whether torch cannot compute with weights that are shared out over processes."""
+    told = str(error)
+    return any(word in told for word in ("DTensor", "placement changes", "Sharding propagation"))
+
+
 def to_install(error: BaseException) -> str:
     """What helps where a package that the project requires is not there; empty if it is another."""
     if not isinstance(error, ModuleNotFoundError) or error.name is None:

@@ -50,6 +50,8 @@ _TAKES_NO_SHARES = "multi-target not supported"
 _OF_SHARES = (
     "the targets are shares of classes, as mixup and cutmix make them: set loss=cross_entropy"
 )
+#: What helps where weights that are shared out are used outside of their modules.
+_OF_SHARING = "trainer.strategy: with fsdp call self.model(…), and nothing inside of it"
 #: How many items of a container are described.
 _ITEMS = 5
 
@@ -65,7 +67,8 @@ def note_batch(error: BaseException, owner: object) -> None:
         owner: of the methods, a trainer.
 
     Raises:
-        ConfigError: the batch is a dict, and was taken for a pair.
+        ConfigError: the batch is a dict, and was taken for a pair; or weights are shared out, and
+            used by what does not call the model.
     """
     if isinstance(error, UserError):
         return
@@ -73,6 +76,8 @@ def note_batch(error: BaseException, owner: object) -> None:
     for frame in frames:
         if frame.f_code.co_name == "_forward" and _takes_for_pair(frame):
             raise ConfigError(_means_of_dict(frame.f_locals["batch"])) from error
+    if causes.is_of_sharing(error):
+        raise ConfigError(f"{_OF_SHARING}: {str(error).partition(chr(10))[0]}") from error
     if "view size is not compatible" in str(error) and _keeps_channels_last(owner):
         error.add_note(_OF_CHANNELS)
     if _TAKES_NO_SHARES in str(error):

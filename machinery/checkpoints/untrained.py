@@ -48,9 +48,14 @@ def untrained(network: nn.Module) -> set[str]:
 
 def digests(network: nn.Module) -> Digests:
     """The SHA-256 of each weight that is not trained."""
+    return _digests_in(network.state_dict(), network)
+
+
+def _digests_in(state: State, network: nn.Module) -> Digests:
+    """The SHA-256 of each weight in a state that a network does not train."""
     names = untrained(network)
     found = {}
-    for name, value in network.state_dict().items():
+    for name, value in state.items():
         if name in names:
             found[name] = digest(value)
     return found
@@ -77,12 +82,13 @@ def left_out(content: Content, held: Held, built: Mapping[str, Digests]) -> Cont
     frozen = {}
     for name, network in networks_of(held).items():
         before = built.get(name, {})
+        state = _state_in(content, name, network)
         found = {}
-        for weight, value in digests(network).items():
+        for weight, value in _digests_in(state, network).items():
             if before.get(weight) == value:
                 found[weight] = value
         if found and name == MODEL:
-            weights = _without(held.model.state_dict(), found)
+            weights = _without(state, found)
         elif found:
             states[name] = _without(states[name], found)
         if found:
@@ -93,6 +99,19 @@ def left_out(content: Content, held: Held, built: Mapping[str, Digests]) -> Cont
     if frozen:
         less["frozen"] = frozen
     return less
+
+
+def _state_in(content: Content, name: str, network: nn.Module) -> State:
+    """The state of a network in a checkpoint: whole, also of one that is shared out.
+
+    Of a DataParallel of the user's it has a prefix there; without it, it is the network's own.
+    """
+    if name != MODEL:
+        return content["states"][name]
+    own = network.state_dict()
+    if content["state_dict"].keys() == own.keys():
+        return content["state_dict"]
+    return own
 
 
 def _without(state: State, names: Mapping[str, str]) -> State:

@@ -19,6 +19,7 @@ from machinery.update.metric_values import (
     classes_of as classes_of,
     names_of_classes as names_of_classes,
 )
+from machinery.update.sharding import is_sharded
 
 Evaluate = Callable[[Any, "MetricTracker"], Mapping[str, float]]
 
@@ -358,12 +359,15 @@ def named_terms(loss: Any, names: Sequence[str]) -> dict[str, Any]:
     """What `_forward` returns as the loss, by the names of its terms.
 
     Raises:
-        ConfigError: other terms were promised.
+        ConfigError: other terms were promised, or one is of weights that are shared out.
     """
     if isinstance(loss, dict):
         terms: dict[str, Any] = loss
     else:
         terms = {names[0]: loss}
+    if any(map(is_sharded, terms.values())):
+        what = "fsdp has no loss of the weights themselves: the optimizer's weight_decay is one"
+        raise ConfigError(f"trainer.strategy: {what}")
     if len(terms) == len(names) == 1 and names[0] in terms:  # most often: it costs no set
         return terms
     if terms.keys() != set(names):

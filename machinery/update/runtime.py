@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from machinery import distributed
+from machinery import causes, distributed
 from machinery.arriving import is_under_way, to_device as to_device
 from machinery.config.settings import TrainerSettings, gpus_in
 from machinery.errors import ConfigError
@@ -26,6 +26,7 @@ from machinery.update.compiling import (
     repeated_blocks as repeated_blocks,
 )
 from machinery.update.fused import lay_out_state, ready
+from machinery.update.in_order import Order
 from machinery.update.recomputing import recompute
 from machinery.update.sharding import (
     full,
@@ -125,6 +126,8 @@ class Runtime:
         #: The context in which gradients stay in this process, where they are averaged as they
         #: come.
         self.no_sync: Callable[[], Context] | None = None
+        # What several processes have to do alike that have parts of each weight.
+        self._order: Order | None = None
         self._stays = device.type == "cpu" and not settings.channels_last
         self._dtype = _DTYPES.get(settings.precision)
         # Whether gradients are scaled, as fp16 needs it.
@@ -185,7 +188,9 @@ class Runtime:
             average: of the weights, if there is one.
         """
         if self.shares_out:
-            self.no_sync = shard(unwrap(model), self._settings.shard, optimizers, average)
+            bare = unwrap(model)
+            self.no_sync = shard(bare, self._settings.shard, optimizers, average)
+            self._order = Order(bare, to_shard(bare, self._settings.shard))
 
     def in_step(self, batches: Iterable[Any]) -> Iterable[tuple[Any, bool]]:
         """Batches of an evaluation, and whether each counts; as many in each process if need be."""
@@ -286,6 +291,7 @@ class Runtime:
         """
         if not optimizers:
             return
+        self._check_order()
         for optimizer in optimizers:
             self._clip(optimizer)
         for optimizer in optimizers:
@@ -296,11 +302,17 @@ class Runtime:
                 else:
                     optimizer.step()
             except RuntimeError as error:
-                if "does not require grad" not in str(error):
+                meant = _of_step(optimizer, error)
+                if meant is None:
                     raise
-                raise _wants_graph(optimizer) from error
+                raise meant from error
         if self._scaled:
             self._scaler.update()
+
+    def _check_order(self) -> None:
+        """Refuse gradients that processes have not computed alike, if they share out weights."""
+        if self._order is not None:
+            self._order.check()
 
     def step_again(
         self,
@@ -337,6 +349,7 @@ class Runtime:
             seen.append(mean())
             return seen[-1]
 
+        self._check_order()
         put_back = None
         if watch.may_skip:
             put_back = keep_step(optimizers, self._average)
@@ -402,10 +415,18 @@ def _check_channels(model: nn.Module) -> None:
             raise ConfigError(f"trainer.channels_last: {what}: set trainer.channels_last=false")
 
 
-def _wants_graph(optimizer: Optimizer) -> ConfigError:
-    """The error of an optimizer that derives gradients once more."""
-    hint = "let the constructor of a trainer of your own say self.runtime.creates_graph = True"
-    return ConfigError(f"a {type(optimizer).__name__} takes second derivatives: {hint}")
+def _of_step(optimizer: Optimizer, error: RuntimeError) -> ConfigError | None:
+    """What the error of a step means; None if it is the optimizer's own.
+
+    It derives gradients once more, or wants to have weights whole.
+    """
+    name = type(optimizer).__name__
+    if "does not require grad" in str(error):
+        hint = "let the constructor of a trainer of your own say self.runtime.creates_graph = True"
+        return ConfigError(f"a {name} takes second derivatives: {hint}")
+    if causes.is_of_sharing(error):
+        return ConfigError(f"trainer.strategy: fsdp: torch has no {name} of what is shared out")
+    return None
 
 
 def _zero(output: Any, loss: torch.Tensor) -> torch.Tensor:

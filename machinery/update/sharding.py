@@ -6,7 +6,7 @@ that is named has its weights whole while it is computed.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map_only
 
 from machinery import distributed
 from machinery.errors import ConfigError
-from machinery.update.recomputing import matches
+from machinery.update.shardable import check_weights, to_shard as to_shard
 
 _WHERE = "trainer.strategy"
 #: Stands where there is no batch.
@@ -68,24 +68,6 @@ def kind_of(module: nn.Module) -> type:
     return kind
 
 
-def to_shard(model: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
-    """The modules of a model that are shared out by themselves, the innermost first.
-
-    Raises:
-        ConfigError: a pattern matches none.
-    """
-    named = [(name, module) for name, module in model.named_modules() if name]
-    found: dict[str, nn.Module] = {}
-    for pattern in patterns:
-        matched = {name: module for name, module in named if matches(pattern, name)}
-        if not matched:
-            shown = ", ".join([name for name, _ in named[:20]])
-            raise ConfigError(f"trainer.shard: no module matches {pattern!r}: {shown}")
-        found.update(matched)
-    names = sorted(found, key=lambda name: -name.count("."))
-    return [found[name] for name in names]
-
-
 def shard(
     model: nn.Module, patterns: Sequence[str], optimizers: Sequence[Optimizer], average: Any
 ) -> Callable[[], AbstractContextManager[None]]:
@@ -101,17 +83,21 @@ def shard(
         The context in which gradients stay in this process.
 
     Raises:
-        ConfigError: an optimizer could not go on with it.
+        ConfigError: a weight cannot be shared out, or an optimizer could not go on with it.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
+    apart = to_shard(model, patterns)
+    check_weights(model, apart)
     before = dict(model.named_parameters(remove_duplicate=False))
+    if not before:
+        return nullcontext  # there is nothing to share out
     for optimizer in optimizers:
         _check(optimizer, {id(parameter) for parameter in before.values()})
     device = next(iter(before.values())).device
     mesh = init_device_mesh(device.type, (distributed.size(),))
-    for module in to_shard(model, patterns):
+    for module in apart:
         fully_shard(module, mesh=mesh)
     # By itself it would stay whole after an evaluation, and its parameters would be others then.
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
@@ -177,11 +163,14 @@ def _as(parameter: Any, value: Any) -> Any:
 
 
 def _share_average(average: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """Share out an average of weights as these are."""
+    """Share out an average of weights as these are; what has two names stays one."""
+    shared: dict[int, nn.Parameter] = {}
     for name, parameter in list(average.named_parameters(remove_duplicate=False)):
+        if id(parameter) not in shared:
+            value = _as(weights[name], parameter.detach())
+            shared[id(parameter)] = nn.Parameter(value, parameter.requires_grad)
         path, _, last = name.rpartition(".")
-        shared = nn.Parameter(_as(weights[name], parameter.detach()), parameter.requires_grad)
-        setattr(average.get_submodule(path), last, shared)
+        setattr(average.get_submodule(path), last, shared[id(parameter)])
 
 
 def in_step(batches: Iterable[Any]) -> Iterator[tuple[Any, bool]]:

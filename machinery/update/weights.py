@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from machinery.update.sharding import full
+from machinery.update.sharding import local
 
 
 def weights_in(optimizers: Sequence[Optimizer]) -> list[torch.Tensor]:
@@ -39,14 +39,17 @@ def keep_step(optimizers: Sequence[Optimizer], average: nn.Module | None) -> Cal
 
 
 def largest(tensors: Sequence[torch.Tensor]) -> torch.Tensor | None:
-    """The largest magnitude in some tensors, [], which is NaN if one of them holds a NaN."""
+    """The largest magnitude in some tensors, [], which is NaN if one of them holds a NaN.
+
+    Of what is shared out over processes, that of the part which is in this one.
+    """
     dense = []
     for tensor in tensors:
-        values = tensor.detach()
+        values = local(tensor.detach())  # a part may have no numbers
         if values.is_sparse:
             values = values.coalesce().values()
         if values.numel() > 0:
             dense.append(values)
     if not dense:
         return None
-    return full(nn.utils.get_total_norm(dense, norm_type=math.inf))
+    return nn.utils.get_total_norm(dense, norm_type=math.inf)
