@@ -78,10 +78,7 @@ def note_batch(error: BaseException, owner: object) -> None:
             raise ConfigError(_means_of_dict(frame.f_locals["batch"])) from error
     if causes.is_of_sharing(error):
         raise ConfigError(f"{_OF_SHARING}: {str(error).partition(chr(10))[0]}") from error
-    if "view size is not compatible" in str(error) and _keeps_channels_last(owner):
-        error.add_note(_OF_CHANNELS)
-    if _TAKES_NO_SHARES in str(error):
-        error.add_note(_OF_SHARES)
+    _note_what_helps(error, owner)
     facts = vars(error)  # also of a class whose attributes cannot be set
     if _BATCH_VARIABLES in facts or _is_ours(frames[-1].f_code.co_filename):
         return
@@ -89,6 +86,14 @@ def note_batch(error: BaseException, owner: object) -> None:
     for frame in reversed(frames):
         if frame.f_locals.get("self") is owner and not facts[_BATCH_VARIABLES]:
             facts[_BATCH_VARIABLES] = _variables(frame)
+
+
+def _note_what_helps(error: BaseException, owner: object) -> None:
+    """Note what torch's words do not say."""
+    if "view size is not compatible" in str(error) and _keeps_channels_last(owner):
+        error.add_note(_OF_CHANNELS)
+    if _TAKES_NO_SHARES in str(error):
+        error.add_note(_OF_SHARES)
 
 
 def _keeps_channels_last(owner: Any) -> bool:

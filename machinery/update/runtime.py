@@ -27,6 +27,7 @@ from machinery.update.compiling import (
 )
 from machinery.update.fused import lay_out_state, ready
 from machinery.update.in_order import Order
+from machinery.update.layout import channels_last
 from machinery.update.recomputing import recompute
 from machinery.update.sharding import (
     full,
@@ -142,8 +143,7 @@ class Runtime:
     def prepare(self, model: nn.Module, training: bool) -> nn.Module:
         """The model as it is run: its memory format, in parallel, and compiled, as configured."""
         if self._settings.channels_last:
-            _check_channels(model)
-            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            model = channels_last(model)
         if training:
             recompute(model, self._settings.recompute)
         if self._settings.shard and self._settings.strategy != "fsdp":
@@ -405,14 +405,6 @@ class Runtime:
         """Go on with a saved loss scale."""
         if state:
             self._scaler.load_state_dict(state)
-
-
-def _check_channels(model: nn.Module) -> None:
-    """Refuse a network that torch cannot have channels last in memory."""
-    for name, weight in model.named_parameters():
-        if not nn.parameter.is_lazy(weight) and weight.ndim == 5:
-            what = f"{name} has 5 dimensions, and it is for 2-D convolutions"
-            raise ConfigError(f"trainer.channels_last: {what}: set trainer.channels_last=false")
 
 
 def _of_step(optimizer: Optimizer, error: RuntimeError) -> ConfigError | None:
