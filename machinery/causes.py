@@ -5,6 +5,16 @@ import re
 from machinery.errors import UserError
 from machinery.files import ROOT
 
+#: What helps where a network cannot `view` images that are channels last.
+_OF_CHANNELS = (
+    "trainer.channels_last is why: write x.flatten(1), or set trainer.channels_last=false"
+)
+#: What torch's nll_loss says of shares of classes, and what helps.
+_TAKES_NO_SHARES = "multi-target not supported"
+_OF_SHARES = (
+    "the targets are shares of classes, as mixup and cutmix make them: set loss=cross_entropy"
+)
+
 
 def is_of_memory(error: BaseException) -> bool:
     """Whether the memory of a GPU, or of the machine, was too small."""
@@ -41,3 +51,18 @@ def to_install(error: BaseException) -> str:
         return ""
     hint = "activate the project's virtual environment, or pip install -r requirements.txt"
     return f"{name} is not installed here: {hint}"
+
+
+def what_helps(error: BaseException, owner: object) -> list[str]:
+    """What torch's words do not say of an error of a network or a loss, as lines.
+
+    Args:
+        owner: of the loop, which has settings.
+    """
+    text = str(error)
+    settings = getattr(owner, "settings", None)
+    if "view size is not compatible" in text and getattr(settings, "channels_last", False) is True:
+        return [_OF_CHANNELS]
+    if _TAKES_NO_SHARES in text:
+        return [_OF_SHARES]
+    return []

@@ -41,15 +41,6 @@ _LOST_PROCESS = re.compile(
 _TARGETS = ("labels", "label", "targets", "target", "y")
 #: What Python says of a method that is called with other arguments than it takes.
 _WRONG_CALL = re.compile(r"(\w+)\.(\w+)\(\) (?:takes|got|missing) ")
-#: What helps where a network cannot `view` images that are channels last.
-_OF_CHANNELS = (
-    "trainer.channels_last is why: write x.flatten(1), or set trainer.channels_last=false"
-)
-#: What torch's nll_loss says of shares of classes, and what helps.
-_TAKES_NO_SHARES = "multi-target not supported"
-_OF_SHARES = (
-    "the targets are shares of classes, as mixup and cutmix make them: set loss=cross_entropy"
-)
 #: What helps where weights that are shared out are used outside of their modules.
 _OF_SHARING = "trainer.strategy: with fsdp call self.model(…), and nothing inside of it"
 #: How many items of a container are described.
@@ -78,7 +69,8 @@ def note_batch(error: BaseException, owner: object) -> None:
             raise ConfigError(_means_of_dict(frame.f_locals["batch"])) from error
     if causes.is_of_sharing(error):
         raise ConfigError(f"{_OF_SHARING}: {str(error).partition(chr(10))[0]}") from error
-    _note_what_helps(error, owner)
+    for line in causes.what_helps(error, owner):
+        error.add_note(line)
     facts = vars(error)  # also of a class whose attributes cannot be set
     if _BATCH_VARIABLES in facts or _is_ours(frames[-1].f_code.co_filename):
         return
@@ -86,19 +78,6 @@ def note_batch(error: BaseException, owner: object) -> None:
     for frame in reversed(frames):
         if frame.f_locals.get("self") is owner and not facts[_BATCH_VARIABLES]:
             facts[_BATCH_VARIABLES] = _variables(frame)
-
-
-def _note_what_helps(error: BaseException, owner: object) -> None:
-    """Note what torch's words do not say."""
-    if "view size is not compatible" in str(error) and _keeps_channels_last(owner):
-        error.add_note(_OF_CHANNELS)
-    if _TAKES_NO_SHARES in str(error):
-        error.add_note(_OF_SHARES)
-
-
-def _keeps_channels_last(owner: Any) -> bool:
-    settings = getattr(owner, "settings", None)
-    return getattr(settings, "channels_last", False) is True
 
 
 def _takes_for_pair(frame: FrameType) -> bool:
