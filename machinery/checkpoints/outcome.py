@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from machinery import distributed, secrets
-from machinery.checkpoints import run_folder
+from machinery.checkpoints import file as checkpoint, run_folder
 from machinery.checkpoints.commands import to_test
 from machinery.checkpoints.parts import Held
 from machinery.checkpoints.run import Run
@@ -28,6 +28,7 @@ from machinery.errors import (
 from machinery.files import shown
 from machinery.stopping import deaf_to_workers
 from machinery.telling import in_place_of, in_plain_words
+from machinery.update.runtime import is_sharded
 from machinery.update.watching import Monitor
 
 #: What torch's optimizers say of gradients and parameters that they cannot take.
@@ -190,6 +191,9 @@ def checked(checkpoints: Checkpoints, config: Any, held: Held, idle: bool) -> st
     newest = checkpoints.newest
     if idle or newest is None:
         done = "the run is at its end"
+    elif any(map(is_sharded, held.model.parameters())):  # restored while it is whole, only
+        checkpoint.load(newest)
+        done = "trained, validated and saved"
     else:
         start = config.launch.continued(newest).start(config.checked)
         start.restore(held, checkpoints.run.environment)

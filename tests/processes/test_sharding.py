@@ -1,5 +1,6 @@
 """`trainer.strategy: "fsdp"`: a model whose weights are shared out trains as one process does."""
 
+import json
 import os
 import re
 import signal
@@ -380,3 +381,15 @@ def test_what_it_cannot_do_is_refused(tmp_path, changes, cls, told):
     config = settings(tmp_path, "fsdp", **changes)
     codes, said = ranks.finish(*ranks.start(tmp_path, 2, refused, config, cls))
     assert codes == [2, 2] and all(re.search(told, each) for each in said), said
+
+
+def checked(path):
+    tiny.build(tiny.command_line("-c", path, "--check"), trainer_class=Exact).train()
+
+
+def test_a_check_passes(tmp_path):
+    path = tmp_path / "config.json"
+    config = settings(tmp_path, "fsdp", trainer__verbosity=1, trainer__ema=0.5)
+    path.write_text(json.dumps(config))
+    codes, said = ranks.finish(*ranks.start(tmp_path, 2, checked, path))
+    assert codes == [0, 0] and "check passed: trained, validated and saved;" in said[0], said
