@@ -40,7 +40,7 @@ from machinery.update.sharding import (
     whole as whole,
 )
 from machinery.update.watching import LossWatch
-from machinery.update.weights import keep_step, largest, weights_in
+from machinery.update.weights import keep_step, largest, lay_flat, weights_in
 from machinery.update.whole_batch import whole_batch as whole_batch
 
 Context = contextlib.AbstractContextManager[Any]
@@ -344,8 +344,8 @@ class Runtime:
             self.clear(optimizers)
             again()
             for optimizer in optimizers:
-                self._clip(optimizer)
-                ready(optimizer)
+                self._make_ready(optimizer)
+            lay_flat(optimizers)
             seen.append(mean())
             return seen[-1]
 
@@ -382,6 +382,11 @@ class Runtime:
             if optimizer not in self._attended:
                 optimizer.zero_grad(set_to_none=True)
                 self._warn_of_unsaved(optimizer)
+
+    def _make_ready(self, optimizer: Optimizer) -> None:
+        """Clip the gradients of an optimizer, and lay them out as its step takes them."""
+        self._clip(optimizer)
+        ready(optimizer)
 
     def _clip(self, optimizer: Optimizer) -> None:
         """Scale the gradients down, if the config asks for it, or note how large they are."""

@@ -53,3 +53,13 @@ def largest(tensors: Sequence[torch.Tensor]) -> torch.Tensor | None:
     if not dense:
         return None
     return nn.utils.get_total_norm(dense, norm_type=math.inf)
+
+
+def lay_flat(optimizers: Sequence[Optimizer]) -> None:
+    """Let gradients lie one row after the other: LBFGS views them as one vector.
+
+    Those of images that are channels last do not.
+    """
+    for weight in weights_in(optimizers):
+        if weight.grad is not None and weight.grad.layout == torch.strided:
+            weight.grad = weight.grad.contiguous()

@@ -60,13 +60,13 @@ MISTAKES = {
     ),
     "a metric that is a list": (
         "model/metric.py",
-        "return (output.argmax(dim=1) == target).float()",
+        "return (output.argmax(dim=1) == _main_class(target)).float()",
         "return [(output.argmax(dim=1) == target).float()]",
         ["error: accuracy: expected a number, found"],
     ),
     "a metric that raises": (
         "model/metric.py",
-        "return (output.argmax(dim=1) == target).float()",
+        "return (output.argmax(dim=1) == _main_class(target)).float()",
         "return (output == target).float()",
         [
             "The size of tensor a (10) must match",

@@ -10,6 +10,7 @@ from torch import nn
 import tiny
 from base import BaseModel
 from examples.ema import EMATrainer
+from examples.lbfgs.trainer import LBFGSTrainer
 from machinery import telling
 from machinery.checkpoints import file as checkpoint
 from machinery.errors import CheckpointError, ConfigError
@@ -288,3 +289,22 @@ def test_tf32_and_benchmark_are_of_the_run_alone(tmp_path):
     assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark) == before
     with pytest.raises(ConfigError, match="contradict each other: leave one of them out"):
         tiny.build(tiny.settings(tmp_path, trainer__deterministic=True, **switches))
+
+
+def test_lbfgs_takes_gradients_that_are_channels_last(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        tiny, "TinyModel", type("TinyModel", (Convolutions,), {"__module__": "tiny"})
+    )
+    monkeypatch.setattr(tiny, "Points", Images)
+    weights = []
+    for way in (False, True):
+        monkeypatch.setattr(
+            Convolutions, "forward", lambda self, x: self.fc(self.conv(x).mean((2, 3)))
+        )
+        config = tiny.settings(tmp_path / str(way), trainer__channels_last=way, lr_scheduler=None)
+        config["optimizer"] = {"type": "LBFGS", "args": {"lr": 0.1, "max_iter": 2}}
+        config["trainer"]["epochs"] = 1
+        trainer = tiny.train(config, trainer_class=LBFGSTrainer)
+        weights.append([weight.detach().clone() for weight in trainer.model.parameters()])
+    for one, other in zip(*weights, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
