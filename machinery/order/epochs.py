@@ -78,7 +78,7 @@ class EpochLength:
             number: from 0.
         """
         loader: Any = self._data
-        if not hasattr(loader, "batches"):
+        if not hasattr(loader, "batches") or loader.n_samples == 0:  # or iterable data
             return None
         passes, k = divmod((epoch - 1) * self._batches + number, len(loader))
         return next(loader.batches(passes + 1, k, k + 1))

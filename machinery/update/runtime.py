@@ -343,9 +343,9 @@ class Runtime:
         def computed_again() -> torch.Tensor:
             self.clear(optimizers)
             again()
-            for optimizer in optimizers:
-                self._make_ready(optimizer)
             lay_flat(optimizers)
+            for optimizer in optimizers:
+                self._make_ready(optimizer)  # lays out anew what is for a fused step
             seen.append(mean())
             return seen[-1]
 

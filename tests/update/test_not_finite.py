@@ -12,6 +12,7 @@ from examples.ema import EMATrainer
 from machinery.checkpoints import file as checkpoint
 from machinery.checkpoints.restoring import Position
 from machinery.errors import NonFiniteError
+from machinery.order.epochs import EpochLength
 from tiny import Several, status
 
 
@@ -407,3 +408,9 @@ def test_nothing_is_said_of_data_that_is_whole_or_cannot_be_read_again(tmp_path,
     monkeypatch.setattr(type(trainer._length), "batch", lambda *where: 1 / 0)
     with pytest.raises(NonFiniteError, match="resume: "):
         trainer.train()
+
+
+def test_a_stream_is_not_read_again_for_it():
+    length = EpochLength(None, loader := tiny.TinyLoader(kind="stream", validation_split=0.0))
+    length.at(1, length.first, loader, None)
+    assert loader.n_samples == 0 and length.batch(1, 3) is None

@@ -308,3 +308,19 @@ def test_lbfgs_takes_gradients_that_are_channels_last(tmp_path, monkeypatch):
         weights.append([weight.detach().clone() for weight in trainer.model.parameters()])
     for one, other in zip(*weights, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_a_fused_step_that_computes_again_has_gradients_as_its_weights_lie(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        tiny, "TinyModel", type("TinyModel", (Convolutions,), {"__module__": "tiny"})
+    )
+    monkeypatch.setattr(tiny, "Points", Images)
+    weights = []
+    for way in (False, True):
+        config = tiny.settings(tmp_path / str(way), trainer__channels_last=True, lr_scheduler=None)
+        config["optimizer"] = {"type": "Adam", "args": {"lr": 0.01, "fused": way}}
+        config["trainer"]["epochs"] = 1
+        trainer = tiny.train(config, trainer_class=LBFGSTrainer)
+        weights.append([weight.detach().clone() for weight in trainer.model.parameters()])
+    for one, other in zip(*weights, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)

@@ -16,6 +16,7 @@ from base import BaseDataLoader
 from machinery.order import seeding
 from machinery.update.compiling import compiled
 from tools.benchmarks.loops import device, make_trainer
+from tools.benchmarks.paired import Pair
 from tools.tuning.measuring import updates
 
 Step = Callable[[], Any]
@@ -189,26 +190,14 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-class Compared(NamedTuple):
-    """Seconds of a step: medians over windows that took turns."""
-
-    ours: float
-    bare: float
-
-    @property
-    def ratio(self) -> float:
-        """Ours in relation to the other."""
-        return self.ours / self.bare
-
-
-def compared(first: Step, second: Step, steps: int | None = None) -> Compared:
-    """Let two sides take turns."""
+def compared(first: Step, second: Step, steps: int | None = None) -> Pair:
+    """Let two sides take turns: the seconds of a step, medians over windows."""
     steps = steps or sizes().steps
     for side in (first, second):
         seconds(side, _FIRST)
     pairs = [(seconds(first, steps), seconds(second, steps)) for _ in range(sizes().windows)]
     ours_all, bare_all = zip(*pairs, strict=True)
-    return Compared(statistics.median(ours_all) / steps, statistics.median(bare_all) / steps)
+    return Pair(statistics.median(ours_all) / steps, statistics.median(bare_all) / steps)
 
 
 def rate(step: Step, samples: int) -> float:
