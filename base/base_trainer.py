@@ -273,6 +273,7 @@ class BaseTrainer(ClassicNames, ABC):
             weigh = OUTSTANDING.learnt
         optimizers = self._held().optimizers
         together.connect(self._networks(), optimizers, weigh, self.settings.strategy)
+        self._checkpoints.begin(self.stop.ask)
 
     def _run_epoch(self, epoch: int) -> Log:
         """One epoch, from the randomness that belongs to its start."""
@@ -337,15 +338,8 @@ class BaseTrainer(ClassicNames, ABC):
         self._checkpoints.check(held, position, self.settings.on_nan)
         self._own.warn(vars(self), inside=step is not None)
         together.agree(self._networks())
-        content = saving.content_of(
-            self.model,
-            held,
-            position,
-            self.monitor.best,
-            self.config.snapshot(),
-            self.config.run.environment,
-        )
-        self._checkpoints.save(content, held, due, improved)
+        best, config = self.monitor.best, self.config.snapshot()
+        self._checkpoints.save(self.model, held, position, best, config, due, improved)
 
     def _save_epoch(self, epoch: int, improved: bool, finished: bool, spoilt: str = "") -> None:
         """Save a finished epoch as the period asks, always the best, the last and before a stop.

@@ -233,13 +233,24 @@ def set_timeout(seconds: float) -> None:
         dist.distributed_c10d._set_pg_timeout(timeout, dist.group.WORLD)
 
 
-def gathered(value: T) -> list[T]:
-    """The values of all processes, in the order of their numbers."""
+def gathered(value: T, group: Any = None) -> list[T]:
+    """The values of all processes, in the order of their numbers.
+
+    Args:
+        group: of all of them, for a thread that may not meet what others say; see `own_group`.
+    """
     if alone():
         return [value]
     values: list[Any] = [None] * size()
-    join().all_gather_object(values, value)
+    join().all_gather_object(values, value, group)
     return values
+
+
+def own_group() -> Any:
+    """A group of all processes in which a thread can talk beside the others; None if alone."""
+    if alone():
+        return None
+    return join().new_group(backend="gloo")
 
 
 def totals(numbers: Sequence[float]) -> Callable[[], list[float]]:
@@ -283,15 +294,19 @@ class _Outcome(NamedTuple):
     error: Exception | None = None
 
 
-def from_main(make: Callable[[], T]) -> T:
-    """What the main process makes, or the error that it meets, in all of them."""
+def from_main(make: Callable[[], T], group: Any = None) -> T:
+    """What the main process makes, or the error that it meets, in all of them.
+
+    Args:
+        group: as for `gathered`.
+    """
     if alone():
         return make()
     if is_main():
         made = _outcome(make)
-        gathered(_sendable(made))
+        gathered(_sendable(made), group)
     else:
-        made = gathered(_Outcome())[0]
+        made = gathered(_Outcome(), group)[0]
     if made.error is not None:
         raise made.error
     return made.value

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shlex
+import shutil
 import sys
 import tarfile
 import traceback
@@ -167,6 +168,44 @@ def check_place(path: Path) -> None:
         raise StorageError(f"{path} is a link, and is not written to")
     if path.exists() and not path.is_file():
         raise StorageError(f"{path} is not a regular file: it is not replaced")
+
+
+def check_folder(path: Path) -> None:
+    """Refuse to make a folder where something else stands.
+
+    Raises:
+        StorageError: it does.
+    """
+    if path.is_symlink():
+        raise StorageError(f"{path} is a link, and is not written to")
+    if path.exists() and not path.is_dir():
+        raise StorageError(f"{path} is not a folder: it is not replaced")
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder: at once, as far as its name goes."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    path.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def sweep(path: Path) -> None:
+    """Remove a temporary file or folder that somebody has left; links are not followed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def set_aside(path: Path) -> None:
+    """Rename a file or a folder to NAME.old, in place of what has that name."""
+    old = path.with_name(path.name + ".old")
+    if old.is_dir() and not old.is_symlink():
+        remove(old)
+    path.replace(old)
 
 
 def whole_lines(path: Path) -> list[str]:

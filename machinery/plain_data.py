@@ -2,7 +2,7 @@
 
 import os
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,22 +11,29 @@ import torch
 from machinery.errors import CheckpointError
 
 _SCALARS = (bool, int, float, str, bytes)
+OfTensor = Callable[[torch.Tensor], torch.Tensor]
 
 
-def plain(value: Any, name: str = "state") -> Any:
+def plain(value: Any, name: str = "state", of_tensor: OfTensor | None = None) -> Any:
     """Copy nested containers as plain data; NumPy's numbers and arrays and paths are converted.
+
+    Args:
+        of_tensor: gives what stands in the place of a tensor; by default it itself.
 
     Raises:
         CheckpointError: a value of any other type, named by its key path below `name`.
     """
     if isinstance(value, torch.Tensor):
-        return _plain_tensor(value)
+        tensor = _plain_tensor(value)
+        if of_tensor is None:
+            return tensor
+        return of_tensor(tensor)
     if value is None or type(value) in _SCALARS:
         return value
     if isinstance(value, Mapping):
-        return _plain_mapping(value, name)
+        return _plain_mapping(value, name, of_tensor)
     if isinstance(value, list | tuple):
-        items = [plain(item, f"{name}[{i}]") for i, item in enumerate(value)]
+        items = [plain(item, f"{name}[{i}]", of_tensor) for i, item in enumerate(value)]
         if isinstance(value, tuple):
             return tuple(items)
         return items
@@ -38,20 +45,47 @@ def _plain_tensor(value: torch.Tensor) -> torch.Tensor:
     tensor = value.detach()
     if type(tensor) is torch.Tensor:  # sparse ones become nothing else
         return tensor
+    if hasattr(tensor, "full_tensor"):  # shared out over processes: whoever writes it knows
+        return tensor
     return tensor.as_subclass(torch.Tensor)
 
 
-def _plain_mapping(value: Mapping[Any, Any], name: str) -> dict[Any, Any]:
+def memory_of(tensor: torch.Tensor) -> Any:
+    """What two tensors have in common that are one, as tied weights are; None if nobody can say."""
+    if hasattr(tensor, "full_tensor") or tensor.layout != torch.strided or tensor.numel() == 0:
+        return None
+    if tensor.is_meta:
+        return None
+    return (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+
+
+def _plain_mapping(
+    value: Mapping[Any, Any], name: str, of_tensor: OfTensor | None
+) -> dict[Any, Any]:
     copied = {}
     for key, item in value.items():
-        copied[plain(key, f"{name} (a key)")] = plain(item, f"{name}.{key}")
-    # torch's private name for the versions of a network's modules, which `load_state_dict` reads
-    # off a network's state dict. torch keeps it as an attribute of that dict, which a dict of our
-    # own would not carry.
-    if hasattr(value, "_metadata"):
-        copied = OrderedDict(copied)
-        vars(copied)["_metadata"] = plain(dict(value._metadata))
+        copied[plain(key, f"{name} (a key)")] = plain(item, f"{name}.{key}", of_tensor)
+    versions = versions_of(value)
+    if versions is not None:
+        return with_versions(OrderedDict(copied), plain(versions))
     return copied
+
+
+def versions_of(state: Mapping[Any, Any]) -> dict[Any, Any] | None:
+    """The versions of a network's modules, which `load_state_dict` reads off its state dict.
+
+    torch keeps them as an attribute of that dict, which a dict of our own would not carry; the name
+    is torch's private one. None: it is no state dict of a network.
+    """
+    if not hasattr(state, "_metadata"):
+        return None
+    return dict(state._metadata)
+
+
+def with_versions(state: OrderedDict[Any, Any], versions: Any) -> OrderedDict[Any, Any]:
+    """A state dict of a network with the versions of its modules."""
+    vars(state)["_metadata"] = versions
+    return state
 
 
 def _converted(value: Any, name: str) -> Any:

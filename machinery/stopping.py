@@ -80,6 +80,12 @@ class StopRequest:
             signal.signal(signum, handler)
         self._before = {}
 
+    def ask(self) -> None:
+        """Ask as a signal does, from another thread, for what the next save has to tell."""
+        self.noted = signal.SIGTERM
+        if distributed.alone():
+            self.signum = signal.SIGTERM
+
     def allow(self, seconds: float) -> None:
         """From here on so many seconds are left."""
         self._deadline = time.monotonic() + seconds

@@ -1,6 +1,8 @@
-"""Turn a checkpoint of the classic template into one of this.
+"""Turn a checkpoint of the classic template into one of this, or a folder of shards into a file.
 
 python tools/convert_checkpoint.py old.pth new.pth
+python tools/convert_checkpoint.py checkpoint-epoch3.sharded checkpoint-epoch3.pth
+python tools/convert_checkpoint.py checkpoint-epoch3.pth checkpoint-epoch3.sharded
 
 The classic template pickled its ConfigParser, so reading such a file in the usual way runs what it
 names. Here every name that is not a tensor's or a plain container's becomes an inert object:
@@ -21,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import torch
 
-from machinery.checkpoints import file as checkpoint
+from machinery.checkpoints import file as checkpoint, shards, stored
+from machinery.checkpoints.manifest import SUFFIX
 from machinery.errors import CheckpointError
 from machinery.files import ROOT, shown_command
 from machinery.telling import catch_user_errors
@@ -179,20 +182,36 @@ def _optimizer_type(config: dict[str, Any]) -> Any:
     return None
 
 
+def read(old: Path, new: Path) -> Any:
+    """The content of a checkpoint, as one of this template.
+
+    Args:
+        new: where it goes: into a folder, it is one of this template already.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    if shards.is_one(old) or (new.suffix == SUFFIX and checkpoint.has_checksum(old)):
+        return stored.load(old)
+    return convert(read_inert(old), old)
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
-        description="Turn a checkpoint of the classic template into one of this."
+        description="Turn a checkpoint of the classic template into one of this, "
+        "or a folder of shards into a file, and back."
     )
-    parser.add_argument("old", type=Path, help="the classic checkpoint")
-    parser.add_argument("new", type=Path, help="the file to write; it must not exist")
+    parser.add_argument("old", type=Path, help="the classic checkpoint, or one of this template")
+    what = f"the file to write, or the folder if it ends in {SUFFIX}; it must not exist"
+    parser.add_argument("new", type=Path, help=what)
     args = parser.parse_args()
-    if not args.old.is_file():
+    if not args.old.is_file() and not shards.is_one(args.old):
         raise CheckpointError(f"{args.old} does not exist")
     if args.new.exists():
         raise CheckpointError(f"{args.new} exists: choose another name")
-    state = convert(read_inert(args.old), args.old)
-    checkpoint.save(state, args.new)
+    state = read(args.old, args.new)
+    stored.save(state, args.new)
     test = shown_command(ROOT / "test.py", "-r", args.new)
     what = f"{state['arch']}, epoch {state['epoch']}"
     print(f"wrote {args.new}: {what}; test: {test}")

@@ -244,7 +244,15 @@ def load(path: Path, mmap: bool = False) -> Content:
         untrusted.check_globals(path)
     if problem is not None:
         raise CheckpointError(f"{path} is damaged: {problem}")
-    state = read_untrusted(path, mmap)
+    return checked(path, read_untrusted(path, mmap))
+
+
+def checked(path: Path, state: Any) -> Content:
+    """What has been read, if it is a `Content` that this code knows.
+
+    Raises:
+        CheckpointError: it is not.
+    """
     _check_content(path, state)
     return cast(Content, {"states": {}, "classes": {}, "environment": {}, **state})
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from machinery.checkpoints import file as checkpoint, untrusted
+from machinery.checkpoints import file as checkpoint, stored, untrusted
 from machinery.checkpoints.file import FORMAT_VERSION, Content
 from machinery.errors import CheckpointError
 
@@ -30,11 +30,11 @@ def read(path: Path, any_weights: bool) -> Content:
         CheckpointError: with the reason.
     """
     if not any_weights:
-        return checkpoint.load(path)
+        return stored.load(path)
     if path.suffix == _SAFETENSORS and path.is_file():
         return _content(_safetensors(path))
     if not path.is_file() or checkpoint.has_checksum(path):
-        return checkpoint.load(path)
+        return stored.load(path)
     state = _torch(path)
     if isinstance(state, dict) and "format_version" in state:  # one that has lost its checksum
         return checkpoint.load(path)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from machinery import distributed, secrets
-from machinery.checkpoints import file as checkpoint, run_folder
+from machinery.checkpoints import run_folder, stored
 from machinery.checkpoints.commands import to_test
 from machinery.checkpoints.parts import Held
 from machinery.checkpoints.run import Run
-from machinery.checkpoints.saving import Checkpoints, is_of_epoch
+from machinery.checkpoints.saving import Checkpoints
 from machinery.config.settings import SECONDS
 from machinery.errors import (
     ConfigError,
@@ -55,10 +55,11 @@ def owned(
     run = checkpoints.run
     try:
         yield
+        checkpoints.settle()
         run.status("finished", **position(), exit_code=0)
     except BaseException as raised:
         with deaf_to_workers():
-            error = in_plain_words(raised)
+            error = _settled(in_plain_words(raised), checkpoints)
             _save_before(error, checkpoints, save)
             told = worded(error, checkpoints)
             if isinstance(told, LostError):
@@ -69,6 +70,21 @@ def owned(
             raise told from told.__cause__
     finally:
         run.close()
+
+
+def _settled(error: BaseException, checkpoints: Checkpoints) -> BaseException:
+    """Wait for what is being written; its own error goes before that of a stop.
+
+    Of several processes only a stop is known to all of them.
+    """
+    if not isinstance(error, Stopped):
+        checkpoints.rest()
+        return error
+    try:
+        checkpoints.settle()
+    except UserError as of_writing:
+        return of_writing
+    return error
 
 
 def _save_before(error: BaseException, checkpoints: Checkpoints, save: Callable[[], None]) -> None:
@@ -84,6 +100,7 @@ def _save_before(error: BaseException, checkpoints: Checkpoints, save: Callable[
         return
     try:
         save()
+        checkpoints.settle()
     except Exception:  # the error that ends the run is the one to be told
         return
     if checkpoints.newest != before and not isinstance(error, DataError):  # which is worded so
@@ -188,11 +205,12 @@ def checked(checkpoints: Checkpoints, config: Any, held: Held, idle: bool) -> st
         config: the parsed config.
         idle: there was nothing left to train.
     """
+    checkpoints.settle()
     newest = checkpoints.newest
     if idle or newest is None:
         done = "the run is at its end"
     elif any(map(is_sharded, held.model.parameters())):  # restored while it is whole, only
-        checkpoint.load(newest)
+        stored.load(newest)
         done = "trained, validated and saved"
     else:
         start = config.launch.continued(newest).start(config.checked)
@@ -227,6 +245,7 @@ def summary(
         done: how many epochs are done.
         idle: there was nothing left to train.
     """
+    checkpoints.settle()
     lines = []
     # A scheduler made for so many steps cannot be stretched.
     fixed = any(hasattr(part, "total_steps") for part in held.parts.values())
@@ -236,8 +255,8 @@ def summary(
         if open_ended:
             lines[0] += f"; {_what_to_raise(monitor, goal, done)} to continue"
     newest = checkpoints.newest
-    best = checkpoints.run.folder / run_folder.BEST
-    if monitor.best_epoch > 0 and is_of_epoch(best, monitor.best_epoch):
+    best = run_folder.best(checkpoints.run.folder)
+    if best is not None and stored.is_of_epoch(best, monitor.best_epoch):
         value = f"{monitor.name} {monitor.best:.4f}"
         lines.append(f"best {value} in epoch {monitor.best_epoch}: {shown(best)}")
         newest = best

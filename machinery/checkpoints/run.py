@@ -11,7 +11,7 @@ from machinery import distributed
 from machinery.checkpoints import run_folder
 from machinery.checkpoints.commands import Script as Script
 from machinery.config.trust import Words, words_for
-from machinery.files import check_place, ensure_dir, read_json, write_json
+from machinery.files import check_place, ensure_dir, read_json, sweep, write_json
 
 
 class Run:
@@ -66,7 +66,7 @@ class Run:
         """Remove the temporary files that a killed process left."""
         for path in (*self.folder.glob("*.tmp"), *self.log_dir.glob("*.tmp")):
             try:
-                path.unlink()
+                sweep(path)
             except OSError:
                 continue  # gone already, or not ours to remove
 

@@ -11,16 +11,22 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from machinery.checkpoints.manifest import SUFFIX
 from machinery.errors import CheckpointError, ConfigError, StorageError
-from machinery.files import check_place, ensure_dir
+from machinery.files import check_folder, check_place, ensure_dir, remove, set_aside
 
-BEST = "model_best.pth"
+FILE = ".pth"
+SHARDED = SUFFIX
+_BEST = "model_best"
+#: A best that is a folder has its epoch in its name: a new one cannot take an old one's at once.
+_BEST_NAME = re.compile(rf"{_BEST}(?:\{FILE}|-epoch(\d+)\{SHARDED})")
 #: The names of what a training writes into its folder.
 _WRITTEN = re.compile(
     r"(config|environment|status)\.json|changes-.+\.diff"
     r"|(checkpoint-epoch.+|model_best)\.pth(\.old)?"
 )
-_NAME = re.compile(r"checkpoint-epoch(\d+)(?:-step(\d+))?\.pth")
+_WRITTEN_FOLDER = re.compile(rf"(checkpoint-epoch|{_BEST}).*\{SHARDED}(\.old)?")
+_NAME = re.compile(rf"checkpoint-epoch(\d+)(?:-step(\d+))?(?:\{FILE}|\{SHARDED})")
 
 
 class Saved(NamedTuple):
@@ -109,19 +115,19 @@ def _make(folder: Path) -> bool:
     return True
 
 
-def _has_saved(folder: Path) -> bool:
+def has_saved(folder: Path) -> bool:
     """Whether there are checkpoints in a folder."""
-    return any(checkpoints(folder)) or (folder / BEST).exists()
+    return any(checkpoints(folder)) or best(folder) is not None
 
 
 def _has_saved_nothing(folder: Path) -> bool:
     """Whether a folder is that of a run that has ended before its first checkpoint."""
-    return (folder / "status.json").is_file() and not _has_saved(folder)
+    return (folder / "status.json").is_file() and not has_saved(folder)
 
 
 def _taken(folder: Path) -> str:
     """What to do about a run_id whose folder is there."""
-    if _has_saved(folder):
+    if has_saved(folder):
         return f"the run {folder} exists: continue it with -r auto, or choose another --run_id"
     return f"{folder} exists, and is no run: choose another --run_id"
 
@@ -148,19 +154,73 @@ def check_places(folder: Path) -> None:
     for path in folder.iterdir():
         if _WRITTEN.fullmatch(path.name):
             check_place(path)
+        if _WRITTEN_FOLDER.fullmatch(path.name):
+            check_folder(path)
 
 
-def checkpoint_name(epoch: int, step: int | None) -> str:
-    """The file name of a checkpoint after `epoch`, or after `step` batches of it."""
+def checkpoint_name(epoch: int, step: int | None, suffix: str = FILE) -> str:
+    """The name of a checkpoint after `epoch`, or after `step` batches of it.
+
+    Args:
+        suffix: `FILE`, or `SHARDED` of a folder.
+    """
     if step is None:
-        return f"checkpoint-epoch{epoch}.pth"
-    return f"checkpoint-epoch{epoch}-step{step}.pth"
+        return f"checkpoint-epoch{epoch}{suffix}"
+    return f"checkpoint-epoch{epoch}-step{step}{suffix}"
+
+
+def best_name(epoch: int, suffix: str = FILE) -> str:
+    """The name of the best checkpoint, of an epoch."""
+    if suffix == SHARDED:
+        return f"{_BEST}-epoch{epoch}{SHARDED}"
+    return f"{_BEST}{FILE}"
+
+
+def bests(folder: Path) -> list[Path]:
+    """The best checkpoints in a run folder, the newest last.
+
+    There are several if a run was killed before it had removed an old one, or has changed from
+    files to folders.
+    """
+    found = []
+    for path in _all_in(folder):
+        match = _BEST_NAME.fullmatch(path.name)
+        if match is not None:
+            found.append((int(match[1] or 0), path))
+    return [path for _, path in sorted(found)]
+
+
+def _all_in(folder: Path) -> list[Path]:
+    """What is in a folder; nothing if it is not there.
+
+    Raises:
+        OSError: it is somebody else's; a glob would find nothing.
+    """
+    try:
+        return list(folder.iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def best(folder: Path) -> Path | None:
+    """The best checkpoint in a run folder; None where there is none."""
+    found = bests(folder)
+    if not found:
+        return None
+    return found[-1]
+
+
+def keep_best(path: Path) -> None:
+    """Remove the best checkpoints beside one that has taken their place."""
+    for other in bests(path.parent):
+        if other != path:
+            remove(other)
 
 
 def checkpoints(folder: Path) -> list[Saved]:
-    """The checkpoints in a run folder, oldest first, without `model_best.pth`."""
+    """The checkpoints in a run folder, oldest first, without the best."""
     found = []
-    for path in folder.glob("checkpoint-epoch*.pth"):
+    for path in _all_in(folder):
         match = _NAME.fullmatch(path.name)
         if match is None:
             continue
@@ -197,27 +257,27 @@ def newest_whole(folder: Path) -> Newest:
 
 def _newest_first(folder: Path) -> list[Saved]:
     """The checkpoints of a folder with the best, which stands behind that of its own epoch."""
-    from machinery.checkpoints import file as checkpoint
+    from machinery.checkpoints import stored
 
     files = checkpoints(folder)
     files.reverse()
-    best = folder / BEST
-    if not best.exists():
+    path = best(folder)
+    if path is None:
         return files
     try:
-        epoch = checkpoint.load(best, mmap=True)["epoch"]
+        epoch = stored.load(path, mmap=True)["epoch"]
     except CheckpointError:  # then nobody knows when it was
         return files
-    of_best = Saved(epoch, None, best)
+    of_best = Saved(epoch, None, path)
     newer = [saved for saved in files if saved.order >= of_best.order]
     return [*newer, of_best, *files[len(newer) :]]
 
 
 def _load(saved: Saved) -> Any:
     """The content of a checkpoint, which is of the epoch that its name says."""
-    from machinery.checkpoints import file as checkpoint
+    from machinery.checkpoints import stored
 
-    content = checkpoint.load(saved.path)
+    content = stored.load(saved.path)
     if content["epoch"] != saved.epoch:
         raise CheckpointError(f"{saved.path} is of epoch {content['epoch']}")
     return content
@@ -225,7 +285,7 @@ def _load(saved: Saved) -> Any:
 
 def _runs_hint(folder: Path) -> str:
     """The runs in a folder that is none itself."""
-    runs = {path.parent.name for path in folder.glob("*/checkpoint-epoch*.pth")}
+    runs = {path.parent.name for path in folder.glob("*/checkpoint-epoch*")}
     if not runs:
         return ""
     return f"; its runs: {', '.join(sorted(runs)[-5:])}"
@@ -233,19 +293,19 @@ def _runs_hint(folder: Path) -> str:
 
 def whole_beside(path: Path) -> list[str]:
     """The names of the whole checkpoints beside a file, newest first, for an error message."""
-    from machinery.checkpoints import file as checkpoint
+    from machinery.checkpoints import stored
 
     files = [saved.path for saved in checkpoints(path.parent)]
     files.reverse()
     names = []
-    for file in (*files, path.parent / BEST):
-        if file != path and checkpoint.damage(file) is None:
+    for file in (*files, *bests(path.parent)):
+        if file != path and stored.damage(file) is None:
             names.append(file.name)
     return names
 
 
 def set_aside_later(folder: Path, epoch: int, step: int | None) -> list[str]:
-    """Rename the checkpoints of later than this moment to `*.pth.old`; return their names.
+    """Rename the checkpoints of later than this moment to `*.old`; return their names.
 
     The run is about to take another way.
     """
@@ -253,7 +313,7 @@ def set_aside_later(folder: Path, epoch: int, step: int | None) -> list[str]:
     names = []
     for saved in checkpoints(folder):
         if saved.order > here:
-            saved.path.replace(saved.path.with_name(saved.path.name + ".old"))
+            set_aside(saved.path)
             names.append(saved.path.name)
     return names
 
@@ -274,7 +334,7 @@ def prune(folder: Path, keep_last: int | None) -> None:
         if epochs and saved.epoch <= epochs[-1].epoch:
             unneeded.append(saved)
     for saved in unneeded:
-        saved.path.unlink(missing_ok=True)
+        remove(saved.path)
 
 
 #: The folders that this process owns: the system's locks keep only other processes out.

@@ -3,6 +3,9 @@
 import logging
 import math
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,11 @@ import torch
 from torch import nn
 
 from machinery import distributed
-from machinery.checkpoints import file as checkpoint, run_folder
+from machinery.checkpoints import file as checkpoint, run_folder, shards, stored
 from machinery.checkpoints.built import Built
 from machinery.checkpoints.commands import Script
 from machinery.checkpoints.file import Content
+from machinery.checkpoints.later import Later
 from machinery.checkpoints.parts import Held, class_of, state_of, trained
 from machinery.checkpoints.round_trip import AT_SAVE, AT_START, RoundTrips
 from machinery.checkpoints.run import Run
@@ -21,7 +25,8 @@ from machinery.checkpoints.starts import Position, Start
 from machinery.checkpoints.structure import size, structure
 from machinery.checkpoints.untrained import Digests, digests, left_out, networks_of
 from machinery.config.settings import TrainerSettings
-from machinery.errors import CheckpointError, NonFiniteError, StorageError
+from machinery.errors import CheckpointError, ConfigError, NonFiniteError, StorageError
+from machinery.files import set_aside
 from machinery.plain_data import plain
 from machinery.update.runtime import kind_of, learning_rate, whole
 from machinery.update.watching import not_finite
@@ -52,10 +57,51 @@ class Checkpoints:
         self.script = script
         self._keep_last = settings.keep_last
         self._leaves_out = settings.save == "trained"
+        self._suffix = run_folder.FILE
+        if settings.checkpoint == "sharded":
+            self._suffix = run_folder.SHARDED
+            self._check_sharded()
+        self._writes_later = settings.async_save
+        self._later: Later | None = None
         # Of each network the weights that were not trained when it was built.
         self._untrained: dict[str, Digests] = {}
         self._built: Built | None = None
         self._round_trips = RoundTrips()
+
+    def _check_sharded(self) -> None:
+        """Refuse what a folder of shards cannot be.
+
+        Raises:
+            ConfigError: with the reason.
+        """
+        shards.check_installed()
+        if self._leaves_out:
+            what = '"sharded" holds all weights, and trainer.save "trained" leaves some out'
+            raise ConfigError(f"trainer.checkpoint: {what}: choose one of them")
+
+    def begin(self, on_failure: Callable[[], None]) -> None:
+        """From here on there is something to save.
+
+        Args:
+            on_failure: is called, in another thread, if what is written while the training goes on
+                could not be: the next save says so.
+        """
+        if self._writes_later:
+            self._later = Later(on_failure)
+
+    def rest(self) -> None:
+        """Wait until what this process writes is done, whatever has become of it."""
+        if self._later is not None:
+            self._later.rest()
+
+    def settle(self) -> None:
+        """Wait until what is being written is done; all processes have to ask.
+
+        Raises:
+            StorageError: it could not be written.
+        """
+        if self._later is not None:
+            distributed.from_main(self._later.wait)
 
     def restore(self, start: Start, held: Held) -> Position | None:
         """Load what the run starts from; where it stands, if it goes on.
@@ -73,6 +119,9 @@ class Checkpoints:
         position = start.restore(held, self.run.environment)
         if start.begins:
             self._round_trips.check(held, AT_START)
+        if self._sharded:
+            for name, part in {"model": held.model, **held.parts}.items():
+                shards.check_kinds(name, plain(state_of(part), name))
         return position
 
     def check(self, held: Held, position: Position, on_nan: str) -> None:
@@ -104,40 +153,131 @@ class Checkpoints:
         elif spoilt:
             raise NonFiniteError(f"{spoilt}\n  {self.skip_hint()}")
 
-    def save(self, content: Content, held: Held, due: bool, improved: bool) -> None:
+    def _content(
+        self,
+        model: nn.Module,
+        held: Held,
+        position: Position,
+        monitor_best: float,
+        config: dict[str, Any],
+    ) -> Content:
+        """Everything that a trainer needs to go on, as for `save`.
+
+        What is shared out over processes comes whole to the main one, or stays where it is if each
+        process writes its part.
+        """
+        gathered = _as_it_is if self._sharded else whole
+        # A DataParallel of the user's keeps its prefix: the test.py that goes with it puts one on.
+        weights = model if isinstance(model, nn.DataParallel) else held.model
+        states = {}
+        for name, part in held.parts.items():
+            states[name] = plain(gathered(state_of(part)), f"the state of {name}")
+        structures = {name: structure(state) for name, state in states.items()}
+        return {
+            "format_version": checkpoint.FORMAT_VERSION,
+            "arch": kind_of(held.model).__name__,
+            "epoch": position.epoch,
+            "state_dict": _weights(weights, gathered),
+            "optimizer": states.pop("optimizer"),
+            "monitor_best": monitor_best,
+            "config": config,
+            "progress": _progress(position, held.fixed),
+            "states": states,
+            "classes": {name: class_of(part) for name, part in held.parts.items()},
+            "structures": structures,
+            "environment": self.run.environment,
+        }
+
+    def save(
+        self,
+        model: nn.Module,
+        held: Held,
+        position: Position,
+        monitor_best: float,
+        config: dict[str, Any],
+        due: bool,
+        improved: bool,
+    ) -> None:
         """Write the checkpoint of this moment if it is `due`, and the best if it `improved`.
 
+        Of several processes, all have to call it.
+
         Args:
-            content: all of it.
-            held: what it is of.
+            model: as the trainer has it.
+            held: what the trainer holds.
+            position: where the run stands.
+            monitor_best: the best value so far.
+            config: as the user wrote it.
 
         Raises:
             StorageError: it could not be written; the checkpoints that were there are as they were.
         """
+        content = self._content(model, held, position, monitor_best, config)
         epoch = content["epoch"]
         step = content["progress"]["step"]
         if self._leaves_out and distributed.is_main():
             content = left_out(content, held, self._untrained)
-        path = self.run.folder / run_folder.checkpoint_name(epoch, step)
-        best = self.run.folder / run_folder.BEST
-        distributed.from_main(lambda: self._write(content, path if due else None, improved))
-        self.newest = path if due else best
-        self.run.status("running", epoch=epoch, step=step)
+        path = None
+        if due:
+            path = self.run.folder / run_folder.checkpoint_name(epoch, step, self._suffix)
+        if self._later is None:
+            self._write(content, path, improved)
+            return
+        self.settle()
+        if self._sharded or distributed.is_main():
+            content = self._later.copy(content)
+        self._later.begin(partial(self._write, content, path, improved, self._later.group))
 
-    def _write(self, content: Content, path: Path | None, improved: bool) -> None:
-        """Write a checkpoint to `path`, and the best if it improved."""
-        best = self.run.folder / run_folder.BEST
-        try:
-            self.run.remake(content["config"])
+    @property
+    def _sharded(self) -> bool:
+        return self._suffix == run_folder.SHARDED
+
+    def _write(
+        self, content: Content, path: Path | None, improved: bool, group: Any = None
+    ) -> None:
+        """Write a checkpoint to `path`, and the best if it improved; all processes have to call.
+
+        Args:
+            group: in which they talk, as for `distributed.gathered`.
+        """
+        epoch = content["epoch"]
+        best = self.run.folder / run_folder.best_name(epoch, self._suffix)
+        with self._told(content):
+            distributed.from_main(partial(self.run.remake, content["config"]), group)
             if path is not None:
-                checkpoint.save(content, path)
+                self._write_one(content, path, group)
                 self.newest = path  # whatever becomes of the best
             if improved and path is not None:
-                checkpoint.copy(path, best)
+                distributed.from_main(partial(stored.copy, path, best), group)
             elif improved:
-                checkpoint.save(content, best)
+                self._write_one(content, best, group)
+                self.newest = best
+        distributed.from_main(partial(self._clear, best if improved else None), group)
+        self.run.status("running", epoch=epoch, step=content["progress"]["step"])
+
+    def _write_one(self, content: Content, path: Path, group: Any) -> None:
+        """Write a checkpoint as a file, or as a folder."""
+        if self._sharded:
+            shards.save(content, path, group)
+        else:
+            distributed.from_main(partial(checkpoint.save, content, path), group)
+
+    @contextmanager
+    def _told(self, content: Content) -> Iterator[None]:
+        """What could not be written, with the space that there is, and what is left."""
+        try:
+            yield
         except StorageError as error:
             raise StorageError(f"{error} ({self._space(content)}); {self._intact()}") from error
+
+    def _clear(self, best: Path | None) -> None:
+        """Remove what nobody needs any more.
+
+        Args:
+            best: that has just been written, in place of others.
+        """
+        if best is not None:
+            run_folder.keep_best(best)
         run_folder.prune(self.run.folder, self._keep_last)
 
     def _space(self, content: Content) -> str:
@@ -156,6 +296,7 @@ class Checkpoints:
 
     def resume_hint(self, *options: str) -> str:
         """The line that says how to go on."""
+        self.rest()
         if not self.run.stays:
             return "nothing of it is kept"
         if self.newest is None:
@@ -168,51 +309,15 @@ class Checkpoints:
         return self.resume_hint("--set", "trainer.on_nan=skip")
 
 
-def content_of(
-    model: nn.Module,
-    held: Held,
-    position: Position,
-    monitor_best: float,
-    config: dict[str, Any],
-    environment: dict[str, Any],
-) -> Content:
-    """Everything that a trainer needs to go on; of several processes, all have to ask.
-
-    Args:
-        model: as the trainer has it.
-        held: what the trainer holds.
-        position: where the run stands.
-        monitor_best: the best value so far.
-        config: as the user wrote it.
-        environment: what the run is made of.
-    """
-    # A DataParallel of the user's keeps its prefix: the test.py that goes with it puts one on.
-    weights = model if isinstance(model, nn.DataParallel) else held.model
-    states = {}
-    for name, part in held.parts.items():
-        states[name] = plain(whole(state_of(part)), f"the state of {name}")
-    structures = {name: structure(state) for name, state in states.items()}
-    return {
-        "format_version": checkpoint.FORMAT_VERSION,
-        "arch": kind_of(held.model).__name__,
-        "epoch": position.epoch,
-        "state_dict": _weights(weights),
-        "optimizer": states.pop("optimizer"),
-        "monitor_best": monitor_best,
-        "config": config,
-        "progress": _progress(position, held.fixed),
-        "states": states,
-        "classes": {name: class_of(part) for name, part in held.parts.items()},
-        "structures": structures,
-        "environment": environment,
-    }
+def _as_it_is(state: Any) -> Any:
+    return state
 
 
-def _weights(network: nn.Module) -> dict[str, torch.Tensor]:
+def _weights(network: nn.Module, gathered: Callable[[Any], Any]) -> dict[str, torch.Tensor]:
     """The state of a network, with its versions, as torch gives it."""
     state = network.state_dict()
     for name, value in list(state.items()):
-        state[name] = whole(value)
+        state[name] = gathered(value)
     return state
 
 
@@ -243,24 +348,25 @@ def take_over(run: Run, epoch: int, step: int, current: Path, best_epoch: int) -
     folder = run.folder
     for name in run_folder.set_aside_later(folder, epoch, step or None):
         logger.warning(f"{name} is of a later time: renamed {name}.old")
-    best = folder / run_folder.BEST
-    if current == best or is_of_epoch(best, best_epoch):
-        return
-    # The run goes on from before its best, or a kill came between an epoch's file and the best.
-    if best.exists():
-        best.replace(best.with_name(best.name + ".old"))
+    found = False
+    for best in run_folder.bests(folder):
+        if best == current or stored.is_of_epoch(best, best_epoch):
+            found = True
+            continue
+        # The run goes on from before its best, or a kill came between an epoch's file and the best.
+        set_aside(best)
         what = f"{best.name} is not of epoch {best_epoch}, the best so far"
         if best_epoch == 0:
             what = f"{best.name} cannot be compared with the epochs to come"
         logger.warning(f"{what}: renamed {best.name}.old")
-    source = folder / run_folder.checkpoint_name(best_epoch, None)
-    if best_epoch and checkpoint.damage(source) is None:
-        checkpoint.copy(source, best)
+    if best_epoch and not found:
+        _make_best(folder, best_epoch)
 
 
-def is_of_epoch(path: Path, epoch: int) -> bool:
-    """Whether a file is a whole checkpoint of an epoch."""
-    try:
-        return checkpoint.load(path, mmap=True)["epoch"] == epoch
-    except CheckpointError:
-        return False
+def _make_best(folder: Path, epoch: int) -> None:
+    """Let the checkpoint of an epoch be the best, if there is one that is whole."""
+    for suffix in (run_folder.FILE, run_folder.SHARDED):
+        source = folder / run_folder.checkpoint_name(epoch, None, suffix)
+        if source.exists() and stored.damage(source) is None:
+            stored.copy(source, folder / run_folder.best_name(epoch, suffix))
+            return

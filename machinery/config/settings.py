@@ -35,6 +35,10 @@ class TrainerSettings(Section):
     """Keep only so many epoch checkpoints; null keeps all."""
     save: Literal["all", "trained"] = "all"
     """"trained": checkpoints leave out the weights that are not trained, and know them again."""
+    checkpoint: Literal["file", "sharded"] = "file"
+    """A checkpoint is one file, or a folder into which each process writes its part."""
+    async_save: bool = False
+    """Train on while a checkpoint is written; it takes host memory for one more state."""
     save_step: int | None = Field(None, ge=1)
     """Also save inside an epoch, every so many batches; null: only when stopped."""
     verbosity: int = Field(2, ge=0, le=2)

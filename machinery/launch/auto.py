@@ -23,6 +23,8 @@ ASIDE = (
     "keep_last",
     "save",
     "save_step",
+    "checkpoint",
+    "async_save",
     "verbosity",
     "tensorboard",
     "log_step",
@@ -71,7 +73,8 @@ def _newest_first(runs: Path) -> list[Path]:
 def _last_written(folder: Path) -> tuple[int, str]:
     """When a run last saved, or began."""
     latest = 0
-    for path in (*folder.glob("checkpoint-*.pth"), folder / "config.json"):
+    saved = [each.path for each in run_folder.checkpoints(folder)]
+    for path in (*saved, folder / "config.json"):
         if path.exists():
             latest = max(latest, path.stat().st_mtime_ns)
     return latest, folder.name
@@ -138,7 +141,7 @@ def _try(launch: Launch, folder: Path) -> str | None:
 def _go_on_in(launch: Launch, run: Run) -> None:
     """Continue a run, or begin it anew where it has saved nothing."""
     launch.run = run
-    if any(run_folder.checkpoints(run.folder)) or (run.folder / run_folder.BEST).exists():
+    if run_folder.has_saved(run.folder):
         launch.task = "continue"
         start_from_newest(launch, run.folder)
     else:

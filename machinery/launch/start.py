@@ -40,9 +40,12 @@ def _read_start(launch: Launch, given: str) -> None:
         raise ConfigError(
             "--run_id names a new run: a run that is continued with -r keeps its folder"
         )
-    if not launch.continues and (path / run_folder.BEST).exists():
-        path = path / run_folder.BEST
-    if path.is_dir():
+    best = None
+    if not launch.continues and path == folder:
+        best = run_folder.best(path)
+    if best is not None:
+        path = best
+    if path == folder:
         start_from_newest(launch, path)
     else:
         _start_from_file(launch, path, folder)
@@ -69,7 +72,7 @@ def _located(given: str) -> tuple[Path, Path]:
         # Links are kept, but one to a run: the log folder stands beside what it leads to.
         if path.is_symlink():
             path = path.parent / path.readlink()
-        if path.is_dir():
+        if path.is_dir() and path.suffix != run_folder.SHARDED:
             return path, path
         return path, path.parent
     except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, a loop of links

@@ -34,6 +34,7 @@ from machinery.update.sharding import (
     in_step,
     is_sharded as is_sharded,
     kind_of as kind_of,
+    like_shared as like_shared,
     local as local,
     shard,
     to_shard,

@@ -60,6 +60,25 @@ def whole(state: Any) -> Any:
     return tree_map_only(torch.Tensor, gathered, state)
 
 
+def like_shared(tensor: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
+    """A tensor that is shared out as another, of which this process has a part on the CPU."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import DTensor
+
+    shared: Any = tensor
+    mesh = shared.device_mesh
+    if mesh.device_type != "cpu":
+        mesh = init_device_mesh("cpu", (distributed.size(),))
+    return DTensor.from_local(
+        part,
+        mesh,
+        shared.placements,
+        run_check=False,
+        shape=tensor.shape,
+        stride=tensor.stride(),
+    )
+
+
 def kind_of(module: nn.Module) -> type:
     """The class of a module as its author knows it: FSDP2 makes one of its own in its place."""
     kind = type(module)

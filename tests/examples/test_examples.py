@@ -489,6 +489,6 @@ def test_it_reaches_what_it_should(name, tmp_path):
     ]
     run(tmp_path, "train.py", "-c", f"examples/{name}/config.json", "--run_id", "a", *words)
     (models,) = (tmp_path / "models").iterdir()
-    best = checkpoint.load(models / "a" / run_folder.BEST)["monitor_best"]
+    best = checkpoint.load(models / "a" / "model_best.pth")["monitor_best"]
     sign, value = REACHES[name]
     assert best < value if sign == "<" else best > value, best

@@ -48,7 +48,7 @@ def outcome(folder):
     )
     rows = [line.split(",")[:-2] for line in table]
     status = json.loads((folder / "status.json").read_text())
-    best = checkpoint.load(folder / run_folder.BEST)["epoch"]
+    best = checkpoint.load(folder / "model_best.pth")["epoch"]
     return (
         weights,
         moments,

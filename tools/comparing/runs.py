@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from machinery.checkpoints import file as checkpoint
+from machinery.checkpoints import run_folder, stored
 from machinery.errors import ConfigError
 from tools.history.records import Record
 from tools.history.tables import differences
@@ -64,16 +64,18 @@ def compared_runs(a: Record, b: Record) -> Difference:
 def _checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a run in their order, the best last."""
 
+    bests = run_folder.bests(folder)
+
     def place(path: Path) -> tuple[float, float]:
         numbers = re.findall(r"\d+", path.name)
-        if not numbers:
+        if path in bests:
             return float("inf"), 0.0
         step = float("inf")
         if len(numbers) > 1:
             step = float(numbers[1])
         return float(numbers[0]), step
 
-    return sorted(folder.glob("*.pth"), key=place)
+    return sorted([*folder.glob("*.pth"), *folder.glob("*.sharded")], key=place)
 
 
 def _settings(a: Record, b: Record, found: Difference) -> None:
@@ -131,7 +133,7 @@ def checkpoints_differ(a: Path, b: Path) -> str:
 
 def _leaves_of(file: Path) -> dict[str, Any]:
     """What a checkpoint holds, by dotted names; weights have their own."""
-    content: Any = checkpoint.load(file)
+    content: Any = stored.load(file)
     found: dict[str, Any] = {}
     for part in _PARTS:
         if part in content:

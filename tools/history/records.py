@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from machinery.checkpoints import run_folder
 from machinery.config.schema import Config
 from machinery.config.settings import TrainerSettings
 from machinery.config.source import dotted, leaves
@@ -339,11 +340,11 @@ def _tested(record: Record) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     try:
-        has_best = (record.folder / "model_best.pth").exists()
+        best = run_folder.best(record.folder)
         for result in read_json(record.folder / "test.json")["results"]:
             if result["split"] != "test":
                 continue
-            if has_best and result["checkpoint"] != "model_best.pth":
+            if best is not None and result["checkpoint"] != best.name:
                 continue
             if is_current(record.folder, result):
                 metrics = result["metrics"]
