@@ -1,0 +1,92 @@
+"""`trainer.checkpoint: "sharded"`: each process writes its part, and any number reads it."""
+
+import pytest
+import test_sharding
+import torch
+
+import ranks
+import tiny
+from exact import Exact, furthest
+from machinery.checkpoints import stored
+
+SHARDED = {"trainer__checkpoint": "sharded"}
+LATER = {**SHARDED, "trainer__async_save": True}
+
+
+def settings(folder, strategy=None, **changes):
+    return test_sharding.settings(folder, strategy, **{**SHARDED, **changes})
+
+
+def trained(config, resume=None):
+    """What the newest checkpoint holds, and the rows of the epochs."""
+    trainer = tiny.as_train_py(config, resume, trainer_class=Exact)
+    trainer.train()
+    path = tiny.newest(trainer.checkpoint_dir)
+    assert path.is_dir() == (config["trainer"].get("checkpoint") == "sharded")
+    return stored.load(path), tiny.rows(trainer)
+
+
+def run(folder, size, config, resume=None):
+    return ranks.run(folder, size, trained, config, resume)[0]
+
+
+def equal(one, other):
+    """Bit for bit."""
+    (first, rows), (second, others) = one, other
+    assert furthest(first["state_dict"], second["state_dict"]) == 0
+    states = [each["optimizer"]["state"] for each in (first, second)]
+    assert states[0].keys() == states[1].keys() and states[0]
+    for key, state in states[0].items():
+        assert all(torch.equal(value, states[1][key][name]) for name, value in state.items())
+    assert first["structures"] == second["structures"]
+    assert first["states"].keys() == second["states"].keys()
+    assert rows == others
+
+
+@pytest.mark.parametrize("size, strategy", [(1, None), (2, None), (2, "fsdp"), (3, "fsdp")])
+@pytest.mark.parametrize("how", [SHARDED, LATER])
+def test_it_holds_what_a_file_does(tmp_path, size, strategy, how):
+    changes = {"trainer__ema": 0.5}
+    changes["optimizer"] = {"type": "AdamW", "args": {"lr": 0.01, "weight_decay": 0.1}}
+    one = test_sharding.settings(tmp_path / "file", strategy, **changes)
+    other = settings(tmp_path / "folder", strategy, **how, **changes)
+    equal(run(tmp_path, size, other), run(tmp_path, size, one))
+
+
+def test_a_weight_by_two_names_stays_one(tmp_path):
+    for size, strategy in ((1, None), (2, "fsdp")):
+        changes = {"arch__type": "Tied", "trainer__ema": 0.5}
+        one = test_sharding.settings(tmp_path / f"file{size}", strategy, **changes)
+        other = settings(tmp_path / f"folder{size}", strategy, **changes)
+        content, rows = run(tmp_path, size, other)
+        equal((content, rows), run(tmp_path, size, one))
+
+
+WAYS = [
+    ((2, "fsdp"), (1, None)),
+    ((1, None), (2, "fsdp")),
+    ((2, "fsdp"), (3, "fsdp")),
+    ((3, "fsdp"), (2, None)),
+]
+
+
+@pytest.mark.parametrize("before, after", WAYS)
+@pytest.mark.parametrize("kinds", [(SHARDED, SHARDED), (SHARDED, {}), ({}, LATER)])
+def test_a_run_goes_on_on_others(tmp_path, before, after, kinds):
+    """Inside an epoch; from a folder, or from a file."""
+    alone = run(tmp_path, 1, test_sharding.settings(tmp_path / "one"))
+    config = test_sharding.settings(tmp_path / "part", before[1], **kinds[0])
+    path = ranks.run(tmp_path, before[0], test_sharding.stopped, config, 2)[0]
+    assert path.is_dir() == bool(kinds[0])
+    config = test_sharding.settings(tmp_path / "part", after[1], **kinds[1])
+    test_sharding.same(run(tmp_path, after[0], config, path), alone)
+
+
+@pytest.mark.parametrize("how", [SHARDED, LATER])
+def test_a_resume_inside_an_epoch_is_bit_for_bit(tmp_path, how):
+    config = settings(tmp_path / "whole", "fsdp", **how)
+    whole = run(tmp_path, 2, config)
+    config = settings(tmp_path / "part", "fsdp", **how)
+    path = ranks.run(tmp_path, 2, test_sharding.stopped, config, 5)[0]
+    assert path.name == "checkpoint-epoch2-step6.sharded"
+    equal(run(tmp_path, 2, config, path), whole)
