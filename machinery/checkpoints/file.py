@@ -226,17 +226,20 @@ def _damaged_record(path: Path) -> str:
     return f" (record {record})"
 
 
-def load(path: Path, mmap: bool = False) -> Content:
+def load(path: Path, mmap: bool = False, known: bool = False) -> Content:
     """Read a checkpoint on the CPU, once it is known to be one, to be whole, and to hold no code.
 
     Args:
         mmap: leave the tensors in the file until they are used.
+        known: another process of this machine has found it whole just now.
 
     Raises:
         CheckpointError: with the reason, in one line.
     """
     untrusted.check_kind(path)
-    problem = damage(path)
+    problem = None
+    if not known:
+        problem = damage(path)
     # A file that carries our checksum is damaged before it is anything else; another may be foreign
     # or hostile.
     if problem is None or not problem.startswith(_MISMATCH):

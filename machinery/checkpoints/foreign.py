@@ -20,17 +20,18 @@ _PREFIXES = ("module.", "_orig_mod.", "model.")
 _SAFETENSORS = ".safetensors"
 
 
-def read(path: Path, any_weights: bool) -> Content:
+def read(path: Path, any_weights: bool, known: bool = False) -> Content:
     """A checkpoint, or the weights in a file of another program as if they were one's.
 
     Args:
         any_weights: whether another program's will do.
+        known: as for `stored.load`.
 
     Raises:
         CheckpointError: with the reason.
     """
     if not any_weights:
-        return stored.load(path)
+        return stored.load(path, known=known)
     if path.suffix == _SAFETENSORS and path.is_file():
         return _content(_safetensors(path))
     if not path.is_file() or checkpoint.has_checksum(path):

@@ -68,14 +68,17 @@ def start_of(
     return Evaluated(path, content)
 
 
-def read(path: Path, any_weights: bool) -> Content:
+def read(path: Path, any_weights: bool, known: bool = False) -> Content:
     """What a file holds: a checkpoint, or weights of another program if `any_weights` will do.
+
+    Args:
+        known: another process of this machine has found it whole just now.
 
     Raises:
         CheckpointError: it cannot be read.
     """
     try:
-        return foreign.read(path, any_weights)
+        return foreign.read(path, any_weights, known)
     except OSError as error:  # it is there, and cannot be read
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
 

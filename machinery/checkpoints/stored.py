@@ -9,21 +9,22 @@ from machinery.checkpoints.file import Content
 from machinery.errors import CheckpointError
 
 
-def load(path: Path, mmap: bool = False) -> Content:
+def load(path: Path, mmap: bool = False, known: bool = False) -> Content:
     """What a checkpoint holds, on the CPU, once it is known to be one, and to be whole.
 
     Args:
         mmap: leave the tensors of a file there until they are used; those of a folder are not read.
+        known: another process of this machine has found it whole just now.
 
     Raises:
         CheckpointError: with the reason, in one line.
     """
     if not shards.is_one(path):
-        return file.load(path, mmap)
+        return file.load(path, mmap, known)
     place = shards.on_host
     if mmap:
         place = shards.nowhere
-    return file.checked(path, shards.load(path, place))
+    return file.checked(path, shards.load(path, place, known))
 
 
 def save(content: Mapping[str, Any] | Content, path: Path) -> None:

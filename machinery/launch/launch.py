@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import platform
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -42,6 +43,8 @@ class Launch:
     own_words: list[str] = field(default_factory=list)
     takes_set: bool = True
     _content: Any = None
+    #: The machine on which the checkpoint has been read: its other processes need not hash it.
+    _read_on: str = ""
     #: Whether the checkpoint has all weights of its networks; None: nobody knows yet.
     _whole: bool | None = None
     #: Whether the network has been built that `arch` names, and has got the checkpoint's weights.
@@ -95,7 +98,7 @@ class Launch:
 
     def continued(self, checkpoint: Path) -> "Launch":
         """The launch that goes on from another checkpoint of the run."""
-        fresh: dict[str, Any] = {"_content": None, "_whole": None, "_given": False}
+        fresh: dict[str, Any] = {"_content": None, "_read_on": "", "_whole": None, "_given": False}
         return replace(self, task="continue", checkpoint=checkpoint, **fresh)
 
     def starting_weights(self, config: Checked) -> Path | None:
@@ -188,6 +191,7 @@ class Launch:
 
     def _keep(self, content: Any) -> None:
         self._content = content
+        self._read_on = platform.node()
         self._whole = not content.get("frozen")
 
     def _is_whole(self) -> bool:
@@ -202,6 +206,7 @@ class Launch:
         self.run = None
         self.checkpoint = None
         self._content = None
+        self._read_on = ""
         self._whole = None
 
     def content(self) -> Any:
@@ -218,11 +223,13 @@ class Launch:
         """
         from machinery.checkpoints import restoring
 
-        return restoring.read(path, any_weights=self.fine_tunes)
+        known = path == self.checkpoint and self._read_on == platform.node()
+        return restoring.read(path, self.fine_tunes, known)
 
     def release(self) -> None:
         """Let the content go: it has been restored, and is as large as the model."""
         self._content = None
+        self._read_on = ""
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_content": None}

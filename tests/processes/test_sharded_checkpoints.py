@@ -7,7 +7,7 @@ import torch
 import ranks
 import tiny
 from exact import Exact, furthest
-from machinery.checkpoints import stored
+from machinery.checkpoints import file as checkpoint, manifest, stored
 
 SHARDED = {"trainer__checkpoint": "sharded"}
 LATER = {**SHARDED, "trainer__async_save": True}
@@ -90,3 +90,27 @@ def test_a_resume_inside_an_epoch_is_bit_for_bit(tmp_path, how):
     path = ranks.run(tmp_path, 2, test_sharding.stopped, config, 5)[0]
     assert path.name == "checkpoint-epoch2-step6.sharded"
     equal(run(tmp_path, 2, config, path), whole)
+
+
+def hashed(path):
+    """How often this process looks through a whole checkpoint, until it is restored."""
+    count = []
+    for module, name in ((checkpoint, "damage"), (manifest, "digest")):
+        function = getattr(module, name)
+
+        def counted(*args, function=function):
+            count.append(args)
+            return function(*args)
+
+        setattr(module, name, counted)
+    tiny.build(tiny.command_line("-r", path), trainer_class=Exact).restore()
+    return len(count)
+
+
+@pytest.mark.parametrize("how", [SHARDED, {}])
+def test_one_process_of_a_machine_hashes_what_all_read(tmp_path, how):
+    trainer = tiny.as_train_py(test_sharding.settings(tmp_path, **how), trainer_class=Exact)
+    trainer.train()
+    path = tiny.newest(trainer.checkpoint_dir)
+    files = len(list(path.glob("[cs]*"))) if how else 1
+    assert ranks.run(tmp_path, 2, hashed, path) == [files, 0]
