@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from machinery import distributed
 from machinery.errors import CheckpointError, ConfigError, StorageError
 from machinery.files import check_place, ensure_dir
 
@@ -217,7 +218,7 @@ def _load(saved: Saved) -> Any:
     """The content of a checkpoint, which is of the epoch that its name says."""
     from machinery.checkpoints import file as checkpoint
 
-    content = checkpoint.load(saved.path)
+    content = checkpoint.load(saved.path, mmap=not distributed.alone())
     if content["epoch"] != saved.epoch:
         raise CheckpointError(f"{saved.path} is of epoch {content['epoch']}")
     return content
