@@ -233,10 +233,7 @@ class _Initialiser:
                 self._make(names[id(module)], module)
         finally:
             torch.default_generator.set_state(before)
-        for held in self._held:
-            if held.is_touched():
-                what = f"{held.name} is written by the reset_parameters of a module that lacks it"
-                raise ConfigError(f"{_WHERE}: {what}")
+        self._check_untouched(self._model)
         for held in self._held:
             held.put(cast(torch.Tensor, held.made))
         self._check_others()
@@ -253,6 +250,7 @@ class _Initialiser:
         by = f"{kind_of(module).__name__}.{initialiser.__name__}"
         if name:
             by = f"{by} of {name}"
+        self._check_untouched(module)
         while True:
             for held in opened:
                 held.open()
@@ -283,6 +281,13 @@ class _Initialiser:
                 if id(held) not in known and held.is_touched():
                     found[id(held)] = held
         return list(found.values())
+
+    def _check_untouched(self, module: nn.Module) -> None:
+        """Refuse what an initialiser has written in a module that it does not belong to."""
+        touched = self._touched(module, ())
+        if touched:
+            what = f"{touched[0].name} is written by the reset_parameters of a module that lacks it"
+            raise ConfigError(f"{_WHERE}: {what}")
 
     def _check_others(self) -> None:
         """Refuse tensors without numbers among other attributes: nobody makes them."""

@@ -1,5 +1,10 @@
 """`arch.init: "by_name"`: random weights module by module, which no process has to hold whole."""
 
+import os
+import re
+import signal
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +16,7 @@ from base import BaseModel
 from exact import Exact, furthest
 from machinery import distributed
 from machinery.checkpoints import file as checkpoint
+from machinery.errors import ConfigError
 from machinery.update.sharding import full, is_sharded
 from parse_config import ConfigParser
 
@@ -170,7 +176,7 @@ def same(one, other, limit=1e-12):
 
 
 #: BatchNorm sees a process' part of the batch: without it several train as one.
-PLAIN = {"type": "Plain", "init": "by_name"}
+PLAIN = {"arch__type": "Plain"}
 OTHERS = [
     {},
     {"optimizer": {"type": "AdamW", "args": {"lr": 0.01, "weight_decay": 0.1}}},
@@ -186,6 +192,207 @@ OTHERS = [
 
 @pytest.mark.parametrize("changes", OTHERS)
 def test_two_processes_train_as_one(tmp_path, changes):
-    changes = {"arch": PLAIN, **changes}
+    changes = {**PLAIN, **changes}
     alone = run(tmp_path, 1, settings(tmp_path / "one", "fsdp", **changes))
     same(run(tmp_path, 2, settings(tmp_path / "two", "fsdp", **changes)), alone)
+
+
+class Stops(Exact):
+    """The last process gets a SIGTERM after some updates."""
+
+    after = 0
+
+    def _after_update(self, batches):
+        self.after -= 1
+        if self.after == 0 and distributed.rank() == distributed.size() - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        super()._after_update(batches)
+
+
+def stopped(config, after, resume=None):
+    """The newest checkpoint of a run that is stopped."""
+    kind = type("Stops", (Stops,), {"after": after})
+    trainer = tiny.as_train_py(config, resume, trainer_class=kind)
+    with pytest.raises(tiny.Stopped):
+        trainer.train()
+    return tiny.newest(trainer.checkpoint_dir)
+
+
+ADAM = {"type": "Adam", "args": {"lr": 0.01}}
+
+
+#: BatchNorm wants two samples in each process.
+FULL = {"data_loader__args": {"n": 55, "validation_split": 10, "batch_size": 5}}
+
+
+@pytest.mark.parametrize("changes", [{"arch__type": "Mixed", **FULL}, {"optimizer": ADAM}])
+def test_a_resume_is_bit_for_bit(tmp_path, changes):
+    """An epoch has three updates, of three batches each."""
+    changes = {**PLAIN, "trainer__ema": 0.5, **changes}
+    whole = run(tmp_path, 2, settings(tmp_path / "whole", "fsdp", **changes))
+    config = settings(tmp_path / "part", "fsdp", **changes)
+    path = ranks.run(tmp_path, 2, stopped, config, 5)[0]
+    assert "epoch2-step6" in path.name
+    same(run(tmp_path, 2, config, path), whole, 0)
+
+
+def test_a_run_goes_on_on_others(tmp_path):
+    """On two processes, on one, and on three."""
+    changes = {**PLAIN, "trainer__ema": 0.5, "trainer__epochs": 3}
+    alone = run(tmp_path, 1, settings(tmp_path / "one", **changes))
+    config = settings(tmp_path / "part", "fsdp", **changes)
+    path = ranks.run(tmp_path, 2, stopped, config, 2)[0]
+    assert "epoch1-step6" in path.name
+    path = ranks.run(tmp_path, 1, stopped, config, 4, path)[0]
+    assert "epoch2-step9" in path.name
+    same(run(tmp_path, 3, config, path), alone)
+
+
+def test_whole_and_by_name_go_on_from_each_other(tmp_path):
+    """But for the weights that a run begins with, they are one."""
+    changes = {**PLAIN, "trainer__ema": 0.5}
+    alone = run(tmp_path, 1, settings(tmp_path / "one", **changes))
+    config = settings(tmp_path / "part", "fsdp", **changes)
+    path = ranks.run(tmp_path, 2, stopped, config, 2)[0]
+    config = settings(tmp_path / "part", "fsdp", **{**changes, "arch__init": "whole"})
+    path = ranks.run(tmp_path, 2, stopped, config, 2, path)[0]
+    assert "epoch2-step3" in path.name
+    config = settings(tmp_path / "part", "fsdp", **changes)
+    content, rows = run(tmp_path, 2, config, path)
+    same((content, rows), alone)
+
+
+def begun(config):
+    """The numbers of a network, as a checkpoint has them."""
+    _, _, numbers = built(config)
+    return {name: value for name, value in numbers.items() if "hidden" not in name}
+
+
+def test_it_begins_with_weights_of_a_file(tmp_path):
+    """Each process takes its parts of them; what is skipped is made by name."""
+    torch.save(ranks.run(tmp_path, 1, begun, settings(tmp_path, seed=5))[0], tmp_path / "file.pt")
+    arch = {"type": "Mixed", "init": "by_name", "weights": str(tmp_path / "file.pt")}
+    config = settings(tmp_path, "fsdp", arch={**arch, "skip": ["blocks.1.*"]})
+    alone = begun(config)
+    fresh = begun(settings(tmp_path))
+    assert torch.equal(alone["blocks.1.fc.weight"], fresh["blocks.1.fc.weight"])
+    assert not torch.equal(alone["blocks.0.fc.weight"], fresh["blocks.0.fc.weight"])
+    for numbers in ranks.run(tmp_path, 2, begun, config):
+        assert furthest(numbers, alone) == 0
+
+
+class Lazy(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.LazyLinear(3)
+
+    def forward(self, x):
+        return self.fc(x)
+
+
+class Odd(BaseModel):
+    """Makes its numbers in a way that cannot be done by name."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.fc = nn.Linear(6, 3)
+        self.part = nn.Module()
+        self.kind = kind
+        if kind == "bare":
+            self.part.shift = nn.Parameter(torch.zeros(3))
+        elif kind == "buffer":
+            self.part.register_buffer("mask", torch.ones(3), persistent=False)
+        elif kind == "numbers":
+            self.shift = nn.Parameter(torch.from_numpy(np.zeros(3)).float())
+        elif kind == "plain":
+            self.table = [torch.ones(3)]
+        elif kind in ("half", "other", "wrong"):
+            self.shift = nn.Parameter(torch.zeros(3))
+        elif kind == "outside":
+            self.part.reset_parameters = lambda: nn.init.zeros_(self.fc.bias)
+        elif kind == "written":
+            nn.init.zeros_(self.fc.weight)
+
+    def reset_parameters(self):
+        if self.kind == "half":
+            with torch.no_grad():
+                self.shift[:2] = 1
+        elif self.kind == "other":
+            self.shift = nn.Parameter(torch.zeros(2))
+        elif self.kind == "wrong":
+            self.shift.no_such_method()
+
+    def forward(self, x):
+        return self.fc(x)
+
+
+class Convolution(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 3, 2)
+
+    def forward(self, x):
+        return self.conv(x.view(len(x), 1, 2, 3)).mean((2, 3))
+
+
+def around(network):
+    return network
+
+
+tiny.around = around
+for kind in (Lazy, Odd, Convolution):
+    kind.__module__ = "tiny"
+    setattr(tiny, kind.__name__, kind)
+
+
+def odd(kind):
+    return {"type": "Odd", "init": "by_name", "args": {"kind": kind}}
+
+
+@pytest.mark.parametrize(
+    "arch, told",
+    [
+        ({"type": "Lazy", "init": "by_name"}, "fc.weight is of a lazy module"),
+        (odd("bare"), r"part, a Module, has part.shift, and no reset_parameters\(\): define one"),
+        (odd("buffer"), r"part, a Module, has part.mask, and no reset_parameters\(\): define one"),
+        (odd("numbers"), r"shift is given numbers in the constructor: let reset_parameters\(\)"),
+        (odd("plain"), r"table is a tensor without numbers: let reset_parameters\(\) set it"),
+        (odd("half"), "Odd.reset_parameters leaves shift without numbers"),
+        (odd("other"), "Odd.reset_parameters makes another weight of shift"),
+        (odd("wrong"), "Odd.reset_parameters: .*no_such_method"),
+        (odd("outside"), "fc.bias is written by the reset_parameters of a module that lacks it"),
+    ],
+)
+def test_what_cannot_make_its_numbers_is_refused(tmp_path, arch, told):
+    with pytest.raises(ConfigError, match=f'^arch.init: "by_name": .*{told}'):
+        built(settings(tmp_path, arch=arch))
+
+
+def written(config):
+    model = ConfigParser(config).init_obj("arch", tiny)
+    assert bool(model.fc.weight.any())
+
+
+def test_what_only_a_constructor_writes_is_told(tmp_path):
+    config = settings(tmp_path, arch=odd("written"))
+    codes, said = ranks.finish(*ranks.start(tmp_path, 1, written, config))
+    assert codes == [0] and "what a constructor writes into fc.weight is lost" in said[0]
+
+
+def refused(config):
+    tiny.as_train_py(config, trainer_class=Exact).train()
+
+
+@pytest.mark.parametrize(
+    "changes, told",
+    [
+        ({"arch__adapter": {"type": "around"}}, "arch.adapter is put around a whole model"),
+        ({"arch__type": "Convolution", "trainer__channels_last": True}, "channels_last wants a"),
+        ({"trainer__shard": ["block.*"]}, r"trainer.shard: no module matches 'block.\*': stem"),
+        ({"trainer__compile": True}, r'trainer.compile: with "fsdp" it is "blocks"'),
+    ],
+)
+def test_what_parts_cannot_have_is_refused(tmp_path, changes, told):
+    config = settings(tmp_path, "fsdp", **{**PLAIN, **changes})
+    codes, said = ranks.finish(*ranks.start(tmp_path, 2, refused, config))
+    assert codes == [2, 2] and all(re.search(told, each) for each in said), said
