@@ -22,7 +22,7 @@ from machinery.errors import ConfigError, UserError
 from machinery.order.outstanding import tensors_in, times_written
 from machinery.order.seeding import mix
 from machinery.telling import told
-from machinery.update.sharding import as_shared, full, is_sharded, kind_of, share_empty
+from machinery.update.sharding import fill_part, full, is_sharded, kind_of, share_empty
 
 _WHERE = 'arch.init: "by_name"'
 #: The methods that make a module's numbers; the first that it has is run.
@@ -103,7 +103,8 @@ class _Held:
         self.places: list[tuple[nn.Module, str]] = []
         #: What stands there while it has no numbers.
         self.empty = tensor
-        #: What it is a part of in this process, without numbers; None if it is whole.
+        #: What is for the numbers of this process, if it is shared out. All have their memory from
+        #: the beginning: between whole tensors that come and go, gaps would stay.
         self.part: torch.Tensor | None = None
         #: With numbers, once it has been made.
         self.made: torch.Tensor | None = None
@@ -113,7 +114,9 @@ class _Held:
         #: How often initialisers have written it, for good.
         self.written = 0.0
         if is_sharded(tensor):
-            self.part = tensor
+            mesh = cast(Any, tensor).device_mesh
+            part = torch.empty_like(tensor, device=mesh.device_type)
+            self.part = nn.Parameter(part, tensor.requires_grad)
             whole = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
             self.empty = nn.Parameter(whole, tensor.requires_grad)
         # How often it was written when one last looked.
@@ -165,7 +168,8 @@ class _Held:
                 self.written = math.inf
         self._check(found, by)
         if self.part is not None:
-            found = nn.Parameter(as_shared(self.part, found), found.requires_grad)
+            fill_part(self.part, found)
+            found = self.part.requires_grad_(found.requires_grad)
         self.made = found
         self._open = self.empty
         self.put(self.empty)

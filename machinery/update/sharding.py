@@ -86,16 +86,34 @@ def as_shared(like: torch.Tensor, value: Any) -> Any:
         return value
     known = cast(Any, like)
     mesh = known.device_mesh
-    part = value.detach()
-    for dim, placement in enumerate(known.placements):
-        if placement.is_shard():
-            part = _part(part, placement.dim, mesh.get_local_rank(dim), mesh.size(dim))
-    assert part.shape == known.to_local().shape, "a weight is shared out in a way that is not known"
+    part = _own_part(like, value)
     part = part.to(mesh.device_type, copy=True, memory_format=torch.contiguous_format)
     places = known.placements
     return DTensor.from_local(
         part, mesh, places, run_check=False, shape=like.shape, stride=like.stride()
     )
+
+
+def fill_part(shared: torch.Tensor, value: torch.Tensor) -> None:
+    """Copy what belongs to this process of a whole tensor into one that is shared out.
+
+    Args:
+        shared: of the same shape.
+        value: whole, and the same in all processes.
+    """
+    local(shared.detach()).copy_(_own_part(shared, value))
+
+
+def _own_part(like: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """What belongs to this process of a whole tensor, in the memory of that."""
+    known = cast(Any, like)
+    mesh = known.device_mesh
+    part = value.detach()
+    for dim, placement in enumerate(known.placements):
+        if placement.is_shard():
+            part = _part(part, placement.dim, mesh.get_local_rank(dim), mesh.size(dim))
+    assert part.shape == known.to_local().shape, "a weight is shared out in a way that is not known"
+    return part
 
 
 def _part(whole: torch.Tensor, dim: int, number: int, count: int) -> torch.Tensor:
