@@ -69,6 +69,9 @@ def _check_empty(model: nn.Module) -> None:
         if is_lazy(weight):
             what = f"{name} is of a lazy module, whose shapes only a batch tells"
             raise ConfigError(f"{_WHERE}: {what}: name them in its constructor")
+        if type(weight) is not nn.Parameter:
+            what = f"{name} is a {type(weight).__name__}, and no plain Parameter"
+            raise ConfigError(f'{_WHERE}: {what}: use "whole"')
         if not weight.is_meta:
             what = f"{name} is given numbers in the constructor"
             raise ConfigError(f"{_WHERE}: {what}: let reset_parameters() do that")
@@ -77,15 +80,15 @@ def _check_empty(model: nn.Module) -> None:
 def _check_shareable(model: nn.Module, config: Checked, device_type: str) -> None:
     """Refuse what a model that is shared out before it has numbers cannot have."""
     settings = config.settings.trainer
-    problem = ""
+    if settings.channels_last and any(weight.ndim == 4 for weight in model.parameters()):
+        raise ConfigError("trainer.strategy: fsdp cannot share out weights that are channels last")
+    whole = ""
     if config.settings.arch is not None and config.settings.arch.adapter is not None:
-        problem = "arch.adapter is put around a whole model"
+        whole = "arch.adapter is put around a whole model"
     elif settings.sync_batchnorm and device_type != "cpu":
-        problem = "trainer.sync_batchnorm wants a whole model"
-    elif settings.channels_last and any(weight.ndim == 4 for weight in model.parameters()):
-        problem = "trainer.channels_last wants a whole model"
-    if problem:
-        raise ConfigError(f'{_WHERE} with "strategy": "fsdp": {problem}: use "whole"')
+        whole = "trainer.sync_batchnorm wants a whole model"
+    if whole:
+        raise ConfigError(f'{_WHERE} with "strategy": "fsdp": {whole}: use "whole"')
 
 
 class _Held:
@@ -103,20 +106,19 @@ class _Held:
         self.places: list[tuple[nn.Module, str]] = []
         #: What stands there while it has no numbers.
         self.empty = tensor
-        #: What is for the numbers of this process, if it is shared out. All have their memory from
-        #: the beginning: between whole tensors that come and go, gaps would stay.
-        self.part: torch.Tensor | None = None
-        #: With numbers, once it has been made.
-        self.made: torch.Tensor | None = None
+        #: What will stand there, with numbers; a weight's part of them if it is shared out. A
+        #: weight has its memory from the beginning: gaps would stay between what comes and goes.
+        self.final: torch.Tensor | None = None
+        self._has_numbers = False
         #: What stands there while an initialiser may write it, and how often it was written then.
         self._open: torch.Tensor = tensor
         self._before = 0
         #: How often initialisers have written it, for good.
         self.written = 0.0
+        if self.is_weight:
+            self.final = nn.Parameter(_with_memory(tensor), tensor.requires_grad)
+            vars(self.final).update(vars(tensor))
         if is_sharded(tensor):
-            mesh = cast(Any, tensor).device_mesh
-            part = torch.empty_like(tensor, device=mesh.device_type)
-            self.part = nn.Parameter(part, tensor.requires_grad)
             whole = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
             self.empty = nn.Parameter(whole, tensor.requires_grad)
         # How often it was written when one last looked.
@@ -129,11 +131,11 @@ class _Held:
 
     def open(self) -> None:
         """Let an initialiser write all of it, in the memory of the host."""
-        if self.made is None:
+        if self.final is not None and self._has_numbers:
+            whole = full(self.final.detach()).to("cpu", copy=True)
+        else:
             whole = torch.empty_like(self.empty, device="cpu", requires_grad=False)
             whole.fill_(_nothing(whole.dtype))
-        else:
-            whole = full(self.made.detach()).to("cpu", copy=True)
         if self.is_weight:
             whole = nn.Parameter(whole, self.empty.requires_grad)
             vars(whole).update(vars(self.empty))
@@ -167,10 +169,12 @@ class _Held:
                 found = getattr(module, name)
                 self.written = math.inf
         self._check(found, by)
-        if self.part is not None:
-            fill_part(self.part, found)
-            found = self.part.requires_grad_(found.requires_grad)
-        self.made = found
+        if self.is_weight and self.final is not None:
+            fill_part(self.final, found)
+            self.final.requires_grad_(found.requires_grad)
+        else:
+            self.final = found
+        self._has_numbers = True
         self._open = self.empty
         self.put(self.empty)
 
@@ -184,6 +188,14 @@ class _Held:
                 raise ConfigError(f"{_WHERE}: {by} makes another weight of {self.name}")
         if _has_nan(found.dtype) and bool(found.detach().isnan().any()):
             raise ConfigError(f"{_WHERE}: {by} leaves {self.name} without numbers, or gives it NaN")
+
+
+def _with_memory(tensor: torch.Tensor) -> torch.Tensor:
+    """Memory for the numbers of a weight: on the host, or where it is shared out."""
+    place = "cpu"
+    if is_sharded(tensor):
+        place = cast(Any, tensor).device_mesh.device_type
+    return torch.empty_like(tensor, device=place, requires_grad=False)
 
 
 def _has_nan(dtype: torch.dtype) -> bool:
@@ -239,7 +251,7 @@ class _Initialiser:
             torch.default_generator.set_state(before)
         self._check_untouched(self._model)
         for held in self._held:
-            held.put(cast(torch.Tensor, held.made))
+            held.put(cast(torch.Tensor, held.final))
         self._check_others()
         self._tell_of_lost()
 

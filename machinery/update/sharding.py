@@ -94,14 +94,16 @@ def as_shared(like: torch.Tensor, value: Any) -> Any:
     )
 
 
-def fill_part(shared: torch.Tensor, value: torch.Tensor) -> None:
-    """Copy what belongs to this process of a whole tensor into one that is shared out.
+def fill_part(tensor: torch.Tensor, value: torch.Tensor) -> None:
+    """Copy a whole tensor into another; into one that is shared out what belongs to this process.
 
     Args:
-        shared: of the same shape.
+        tensor: of the same shape.
         value: whole, and the same in all processes.
     """
-    local(shared.detach()).copy_(_own_part(shared, value))
+    if is_sharded(tensor):
+        value = _own_part(tensor, value)
+    local(tensor.detach()).copy_(value.detach())
 
 
 def _own_part(like: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

@@ -3,12 +3,14 @@
 import os
 import re
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 import ranks
 import tiny
@@ -17,7 +19,7 @@ from exact import Exact, furthest
 from machinery import distributed
 from machinery.checkpoints import file as checkpoint
 from machinery.errors import ConfigError
-from machinery.update.sharding import full, is_sharded
+from machinery.update.sharding import full, is_sharded, local
 from parse_config import ConfigParser
 
 
@@ -281,6 +283,76 @@ def test_it_begins_with_weights_of_a_file(tmp_path):
         assert furthest(numbers, alone) == 0
 
 
+class Tower(BaseModel):
+    """Of so many layers, each of 6.8 MB."""
+
+    def __init__(self, layers):
+        super().__init__()
+        self.layers = nn.Sequential(*[nn.Linear(1300, 1300) for _ in range(layers)])
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def resident(key):
+    """So many MB are in memory; VmHWM: at most, since one has last reset it."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition(f"{key}:")[2].split()[0]) / 1024
+
+
+def peak(config):
+    """How many MB it takes to build a network, at most."""
+    small = {**config, "arch": {**config["arch"], "args": {"layers": 1}}}
+    ConfigParser(small).init_obj("arch", tiny)  # what it imports
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident("VmRSS")
+    model = ConfigParser(config).init_obj("arch", tiny)
+    assert sum(weight.nbytes for weight in model.parameters()) > 160e6
+    return resident("VmHWM") - before
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells it")
+def test_no_process_builds_a_whole_copy(tmp_path):
+    arch = {"type": "Tower", "init": "by_name", "args": {"layers": 24}}
+    config = settings(tmp_path, arch=arch, trainer__strategy="fsdp")
+    assert max(ranks.run(tmp_path, 3, peak, config)) < 100
+    config["arch"]["init"] = "whole"
+    assert min(ranks.run(tmp_path, 3, peak, config)) > 150
+
+
+def in_file(tensor):
+    """Whether what a tensor holds is left in a checkpoint; of no numbers, nobody knows."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        first, last = [int(each, 16) for each in line.split()[0].split("-")]
+        if first <= local(tensor).data_ptr() < last:
+            return line.endswith(".pth")
+    return None
+
+
+def read(config, path):
+    """Whether the weights of a checkpoint are left in its file, and what is made of them is not."""
+    trainer = tiny.as_train_py(config, path, trainer_class=Exact)
+    content = trainer.config.launch.content()
+    saved = [*content["state_dict"].values()]
+    trainer.restore()
+    state = [*tree_leaves(dict(trainer.optimizer.state)), *trainer.ema.state_dict().values()]
+    made = [*trainer.model.state_dict().values(), *state]
+    parts = [local(value).numel() < value.numel() for value in made if is_sharded(value)]
+    return {in_file(each) for each in saved}, {in_file(each) for each in made}, parts
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux tells it")
+def test_no_process_reads_a_whole_copy(tmp_path):
+    """The weights, two moments and the average of each are read in parts."""
+    changes = {**PLAIN, "trainer__ema": 0.5, "optimizer": ADAM}
+    config = settings(tmp_path, "fsdp", **changes)
+    path = ranks.run(tmp_path, 2, stopped, config, 2)[0]
+    for there, here, parts in ranks.run(tmp_path, 2, read, config, path):
+        assert there == {True} and here <= {False, None}
+        # Of 23 weights, one of two names: the model's, two moments, and the average.
+        assert all(parts) and len(parts) == 24 + 2 * 23 + 24
+
+
 class Lazy(BaseModel):
     def __init__(self):
         super().__init__()
@@ -288,6 +360,10 @@ class Lazy(BaseModel):
 
     def forward(self, x):
         return self.fc(x)
+
+
+class Special(nn.Parameter):
+    """A weight with a class of its own."""
 
 
 class Odd(BaseModel):
@@ -304,13 +380,15 @@ class Odd(BaseModel):
             self.part.register_buffer("mask", torch.ones(3), persistent=False)
         elif kind == "numbers":
             self.shift = nn.Parameter(torch.from_numpy(np.zeros(3)).float())
-        elif kind == "plain":
+        elif kind in ("plain", "plain, set"):
             self.table = [torch.ones(3)]
+        elif kind == "class":
+            self.shift = Special(torch.zeros(3))
         elif kind in ("half", "other", "wrong"):
             self.shift = nn.Parameter(torch.zeros(3))
         elif kind == "outside":
             self.part.reset_parameters = lambda: nn.init.zeros_(self.fc.bias)
-        elif kind == "written":
+        elif kind in ("written", "written, made"):
             nn.init.zeros_(self.fc.weight)
 
     def reset_parameters(self):
@@ -319,6 +397,10 @@ class Odd(BaseModel):
                 self.shift[:2] = 1
         elif self.kind == "other":
             self.shift = nn.Parameter(torch.zeros(2))
+        elif self.kind == "plain, set":
+            self.table = [torch.ones(3)]
+        elif self.kind == "written, made":
+            nn.init.zeros_(self.fc.weight)
         elif self.kind == "wrong":
             self.shift.no_such_method()
 
@@ -340,7 +422,7 @@ def around(network):
 
 
 tiny.around = around
-for kind in (Lazy, Odd, Convolution):
+for kind in (Lazy, Odd, Convolution, Tower):
     kind.__module__ = "tiny"
     setattr(tiny, kind.__name__, kind)
 
@@ -357,6 +439,7 @@ def odd(kind):
         (odd("buffer"), r"part, a Module, has part.mask, and no reset_parameters\(\): define one"),
         (odd("numbers"), r"shift is given numbers in the constructor: let reset_parameters\(\)"),
         (odd("plain"), r"table is a tensor without numbers: let reset_parameters\(\) set it"),
+        (odd("class"), 'shift is a Special, and no plain Parameter: use "whole"'),
         (odd("half"), "Odd.reset_parameters leaves shift without numbers"),
         (odd("other"), "Odd.reset_parameters makes another weight of shift"),
         (odd("wrong"), "Odd.reset_parameters: .*no_such_method"),
@@ -368,15 +451,22 @@ def test_what_cannot_make_its_numbers_is_refused(tmp_path, arch, told):
         built(settings(tmp_path, arch=arch))
 
 
-def written(config):
-    model = ConfigParser(config).init_obj("arch", tiny)
-    assert bool(model.fc.weight.any())
+def made(config):
+    """Whether the numbers of a layer are there."""
+    return bool(ConfigParser(config).init_obj("arch", tiny).fc.weight.any())
 
 
-def test_what_only_a_constructor_writes_is_told(tmp_path):
-    config = settings(tmp_path, arch=odd("written"))
-    codes, said = ranks.finish(*ranks.start(tmp_path, 1, written, config))
-    assert codes == [0] and "what a constructor writes into fc.weight is lost" in said[0]
+@pytest.mark.parametrize("kind, told", [("written", True), ("written, made", False)])
+def test_what_only_a_constructor_writes_is_told(tmp_path, kind, told):
+    config = settings(tmp_path, arch=odd(kind))
+    codes, said = ranks.finish(*ranks.start(tmp_path, 1, made, config))
+    assert codes == [0] and ("constructor writes into fc.weight is lost: let a" in said[0]) == told
+    assert made(config) == told
+
+
+@pytest.mark.parametrize("kind, init", [("plain, set", "by_name"), ("class", "whole")])
+def test_what_is_refused_is_mended_as_it_says(tmp_path, kind, init):
+    assert made(settings(tmp_path, arch={**odd(kind), "init": init}))
 
 
 def refused(config):
@@ -387,7 +477,10 @@ def refused(config):
     "changes, told",
     [
         ({"arch__adapter": {"type": "around"}}, "arch.adapter is put around a whole model"),
-        ({"arch__type": "Convolution", "trainer__channels_last": True}, "channels_last wants a"),
+        (
+            {"arch__type": "Convolution", "trainer__channels_last": True},
+            "weights that are channels last",
+        ),
         ({"trainer__shard": ["block.*"]}, r"trainer.shard: no module matches 'block.\*': stem"),
         ({"trainer__compile": True}, r'trainer.compile: with "fsdp" it is "blocks"'),
     ],
@@ -396,3 +489,6 @@ def test_what_parts_cannot_have_is_refused(tmp_path, changes, told):
     config = settings(tmp_path, "fsdp", **{**PLAIN, **changes})
     codes, said = ranks.finish(*ranks.start(tmp_path, 2, refused, config))
     assert codes == [2, 2] and all(re.search(told, each) for each in said), said
+    if 'use "whole"' in said[0]:
+        config["arch"]["init"] = "whole"
+        assert not any(ranks.finish(*ranks.start(tmp_path, 2, refused, config))[0])
