@@ -42,6 +42,8 @@ def plain(value: Any, name: str = "state", of_tensor: OfTensor | None = None) ->
 
 def _plain_tensor(value: torch.Tensor) -> torch.Tensor:
     """A tensor of torch's own class, for the loader knows no other."""
+    if type(value) is torch.Tensor and value.is_meta and not value.requires_grad:
+        return value  # which may stand for one that is elsewhere
     tensor = value.detach()
     if type(tensor) is torch.Tensor:  # sparse ones become nothing else
         return tensor

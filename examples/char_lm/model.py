@@ -10,13 +10,22 @@ from torch import nn
 from base import BaseModel
 from examples.char_lm.data import CODES
 
+#: Standard deviation of the weights at the start.
+STD = 0.02
+
 
 class Block(nn.Module):
-    """Attention to what came before, and a layer for each place, both beside the way through."""
+    """Attention to what came before, and a layer for each place, both beside the way through.
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    Args:
+        width, heads, dropout: of it.
+        std: of the weights whose outputs are added to the way through, at the start.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float, std: float) -> None:
         super().__init__()
         self.heads = heads
+        self.std = std
         self.dropout = dropout
         self.norm1 = nn.LayerNorm(width)
         self.norm2 = nn.LayerNorm(width)
@@ -24,6 +33,17 @@ class Block(nn.Module):
         self.out = nn.Linear(width, width)
         inner = 4 * width
         self.mlp = nn.Sequential(nn.Linear(width, inner), nn.GELU(), nn.Linear(inner, width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights."""
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif name in ("out.weight", "mlp.2.weight"):
+                nn.init.normal_(parameter, std=self.std)
+            elif parameter.ndim > 1:
+                nn.init.normal_(parameter, std=STD)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Float [n, places, width] to the same shape."""
@@ -52,18 +72,18 @@ class GPT(BaseModel):
         self.context = context
         self.character = nn.Embedding(CODES, width)
         self.place = nn.Embedding(context, width)
-        blocks = [Block(width, heads, dropout) for _ in range(layers)]
+        # All that is added to the way through together is as large as one of them alone.
+        std = STD / (2 * layers) ** 0.5
+        blocks = [Block(width, heads, dropout, std) for _ in range(layers)]
         self.blocks = nn.Sequential(*blocks)
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, CODES, bias=False)
-        for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
-                nn.init.zeros_(parameter)
-            elif name.endswith(("out.weight", "mlp.2.weight")):
-                # All that is added to the way through together is as large as one of them alone.
-                nn.init.normal_(parameter, std=0.02 / (2 * layers) ** 0.5)
-            elif parameter.ndim > 1:
-                nn.init.normal_(parameter, std=0.02)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights that are not a block's."""
+        for layer in (self.character, self.place, self.head):
+            nn.init.normal_(layer.weight, std=STD)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Characters int64 [n, places] to logits float [n, places, CODES]."""

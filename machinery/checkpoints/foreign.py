@@ -20,25 +20,26 @@ _PREFIXES = ("module.", "_orig_mod.", "model.")
 _SAFETENSORS = ".safetensors"
 
 
-def read(path: Path, any_weights: bool, known: bool = False) -> Content:
+def read(path: Path, any_weights: bool, mmap: bool = False, known: bool = False) -> Content:
     """A checkpoint, or the weights in a file of another program as if they were one's.
 
     Args:
         any_weights: whether another program's will do.
+        mmap: leave the tensors in the file until they are used.
         known: as for `stored.load`.
 
     Raises:
         CheckpointError: with the reason.
     """
     if not any_weights:
-        return stored.load(path, known=known)
+        return stored.load(path, mmap, known)
     if path.suffix == _SAFETENSORS and path.is_file():
         return _content(_safetensors(path))
     if not path.is_file() or checkpoint.has_checksum(path):
-        return stored.load(path)
-    state = _torch(path)
+        return stored.load(path, mmap, known)
+    state = _torch(path, mmap)
     if isinstance(state, dict) and "format_version" in state:  # one that has lost its checksum
-        return checkpoint.load(path)
+        return checkpoint.load(path, mmap)
     return _content(_weights(state, path))
 
 
@@ -59,14 +60,14 @@ def _content(weights: State) -> Content:
     )
 
 
-def _torch(path: Path) -> Any:
+def _torch(path: Path, mmap: bool) -> Any:
     """What `torch.save` has written, in its format of today or in an older one, which is no zip."""
     with open(path, "rb") as file:
         is_zip = file.read(2) == b"PK"
     if is_zip:
         untrusted.check_entries(path)
         untrusted.check_globals(path)
-        return checkpoint.read_untrusted(path)
+        return checkpoint.read_untrusted(path, mmap)
     try:
         return checkpoint.read_untrusted(path)
     except CheckpointError:  # in words of the unpickler

@@ -9,12 +9,13 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
+from machinery import distributed
 from machinery.config.factory import Factory
 from machinery.errors import CheckpointError
 from machinery.order.bare import BareIteration
-from machinery.update.runtime import local, unwrap
+from machinery.update.runtime import as_shared_state, is_sharded, local, unwrap
 
 #: Attributes that have a state and are no parts: loaders are read up to the place.
 _LOADERS = ("data_loader", "valid_data_loader")
@@ -217,7 +218,14 @@ def is_plain_optimizer(part: Any) -> bool:
 
 
 def load_state(part: Any, state: dict[str, Any]) -> None:
-    """Load the state of a part, no network; who holds a group of an optimizer keeps it."""
+    """Load the state of a part, no network; who holds a group of an optimizer keeps it.
+
+    Args:
+        part: of a trainer.
+        state: whole; of several processes, its tensors may stand in a file.
+    """
+    if not distributed.alone():
+        state = _in_memory(part, state)
     if not is_plain_optimizer(part):
         part.load_state_dict(state)
         return
@@ -227,6 +235,17 @@ def load_state(part: Any, state: dict[str, Any]) -> None:
         group.clear()
         group.update(loaded)
     part.param_groups = groups
+
+
+def _in_memory(part: Any, state: dict[str, Any]) -> dict[str, Any]:
+    """A state in the memory of this process, of shared-out weights what belongs to its parts."""
+    if isinstance(part, Optimizer):
+        state = as_shared_state(part, state)
+
+    def own(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor if is_sharded(tensor) else tensor.clone()
+
+    return tree_map_only(torch.Tensor, own, state)
 
 
 def networks_in(attributes: Mapping[str, Any]) -> list[nn.Module]:

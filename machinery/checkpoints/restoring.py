@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 
 from torch import nn
 
+from machinery import distributed
 from machinery.checkpoints import environment, foreign
 from machinery.checkpoints.changes import apply_changes, changes, check_fixed
 from machinery.checkpoints.file import Content
@@ -29,6 +30,7 @@ from machinery.checkpoints.weights import (
 from machinery.config.checking import Checked
 from machinery.errors import CheckpointError, ConfigError
 from machinery.order.bare import BareIteration
+from machinery.update.runtime import kind_of
 
 State = dict[str, Any]
 _logger = logging.getLogger("checkpoint")
@@ -68,17 +70,18 @@ def start_of(
     return Evaluated(path, content)
 
 
-def read(path: Path, any_weights: bool, known: bool = False) -> Content:
+def read(path: Path, any_weights: bool, mmap: bool = False, known: bool = False) -> Content:
     """What a file holds: a checkpoint, or weights of another program if `any_weights` will do.
 
     Args:
+        mmap: leave the tensors in the file until they are used; a folder's are read in `restore`.
         known: another process of this machine has found it whole just now.
 
     Raises:
         CheckpointError: it cannot be read.
     """
     try:
-        return foreign.read(path, any_weights, known)
+        return foreign.read(path, any_weights, mmap, known)
     except OSError as error:  # it is there, and cannot be read
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
 
@@ -90,7 +93,8 @@ def begin_with(file: Path, config: Checked, model: nn.Module) -> None:
         ConfigError: it cannot be read, or they do not fit.
     """
     try:
-        start = FineTuned(file, read(file, any_weights=True), config)
+        content = read(file, any_weights=True, mmap=not distributed.alone())
+        start = FineTuned(file, content, config)
         start.check_fits(model)
         start.load(model)
     except CheckpointError as error:
@@ -135,7 +139,7 @@ class _WithParts(FromFile):
         self.strip_prefix(model)
         saved = self.content["state_dict"]
         problems = weights_problems(weights_of(model), saved, self.ordered)
-        arch = type(model).__name__
+        arch = kind_of(model).__name__
         if self.content["arch"] != arch:
             problems.insert(0, f"arch {self.content['arch']} -> {arch}")
         advice = ""

@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from machinery import distributed
 from machinery.checkpoints.manifest import SUFFIX
 from machinery.errors import CheckpointError, ConfigError, StorageError
 from machinery.files import check_folder, check_place, ensure_dir, remove, set_aside
@@ -277,7 +278,7 @@ def _load(saved: Saved) -> Any:
     """The content of a checkpoint, which is of the epoch that its name says."""
     from machinery.checkpoints import stored
 
-    content = stored.load(saved.path)
+    content = stored.load(saved.path, mmap=not distributed.alone())
     if content["epoch"] != saved.epoch:
         raise CheckpointError(f"{saved.path} is of epoch {content['epoch']}")
     return content

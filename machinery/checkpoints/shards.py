@@ -29,6 +29,8 @@ from machinery.plain_data import plain
 from machinery.update.runtime import is_sharded, local
 
 _CONTENT = "content.json"
+#: The attribute of a tensor without numbers that says what it is called in its folder.
+_LEFT = "left_in_a_folder_as"
 #: Bytes of a process' part that go into one file, about: it is made in memory.
 _FILE_SIZE = 1 << 30
 #: The types that safetensors has.
@@ -309,8 +311,40 @@ def on_host(name: str, dtype: torch.dtype, shape: list[int]) -> torch.Tensor:
 
 
 def nowhere(name: str, dtype: torch.dtype, shape: list[int]) -> torch.Tensor:
-    """No memory for a tensor: its numbers are not read."""
-    return torch.empty(shape, dtype=dtype, device="meta")
+    """No memory for a tensor: its numbers stay in the folder, see `read_left`."""
+    tensor = torch.empty(shape, dtype=dtype, device="meta")
+    setattr(tensor, _LEFT, name)
+    return tensor
+
+
+def read_left(path: Path, state: Any, place: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """Plain data with the numbers of those of its tensors that `nowhere` has left in a folder.
+
+    Args:
+        path: of the folder, which has been found whole.
+        state: plain data.
+        place: gives each of them its memory: all of it, or a part of one that is shared out.
+
+    Raises:
+        CheckpointError: they cannot be read.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+
+    def found(tensor: torch.Tensor) -> torch.Tensor:
+        name = getattr(tensor, _LEFT, None)
+        if name is None:
+            return tensor
+        if name not in tensors:
+            tensors[name] = place(tensor)
+        return tensors[name]
+
+    filled = plain(state, "checkpoint", found)
+    try:
+        _read(tensors, path)
+    except Exception as error:  # somebody has removed it meanwhile
+        first_line = str(error).partition("\n")[0]
+        raise CheckpointError(f"{path} cannot be read: {first_line}") from None
+    return filled
 
 
 def load(path: Path, place: Place = on_host, known: bool = False) -> Any:

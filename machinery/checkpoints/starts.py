@@ -10,10 +10,11 @@ from typing import Any, NamedTuple, cast
 
 from torch import nn
 
+from machinery.checkpoints import left
 from machinery.checkpoints.file import Content
 from machinery.checkpoints.foreign import without_prefixes
 from machinery.checkpoints.parts import Held
-from machinery.checkpoints.untrained import MODEL, complete, untrained
+from machinery.checkpoints.untrained import MODEL, complete, networks_of, untrained
 from machinery.checkpoints.weights import (
     differing_weights,
     load_weights,
@@ -97,6 +98,7 @@ class FromFile(Start):
 
     def restore(self, held: Held, made_of: State) -> Position | None:
         """Load what was saved; where the run stands, if it goes on."""
+        self.read_numbers(held)
         try:
             return self._restore(held, made_of)
         except UserError:
@@ -105,6 +107,10 @@ class FromFile(Start):
             first_line = str(error).partition("\n")[0]
             reason = f"{type(error).__name__}: {first_line}"
             raise CheckpointError(f"{self.path} cannot be restored: {reason}") from error
+
+    def read_numbers(self, held: Held) -> None:
+        """Read what several processes have left in a folder, now that there is who takes it."""
+        self.content = left.read(self.path, self.content, networks_of(held), held.parts)
 
     @abstractmethod
     def _restore(self, held: Held, made_of: State) -> Position | None:
@@ -155,6 +161,7 @@ class FineTuned(FromFile):
 
     def check_fits(self, model: nn.Module) -> None:
         """Refuse weights that don't fit and are not skipped, with the patterns that would help."""
+        self.content = left.read_weights(self.path, self.content, model)
         weights = model.state_dict()
         saved = self._saved(weights)
         for pattern in self._skip:
@@ -189,6 +196,10 @@ class FineTuned(FromFile):
         complete(self.content, {MODEL: held.model}, self.path)
         self.load(held.model)
         return None
+
+    def read_numbers(self, held: Held) -> None:
+        """Of the weights alone, as `check_fits` has done, too."""
+        self.content = left.read_weights(self.path, self.content, held.model)
 
     def is_of(self, model: nn.Module) -> bool:
         """Whether the weights have the names of a network's; some may be missing, or too many."""

@@ -18,6 +18,7 @@ from machinery.checkpoints.file import Content
 from machinery.checkpoints.parts import Held
 from machinery.checkpoints.structure import bytes_of, pieces
 from machinery.errors import CheckpointError
+from machinery.update.runtime import full
 
 State = dict[str, Any]
 #: SHA-256 of weights, by name.
@@ -62,9 +63,13 @@ def _digests_in(state: State, network: nn.Module) -> Digests:
 
 
 def digest(weight: torch.Tensor) -> str:
-    """The SHA-256 of a weight: of its type, its shape and its values."""
+    """The SHA-256 of a weight: of its type, its shape and its values.
+
+    Of one that is shared out over processes, all have to ask.
+    """
+    weight = full(weight.detach())
     sha256 = hashlib.sha256(f"{weight.dtype} {list(weight.shape)}".encode())
-    for piece in pieces(weight.detach()):
+    for piece in pieces(weight):
         sha256.update(bytes_of(piece).numpy().data)
     return sha256.hexdigest()
 

@@ -248,6 +248,12 @@ class Factory(ClassicNames):
         if holds_parts(component.path):
             builder = Builder(self.source, modules, construct)
             arguments = builder.arguments(component, target, arguments)
+        arch = self.settings.arch
+        if component.path == ("arch",) and arch is not None and arch.init == "by_name":
+            import torch
+
+            with torch.device("meta"):  # `launch.fill` gives it numbers
+                return construct(target, args, arguments, self._named(component))
         return construct(target, args, arguments, self._named(component))
 
     def _freeze(self, model: Any, patterns: list[str]) -> None:

@@ -46,6 +46,8 @@ class Arch(Component):
     """File of the weights that it begins with, also another program's; relative to the root."""
     adapter: Component | None = None
     """What is put around it, with its weights in it: {"type": "peft.LoraConfig", "args": {…}}."""
+    init: Literal["whole", "by_name"] = "whole"
+    """How it gets random weights: built "whole", or module "by_name", in parts with "fsdp"."""
     freeze: list[str] = Field([])
     """Patterns of parameters that are not trained, such as "conv1.*"."""
     skip: list[str] = Field([])

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from machinery import distributed
 from machinery.checkpoints.run import Run, Script
 from machinery.config.checking import Checked
 from machinery.config.source import Change
@@ -126,18 +127,21 @@ class Launch:
         """Give a network that has just been built the weights that it begins with.
 
         They are those of `arch.weights`; or of the checkpoint, where an adapter is yet to come
-        around the network.
+        around the network. One that has been built without numbers gets its own before.
 
         Raises:
             ConfigError: they are not there, or do not fit.
             CheckpointError: those of the checkpoint do not.
         """
         from machinery.checkpoints import restoring
+        from machinery.update.networks import initialise
 
         self._built = True
         arch = config.settings.arch
         if arch is None:
             return
+        if arch.init == "by_name":
+            initialise(model, config, self.trains)
         file = self.starting_weights(config)
         if file is not None:
             restoring.begin_with(file, config, model)
@@ -223,8 +227,10 @@ class Launch:
         """
         from machinery.checkpoints import restoring
 
+        # Of several processes, each would have it all in its own memory.
+        mmap = not distributed.alone()
         known = path == self.checkpoint and self._read_on == platform.node()
-        return restoring.read(path, self.fine_tunes, known)
+        return restoring.read(path, self.fine_tunes, mmap, known)
 
     def release(self) -> None:
         """Let the content go: it has been restored, and is as large as the model."""

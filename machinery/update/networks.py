@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import Parameter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -14,7 +14,9 @@ from machinery import distributed
 from machinery.config.checking import Checked
 from machinery.errors import ConfigError
 from machinery.telling import told
-from machinery.update.runtime import is_sharded, local, prepare_device, unwrap
+from machinery.update.by_name import initialise as initialise
+from machinery.update.runtime import prepare_device, unwrap
+from machinery.update.sharding import any_sharded, is_sharded, kind_of, load_whole, local
 
 _OPEN = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
@@ -143,11 +145,16 @@ class Average(AveragedModel):
 
     def __init__(self, network: nn.Module, decay: float, only_finite: bool) -> None:
         bare = unwrap(network)
+        copied = bare
+        if any_sharded(bare.parameters()):
+            copied = _plain_modules(bare)
         try:
-            super().__init__(bare, use_buffers=True)
+            super().__init__(copied, use_buffers=True)
         except RuntimeError as error:  # weights that are computed from others
             what = f"trainer.ema: a {type(bare).__name__} cannot be copied"
             raise ConfigError(f"{what}: {told(error)}") from error
+        if copied is not bare:
+            load_whole(self.module)
         self._followed = [bare]  # in a list, or its weights would be the average's, too
         self._average = get_ema_multi_avg_fn(decay)
         self._only_finite = only_finite
@@ -227,6 +234,33 @@ class Average(AveragedModel):
             return
         for averaged, own in self._pairs():
             own.data = averaged.data.clone()
+
+
+def _plain_modules(network: nn.Module) -> nn.Module:
+    """Modules that have the weights and buffers of a network, by their names, and compute nothing.
+
+    FSDP2 lets nobody copy what it shares out.
+
+    Raises:
+        ConfigError: its `state_dict` has more than that.
+    """
+    state = network.state_dict()
+    made: dict[int, nn.Module] = {}
+    for path, module in network.named_modules(remove_duplicate=False):
+        plain = made.setdefault(id(module), nn.Module())
+        for name, weight in module.named_parameters(recurse=False, remove_duplicate=False):
+            plain.register_parameter(name, cast(nn.Parameter, weight))
+        for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False):
+            persistent = f"{path}.{name}".removeprefix(".") in state
+            plain.register_buffer(name, buffer, persistent)
+        above, _, last = path.rpartition(".")
+        if path:
+            made[id(network.get_submodule(above))].register_module(last, plain)
+    plain = made[id(network)]
+    if plain.state_dict().keys() != state.keys():
+        what = f"the state_dict of a {kind_of(network).__name__} has more than weights and buffers"
+        raise ConfigError(f'trainer.ema: {what}: "arch": {{"init": "whole"}}')
+    return plain
 
 
 def _is_averaged(value: torch.Tensor) -> bool:

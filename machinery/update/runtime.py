@@ -30,7 +30,9 @@ from machinery.update.in_order import Order
 from machinery.update.layout import channels_last
 from machinery.update.recomputing import recompute
 from machinery.update.sharding import (
-    full,
+    as_shared as as_shared,
+    as_shared_state as as_shared_state,
+    full as full,
     in_step,
     is_sharded as is_sharded,
     kind_of as kind_of,
@@ -38,6 +40,7 @@ from machinery.update.sharding import (
     local as local,
     shard,
     to_shard,
+    weights_in_order as weights_in_order,
     whole as whole,
 )
 from machinery.update.watching import LossWatch

@@ -1,8 +1,9 @@
 """A model whose weights are shared out over the processes: torch's FSDP2 (`fully_shard`).
 
-It is built and restored whole in each process, then shared out; a checkpoint holds it whole. What
-stands in a process is a part of each weight, of its gradient and of the optimizer's state; a module
-that is named has its weights whole while it is computed.
+It is built and restored whole in each process, then shared out; with `arch.init: "by_name"` it is
+shared out before it has numbers. A checkpoint holds it whole. What stands in a process is a part of
+each weight, of its gradient and of the optimizer's state; a module that is named has its weights
+whole while it is computed.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,6 +28,11 @@ _NONE = object()
 def is_sharded(value: Any) -> bool:
     """Whether a tensor stands in several processes in parts; asked without importing DTensor."""
     return isinstance(value, torch.Tensor) and hasattr(value, "full_tensor")
+
+
+def any_sharded(tensors: Iterable[torch.Tensor]) -> bool:
+    """Whether one of some tensors stands in several processes in parts."""
+    return any(is_sharded(tensor) for tensor in tensors)
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
@@ -60,23 +66,108 @@ def whole(state: Any) -> Any:
     return tree_map_only(torch.Tensor, gathered, state)
 
 
-def like_shared(tensor: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
-    """A tensor that is shared out as another, of which this process has a part on the CPU."""
+def like_shared(like: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
+    """A tensor that is shared out as another, of which this process has a part, wherever it is."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import DTensor
 
-    shared: Any = tensor
-    mesh = shared.device_mesh
-    if mesh.device_type != "cpu":
-        mesh = init_device_mesh("cpu", (distributed.size(),))
+    known = cast(Any, like)
+    mesh = known.device_mesh
+    if mesh.device_type != part.device.type:
+        mesh = init_device_mesh(part.device.type, (distributed.size(),))
+    places = known.placements
     return DTensor.from_local(
-        part,
-        mesh,
-        shared.placements,
-        run_check=False,
-        shape=tensor.shape,
-        stride=tensor.stride(),
+        part, mesh, places, run_check=False, shape=like.shape, stride=like.stride()
     )
+
+
+def as_shared(like: torch.Tensor, value: Any) -> Any:
+    """A whole tensor as another stands in this process: of one that is shared out, its part.
+
+    Nobody waits for the other processes. The part has memory of its own, where the weights are.
+
+    Args:
+        like: the tensor whose place it takes; it may be without numbers.
+        value: whole, and the same in all processes.
+
+    Returns:
+        `value` itself where `like` is not shared out, or has another shape.
+    """
+    if not is_sharded(like) or is_sharded(value) or not isinstance(value, torch.Tensor):
+        return value
+    if value.shape != like.shape:
+        return value
+    part = _own_part(like, value)
+    where = cast(Any, like).device_mesh.device_type
+    part = part.to(where, copy=True, memory_format=torch.contiguous_format)
+    return like_shared(like, part)
+
+
+def fill_part(tensor: torch.Tensor, value: torch.Tensor) -> None:
+    """Copy a whole tensor into another; into one that is shared out what belongs to this process.
+
+    Args:
+        tensor: of the same shape.
+        value: whole, and the same in all processes.
+    """
+    if is_sharded(tensor):
+        value = _own_part(tensor, value)
+    local(tensor.detach()).copy_(value.detach())
+
+
+def _own_part(like: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """What belongs to this process of a whole tensor, in the memory of that."""
+    known = cast(Any, like)
+    mesh = known.device_mesh
+    part = value.detach()
+    for dim, placement in enumerate(known.placements):
+        if placement.is_shard():
+            part = _part(part, placement.dim, mesh.get_local_rank(dim), mesh.size(dim))
+    assert part.shape == known.to_local().shape, "a weight is shared out in a way that is not known"
+    return part
+
+
+def _part(whole: torch.Tensor, dim: int, number: int, count: int) -> torch.Tensor:
+    """Part `number` of `count` of a tensor, in pieces as `torch.chunk` makes them."""
+    length = whole.shape[dim]
+    each = -(-length // count)
+    first = min(number * each, length)
+    return whole.narrow(dim, first, min(each, length - first))
+
+
+def as_shared_state(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """The whole state of an optimizer as its weights stand in this process.
+
+    Args:
+        optimizer: that will go on from it.
+        state: as its `state_dict` gives it where nothing is shared out.
+    """
+    weights = weights_in_order(optimizer)
+    if not any_sharded(weights):
+        return state
+    numbers = []
+    for group in state["param_groups"]:
+        numbers += group["params"]
+    shared = dict(state["state"])
+    for number, weight in zip(numbers, weights, strict=True):
+        if number in shared:
+            known = shared[number]
+            shared[number] = {key: as_shared(weight, value) for key, value in known.items()}
+    return {**state, "state": shared}
+
+
+def load_whole(network: nn.Module) -> None:
+    """Let a network that is shared out take whole tensors in its `load_state_dict`."""
+    for module in network.modules():
+        module.register_load_state_dict_pre_hook(_take_parts)
+
+
+def _take_parts(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Put this process' parts in the place of whole tensors, for one module."""
+    for name, weight in module.named_parameters(recurse=False, remove_duplicate=False):
+        full_name = prefix + name
+        if full_name in state:
+            state[full_name] = as_shared(weight, state[full_name])
 
 
 def kind_of(module: nn.Module) -> type:
@@ -93,7 +184,7 @@ def shard(
     """Share a model out over the processes, with what optimizers and an average know of it.
 
     Args:
-        model: whole, and the same in all of them.
+        model: whole, and the same in all of them; or shared out by `share_empty`.
         patterns: the names of modules that are shared out by themselves.
         optimizers: of it, or of others.
         average: of its weights; or None.
@@ -104,22 +195,22 @@ def shard(
     Raises:
         ConfigError: a weight cannot be shared out, or an optimizer could not go on with it.
     """
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
-    apart = to_shard(model, patterns)
-    check_weights(model, apart)
     before = dict(model.named_parameters(remove_duplicate=False))
     if not before:
+        to_shard(model, patterns)
         return nullcontext  # there is nothing to share out
+    ours = {id(parameter) for parameter in before.values()}
+    if any_sharded(before.values()):
+        for optimizer in optimizers:
+            _is_of(optimizer, ours)  # or it is refused
+            _unfuse(optimizer)
+        return partial(_apart, model)
+    apart = to_shard(model, patterns)
+    check_weights(model, apart)
     for optimizer in optimizers:
-        _check(optimizer, {id(parameter) for parameter in before.values()})
-    device = next(iter(before.values())).device
-    mesh = init_device_mesh(device.type, (distributed.size(),))
-    for module in apart:
-        fully_shard(module, mesh=mesh)
-    # By itself it would stay whole after an evaluation, and its parameters would be others then.
-    fully_shard(model, mesh=mesh, reshard_after_forward=True)
+        if _is_of(optimizer, ours):
+            _check(optimizer)
+    _share(model, apart, next(iter(before.values())).device.type)
     after = dict(model.named_parameters(remove_duplicate=False))
     moved = {id(parameter): (parameter, after[name]) for name, parameter in before.items()}
     for optimizer in optimizers:
@@ -128,6 +219,35 @@ def shard(
         _share_average(average.module, after)
 
     return partial(_apart, model)
+
+
+def share_empty(model: nn.Module, patterns: Sequence[str], device_type: str) -> None:
+    """Share out a model that has no numbers yet.
+
+    Args:
+        model: on torch's device "meta".
+        patterns: the names of modules that are shared out by themselves.
+        device_type: where its parts will be, such as "cuda".
+
+    Raises:
+        ConfigError: a weight cannot be shared out.
+    """
+    apart = to_shard(model, patterns)
+    check_weights(model, apart)
+    _share(model, apart, device_type)
+    load_whole(model)
+
+
+def _share(model: nn.Module, apart: Sequence[nn.Module], device_type: str) -> None:
+    """Share out a model, and the modules of it that are to be by themselves, innermost first."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(device_type, (distributed.size(),))
+    for module in apart:
+        fully_shard(module, mesh=mesh)
+    # By itself it would stay whole after an evaluation, and its parameters would be others then.
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)
 
 
 @contextmanager
@@ -140,22 +260,46 @@ def _apart(model: Any) -> Iterator[None]:
         model.set_requires_gradient_sync(True)
 
 
-def _check(optimizer: Optimizer, ours: set[int]) -> None:
-    """Refuse an optimizer that could not go on with weights that are shared out."""
-    name = type(optimizer).__name__
-    held = []
+def weights_in_order(optimizer: Optimizer) -> list[torch.Tensor]:
+    """What an optimizer changes, in the order of its groups."""
+    found = []
     for group in optimizer.param_groups:
-        held += [id(parameter) in ours for parameter in group["params"]]
-    if not any(held):
-        return
-    if not all(held):
+        found += group["params"]
+    return found
+
+
+def _is_of(optimizer: Optimizer, ours: set[int]) -> bool:
+    """Whether an optimizer trains the model: all of its weights are the model's, or none.
+
+    Args:
+        ours: the identities of the model's weights.
+
+    Raises:
+        ConfigError: some are.
+    """
+    held = [id(weight) in ours for weight in weights_in_order(optimizer)]
+    if any(held) and not all(held):
+        name = type(optimizer).__name__
         what = f"{name} has parameters of the model and of another network, such as the loss"
         raise ConfigError(f"{_WHERE}: {what}: fsdp takes one optimizer for each")
+    return any(held)
+
+
+def _check(optimizer: Optimizer) -> None:
+    """Refuse an optimizer that could not go on with other weights than it was made with."""
+    name = type(optimizer).__name__
     for key, value in vars(optimizer).items():
         if key in ("param_groups", "state", "defaults"):
             continue
         if isinstance(value, list) and any(isinstance(item, torch.Tensor) for item in value):
             raise ConfigError(f"{_WHERE}: {name} keeps a list of weights ({key}): fsdp has others")
+
+
+def _unfuse(optimizer: Optimizer) -> None:
+    """Let an optimizer step without the kernels that torch lacks for what is shared out."""
+    for group in optimizer.param_groups:
+        if group.get("fused") and not isinstance(optimizer, torch.optim.Adam):
+            group["fused"] = False
 
 
 def _follow(optimizer: Optimizer, moved: Mapping[int, tuple[torch.Tensor, torch.Tensor]]) -> None:
@@ -164,21 +308,11 @@ def _follow(optimizer: Optimizer, moved: Mapping[int, tuple[torch.Tensor, torch.
         group["params"] = [
             moved.get(id(parameter), (parameter, parameter))[1] for parameter in group["params"]
         ]
-        if group.get("fused") and not isinstance(optimizer, torch.optim.Adam):
-            group["fused"] = False  # torch has no such kernel for weights that are shared out
+    _unfuse(optimizer)
     for before, after in moved.values():
         if before in optimizer.state:
             state = optimizer.state.pop(before)
-            optimizer.state[after] = {key: _as(after, item) for key, item in state.items()}
-
-
-def _as(parameter: Any, value: Any) -> Any:
-    """What an optimizer knows of each number of a weight, shared out as that is."""
-    from torch.distributed.tensor import distribute_tensor
-
-    if not isinstance(value, torch.Tensor) or value.shape != parameter.shape:
-        return value
-    return distribute_tensor(value, parameter.device_mesh, parameter.placements)
+            optimizer.state[after] = {key: as_shared(after, item) for key, item in state.items()}
 
 
 def _share_average(average: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
@@ -186,7 +320,7 @@ def _share_average(average: nn.Module, weights: Mapping[str, torch.Tensor]) -> N
     shared: dict[int, nn.Parameter] = {}
     for name, parameter in list(average.named_parameters(remove_duplicate=False)):
         if id(parameter) not in shared:
-            value = _as(weights[name], parameter.detach())
+            value = as_shared(weights[name], parameter.detach())
             shared[id(parameter)] = nn.Parameter(value, parameter.requires_grad)
         path, _, last = name.rpartition(".")
         setattr(average.get_submodule(path), last, shared[id(parameter)])

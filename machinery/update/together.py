@@ -40,7 +40,10 @@ def connect(
         raise ConfigError(
             "trainer.strategy: fsdp is for Trainer's own _train_epoch: a loop of your own takes ddp"
         )
-    parameters = _all_parameters(networks, optimizers)
+    parameters = []
+    for parameter in _all_parameters(networks, optimizers):
+        if not is_sharded(parameter):  # each process has another part, and FSDP2 averages
+            parameters.append(parameter)
     distributed.broadcast(parameters)
     share_buffers(networks)
     parallel = {id(parameter) for parameter in _in_parallel(networks)}

@@ -1435,7 +1435,7 @@ SUGGESTION = re.compile(
 #: data/test_choosing.py, messages/test_first_batch.py, update/test_schedules.py,
 #: messages/test_memory.py, data/test_waiting.py, update/test_recomputing.py
 #: update/test_switches.py, classic/test_older_versions.py, messages/test_messages.py,
-#: update/test_fused.py and data/test_images.py.
+#: update/test_fused.py, data/test_images.py and processes/test_by_name.py.
 FOLLOWED = """what to train: -c {}
 -r auto needs
 may be its "base"
@@ -1527,7 +1527,10 @@ give fewer than their shorter side has
 has mode {}: image.convert
 has no effect beside {}, which read all images
 mixup and cutmix: {}: give classes
-are not for iterable data: leave them out""".splitlines()
+are not for iterable data: leave them out
+{}: use "whole"
+let reset_parameters() set it, or make it a buffer
+let a reset_parameters() write it""".splitlines()
 
 
 #: What only looks like one: help, origins, and what is told beside a suggestion.

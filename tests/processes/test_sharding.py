@@ -218,10 +218,10 @@ class Stops(Exact):
         super()._after_update(batches)
 
 
-def stopped(config, after):
+def stopped(config, after, resume=None):
     """The newest checkpoint of a run that is stopped."""
     kind = type("Stops", (Stops,), {"after": after})
-    trainer = tiny.as_train_py(config, trainer_class=kind)
+    trainer = tiny.as_train_py(config, resume, trainer_class=kind)
     with pytest.raises(tiny.Stopped):
         trainer.train()
     return tiny.newest(trainer.checkpoint_dir)
