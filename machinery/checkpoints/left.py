@@ -62,7 +62,7 @@ def _read(
     """Read some parts of a checkpoint; of each tensor as much as one of another that it is like."""
     values = cast(dict[str, Any], content)
     held = {part: values[part] for part in parts}
-    if not any(map(_is_left, tree_leaves(held))):
+    if not any(_is_left(leaf) for leaf in tree_leaves(held)):
         return content
 
     def place(tensor: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 import contextlib
 import inspect
-import itertools
 import logging
 import math
 import warnings
@@ -30,7 +29,6 @@ from machinery.update.in_order import Order
 from machinery.update.layout import channels_last
 from machinery.update.recomputing import recompute
 from machinery.update.sharding import (
-    as_shared as as_shared,
     as_shared_state as as_shared_state,
     full as full,
     in_step,
@@ -200,7 +198,7 @@ class Runtime:
         """Batches of an evaluation, and whether each counts; as many in each process if need be."""
         if self.shares_out:
             return in_step(batches)
-        return zip(batches, itertools.repeat(True), strict=False)
+        return ((batch, True) for batch in batches)
 
     def move(self, batch: Any) -> Any:
         """The batch on the device, with its images channels last if the model's are."""
