@@ -170,6 +170,11 @@ def checkpoint_name(epoch: int, step: int | None, suffix: str = FILE) -> str:
     return f"checkpoint-epoch{epoch}-step{step}{suffix}"
 
 
+def may_be_one(path: Path) -> bool:
+    """Whether a path is a file, or a folder that a checkpoint may be."""
+    return path.is_file() or (path.suffix == SHARDED and path.is_dir())
+
+
 def best_name(epoch: int, suffix: str = FILE) -> str:
     """The name of the best checkpoint, of an epoch."""
     if suffix == SHARDED:

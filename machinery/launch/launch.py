@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from machinery import distributed
+from machinery.checkpoints import run_folder
 from machinery.checkpoints.run import Run, Script
 from machinery.config.checking import Checked
 from machinery.config.source import Change
@@ -115,7 +116,7 @@ class Launch:
         if self.fine_tunes and self._is_whole():
             return None
         file = config.weights_file()
-        if file is None or file.is_file():
+        if file is None or run_folder.may_be_one(file):
             return file
         where = config.source.where(("arch", "weights"))
         if self._is_whole():

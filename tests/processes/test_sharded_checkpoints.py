@@ -174,6 +174,13 @@ def begun(config, path):
     return {name: full(value) for name, value in unwrap(trainer.model).state_dict().items()}
 
 
+def begun_with(config):
+    """The weights of a run that names those of another as `arch.weights`."""
+    trainer = tiny.build(tiny.command_line("-c", config))
+    trainer.restore()
+    return {name: full(value) for name, value in unwrap(trainer.model).state_dict().items()}
+
+
 @pytest.mark.parametrize("strategy", ["fsdp", "ddp"])
 @pytest.mark.parametrize("ema", [None, 0.5])
 def test_a_run_begins_with_a_folders_weights(tmp_path, strategy, ema):
@@ -186,6 +193,10 @@ def test_a_run_begins_with_a_folders_weights(tmp_path, strategy, ema):
     if ema:
         states = stored.load(path)["states"]["ema"]
         expected = {name: states[f"module.{name}"] for name in expected}
+    new["arch"]["weights"] = str(path)
+    (tmp_path / "other.json").write_text(json.dumps(new))
+    found += ranks.run(tmp_path, 2, begun_with, tmp_path / "other.json")
+    found += ranks.run(tmp_path, 1, begun_with, tmp_path / "other.json")
     for weights in found:
         assert furthest({k: v.double() for k, v in weights.items()}, expected) < 1e-6
 
