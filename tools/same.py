@@ -11,6 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from machinery.checkpoints.run_folder import may_be_one
 from machinery.errors import ConfigError
 from machinery.files import shown
 from machinery.telling import catch_user_errors, printable
@@ -82,7 +83,7 @@ def _compare_runs(first: str, second: str) -> tuple[list[str], bool]:
     from tools.runs import named_runs
 
     files = [Path(first), Path(second)]
-    if all(file.is_file() for file in files):
+    if all(may_be_one(file) for file in files):
         line = checkpoints_differ(*files)
         return [line or "the same to the bit"], bool(line)
     from machinery.files import ROOT

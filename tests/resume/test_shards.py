@@ -4,7 +4,9 @@ import json
 import os
 import random
 import shutil
+import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ import tiny
 from machinery.checkpoints import file as checkpoint, manifest, run_folder, shards, stored
 from machinery.checkpoints.structure import difference
 from machinery.errors import CheckpointError, ConfigError, StorageError
+from machinery.files import ROOT
 
 SHARDED = {"trainer__checkpoint": "sharded"}
 
@@ -362,3 +365,18 @@ def test_files_and_folders_become_each_other(tmp_path, whole):
     assert sorted(each.name for each in (tmp_path / "b.sharded").iterdir()) == sorted(
         each.name for each in source.iterdir()
     )
+
+
+def test_the_tools_read_it(tmp_path, whole):
+    """As they read a file."""
+    source = whole / "checkpoint-epoch3.sharded"
+    tool = [sys.executable, str(ROOT / "tools" / "convert_checkpoint.py")]
+    run = partial(subprocess.run, capture_output=True, text=True)
+    assert "epoch 3" in run([*tool, source, tmp_path / "a.pth"]).stdout
+    assert run([*tool, tmp_path / "a.pth", tmp_path / "b.sharded"]).returncode == 0
+    same = [sys.executable, str(ROOT / "tools" / "same.py")]
+    for name in ("a.pth", "b.sharded"):
+        assert "the same to the bit" in run([*same, source, tmp_path / name]).stdout
+    told = run([*tool, source, tmp_path / "a.pth"])
+    assert told.returncode == 4 and "exists: choose another name" in told.stderr
+    assert stored.damage(tmp_path / "b.sharded") is None

@@ -48,7 +48,7 @@ def compared_runs(a: Record, b: Record) -> Difference:
     _settings(a, b, found)
     _epochs(a, b, found)
     names = [path.name for path in _checkpoints(a.folder)]
-    shared = [name for name in names if (b.folder / name).is_file()]
+    shared = [name for name in names if run_folder.may_be_one(b.folder / name)]
     for name in shared:
         files = (a.folder / name, b.folder / name)
         line = checkpoints_differ(*files)
