@@ -100,8 +100,11 @@ class Checkpoints:
         Raises:
             StorageError: it could not be written.
         """
-        if self._later is not None:
-            distributed.from_main(self._later.wait)
+        if self._later is None:
+            return
+        self._later.rest()
+        distributed.from_main(self._later.wait)
+        self._later.wait()
 
     def restore(self, start: Start, held: Held) -> Position | None:
         """Load what the run starts from; where it stands, if it goes on.
