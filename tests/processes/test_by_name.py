@@ -19,6 +19,7 @@ from exact import Exact, furthest
 from machinery import distributed
 from machinery.checkpoints import file as checkpoint
 from machinery.errors import ConfigError
+from machinery.order.seeding import mix
 from machinery.update.sharding import full, is_sharded, local
 from parse_config import ConfigParser
 
@@ -158,6 +159,31 @@ def run(folder, size, config, resume=None):
     fsdp = config["trainer"].get("strategy") == "fsdp" and size > 1
     assert [each[0] for each in found] == [fsdp] * size
     return found[0][1:]
+
+
+def test_numbers_are_those_of_a_name(tmp_path):
+    """What is beside a module changes nothing of it, nor does the stream of all go on otherwise."""
+    two = built(settings(tmp_path))[2]
+    assert torch.default_generator.initial_seed() == mix(123, "init")
+    arch = {"type": "Mixed", "init": "by_name", "args": {"depth": 3}}
+    three = built(settings(tmp_path, arch=arch))[2]
+    assert two.keys() < three.keys()
+    assert furthest(two, {name: three[name] for name in two}) == 0
+    assert not torch.equal(three["blocks.1.fc.weight"], three["blocks.2.fc.weight"])
+    other = built(settings(tmp_path, arch=arch, seed=7))[2]
+    assert not torch.equal(other["blocks.1.fc.weight"], three["blocks.1.fc.weight"])
+
+
+def test_a_module_writes_what_is_in_it(tmp_path):
+    """And changes what is there: a weight of `fc` is half of what it is by itself."""
+    numbers = built(settings(tmp_path))[2]
+    for name in ("blocks.0", "blocks.1"):
+        assert not numbers[f"{name}.attention.out_proj.bias"].any()
+        torch.default_generator.manual_seed(mix(123, "init", f"{name}.fc"))
+        alone = nn.Linear(6, 6)
+        assert torch.equal(numbers[f"{name}.fc.weight"], alone.weight.detach() / 2)
+        assert numbers[f"{name}.fc.bias"].abs().max() > 6**-0.5
+        assert torch.equal(numbers[f"{name}.scale.table"], torch.linspace(0, 1, 6))
 
 
 def same(one, other, limit=1e-12):

@@ -103,7 +103,7 @@ def config_file(tmp_path, file):
 
 
 def test_a_file_that_cannot_be_read_is_told(tmp_path, monkeypatch):
-    def broken(path, any_weights):
+    def broken(path, *_):
         raise OSError(5, "Input/output error", str(path))
 
     monkeypatch.setattr(foreign, "read", broken)
