@@ -18,23 +18,30 @@ class Files(IterableDataset):
 
     def __init__(self, lengths=LENGTHS, log=None):
         self.lengths, self.log, self.epoch, self.read = lengths, log, 0, 0
+        self.reader = None
 
     def set_epoch(self, epoch):
         self.epoch = epoch
 
     def state_dict(self):
-        return {"read": self.read}
+        return {"read": self.read, "reader": self.reader}
 
     def load_state_dict(self, state):
+        assert state["reader"] in (None, self.here()[0]), "the state of another worker"
         self.read = state["read"]
+
+    def here(self):
+        """Which of all workers of all processes this one is, and how many they are."""
+        info = get_worker_info()
+        workers, worker = (1, 0) if info is None else (info.num_workers, info.id)
+        return distributed.rank() * workers + worker, distributed.size() * workers
 
     def numbers(self):
         """Those of the samples that are read here."""
         order = list(enumerate(self.lengths))
         random.Random(self.epoch).shuffle(order)
-        info = get_worker_info()
-        workers, worker = (1, 0) if info is None else (info.num_workers, info.id)
-        mine = order[distributed.rank() * workers + worker :: distributed.size() * workers]
+        self.reader, readers = self.here()
+        mine = order[self.reader :: readers]
         return [100 * file + i for file, length in mine for i in range(length)]
 
     def note(self, number):

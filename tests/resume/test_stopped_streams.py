@@ -78,9 +78,9 @@ def test_a_stop_inside_an_epoch_costs_nothing(tmp_path, processes, workers, step
         assert len(left) <= 4 * (2 * steps - step - accumulate) + 2 * ahead
 
 
-def test_what_was_fetched_when_the_signal_came_is_read_again(tmp_path):
+def test_what_was_fetched_when_the_signal_came_is_read_again(tmp_path, capfd):
     """The batches of an update that was not made are not behind the saved place."""
-    config = settings(tmp_path, trainer__accumulate=4)
+    config = settings(tmp_path, trainer__accumulate=4, trainer__verbosity=1)
     made = {"workers": 2, "steps": 22, "log": None}
     whole = train(config, made)
 
@@ -99,6 +99,7 @@ def test_what_was_fetched_when_the_signal_came_is_read_again(tmp_path):
     path = trainer._checkpoints.newest
     assert "epoch2-step4" in path.name
     assert train(config, made, path) == whole
+    assert "reads pass" not in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("workers", [0, 2])
