@@ -19,8 +19,8 @@ class BaseDataLoader(BareIteration, DataLoader[Any]):
     Args:
         dataset: map-style data; with `__getitems__` it gets an index tensor [n] and returns a
             finished batch. If it has an `evaluation_view()`, validation reads that instead (the
-            same samples without augmentation). Iterable data keeps its own order, and is read and
-            dropped up to the place where a run resumes.
+            same samples without augmentation). Iterable data keeps its own order; without a
+            `state_dict()` it is read and dropped up to the place where a run resumes.
         batch_size: samples in a batch, of which each of several processes takes its share.
         shuffle: draw a new order for each pass.
         validation_split: share (0 ≤ x < 1) or number of samples held out for `split_validation()`.

@@ -191,6 +191,32 @@ def _backend(dist: Any) -> str:
     return f"cpu:gloo,{kind.type}:{dist.get_default_backend_for_device(kind.type)}"
 
 
+def beside() -> int:
+    """How many processes of this machine can tell each other something without waiting."""
+    if world.store is None:
+        return 1
+    machines = [member.machine for member in world.members]
+    return machines.count(platform.node())
+
+
+def first_here(name: str) -> bool:
+    """Whether no other process of this machine has asked this."""
+    return bool(world.store.add(f"{platform.node()} asked {name}", 1) == 1)
+
+
+def tell_here(name: str, value: str) -> None:
+    """Tell the other processes of this machine something, whenever they ask."""
+    world.store.set(f"{platform.node()} told {name}", value)
+
+
+def told_here(name: str) -> str | None:
+    """What a process of this machine has told; None if none has yet."""
+    key = f"{platform.node()} told {name}"
+    if not world.store.check([key]):
+        return None
+    return bytes(world.store.get(key)).decode()
+
+
 def end_others() -> None:
     """Kill the other processes of this machine: one of them does not answer."""
     for member in world.members:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from examples.stream.stateful import StatefulLoader
+from base import BaseDataLoader
 from utils import distributed, seeding
 
 Point = tuple[torch.Tensor, torch.Tensor]
@@ -17,7 +17,7 @@ Point = tuple[torch.Tensor, torch.Tensor]
 class Spirals(IterableDataset[Point]):
     """Points of two spirals, for ever; each process, and each of its workers, has its own share.
 
-    It can say where it stands, and go on from there.
+    It says where it stands, and goes on from there after a resume.
 
     Args:
         samples: stop after so many; None never stops.
@@ -27,25 +27,25 @@ class Spirals(IterableDataset[Point]):
     def __init__(self, samples: int | None, seed: int) -> None:
         self.samples = samples
         self.seed = seed
-        #: Each pass has other points.
         self.epoch = 0
-        #: How many points have been read of this pass, and how many the next one begins with.
+        #: How many points of its share have been read.
         self.read = 0
-        self.start = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which pass begins: each has other points."""
+        self.epoch = epoch
 
     def state_dict(self) -> dict[str, int]:
         """How many points have been read of the pass under way."""
         return {"read": self.read}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Let the next pass begin behind them."""
-        self.start = state["read"]
+        """Let the iteration begin behind them."""
+        self.read = state["read"]
 
     def __iter__(self) -> Iterator[Point]:
-        self.read = self.start
-        self.start = 0
         for number in self._share(self.read):
-            self.read += 1
+            self.read += 1  # before the point is given: then it has been read
             yield self._point(number)
 
     def _share(self, done: int) -> Iterable[int]:
@@ -73,7 +73,7 @@ class Spirals(IterableDataset[Point]):
         return point + 0.02 * torch.randn(2, generator=draw), label
 
 
-class SpiralsLoader(StatefulLoader):
+class SpiralsLoader(BaseDataLoader):
     """Batches of points. Of several processes, each makes batches of `batch_size`.
 
     Args:
@@ -97,8 +97,3 @@ class SpiralsLoader(StatefulLoader):
 
     def __len__(self) -> int:
         return self.steps or super().__len__()
-
-    def batches(self, epoch: int, first: int = 0, last: int | None = None) -> Iterator[Any]:
-        """As in `BaseDataLoader`; the stream is told the pass."""
-        self.dataset.epoch = epoch
-        return super().batches(epoch, first, last)

@@ -21,6 +21,8 @@ from machinery.update.runtime import as_shared_state, is_sharded, local, unwrap
 _LOADERS = ("data_loader", "valid_data_loader")
 #: What was left out of the training data: a part where samples that cannot be read may be.
 LEFT_OUT = "data_loader.unreadable"
+#: Where the stream of training data stands: a part where it says so.
+STANDING = "data_loader.places"
 
 
 class Held(NamedTuple):
@@ -77,7 +79,7 @@ def held(
             continue
         known.add(id(part))
         parts[name] = part
-    parts.update(_left_out_of(attributes.get("data_loader")))
+    parts.update(_of_loader(attributes.get("data_loader")))
     for name, part in list(parts.items()):
         if isinstance(part, LRScheduler):  # one may hold another
             for inner, value in vars(part).items():
@@ -86,12 +88,15 @@ def held(
     return Held(bare, parts, fixed)
 
 
-def _left_out_of(loader: Any) -> dict[str, Any]:
-    """What was left out of the training data, as a part."""
+def _of_loader(loader: Any) -> dict[str, Any]:
+    """What was left out of the training data, and where its stream stands, as parts."""
+    found = {}
     reading = getattr(loader, "unreadable", None)
-    if not _has_state(reading):
-        return {}
-    return {LEFT_OUT: reading}
+    if _has_state(reading):
+        found[LEFT_OUT] = reading
+    if isinstance(loader, BareIteration) and loader.places is not None:
+        found[STANDING] = loader.places
+    return found
 
 
 def trained(held: Held) -> dict[str, torch.Tensor]:
@@ -129,6 +134,8 @@ def begin_epoch(attributes: Mapping[str, Any], epoch: int) -> None:
     for loader in _own_loaders(attributes):
         if isinstance(loader, BareIteration):
             loader.begin_epoch(epoch, held=False)
+            if loader.places is not None:
+                loader.places.kept = attributes.get("accumulate", 1)
             names.add(loader.name)
             known.add(id(loader))
     for name, loader in _objects(attributes):

@@ -17,7 +17,7 @@ from machinery.checkpoints.changes import apply_changes, changes, check_fixed
 from machinery.checkpoints.file import Content
 from machinery.checkpoints.fitting import part_problems
 from machinery.checkpoints.judging import judge_anew
-from machinery.checkpoints.parts import LEFT_OUT, Held, load_state
+from machinery.checkpoints.parts import LEFT_OUT, STANDING, Held, load_state
 from machinery.checkpoints.starts import Afresh, FineTuned, FromFile, Position, Start
 from machinery.checkpoints.structure import structure
 from machinery.checkpoints.untrained import complete, networks_of
@@ -351,10 +351,14 @@ def _warn_of_no_rate(optimizer: Any) -> None:
 
 
 def _drop_what_is_new(known: dict[str, Any], states: dict[str, State]) -> None:
-    """Begin afresh where only one knows what was left out: it may be set, and taken back."""
-    if LEFT_OUT not in known or LEFT_OUT not in states:
-        known.pop(LEFT_OUT, None)
-        states.pop(LEFT_OUT, None)
+    """Begin afresh where only one knows what was left out, or where a stream stands.
+
+    Both may be set, and taken back.
+    """
+    for name in (LEFT_OUT, STANDING):
+        if name not in known or name not in states:
+            known.pop(name, None)
+            states.pop(name, None)
 
 
 def _shown(value: Any) -> str:

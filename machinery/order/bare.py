@@ -140,6 +140,11 @@ class BareIteration:
         """What was left out of the passes, if samples that cannot be read may be."""
         return self._passes.reading
 
+    @property
+    def places(self) -> Any:
+        """Where its stream stands, if it says so; None for other data."""
+        return self._passes.places
+
     def rename(self, name: str) -> None:
         """Draw by another name from the next pass on."""
         self.name = name

@@ -10,7 +10,7 @@ from torch.utils.data import Sampler, SubsetRandomSampler
 
 from machinery import distributed
 from machinery.errors import DataError
-from machinery.order import seeding
+from machinery.order import seeding, shared_order
 from machinery.order.choosing import drawn
 from machinery.order.unreadable import EMPTY as EMPTY
 
@@ -98,6 +98,8 @@ class PassOrder(Sampler[BatchIndex]):
         # if a batch_sampler makes them.
         self._samples: dict[int, int] = {}
         self._sizes: dict[int, list[int]] = {}
+        # A long random order, and what it is of.
+        self._held: tuple[tuple[int | str, ...], torch.Tensor] | None = None
 
     def __len__(self) -> int:
         return self.n_batches(training=True)
@@ -194,13 +196,27 @@ class PassOrder(Sampler[BatchIndex]):
         if type(self.sampler) is Split:  # no list of Python integers
             indices = torch.as_tensor(self.sampler.indices)
             if self.shuffle:
-                indices = indices[seeding.permutation(len(indices), *place)]
+                indices = indices[self._shuffled(len(indices), epoch)]
             return indices
         if self.sampler is not None:
             return torch.as_tensor(self._listed(self.sampler, epoch), dtype=torch.int64)
         if self.shuffle:
-            return seeding.permutation(len(self.dataset), *place)
+            return self._shuffled(len(self.dataset), epoch)
         return torch.arange(len(self.dataset))
+
+    def _shuffled(self, n: int, epoch: int) -> torch.Tensor:
+        """The random order of n samples that belongs to a pass.
+
+        A long one is held until another is wanted: an epoch may go on with the same pass.
+        """
+        wanted = (n, *self.place(epoch))
+        if self._held is not None and self._held[0] == wanted:
+            return self._held[1]
+        self._held = None  # before there are two
+        order = shared_order.permutation(n, *self.place(epoch))
+        if order.nbytes >= shared_order.LEAST:
+            self._held = (wanted, order)
+        return order
 
     def chosen(self) -> Indices:
         """The samples that a pass is made of, without a sampler of the user's own: int64 [n]."""

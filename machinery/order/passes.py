@@ -1,6 +1,7 @@
 """Passes over data from any place on, with the DataLoaders and workers that they need."""
 
 import itertools
+import logging
 from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
@@ -14,6 +15,15 @@ from machinery.order.batches import PassOrder, Share, Split
 from machinery.order.choosing import Choice as Choice, LengthBatches, values_of, weights_of
 from machinery.order.fetching import SeededFetcher, handed_out as handed_out
 from machinery.order.glance import glance
+from machinery.order.standing import (
+    Course,
+    Places,
+    Source,
+    Start,
+    Stood,
+    says_where,
+    start_worker_of,
+)
 from machinery.order.twins import Twins
 from machinery.order.unreadable import Reading
 from machinery.stopping import shielded, start_worker
@@ -49,6 +59,8 @@ def make_passes(
     if isinstance(dataset, IterableDataset):
         for key in ("batch_size", "collate_fn", "drop_last"):
             options[key] = getattr(loader, key)
+        if says_where(dataset):
+            return StandingPasses(dataset, seed, name, options)
         return StreamPasses(dataset, seed, name, options)
     order = PassOrder(
         dataset,
@@ -101,6 +113,8 @@ class OrderedPasses:
         self._in_workers = options["num_workers"] > 0 or options["pin_memory"]
         #: What is left out of the passes; None where nothing may be.
         self.reading: Reading | None = None
+        #: Where it stands is said by the place alone.
+        self.places: Places | None = None
         if fetcher.skips:
             self.reading = Reading(order.name)
         # What workers that live on from pass to pass have a copy of.
@@ -187,17 +201,25 @@ class StreamPasses:
     """
 
     def __init__(self, dataset: Any, seed: int, name: str, options: dict[str, Any]) -> None:
+        self._dataset = dataset
         self._seed = seed
         self._name = name
         self._drop_last = options["drop_last"]
+        self._batch_size = options["batch_size"]
         options = _worker_options(options)
         options["persistent_workers"] = False  # their generators would go on from pass to pass
-        self.inner = _Inner(dataset, **options)
+        self.inner = self._inner(options)
+
+    def _inner(self, options: dict[str, Any]) -> "_Inner":
+        """What reads it."""
+        return _Inner(self._dataset, **options)
 
     #: Samples in a pass, which nobody has counted.
     n_samples = 0
     #: What is left out of the passes is the dataset's business.
     reading: Reading | None = None
+    #: Where it stands, if it says so.
+    places: Places | None = None
 
     def rename(self, name: str) -> None:
         """Draw by another name from the next pass on."""
@@ -207,7 +229,7 @@ class StreamPasses:
         """There are none."""
 
     def __len__(self) -> int:
-        dataset = self.inner.dataset
+        dataset = self._dataset
         if not hasattr(dataset, "__len__"):
             kind = type(dataset).__name__
             raise DataError(f"{kind} has no length: give it a __len__, the samples of a pass")
@@ -218,11 +240,9 @@ class StreamPasses:
 
     def _batches_of(self, samples: int) -> int:
         """How many batches a worker makes of its share."""
-        size = self.inner.batch_size
-        assert size is not None
         if self._drop_last:
-            return samples // size
-        return -(-samples // size)
+            return samples // self._batch_size
+        return -(-samples // self._batch_size)
 
     def batches(self, epoch: int, first: int, last: int | None) -> Iterator[Any]:
         """Batches `first` up to `last` (all) of a pass; pass 0 is an evaluation."""
@@ -235,6 +255,93 @@ class StreamPasses:
     def share(self, k: int, epoch: int) -> Share | None:
         """Nobody knows: what each process reads is the dataset's business."""
         return None
+
+
+class StandingPasses(StreamPasses):
+    """Passes over a stream that says where it stands, and goes on there.
+
+    Where its place is not known it is read and dropped up to the batch. The arguments are those of
+    `StreamPasses`.
+    """
+
+    def __init__(self, dataset: Any, seed: int, name: str, options: dict[str, Any]) -> None:
+        super().__init__(dataset, seed, name, options)
+        self._known = Places(self.inner.num_workers, self._batch_size)
+        self.places = self._known
+        # Whether it has been seen to come back from a state, and what has been told of it.
+        self._seen = False
+        self._told: set[str] = set()
+
+    def _inner(self, options: dict[str, Any]) -> "_Inner":
+        self._source = Source(self._dataset, options["batch_size"], options["collate_fn"])
+        if options["num_workers"] > 0:
+            options["worker_init_fn"] = partial(start_worker_of, options["worker_init_fn"])
+        options.update(batch_size=None, collate_fn=_unchanged, drop_last=False)
+        return _Inner(self._source, **options)
+
+    def batches(self, epoch: int, first: int, last: int | None) -> Iterator[Any]:
+        """Batches `first` up to `last` (all) of a pass; pass 0 is an evaluation."""
+        known = None
+        done = 0
+        if first > 0:
+            known = self._known.at(epoch, first)
+            if known is None:
+                read = f"reads pass {epoch} up to batch {first} again: {self._known.why}"
+                self._tell(logging.INFO, read)
+            else:
+                done = first
+        course = None
+        if epoch > 0:
+            course = self._known.begin(epoch, known)
+        batches = self._begun(epoch, known)
+        twins = Twins(self.inner, self._dataset)
+        try:
+            while done != last:
+                stood = next(batches, None)
+                if stood is None:
+                    break
+                done += 1
+                twins.see(stood.batch)
+                if course is not None:
+                    self._note(course, stood)
+                if done > first:
+                    yield stood.batch
+            twins.judge()
+        finally:
+            del batches  # see `handed_out`
+
+    def _begun(self, epoch: int, known: Course | None) -> Iterator[Stood]:
+        """The batches of a pass, from its beginning or from a course."""
+        place = (self._seed, self._name, "pass", epoch)
+        turn = 0
+        reached = {}
+        checks = not self._seen
+        if known is not None:
+            turn = known.turn
+            reached = known.reached
+            checks = False  # nothing is read twice
+        trains = epoch > 0
+        drop_last = self._drop_last and trains  # an evaluation drops nothing
+        self._source.begin(Start(place, turn, reached, drop_last, trains, checks))
+        _begin_pass(self.inner, place)
+        return (stood for stood in self.inner if stood is not None)
+
+    def _note(self, course: Course, stood: Stood) -> None:
+        """Note where the stream stands behind a batch."""
+        self._seen = True
+        self._known.add(course, stood)
+        if stood.why:
+            hint = "a run that is resumed inside a pass reads it up to its place"
+            self._tell(logging.WARNING, f"{stood.why}\n  {hint}")
+
+    def _tell(self, level: int, what: str) -> None:
+        """Tell something of the stream, once."""
+        if what in self._told:
+            return
+        self._told.add(what)
+        kind = type(self._dataset).__name__
+        text = f"the loader {self._name!r}, {kind}: {what}"
+        logging.getLogger("data_loader").log(level, text)
 
 
 class _Inner(DataLoader[Any]):

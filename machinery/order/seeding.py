@@ -164,9 +164,21 @@ def _splitmix(x: torch.Tensor) -> torch.Tensor:
     return x ^ (x >> 31 & 0x1FFFFFFFF)
 
 
+def number_type(n: int) -> torch.dtype:
+    """What the numbers of n things are kept in: int32 where that is enough."""
+    if n > torch.iinfo(torch.int32).max:
+        return torch.int64
+    return torch.int32
+
+
 def permutation(n: int, *place: int | str) -> torch.Tensor:
     """The random order of n things that belongs to a place: [n], int32 where that is enough."""
-    dtype = torch.int32
-    if n > torch.iinfo(torch.int32).max:
-        dtype = torch.int64
-    return torch.randperm(n, generator=torch.Generator().manual_seed(mix(*place)), dtype=dtype)
+    order = torch.empty(n, dtype=number_type(n))
+    permute(order, *place)
+    return order
+
+
+def permute(order: torch.Tensor, *place: int | str) -> None:
+    """Write the random order that belongs to a place into a tensor [n]."""
+    generator = torch.Generator().manual_seed(mix(*place))
+    torch.randperm(len(order), generator=generator, dtype=order.dtype, out=order)

@@ -111,7 +111,10 @@ def samples_in(loader: Any) -> int:
     counted = getattr(loader, "n_samples", 0)
     if counted:
         return counted
-    return len(getattr(loader, "dataset", ()))
+    dataset = getattr(loader, "dataset", ())
+    if not hasattr(dataset, "__len__"):  # a stream
+        return 0
+    return len(dataset)
 
 
 class DatasetMaker:

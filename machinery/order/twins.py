@@ -21,13 +21,17 @@ class Twins:
 
     Args:
         loader: a DataLoader, or whatever else gives batches.
+        dataset: that it reads, if not its own.
     """
 
-    def __init__(self, loader: Any) -> None:
+    def __init__(self, loader: Any, dataset: Any = None) -> None:
         self._loader = loader
+        self._dataset = dataset
+        if dataset is None:
+            self._dataset = getattr(loader, "dataset", None)
         self._first: list[Any] = []
         self._workers = 0
-        iterable = isinstance(getattr(loader, "dataset", None), IterableDataset)
+        iterable = isinstance(self._dataset, IterableDataset)
         if iterable and loader.num_workers > 1 and loader not in _looked_at:
             self._workers = loader.num_workers
 
@@ -47,9 +51,9 @@ class Twins:
             second: of the first worker. Data that repeats itself, such as zeros, says nothing.
         """
         first = self._first
-        if len(first) > 1 and _varied(first[0]) and not _same(first[0], second):
-            if any(_same(first[0], other) for other in first[1:]):
-                kind = type(self._loader.dataset).__name__
+        if len(first) > 1 and _varied(first[0]) and not same_values(first[0], second):
+            if any(same_values(first[0], other) for other in first[1:]):
+                kind = type(self._dataset).__name__
                 hint = "give each worker a part (torch.utils.data.get_worker_info)"
                 what = f"{kind}: two workers begin with the same batch, each reads all the data"
                 logging.getLogger("data_loader").warning(f"{what}: {hint}, or set num_workers to 1")
@@ -59,7 +63,7 @@ class Twins:
         self._first = []
 
 
-def _same(batch: Any, other: Any) -> bool:
+def same_values(batch: Any, other: Any) -> bool:
     """Whether two batches hold the same values."""
     values = tree_leaves(batch)
     others = tree_leaves(other)

@@ -3,13 +3,15 @@ processes, too."""
 
 import argparse
 import csv
+import io
 import json
 import os
 import re
-import shutil
 import sys
+import tarfile
 import warnings
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -377,55 +379,100 @@ def test_a_stream_drops_its_last_batch_in_training_alone():
     assert sizes == [[8, 8], [8, 8, 4], [8, 8]]
 
 
-def _reading(words, stop_at, workers):
-    """Train, and print how many points this process has drawn."""
+def _noting(kind, method, log):
+    """Let a class write into a log what its method is called with, from whichever worker."""
+    original = getattr(kind, method)
+
+    def noting(self, value):
+        with open(log, "a") as file:
+            file.write(f"{value}\n")
+        return original(self, value)
+
+    setattr(kind, method, noting)
+
+
+def _reading(words, stop_at, log):
+    """Train, and note which points are drawn."""
     from examples.stream.data import Spirals
 
-    drawn, each = [0], Spirals.__iter__
-
-    def counting(self):
-        for point in each(self):
-            drawn[0] += 1
-            yield point
-
-    Spirals.__iter__ = counting
-    words = [*words, "--set", f"data_loader.args.num_workers={workers}"]
-    try:
-        script("train.py", words, stop_at)
-    finally:
-        print("drawn", drawn[0])
+    _noting(Spirals, "_point", log)
+    script("train.py", words, stop_at)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_stream_that_says_where_it_stands_is_not_read_again(tmp_path, workers):
-    words = [
-        "-c",
-        "examples/stream/config.json",
-        *options("stream", tmp_path, **{"trainer.epochs": 2}),
-    ]
-    output, models = tmp_path / "printed.txt", tmp_path / "models" / "Spirals_Stream"
-    assert (
-        forked.finish(
-            forked.start(_reading, [*words, "--run_id", "whole"], 0, workers, output=output)
-        )
-        == 0
-    )
-    process = forked.start(_reading, [*words, "--run_id", "part"], 7, workers, output=output)
-    assert forked.finish(process) == 143
-    # Also where the place was told by a run with other workers.
-    for changed in {0, workers}:
-        folder = shutil.copytree(models / "part", models / f"part{changed}")
-        shutil.copytree(
-            tmp_path / "log" / "Spirals_Stream" / "part",
-            tmp_path / "log" / "Spirals_Stream" / folder.name,
-        )
-        output.unlink()
-        process = forked.start(_reading, ["-r", folder], 0, changed, output=output)
-        assert forked.finish(process) == 0
-        assert outcome(folder)[0] == outcome(models / "whole")[0]
-        drawn = int(re.findall(r"^drawn (\d+)$", output.read_text(), re.M)[0])
-        # 12 batches of 64 are an epoch, of which 7 were done; 130 points are for validation.
-        assert drawn == (130 if changed else 130 + 64 * (12 if workers else 5))
+    words = ["-c", "examples/stream/config.json", "--run_id", "whole"]
+    words += options("stream", tmp_path, **{"trainer.epochs": 2})
+    words += ["--set", f"data_loader.args.num_workers={workers}"]
+    models = tmp_path / "models" / "Spirals_Stream"
+    log = tmp_path / "points"
+    assert forked.finish(forked.start(_reading, words, 0, log)) == 0
+    words[3] = "part"
+    assert forked.finish(forked.start(_reading, words, 7, log)) == 143
+    log.unlink()
+    assert forked.finish(forked.start(_reading, ["-r", models / "part"], 0, log)) == 0
+    assert outcome(models / "part")[0] == outcome(models / "whole")[0]
+    drawn = len(log.read_text().splitlines())
+    # 12 batches of 64 are an epoch, of which 7 were done; 130 points are for validation.
+    ahead = 64 * 2 * workers  # which a worker may have fetched beyond the epoch's end
+    assert 130 + 64 * 5 <= drawn <= 130 + 64 * 5 + ahead
+
+
+def _write_shards(folder, lengths):
+    """Tar files of points, each with so many."""
+    folder.mkdir()
+    for number, length in enumerate(lengths):
+        with tarfile.open(folder / f"{number}.tar", "w") as tar:
+            for i in range(length):
+                point = np.random.default_rng((number, i)).normal(size=2)
+                array = io.BytesIO()
+                np.save(array, point)
+                label = str(int(point.sum() > 0)).encode()
+                for kind, content in (("npy", array.getvalue()), ("cls", label)):
+                    member = tarfile.TarInfo(f"{number:03d}{i:03d}.{kind}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+
+
+def _over_shards(words, stop_at, log):
+    """Train, and note which samples are decoded."""
+    from examples.stream.shards import Shards
+
+    _noting(Shards, "_sample", log)
+    script("train.py", words, stop_at)
+
+
+@pytest.mark.parametrize(("processes", "workers"), [(1, 0), (1, 2), (2, 0), (2, 1)])
+def test_shards_are_gone_on_with_in_the_middle(tmp_path, processes, workers):
+    _write_shards(tmp_path / "shards", [9, 4, 17, 8, 12, 21, 6, 15])
+    args = {"shards": str(tmp_path / "shards" / "*.tar"), "steps": 6, "batch_size": 5}
+    args.update(noise=0.1, num_workers=workers)
+    config = read_json(ROOT / "examples" / "stream" / "config.json")
+    config["data_loader"] = {"type": "examples.stream.shards.ShardsLoader", "args": args}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    words = ["-c", tmp_path / "config.json", "--run_id", "whole"]
+    for key, value in {"trainer.save_dir": tmp_path, "trainer.epochs": 2, "n_gpu": 0}.items():
+        words += ["--set", f"{key}={value}"]
+    words += ["--set", "valid_data_loader.args.samples=130"]
+    models = tmp_path / "models" / "Spirals_Stream"
+    log = tmp_path / "samples"
+    _together(tmp_path, processes, words, 0, log, 0)
+    words[3] = "part"
+    _together(tmp_path, processes, words, 2, log, 143)
+    log.unlink()
+    again = ["-r", models / "part", "--set", f"data_loader.args.shards={args['shards']}"]
+    _together(tmp_path, processes, again, 0, log, 0)
+    assert outcome(models / "part") == outcome(models / "whole")
+    decoded = len(log.read_text().splitlines())
+    ahead = 5 * 2 * workers
+    assert 0 < decoded <= processes * (5 * 4 + ahead)
+
+
+def _together(folder, processes, words, stop_at, log, code):
+    """Train on shards on so many processes."""
+    started = ranks.start(folder, processes, _over_shards, words, stop_at, log)
+    codes, outputs = ranks.finish(*started)
+    assert codes == [code] * processes, "\n".join(outputs)
 
 
 def test_a_gan_accumulates_and_skips(tmp_path):

@@ -43,7 +43,7 @@ _PLACES = {
     "data.py": "data_loader/data_loaders.py",
     "metric.py": "model/metric.py",
     "optim.py": "model/parameter_groups.py",
-    "stateful.py": "trainer/stateful.py",
+    "shards.py": "data_loader/shards.py",
 }
 #: What is of the digits alone.
 DIGITS = ("data/mnist5k.npz", "data/README.md")

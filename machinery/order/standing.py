@@ -1,0 +1,333 @@
+"""Streams that say where they stand: each worker of each process goes on there after a resume.
+
+The state of a stream travels with the batch that it was read up to: what workers have fetched ahead
+moves nothing that is saved.
+"""
+
+import io
+import itertools
+import pickle
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.data import IterableDataset, IterDataPipe, get_worker_info
+
+from machinery import distributed
+from machinery.order import seeding
+from machinery.order.twins import same_values
+from machinery.plain_data import plain
+
+#: So many samples are read again to see whether a stream comes back.
+_SAMPLES = 3
+_HINT = "count before yield, and draw what is of a pass, not of a sample, from a seed of its own"
+
+
+def says_where(dataset: Any) -> bool:
+    """Whether a stream has the two methods of one that says where it stands."""
+    if isinstance(dataset, IterDataPipe):  # torch's workers seed it and share it out themselves
+        return False
+    return hasattr(dataset, "state_dict") and hasattr(dataset, "load_state_dict")
+
+
+class Stood(NamedTuple):
+    """A batch, and where the worker stands that has made it."""
+
+    batch: Any
+    worker: int
+    #: How many batches of the pass the worker has made.
+    batches: int
+    #: Of its copy of the dataset, pickled; None where that is not to be relied on, with the reason.
+    state: bytes | None
+    why: str = ""
+
+
+#: How many batches a worker has made, and the state of its dataset behind them.
+Reached = tuple[int, bytes]
+
+
+class Start(NamedTuple):
+    """How a pass over a stream begins, or is gone on with."""
+
+    #: Of the pass, which all that is drawn is seeded from; the number of the pass comes last.
+    place: tuple[int | str, ...]
+    #: The worker that gives the first batch.
+    turn: int
+    #: What the workers have reached; those that are not among them begin.
+    reached: Mapping[int, Reached]
+    drop_last: bool
+    #: Whether states are wanted, and whether it is to be seen first that they come back.
+    asks: bool
+    checks: bool
+
+
+class Source(IterableDataset[Stood | None]):
+    """The finished batches of a stream, in whichever worker, each with where the stream stands.
+
+    Args:
+        dataset: the stream.
+        batch_size: samples in a batch.
+        collate_fn: makes a batch of a list of samples.
+    """
+
+    def __init__(
+        self, dataset: Any, batch_size: int, collate_fn: Callable[[list[Any]], Any]
+    ) -> None:
+        self.dataset = dataset
+        self._batch_size = batch_size
+        self._collate_fn = collate_fn
+        # As it is before anything is read: each pass begins from there.
+        self._at_first: bytes | None = None
+        self._start: Start
+        # Of the iterations in this process the last, and whether another has read beside it.
+        self._iteration = 0
+        self._mixed = False
+
+    def begin(self, start: Start) -> None:
+        """Say how the next iteration begins."""
+        if self._at_first is None:
+            self._at_first = _state_of(self.dataset)
+        self._start = start
+        self._iteration += 1
+        self._mixed = False
+
+    def __iter__(self) -> Iterator[Stood | None]:
+        worker, workers = _here()
+        start = self._start
+        iteration = self._iteration
+        if worker < start.turn:  # its turn has been before: torch begins with the first worker
+            yield None
+        done, state = start.reached.get(worker, (0, self._at_first))
+        why = ""
+        if start.asks and start.checks and done == 0:
+            why = self._why_not()
+        samples = self._samples_from(state)
+        for number in itertools.count(done):
+            turns = number * workers + worker
+            seeding.seed_everything(*start.place, turns * distributed.size() + distributed.rank())
+            some = list(itertools.islice(samples, self._batch_size))
+            whole = len(some) == self._batch_size
+            if not some or (start.drop_last and not whole):
+                return
+            batch = self._collate_fn(some)
+            if iteration != self._iteration:
+                self._mixed = True
+            yield self._stood(batch, worker, number + 1, why)
+            if not whole:
+                return
+
+    def _stood(self, batch: Any, worker: int, batches: int, why: str) -> Stood:
+        """A batch, with the state if it is wanted and can be relied on."""
+        if self._mixed:
+            why = "two iterations read it at a time"
+        if why or not self._start.asks:
+            return Stood(batch, worker, batches, None, why)
+        return Stood(batch, worker, batches, _state_of(self.dataset))
+
+    def _samples_from(self, state: bytes | None) -> Iterator[Any]:
+        """The samples of the pass from a state on."""
+        assert state is not None
+        self.dataset.load_state_dict(pickle.loads(state))  # a process of ours has pickled it
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(self._start.place[-1])
+        seeding.seed_everything(*self._start.place)
+        return iter(self.dataset)
+
+    def _why_not(self) -> str:
+        """Why the stream's states are not to be relied on; empty if it comes back from one."""
+        samples = self._samples_from(self._at_first)
+        list(itertools.islice(samples, _SAMPLES))
+        state = _state_of(self.dataset)
+        expected = self._next(samples)
+        del samples
+        if _same(expected, self._next(self._samples_from(state))):
+            return ""
+        return f"from a state that it has given it goes on with other samples; {_HINT}"
+
+    def _next(self, samples: Iterator[Any]) -> list[Any]:
+        """Some samples, which draw what they draw each time."""
+        seeding.seed_everything(*self._start.place, "again")
+        return list(itertools.islice(samples, _SAMPLES))
+
+
+def _here() -> tuple[int, int]:
+    """The number of this worker, and how many there are; a process without workers is one."""
+    info = get_worker_info()
+    if info is None:
+        return 0, 1
+    return info.id, info.num_workers
+
+
+def start_worker_of(own: Callable[[int], None] | None, worker: int) -> None:
+    """Let a worker's own `worker_init_fn` find the stream itself where torch says it is."""
+    info: Any = get_worker_info()
+    object.__setattr__(info, "dataset", info.dataset.dataset)  # torch refuses plain assignments
+    if own is not None:
+        own(worker)
+
+
+def _state_of(dataset: Any) -> bytes:
+    """The state of a stream as it is now, whatever becomes of it."""
+    kind = type(dataset).__name__
+    return pickle.dumps(plain(dataset.state_dict(), f"the state_dict of a {kind}"))
+
+
+def _same(samples: list[Any], others: list[Any]) -> bool:
+    """Whether two lists of samples are the same; those of other classes if they are saved alike."""
+    if same_values(samples, others):
+        return True
+    try:
+        return _saved(samples) == _saved(others)
+    except Exception:  # of what cannot be saved
+        return False
+
+
+def _saved(samples: list[Any]) -> bytes:
+    file = io.BytesIO()
+    torch.save(samples, file)
+    return file.getvalue()
+
+
+class Course:
+    """How a process has come through a pass.
+
+    A trainer fetches the batches of an update before it takes any of them: as many may be saved
+    that are not trained on.
+
+    Args:
+        epoch: of the pass.
+        first: how many batches had been handed out.
+        turn, reached: as in `Start`.
+        workers: how many there are; without any, one.
+    """
+
+    def __init__(
+        self, epoch: int, first: int, turn: int, reached: Mapping[int, Reached], workers: int
+    ) -> None:
+        self.epoch = epoch
+        self.first = first
+        self.turn = turn
+        self.reached = dict(reached)
+        self._workers = workers
+        #: What was handed out since.
+        self.later: deque[tuple[int, Reached]] = deque()
+
+    def add(self, stood: Stood, kept: int) -> None:
+        """One more batch has been handed out; the last `kept` may not have been trained on."""
+        assert stood.state is not None
+        self.later.append((stood.worker, (stood.batches, stood.state)))
+        while len(self.later) > kept:
+            self._pass_by(*self.later.popleft())
+
+    def _pass_by(self, worker: int, reached: Reached) -> None:
+        self.first += 1
+        self.turn = (worker + 1) % self._workers
+        self.reached[worker] = reached
+
+    def at(self, first: int) -> "Course | None":
+        """The course up to a batch; None if it is not known there."""
+        if not self.first <= first <= self.first + len(self.later):
+            return None
+        course = Course(self.epoch, self.first, self.turn, self.reached, self._workers)
+        for worker, reached in itertools.islice(self.later, first - self.first):
+            course._pass_by(worker, reached)
+        return course
+
+    def state_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return {
+            "epoch": self.epoch,
+            "first": self.first,
+            "turn": self.turn,
+            "reached": [_plain(*each) for each in self.reached.items()],
+            "later": [_plain(*each) for each in self.later],
+        }
+
+
+def _plain(worker: int, reached: Reached) -> list[Any]:
+    batches, state = reached
+    return [worker, batches, pickle.loads(state)]
+
+
+def _restored(saved: Mapping[str, Any], workers: int) -> Course:
+    """The course of a saved state."""
+    reached = {worker: _packed(*rest) for worker, *rest in saved["reached"]}
+    course = Course(saved["epoch"], saved["first"], saved["turn"], reached, workers)
+    for worker, *rest in saved["later"]:
+        course.later.append((worker, _packed(*rest)))
+    return course
+
+
+def _packed(batches: int, state: Any) -> Reached:
+    return batches, pickle.dumps(state)
+
+
+class Places:
+    """Where the workers of all processes stand in a stream; a part of the checkpoints.
+
+    Args:
+        workers: of each process.
+        batch_size: samples in a batch.
+    """
+
+    def __init__(self, workers: int, batch_size: int) -> None:
+        #: Batches of an update.
+        self.kept = 1
+        #: Why no place is known.
+        self.why = "nothing says where it stood"
+        self._workers = max(workers, 1)
+        self._of = {"processes": distributed.size(), "workers": workers, "batch_size": batch_size}
+        self._course: Course | None = None
+
+    def at(self, epoch: int, first: int) -> Course | None:
+        """The course up to a batch of a pass; None if it is not known."""
+        if self._course is None or self._course.epoch != epoch:
+            return None
+        return self._course.at(first)
+
+    def begin(self, epoch: int, course: Course | None) -> Course:
+        """A pass begins, or is gone on with from a place."""
+        if course is None:
+            course = Course(epoch, 0, 0, {}, self._workers)
+        self._course = course
+        return course
+
+    def add(self, course: Course, stood: Stood) -> None:
+        """One more batch has been handed out on a course."""
+        if course is not self._course:  # another iteration has begun, perhaps of the same dataset
+            return
+        if stood.state is None:
+            self._course = None
+            self.why = stood.why
+            return
+        course.add(stood, self.kept)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The places of all processes; all of them have to ask."""
+        course = None
+        if self._course is not None:
+            course = self._course.state_dict()
+        return {"of": dict(self._of), "courses": distributed.gathered(course)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Let the next iteration go on where the saved one stood, if as many take part in it."""
+        self._course = None
+        other = [
+            f"{name} {state['of'][name]} -> {value}"
+            for name, value in self._of.items()
+            if state["of"][name] != value
+        ]
+        if other:
+            self.why = ", ".join(other)
+            return
+        course = state["courses"][distributed.rank()]
+        if course is not None:
+            self._course = _restored(course, self._workers)
+
+    def nonsense(self, saved: Any) -> str:
+        """What in a saved state is none; empty if all is well."""
+        missing = [name for name in ("of", "courses") if name not in saved]
+        if missing:
+            return f"its state has no {', '.join(missing)}"
+        return ""
