@@ -380,3 +380,20 @@ def test_the_tools_read_it(tmp_path, whole):
     told = run([*tool, source, tmp_path / "a.pth"])
     assert told.returncode == 4 and "exists: choose another name" in told.stderr
     assert stored.damage(tmp_path / "b.sharded") is None
+
+
+def test_what_the_disk_has_made_of_it_is_read_back(tmp_path, whole, monkeypatch):
+    import safetensors.torch
+
+    content = stored.load(whole / "checkpoint-epoch1.sharded")
+    write = safetensors.torch.save
+
+    def flipped(*args, **kwargs):
+        text = bytearray(write(*args, **kwargs))
+        text[-1] ^= 1
+        return bytes(text)
+
+    monkeypatch.setattr("safetensors.torch.save", flipped)
+    with pytest.raises(StorageError, match="read back, it is damaged"):
+        shards.save(content, tmp_path / "a.sharded")
+    assert not list(tmp_path.iterdir())
