@@ -17,6 +17,7 @@ from machinery.checkpoints import file as checkpoint, manifest, run_folder, shar
 from machinery.checkpoints.structure import difference
 from machinery.errors import CheckpointError, ConfigError, StorageError
 from machinery.files import ROOT
+from machinery.launch import read_run
 
 SHARDED = {"trainer__checkpoint": "sharded"}
 
@@ -397,3 +398,13 @@ def test_what_the_disk_has_made_of_it_is_read_back(tmp_path, whole, monkeypatch)
     with pytest.raises(StorageError, match="read back, it is damaged"):
         shards.save(content, tmp_path / "a.sharded")
     assert not list(tmp_path.iterdir())
+
+
+def test_of_two_bests_the_newer_counts_until_the_other_is_removed(folder):
+    """A kill has come between the renaming of the new one and the removal of the old one."""
+    best = run_folder.best(folder)
+    shards.copy(folder / "checkpoint-epoch1.sharded", folder / "model_best-epoch1.sharded")
+    assert run_folder.bests(folder) == [folder / "model_best-epoch1.sharded", best]
+    assert run_folder.best(folder) == best == read_run(folder)[1].checkpoint
+    run_folder.keep_best(best)
+    assert run_folder.bests(folder) == [best]
