@@ -1,8 +1,8 @@
 """Streams that say where they stand: each worker of each process goes on there after a resume.
 
-The state of a stream travels with the batch that is read from there: what workers have fetched ahead
-moves nothing that is saved. As a run goes on, each worker reads its last batch again: if it is
-another, the state leaves something out, and the worker reads all up to its place instead.
+The state of a stream travels with the batch that is read from there: what workers have fetched
+ahead moves nothing that is saved. As a run goes on, each worker reads its last batch again: if it
+is another, the state leaves something out, and the worker reads all up to its place instead.
 """
 
 import itertools
@@ -112,19 +112,12 @@ class Source(IterableDataset[Stood | None]):
         if worker < start.turn:  # its turn has been before: torch begins with the first worker
             yield None
         reached = start.reached.get(worker)
+        samples, why = self._behind(reached)
         done = 0
-        samples = None
-        why = ""
+        state = self._at_first
         if reached is not None:
             done = reached.batches
-            samples = self._gone_back_to(reached)
-            if samples is None:
-                why = _OTHER
-        if samples is None:
-            samples = self._samples_from(self._at_first)
-            for number in range(done):
-                self._read(samples, number)
-        state = self._state()
+            state = self._state()
         for number in itertools.count(done):
             some = self._read(samples, number)
             whole = len(some) == self._batch_size
@@ -135,12 +128,24 @@ class Source(IterableDataset[Stood | None]):
                 self._mixed = True
                 why = "two iterations read it at a time"
             after = self._state()
-            if self._mixed:
+            if self._mixed or not start.asks:
                 state = None
             yield Stood(batch, worker, number + 1, state, _mark(some), why)
             state = after
             if not whole:
                 return
+
+    def _behind(self, reached: Reached | None) -> tuple[Iterator[Any], str]:
+        """The samples that come behind what a worker has reached, and what is to be told of it."""
+        if reached is None:
+            return self._samples_from(self._at_first), ""
+        samples = self._gone_back_to(reached)
+        if samples is not None:
+            return samples, ""
+        samples = self._samples_from(self._at_first)
+        for number in range(reached.batches):
+            self._read(samples, number)
+        return samples, _OTHER
 
     def _state(self) -> bytes | None:
         """The state of the stream, if it is wanted."""
