@@ -268,8 +268,7 @@ class StandingPasses(StreamPasses):
         super().__init__(dataset, seed, name, options)
         self._known = Places(self.inner.num_workers, self._batch_size)
         self.places = self._known
-        # Whether it has been seen to come back from a state, and what has been told of it.
-        self._seen = False
+        # What has been told of it.
         self._told: set[str] = set()
 
     def _inner(self, options: dict[str, Any]) -> "_Inner":
@@ -315,24 +314,20 @@ class StandingPasses(StreamPasses):
         place = (self._seed, self._name, "pass", epoch)
         turn = 0
         reached = {}
-        checks = not self._seen
         if known is not None:
             turn = known.turn
             reached = known.reached
-            checks = False  # nothing is read twice
         trains = epoch > 0
         drop_last = self._drop_last and trains  # an evaluation drops nothing
-        self._source.begin(Start(place, turn, reached, drop_last, trains, checks))
+        self._source.begin(Start(place, turn, reached, drop_last, trains))
         _begin_pass(self.inner, place)
         return (stood for stood in self.inner if stood is not None)
 
     def _note(self, course: Course, stood: Stood) -> None:
         """Note where the stream stands behind a batch."""
-        self._seen = True
         self._known.add(course, stood)
         if stood.why:
-            hint = "a run that is resumed inside a pass reads it up to its place"
-            self._tell(logging.WARNING, f"{stood.why}\n  {hint}")
+            self._tell(logging.WARNING, stood.why)
 
     def _tell(self, level: int, what: str) -> None:
         """Tell something of the stream, once."""

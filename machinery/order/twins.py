@@ -51,8 +51,8 @@ class Twins:
             second: of the first worker. Data that repeats itself, such as zeros, says nothing.
         """
         first = self._first
-        if len(first) > 1 and _varied(first[0]) and not same_values(first[0], second):
-            if any(same_values(first[0], other) for other in first[1:]):
+        if len(first) > 1 and _varied(first[0]) and not _same(first[0], second):
+            if any(_same(first[0], other) for other in first[1:]):
                 kind = type(self._dataset).__name__
                 hint = "give each worker a part (torch.utils.data.get_worker_info)"
                 what = f"{kind}: two workers begin with the same batch, each reads all the data"
@@ -63,7 +63,7 @@ class Twins:
         self._first = []
 
 
-def same_values(batch: Any, other: Any) -> bool:
+def _same(batch: Any, other: Any) -> bool:
     """Whether two batches hold the same values."""
     values = tree_leaves(batch)
     others = tree_leaves(other)

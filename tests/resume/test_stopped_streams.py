@@ -75,7 +75,7 @@ def test_a_stop_inside_an_epoch_costs_nothing(tmp_path, processes, workers, step
         left = samples_read(tmp_path / f"log.{rank}")
         # Of the second epoch what was left, and all of the third, in this order.
         ahead = 2 * 4 * workers  # workers may have fetched more than an epoch takes
-        assert len(left) <= 4 * (2 * steps - step - accumulate) + 2 * ahead
+        assert len(left) <= 4 * (2 * steps - step - accumulate + max(workers, 1)) + 2 * ahead
 
 
 def test_what_was_fetched_when_the_signal_came_is_read_again(tmp_path, capfd):
@@ -111,15 +111,16 @@ def test_a_pass_longer_than_an_epoch_goes_on_in_the_next(tmp_path, workers, stop
     made = {"workers": workers, "steps": 1000, "log": log, "kind": streams.Endless}
     whole = train(config, made)
     seen = samples_read(tmp_path / "log.0")
-    if workers == 0:
-        assert seen[9:] == seen[9 : 9 + 3 * 7 * 4] and len(seen) == 9 + 3 * 7 * 4
+    if workers == 0:  # of each epoch but the first, the batch before it is read again
+        assert len(seen) == 4 * (3 * 7 + 2)
     path = train(config, made, None, stops_at)
     samples_read(tmp_path / "log.0")
     assert train(config, made, path) == whole
     epoch, step = stops_at
     left = samples_read(tmp_path / "log.0")
     if workers == 0:
-        assert left == seen[9 + 4 * (7 * (epoch - 1) + step + 1) :]
+        done = 7 * (epoch - 1) + step + 1
+        assert len(left) == 4 * (3 * 7 - done + 1 + (3 - epoch if step < 6 else 2 - epoch))
 
 
 def test_another_number_of_workers_reads_up_to_the_place(tmp_path, capfd):
