@@ -81,7 +81,8 @@ def _check_shareable(model: nn.Module, config: Checked, device_type: str) -> Non
     """Refuse what a model that is shared out before it has numbers cannot have."""
     settings = config.settings.trainer
     if settings.channels_last and any(weight.ndim == 4 for weight in model.parameters()):
-        raise ConfigError("trainer.strategy: fsdp cannot share out weights that are channels last")
+        what = "fsdp cannot share out weights that are channels last"
+        raise ConfigError(f"trainer.channels_last: {what}: set trainer.channels_last=false")
     whole = ""
     if config.settings.arch is not None and config.settings.arch.adapter is not None:
         whole = "arch.adapter is put around a whole model"
