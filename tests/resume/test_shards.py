@@ -408,3 +408,18 @@ def test_of_two_bests_the_newer_counts_until_the_other_is_removed(folder):
     assert run_folder.best(folder) == best == read_run(folder)[1].checkpoint
     run_folder.keep_best(best)
     assert run_folder.bests(folder) == [best]
+
+
+def test_what_is_not_asked_for_is_not_imported(tmp_path):
+    code = (
+        "import sys, tiny\n"
+        f"tiny.train(tiny.settings({str(tmp_path)!r}, trainer__epochs=1))\n"
+        "wanted = ('torch.distributed.checkpoint', 'safetensors')\n"
+        "print([name for name in wanted if name in sys.modules])\n"
+    )
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers")])
+    environment = {**os.environ, "PYTHONPATH": paths}
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+    assert told.stdout.splitlines()[-1] == "[]", told.stderr
