@@ -31,8 +31,8 @@ from machinery.update.runtime import is_sharded, local
 _CONTENT = "content.json"
 #: The attribute of a tensor without numbers that says what it is called in its folder.
 _LEFT = "left_in_a_folder_as"
-#: Bytes of a process' part that go into one file, about: it is made in memory, and takes that twice.
-_FILE_SIZE = 1 << 28
+#: Bytes of a process' part that go into one file, about: it is made in memory, by some copies.
+_FILE_SIZE = 1 << 27
 #: The types that safetensors has.
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
