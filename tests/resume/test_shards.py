@@ -10,6 +10,8 @@ from functools import partial
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 import forked
 import tiny
@@ -203,6 +205,25 @@ def test_a_hostile_content_is_told_in_a_line(folder, old, new):
         assert checkpoint_of
         tiny.build(parser).train()
     assert len(str(caught.value).splitlines()) <= 4
+
+
+def test_a_part_that_is_missing_is_told(folder):
+    """The lower half of a weight alone: where nothing is, there would be anything."""
+    path = folder / "checkpoint-epoch3.sharded"
+    (file,) = path.glob("*.safetensors")
+    with safe_open(file, framework="pt") as opened:
+        metadata = opened.metadata()
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    name = "state_dict/fc1.weight"
+    places = json.loads(metadata["DCP_SHARDING_INFO"])
+    assert places[name]["saved_offsets"] == [0, 0]
+    places[name]["saved_offsets"] = [6, 0]
+    metadata["DCP_SHARDING_INFO"] = json.dumps(places)
+    tensors[name] = tensors[name][6:].contiguous()
+    save_file(tensors, file, metadata)
+    signed(path)
+    with pytest.raises(CheckpointError, match=r"have no tensor state_dict/fc1\.weight"):
+        stored.load(path)
 
 
 def test_a_folder_of_something_else_is_told(tmp_path, folder):
