@@ -367,6 +367,24 @@ def test_files_and_folders_become_each_other(tmp_path, whole):
     )
 
 
+def test_one_number_of_many_is_a_tensor(tmp_path, monkeypatch):
+    """A view of one number may have any stride."""
+    view = torch.arange(6.0).reshape(2, 3)[:1, 1]
+    assert view.stride() == (3,)
+
+    class Viewing(tiny.TinyModel):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("one", view)
+
+    Viewing.__module__ = "tiny"
+    monkeypatch.setattr(tiny, "Viewing", Viewing, raising=False)
+    for kind in ("file", "sharded"):
+        config = settings(tmp_path / kind, arch__type="Viewing", trainer__checkpoint=kind)
+        trainer = tiny.train(config)
+        assert stored.load(tiny.newest(trainer.checkpoint_dir))["state_dict"]["one"] == view
+
+
 def test_the_tools_read_it(tmp_path, whole):
     """As they read a file."""
     source = whole / "checkpoint-epoch3.sharded"
