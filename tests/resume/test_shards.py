@@ -14,6 +14,7 @@ import torch
 import forked
 import tiny
 from machinery.checkpoints import file as checkpoint, manifest, run_folder, shards, stored
+from machinery.checkpoints.later import Copies
 from machinery.checkpoints.structure import difference
 from machinery.errors import CheckpointError, ConfigError, StorageError
 from machinery.files import ROOT
@@ -365,6 +366,20 @@ def test_files_and_folders_become_each_other(tmp_path, whole):
     assert sorted(each.name for each in (tmp_path / "b.sharded").iterdir()) == sorted(
         each.name for each in source.iterdir()
     )
+
+
+def test_a_conjugate_is_no_second_name(tmp_path):
+    """It lies in the memory of the other."""
+    numbers = torch.tensor([1 + 2j, 3 - 4j])
+    state = {
+        "one": numbers,
+        "conjugate": numbers.conj(),
+        "parts": (numbers.imag, numbers.conj().imag, numbers[:1].conj().imag),
+    }
+    path = tmp_path / "a.sharded"
+    shards.save(state, path)
+    assert difference(shards.load(path), state) == ""
+    assert difference(Copies().of(state), state) == ""
 
 
 def test_one_number_of_many_is_a_tensor(tmp_path, monkeypatch):
