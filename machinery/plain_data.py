@@ -58,7 +58,9 @@ def memory_of(tensor: torch.Tensor) -> Any:
         return None
     if tensor.is_meta:
         return None
-    return (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+    # The conjugate of a tensor lies in the same memory as that.
+    meant = (tensor.is_conj(), tensor.is_neg())
+    return (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), meant)
 
 
 def _plain_mapping(

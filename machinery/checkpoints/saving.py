@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from machinery import distributed
 from machinery.checkpoints import file as checkpoint, run_folder, shards, stored
@@ -124,7 +125,7 @@ class Checkpoints:
             self._round_trips.check(held, AT_START)
         if self._sharded:
             for name, part in {"model": held.model, **held.parts}.items():
-                shards.check_kinds(name, plain(state_of(part), name))
+                shards.check_kinds(name, plain(_made(state_of(part)), name))
         return position
 
     def check(self, held: Held, position: Position, on_nan: str) -> None:
@@ -310,6 +311,11 @@ class Checkpoints:
     def skip_hint(self) -> str:
         """The line that says how to go on after a loss that was not finite: it would come again."""
         return self.resume_hint("--set", "trainer.on_nan=skip")
+
+
+def _made(state: dict[str, Any]) -> dict[str, Any]:
+    """A state without the weights that lazy layers will make with the first batch."""
+    return {name: value for name, value in state.items() if not is_lazy(value)}
 
 
 def _as_it_is(state: Any) -> Any:

@@ -133,7 +133,7 @@ def _to_write(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if not is_sharded(tensor):
             if not distributed.is_main():
                 continue
-            tensor = tensor.cpu().resolve_conj().contiguous()
+            tensor = tensor.cpu().resolve_conj().resolve_neg().contiguous()
         memory = local(tensor).untyped_storage().data_ptr()
         if memory in seen:
             tensor = tensor.clone()

@@ -89,4 +89,7 @@ def bytes_of(tensor: torch.Tensor) -> torch.Tensor:
     tensor = tensor.detach().cpu()
     if tensor.is_quantized:
         tensor = tensor.int_repr()
-    return tensor.resolve_conj().contiguous().flatten().view(torch.uint8)
+    numbers = tensor.resolve_conj().resolve_neg().contiguous().flatten()
+    if numbers.numel() == 1:  # which is contiguous whatever its stride
+        numbers = numbers.clone(memory_format=torch.contiguous_format)
+    return numbers.view(torch.uint8)

@@ -143,7 +143,7 @@ def load_weights(network: nn.Module, saved: Mapping[str, Any], strict: bool = Tr
     for module, name, full_name in _buffers(network):
         buffer = getattr(module, name)
         value = saved.get(full_name)
-        if value is None:
+        if value is None or is_lazy(buffer):  # which takes its shape by itself
             continue
         if buffer is None:
             setattr(module, name, value.to(device_of(network), copy=True))

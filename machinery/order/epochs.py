@@ -115,7 +115,8 @@ def _batches(loader: Any, start: int, stop: int, seed: int) -> Iterator[Any]:
     """Batches `start` up to `stop`, counted from the run's beginning, pass after pass.
 
     A loader of ours begins at the place itself; a foreign one is read and dropped up to it, so that
-    a resumed run sees what the unbroken one saw. A batch of which no sample can be read is `EMPTY`.
+    a resumed run sees what the unbroken one saw. A batch of which no sample can be read is `EMPTY`,
+    and so is one that a pass is short of, if the epoch goes on with the next pass.
     """
     length = len(loader)
     if length == 0:
@@ -136,6 +137,8 @@ def _batches(loader: Any, start: int, stop: int, seed: int) -> Iterator[Any]:
                 raise DataError(told)
             logging.getLogger("data_loader").warning(told)
         at += last - first
+        if at < stop and distributed.alone():  # where the epoch stands is told by its batches
+            yield from [EMPTY] * (last - came)
 
 
 def one_pass(

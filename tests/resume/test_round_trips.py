@@ -219,6 +219,29 @@ def test_buffers_that_grow_go_on_exactly(tmp_path, monkeypatch, model):
         assert evaluated.model.get_buffer(name).layout == value.layout
 
 
+class Lazy(tiny.BaseModel):
+    """Takes its shapes from the first batch, buffers among them."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.norm, self.fc2 = nn.LazyLinear(5), nn.LazyBatchNorm1d(), nn.LazyLinear(3)
+
+    def forward(self, x):
+        return self.fc2(self.norm(self.fc1(x)))
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+@pytest.mark.parametrize("kind", ["file", "sharded"])
+def test_lazy_buffers_take_their_shape_from_a_checkpoint(tmp_path, monkeypatch, kind):
+    Lazy.__module__ = "tiny"
+    monkeypatch.setattr(tiny, "Lazy", Lazy, raising=False)
+    changes = {"arch": {"type": "Lazy"}, "trainer__checkpoint": kind}
+    whole = tiny.train(tiny.settings(tmp_path / "whole", **changes))
+    path = tiny.interrupted(tiny.settings(tmp_path / "part", **changes), 14)
+    again = tiny.train(tiny.settings(tmp_path / "part", **changes), resume=path)
+    assert digest(again.model) == digest(whole.model)
+
+
 def test_a_buffer_grows_only_to_what_its_file_holds(tmp_path, monkeypatch):
     _, continued = of_three_epochs(tmp_path, monkeypatch, model=Tables)
     path = continued.checkpoint_dir / "checkpoint-epoch1.pth"

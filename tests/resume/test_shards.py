@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 import forked
 import tiny
 from machinery.checkpoints import file as checkpoint, manifest, run_folder, shards, stored
+from machinery.checkpoints.later import Copies
 from machinery.checkpoints.structure import difference
 from machinery.errors import CheckpointError, ConfigError, StorageError
 from machinery.files import ROOT
@@ -387,6 +388,38 @@ def test_files_and_folders_become_each_other(tmp_path, whole):
     assert sorted(each.name for each in (tmp_path / "b.sharded").iterdir()) == sorted(
         each.name for each in source.iterdir()
     )
+
+
+def test_a_conjugate_is_no_second_name(tmp_path):
+    """It lies in the memory of the other."""
+    numbers = torch.tensor([1 + 2j, 3 - 4j])
+    state = {
+        "one": numbers,
+        "conjugate": numbers.conj(),
+        "parts": (numbers.imag, numbers.conj().imag, numbers[:1].conj().imag),
+    }
+    path = tmp_path / "a.sharded"
+    shards.save(state, path)
+    assert difference(shards.load(path), state) == ""
+    assert difference(Copies().of(state), state) == ""
+
+
+def test_one_number_of_many_is_a_tensor(tmp_path, monkeypatch):
+    """A view of one number may have any stride."""
+    view = torch.arange(6.0).reshape(2, 3)[:1, 1]
+    assert view.stride() == (3,)
+
+    class Viewing(tiny.TinyModel):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("one", view)
+
+    Viewing.__module__ = "tiny"
+    monkeypatch.setattr(tiny, "Viewing", Viewing, raising=False)
+    for kind in ("file", "sharded"):
+        config = settings(tmp_path / kind, arch__type="Viewing", trainer__checkpoint=kind)
+        trainer = tiny.train(config)
+        assert stored.load(tiny.newest(trainer.checkpoint_dir))["state_dict"]["one"] == view
 
 
 def test_the_tools_read_it(tmp_path, whole):

@@ -137,6 +137,18 @@ def test_another_number_of_workers_reads_up_to_the_place(tmp_path, capfd):
     assert told + "nothing says where it stood" in capfd.readouterr().out
 
 
+@pytest.mark.parametrize(("workers", "stops_at"), [(0, (1, 30)), (3, (1, 32)), (3, (2, 26))])
+def test_an_epoch_of_several_passes_that_are_short_goes_on(tmp_path, workers, stops_at):
+    """Passes have three batches fewer than they promise: the place is counted as if they had."""
+    config = settings(tmp_path, trainer__len_epoch=40, trainer__epochs=2, trainer__accumulate=2)
+    real = len(list(FilesLoader(workers).batches(1)))
+    made = {"workers": workers, "steps": real + 3, "log": None}
+    whole = train(config, made)
+    path = train(config, made, None, stops_at)
+    assert f"epoch{stops_at[0]}-step{stops_at[1] + 2}" in path.name
+    assert train(config, made, path) == whole
+
+
 def without_places(path):
     """The copy of a run, whose checkpoint is as earlier versions have written it."""
     path = shutil.copytree(path.parent, path.parent.with_name("copy")) / path.name
