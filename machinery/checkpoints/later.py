@@ -35,6 +35,8 @@ class Copies:
         return copied
 
     def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
+        if not is_sharded(tensor) and not distributed.is_main():
+            return tensor  # which the main process writes
         if tensor.layout != torch.strided:
             return tensor.cpu().clone()
         same = memory_of(tensor)
