@@ -111,10 +111,7 @@ def save(content: Mapping[str, Any], path: Path, group: Any = None) -> None:
         StorageError: it could not be written, in any of them.
         CheckpointError: it holds something that is no plain data.
     """
-    tensors = Tensors()
-    document = encoded(plain(content, "checkpoint"), tensors)
-    check_kinds("the checkpoint", list(tensors.by_name.values()))
-    mine = _to_write(tensors.by_name)
+    document, mine = distributed.together(partial(_prepared, content), group)
     temporary = distributed.from_main(partial(_begun, path), group)
     try:
         _write_tensors(mine, temporary, group)
@@ -124,6 +121,14 @@ def save(content: Mapping[str, Any], path: Path, group: Any = None) -> None:
         if distributed.is_main():
             shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _prepared(content: Mapping[str, Any]) -> tuple[Any, dict[str, torch.Tensor]]:
+    """What is no tensor, as JSON has it, and the tensors that this process writes."""
+    tensors = Tensors()
+    document = encoded(plain(content, "checkpoint"), tensors)
+    check_kinds("the checkpoint", list(tensors.by_name.values()))
+    return document, _to_write(tensors.by_name)
 
 
 def _to_write(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
