@@ -52,6 +52,8 @@ class World:
     #: What they share beside the group, to see who was first; None until they have joined.
     store: Any = None
     members: list[Member] = field(default_factory=list)
+    #: How long they wait for each other, as far as somebody has said it.
+    timeout: datetime.timedelta | None = None
 
 
 def _read_world() -> World:
@@ -251,6 +253,7 @@ def set_timeout(seconds: float) -> None:
         return
     dist = join()
     timeout = datetime.timedelta(seconds=seconds)
+    world.timeout = timeout
     if hasattr(dist, "set_timeout"):
         dist.set_timeout(timeout, dist.group.WORLD)
     else:
@@ -273,10 +276,13 @@ def gathered(value: T, group: Any = None) -> list[T]:
 
 
 def own_group() -> Any:
-    """A group of all processes in which a thread can talk beside the others; None if alone."""
+    """A group of all processes in which a thread can talk beside the others; None if alone.
+
+    They wait for each other as long as elsewhere: of itself, a new group has torch's own time.
+    """
     if alone():
         return None
-    return join().new_group(backend="gloo")
+    return join().new_group(backend="gloo", timeout=world.timeout)
 
 
 def totals(numbers: Sequence[float]) -> Callable[[], list[float]]:
@@ -311,6 +317,24 @@ def average(tensor: Any) -> Any:
     tensor = tensor.clone()
     join().all_reduce(tensor)
     return tensor / size()
+
+
+def together(make: Callable[[], T], group: Any = None) -> T:
+    """What each process makes, once all have; the error that any of them meets, in all.
+
+    Args:
+        group: as for `gathered`.
+    """
+    if alone():
+        return make()
+    made = _outcome(make)
+    others = gathered(_sendable(_Outcome(error=made.error)), group)
+    if made.error is not None:
+        raise made.error
+    for other in others:
+        if other.error is not None:
+            raise other.error
+    return made.value
 
 
 class _Outcome(NamedTuple):

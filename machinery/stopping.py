@@ -51,6 +51,8 @@ class StopRequest:
         self.noted: int | None = None
         #: What all processes have agreed on.
         self.signum: int | None = None
+        # Whether a signal has come: `ask` is none.
+        self._signalled = False
         self._describe = describe
         self._polled = True
         self._fetching = False
@@ -171,7 +173,8 @@ class StopRequest:
 
     def _note(self, signum: int, _frame: FrameType | None) -> None:
         """Handle a signal."""
-        is_first = self.noted is None
+        is_first = not self._signalled
+        self._signalled = True
         if signum == signal.SIGINT and not is_first:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             end_workers()

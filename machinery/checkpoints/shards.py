@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from machinery import distributed
 from machinery.checkpoints import manifest
+from machinery.checkpoints.chunks import are_apart
 from machinery.checkpoints.structure import bytes_of
 from machinery.checkpoints.typed_json import Tensors, decoded, encoded
 from machinery.errors import CheckpointError, ConfigError, StorageError
@@ -110,10 +111,7 @@ def save(content: Mapping[str, Any], path: Path, group: Any = None) -> None:
         StorageError: it could not be written, in any of them.
         CheckpointError: it holds something that is no plain data.
     """
-    tensors = Tensors()
-    document = encoded(plain(content, "checkpoint"), tensors)
-    check_kinds("the checkpoint", list(tensors.by_name.values()))
-    mine = _to_write(tensors.by_name)
+    document, mine = distributed.together(partial(_prepared, content), group)
     temporary = distributed.from_main(partial(_begun, path), group)
     try:
         _write_tensors(mine, temporary, group)
@@ -123,6 +121,14 @@ def save(content: Mapping[str, Any], path: Path, group: Any = None) -> None:
         if distributed.is_main():
             shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _prepared(content: Mapping[str, Any]) -> tuple[Any, dict[str, torch.Tensor]]:
+    """What is no tensor, as JSON has it, and the tensors that this process writes."""
+    tensors = Tensors()
+    document = encoded(plain(content, "checkpoint"), tensors)
+    check_kinds("the checkpoint", list(tensors.by_name.values()))
+    return document, _to_write(tensors.by_name)
 
 
 def _to_write(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -398,15 +404,9 @@ def _shapes(path: Path) -> dict[str, tuple[torch.dtype, list[int]]]:
     for name, tensor in metadata.state_dict_metadata.items():
         known: Any = tensor
         numbers = sum(chunk.sizes.numel() for chunk in known.chunks)
-        if numbers == known.size.numel() and _are_apart(known.chunks):
+        if numbers == known.size.numel() and are_apart(known.chunks):
             found[name] = (known.properties.dtype, list(known.size))
     return found
-
-
-def _are_apart(chunks: Iterable[Any]) -> bool:
-    """Whether no two parts begin at the same place."""
-    places = [tuple(chunk.offsets) for chunk in chunks]
-    return len(places) == len(set(places))
 
 
 def _read(tensors: dict[str, torch.Tensor], path: Path) -> None:

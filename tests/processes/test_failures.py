@@ -13,6 +13,7 @@ import ranks
 import tiny
 from exact import Exact, settings
 from machinery import distributed
+from machinery.checkpoints import shards
 from machinery.errors import ConfigError, DataError
 from machinery.files import read_json
 from trainer import Trainer
@@ -76,6 +77,45 @@ def test_one_that_does_not_answer_is_not_waited_for(tmp_path):
         status["state"] == "failed"
         and "kept this one waiting too long (Timed out" in status["message"]
     )
+
+
+def train_and_fail_as_it_writes(config, how, rank):
+    """The thread of a process that writes while it trains on."""
+    to_write = shards._to_write
+
+    def fails(tensors):
+        if rank == distributed.rank():
+            fail(how)
+        return to_write(tensors)
+
+    shards._to_write = fails
+    tiny.build(config, run_id="run", trainer_class=Exact).train()
+
+
+LATER = {"trainer__async_save": True, "trainer__checkpoint": "sharded", "trainer__save_step": 2}
+
+
+def test_one_that_does_not_go_on_writing_is_not_waited_for(tmp_path):
+    """As long as one that does not go on training: torch's own groups wait half an hour."""
+    config = settings(tmp_path, trainer__timeout=3, **LATER)
+    processes, _ = ranks.start(tmp_path, 2, train_and_fail_as_it_writes, config, "stall", 1)
+    processes[0].join(30)
+    assert processes[0].exitcode == 1
+    processes[1].kill()
+    status = read_json(tmp_path / "models" / "Tiny" / "run" / "status.json")
+    assert status["state"] == "failed" and "kept this one waiting too long" in status["message"]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_that_cannot_write_on_ends_all(tmp_path, rank):
+    """Its error is told, and nobody waits for its part."""
+    config = settings(tmp_path, **LATER)
+    processes, place = ranks.start(tmp_path, 2, train_and_fail_as_it_writes, config, "raise", rank)
+    codes, outputs = ranks.finish(processes, place)
+    assert codes == [1, 1] and "an idea of mine" in "".join(outputs)
+    status = read_json(tmp_path / "models" / "Tiny" / "run" / "status.json")
+    assert status["state"] == "failed" and "an idea of mine" in status["message"]
+    assert not list((tmp_path / "models" / "Tiny" / "run").glob("*.tmp"))
 
 
 def build_only(config):

@@ -115,6 +115,25 @@ def test_a_write_that_fails_ends_the_run_at_the_next_update(tmp_path, monkeypatc
     assert names == ["checkpoint-epoch1-step3.pth"]
 
 
+def test_control_c_after_a_write_that_has_failed_is_the_first(tmp_path, monkeypatch):
+    failing(monkeypatch, 6)
+
+    class Interrupts(Counts):
+        def _after_update(self, batches):
+            self._checkpoints.rest()
+            if self.stop.noted is not None:
+                signal.raise_signal(signal.SIGINT)
+            super()._after_update(batches)
+
+        def _leave(self):
+            signal.raise_signal(signal.SIGINT)
+            super()._leave()
+
+    trainer = tiny.build(settings(tmp_path), trainer_class=Interrupts)
+    with pytest.raises(StorageError, match="No space left"):
+        trainer.train()
+
+
 def test_a_write_that_fails_at_the_end_is_told(tmp_path, monkeypatch, slow):
     failing(monkeypatch, None)
     trainer = tiny.build(settings(tmp_path, trainer__epochs=1, trainer__save_step=None))

@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import forked
 import tiny
@@ -241,6 +241,41 @@ def test_a_folder_of_something_else_is_told(tmp_path, folder):
     os.mkfifo(file)
     with pytest.raises(CheckpointError, match="is no regular file"):
         stored.load(path)
+
+
+def parted(path, parts):
+    """Let a folder have the weight of 12 rows of 6 in parts: where each begins, and its rows."""
+    name = "state_dict/fc1.weight"
+    file = next(path.glob("*.safetensors"))
+    tensors = load_file(file)
+    weight = tensors.pop(name)
+    save_file(tensors, file)
+    for number, (begin, rows) in enumerate(parts, 2):
+        info = json.dumps({name: {"saved_offsets": begin}})
+        save_file(
+            {name: weight[:rows].clone()},
+            path / f"shard-{number:05d}-model-00001-of-00001.safetensors",
+            {"DCP_SHARDING_INFO": info},
+        )
+    signed(path)
+
+
+@pytest.mark.parametrize("begins", [(3, 6), (-6, 0), (-1, 6), (0, 5), (6, 6)])
+def test_parts_that_overlap_or_leave_a_gap_are_told(folder, begins):
+    """What no part covers would be whatever the memory holds."""
+    path = folder / "checkpoint-epoch3.sharded"
+    parted(path, [([begin, 0], 6) for begin in begins])
+    for mmap in (False, True):
+        with pytest.raises(CheckpointError, match=r"have no tensor state_dict/fc1\.weight"):
+            stored.load(path, mmap=mmap)
+
+
+def test_parts_beside_each_other_are_a_whole(folder):
+    path = folder / "checkpoint-epoch3.sharded"
+    weight = stored.load(path)["state_dict"]["fc1.weight"]
+    parted(path, [([8, 0], 4), ([0, 0], 8)])
+    expected = torch.cat([weight[:8], weight[:4]])
+    assert torch.equal(stored.load(path)["state_dict"]["fc1.weight"], expected)
 
 
 def test_a_pickle_in_it_is_never_read(folder):
