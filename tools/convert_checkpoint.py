@@ -182,16 +182,13 @@ def _optimizer_type(config: dict[str, Any]) -> Any:
     return None
 
 
-def read(old: Path, new: Path) -> Any:
+def read(old: Path) -> Any:
     """The content of a checkpoint, as one of this template.
-
-    Args:
-        new: where it goes: into a folder, it is one of this template already.
 
     Raises:
         CheckpointError: it cannot be read.
     """
-    if shards.is_one(old) or (new.suffix == SUFFIX and checkpoint.has_checksum(old)):
+    if shards.is_one(old) or checkpoint.has_checksum(old):
         return stored.load(old)
     return convert(read_inert(old), old)
 
@@ -206,11 +203,13 @@ def main() -> None:
     what = f"the file to write, or the folder if it ends in {SUFFIX}; it must not exist"
     parser.add_argument("new", type=Path, help=what)
     args = parser.parse_args()
+    if args.old.is_dir() and not shards.is_one(args.old):
+        raise CheckpointError(f"{args.old} is a folder: name one of the checkpoints in it")
     if not args.old.is_file() and not shards.is_one(args.old):
         raise CheckpointError(f"{args.old} does not exist")
     if args.new.exists():
         raise CheckpointError(f"{args.new} exists: choose another name")
-    state = read(args.old, args.new)
+    state = read(args.old)
     stored.save(state, args.new)
     test = shown_command(ROOT / "test.py", "-r", args.new)
     what = f"{state['arch']}, epoch {state['epoch']}"

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
+from machinery import distributed
 from machinery.errors import ConfigError
 from machinery.files import shown
 from machinery.update.watching import LossWatch
@@ -121,7 +122,8 @@ def tested(trainer: Any, low: float, high: float, steps: int, of: int = 0) -> It
         if not losses:
             name = type(trainer).__name__
             raise ConfigError(f"{name} applies no gradients by group.step: it cannot be tested")
-        loss = float(losses[-1])
+        shares = distributed.gathered(float(losses[-1]))  # all have to end with the same update
+        loss = sum(shares) / len(shares)
         smoothed.add(loss)
         if not math.isfinite(loss) or smoothed.has_run_away():
             return
@@ -234,10 +236,13 @@ def main() -> None:
     with trainer.stop:
         group, key = searched(trainer)
         trainer.restore()
+        trainer._connect()
         points = list(tested(trainer, args.low, args.high, args.steps, group))
     if len(points) < 5:
         raise ConfigError(f"the loss runs away at once: try a smaller --low than {args.low:g}")
     rate = suggested(points)
+    if not distributed.is_main():
+        return
     drawn(points, rate, file)
     print(f"wrote {shown(file.absolute())}")
     several = len(trainer.optimizer.param_groups) > 1

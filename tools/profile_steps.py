@@ -17,6 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from machinery import distributed
 from machinery.errors import ConfigError, StorageError
 from machinery.telling import note_batch
 from parse_config import ConfigParser
@@ -54,7 +55,12 @@ def main() -> None:
     config.launch.checking = False  # which would end each epoch after a batch
     with trainer.stop:
         trainer.restore()
-        print("\n".join(profiled(trainer, arguments.steps, arguments.trace)))
+        try:
+            lines = list(profiled(trainer, arguments.steps, arguments.trace))
+        finally:
+            trainer._checkpoints.rest()  # before the folder goes
+        if distributed.is_main():
+            print("\n".join(lines))
 
 
 def profiled(trainer: Any, steps: int, file: Path) -> Iterator[str]:
@@ -77,6 +83,7 @@ def profiled(trainer: Any, steps: int, file: Path) -> Iterator[str]:
     if type(trainer)._train_epoch is not Trainer._train_epoch:
         name = type(trainer).__name__
         raise ConfigError(f"{name} has an epoch of its own, which is not made of updates")
+    trainer._connect()
     parts = Parts(trainer)
     updates = _updates(trainer, parts)
     warm = _count(islice(updates, WARM_UP))
@@ -93,6 +100,7 @@ def profiled(trainer: Any, steps: int, file: Path) -> Iterator[str]:
     yield clock.report()
     parts.context = torch.profiler.record_function
     yield _traced(trainer, islice(updates, steps), file)
+    trainer._checkpoints.settle()
 
 
 def _count(updates: Iterator[None]) -> int:
@@ -136,6 +144,7 @@ def _updates(trainer: Any, parts: Parts) -> Iterator[None]:
 
     for epoch in range(trainer.start_epoch, trainer.epochs + 1):
         trainer.epoch = epoch
+        trainer._own.begin_epoch(trainer._held())
         to_training(trainer._networks())
         groups = trainer._groups(epoch)
         while True:
@@ -155,7 +164,7 @@ def _updates(trainer: Any, parts: Parts) -> Iterator[None]:
 
 
 def _traced(trainer: Any, updates: Iterator[None], file: Path) -> str:
-    """Trace updates; the line that says where."""
+    """Trace updates, of several processes those of the main one; the line that says where."""
     import torch
 
     from machinery.files import replacing
@@ -168,6 +177,9 @@ def _traced(trainer: Any, updates: Iterator[None], file: Path) -> str:
     profile = torch.profiler.profile(activities=activities, acc_events=True)
     with profile as trace:
         traced = _count(updates)
+    told = f"trace of {traced} steps after these: {file} (open it in ui.perfetto.dev)"
+    if not distributed.is_main():
+        return told
     plain = trainer.config.log_dir / "trace.json"
     try:
         trace.export_chrome_trace(str(plain))
@@ -178,7 +190,7 @@ def _traced(trainer: Any, updates: Iterator[None], file: Path) -> str:
         raise StorageError(f"{plain} was cut short: is the disk full?")
     with replacing(file) as target:
         target.write(gzip.compress(content, compresslevel=6))
-    return f"trace of {traced} steps after these: {file} (open it in ui.perfetto.dev)"
+    return told
 
 
 class Clock:

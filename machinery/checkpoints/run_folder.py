@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from machinery import distributed
-from machinery.checkpoints.manifest import SUFFIX
+from machinery.checkpoints.manifest import NAME, SUFFIX
 from machinery.errors import CheckpointError, ConfigError, StorageError
 from machinery.files import check_folder, check_place, ensure_dir, remove, set_aside
 
@@ -258,6 +258,9 @@ def newest_whole(folder: Path) -> Newest:
         return Newest(saved.path, content, problems)
     if problems:
         raise CheckpointError("no whole checkpoint:\n  " + "\n  ".join(problems))
+    if (folder / NAME).is_file():
+        what = f"is a checkpoint whose name has lost its {SHARDED}"
+        raise CheckpointError(f"{folder} {what}: rename it")
     raise CheckpointError(f"{folder} holds no checkpoint-epoch*.pth{_runs_hint(folder)}")
 
 

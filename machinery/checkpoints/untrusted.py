@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from machinery.checkpoints.manifest import SUFFIX
 from machinery.errors import CheckpointError
 from machinery.files import ROOT, shown_command
 
@@ -30,6 +31,8 @@ def check_kind(path: Path) -> None:
         kind = "empty"
     elif start.startswith(b"\x80"):
         kind = "a pickle of an old torch"
+    if path.parent.suffix == SUFFIX:
+        raise CheckpointError(f"{path} is a part of a checkpoint: name the folder {path.parent}")
     raise CheckpointError(f"{path} is {kind}: {EXPECTED}")
 
 

@@ -133,6 +133,8 @@ def _batches(loader: Any, start: int, stop: int, seed: int) -> Iterator[Any]:
         if came < last:
             promised = f"{length} batches that the loader's len promises"
             told = f"pass {epoch + 1} gave {came} of the {promised}"
+            if came == 0 and isinstance(loader, BareIteration) and loader.places is not None:
+                told += ": does its load_state_dict set all that an iteration begins with?"
             if came == 0:
                 raise DataError(told)
             logging.getLogger("data_loader").warning(told)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
-from machinery.errors import ConfigError, DataError
+from machinery.errors import ConfigError, DataError, UserError
 from machinery.order import seeding
 from machinery.order.batches import PassOrder, Share, Split
 from machinery.order.choosing import Choice as Choice, LengthBatches, values_of, weights_of
@@ -299,6 +299,8 @@ class StandingPasses(StreamPasses):
                 stood = next(batches, None)
                 if stood is None:
                     break
+                if isinstance(stood, UserError):
+                    raise stood
                 done += 1
                 twins.see(stood.batch)
                 if course is not None:
@@ -309,7 +311,7 @@ class StandingPasses(StreamPasses):
         finally:
             del batches  # see `handed_out`
 
-    def _begun(self, epoch: int, known: Course | None) -> Iterator[Stood]:
+    def _begun(self, epoch: int, known: Course | None) -> Iterator[Stood | UserError]:
         """The batches of a pass, from its beginning or from a course."""
         place = (self._seed, self._name, "pass", epoch)
         turn = 0

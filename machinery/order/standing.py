@@ -18,15 +18,26 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import IterableDataset, IterDataPipe, get_worker_info
 
 from machinery import distributed
+from machinery.errors import DataError, UserError
 from machinery.order import seeding
 from machinery.plain_data import plain
 
 #: Of a value so many items are looked at, evenly spread.
 _ITEMS = 1000
+#: So deep are objects looked into.
+_DEPTH = 3
 _OTHER = (
     "from a state that it has given it goes on with other samples, so it was read from the "
     "beginning: count before yield, and draw what is of a pass, not of a sample, from a seed of "
     "its own"
+)
+_NEITHER = (
+    "read from the beginning it gives other samples than before, too, so the run is not the "
+    "unbroken one: let load_state_dict set all that an iteration begins with"
+)
+_AT_ITS_END = (
+    "it is at its end before the place where it stood: let load_state_dict set all that an "
+    "iteration begins with"
 )
 
 
@@ -75,7 +86,7 @@ class Start(NamedTuple):
     asks: bool
 
 
-class Source(IterableDataset[Stood | None]):
+class Source(IterableDataset[Stood | UserError | None]):
     """The finished batches of a stream, in whichever worker, each with where the stream stands.
 
     Args:
@@ -105,7 +116,14 @@ class Source(IterableDataset[Stood | None]):
         self._iteration += 1
         self._mixed = False
 
-    def __iter__(self) -> Iterator[Stood | None]:
+    def __iter__(self) -> Iterator[Stood | UserError | None]:
+        try:
+            yield from self._standing()
+        except UserError as error:  # torch would put the traceback of a worker into its message
+            yield error
+
+    def _standing(self) -> Iterator[Stood | None]:
+        """The batches; None where a worker has no turn."""
         worker, _ = _here()
         start = self._start
         iteration = self._iteration
@@ -123,6 +141,7 @@ class Source(IterableDataset[Stood | None]):
             whole = len(some) == self._batch_size
             if not some or (start.drop_last and not whole):
                 return
+            mark = _mark(some)  # before anybody changes them
             batch = self._collate_fn(some)
             if iteration != self._iteration:
                 self._mixed = True
@@ -130,7 +149,7 @@ class Source(IterableDataset[Stood | None]):
             after = self._state()
             if self._mixed or not start.asks:
                 state = None
-            yield Stood(batch, worker, number + 1, state, _mark(some), why)
+            yield Stood(batch, worker, number + 1, state, mark, why)
             state = after
             if not whole:
                 return
@@ -143,8 +162,13 @@ class Source(IterableDataset[Stood | None]):
         if samples is not None:
             return samples, ""
         samples = self._samples_from(self._at_first)
+        some: list[Any] = []
         for number in range(reached.batches):
-            self._read(samples, number)
+            some = self._read(samples, number)
+        if not some:
+            raise DataError(f"{type(self.dataset).__name__}: {_AT_ITS_END}")
+        if _mark(some) != reached.mark:
+            return samples, _NEITHER
         return samples, _OTHER
 
     def _state(self) -> bytes | None:
@@ -210,19 +234,37 @@ def _state_of(dataset: Any) -> bytes:
 def _mark(samples: list[Any]) -> int:
     """What a batch is told from others by: some of the numbers of its first and last samples."""
     mark = len(samples)
-    for value in tree_leaves([samples[:1], samples[-1:]]):
+    for value in _leaves([samples[:1], samples[-1:]], _DEPTH):
         mark = zlib.crc32(_some_of(value), mark)
     return mark
+
+
+def _leaves(value: Any, depth: int) -> Iterator[Any]:
+    """What is in a value, also in objects that are no containers."""
+    for leaf in tree_leaves(value):
+        inner: Any = None
+        if isinstance(leaf, np.ndarray) and leaf.dtype == object:
+            inner = leaf.reshape(-1).tolist()
+        elif isinstance(leaf, torch.Tensor) or hasattr(leaf, "tobytes"):
+            inner = None  # it says itself what it holds
+        elif hasattr(leaf, "__dict__"):
+            inner = dict(vars(leaf))
+        if inner and depth > 0:
+            yield from _leaves(inner, depth - 1)
+        else:
+            yield leaf
 
 
 def _some_of(value: Any) -> bytes:
     """Some of what a value holds."""
     if isinstance(value, torch.Tensor) and value.layout == torch.strided:
         value = value.detach().reshape(-1)[:: max(value.numel() // _ITEMS, 1)].tolist()
-    elif isinstance(value, np.ndarray):
+    elif isinstance(value, np.ndarray) and value.dtype != object:
         value = value.reshape(-1)[:: max(value.size // _ITEMS, 1)].tolist()
     elif isinstance(value, bytes):
         return value
+    elif hasattr(value, "tobytes"):  # NumPy's numbers, pictures
+        return bytes(value.tobytes())
     elif not isinstance(value, bool | int | float | complex | str):
         value = type(value).__name__
     return repr(value).encode()

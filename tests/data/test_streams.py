@@ -2,6 +2,7 @@
 
 import logging
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import get_worker_info
@@ -9,6 +10,7 @@ from torch.utils.data import get_worker_info
 import streams
 from machinery import distributed
 from machinery.errors import CheckpointError, DataError
+from machinery.order.epochs import training_batches
 from streams import FilesLoader, samples_read
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -146,6 +148,118 @@ def both(samples):
     return torch.stack([sample[1] for sample in samples]), torch.tensor([s[-1] for s in samples])
 
 
+@pytest.mark.parametrize("kind", ["object", "picture", "number", "array of objects"])
+def test_a_state_that_is_late_is_seen_in_samples_of_any_kind(kind):
+    class Odd(streams.Late):
+        def sample(self, number):
+            x, _ = super().sample(number)
+            if kind == "object":
+                return streams.Sample([streams.Sample(x)])
+            if kind == "picture":
+                return Picture(x)
+            if kind == "number":
+                return x.numpy().sum()
+            return np.array([streams.Sample(x)], dtype=object)
+
+    whole = as_bytes(FilesLoader(0, kind=Odd, collate_fn=list).batches(1))
+    state = taken_as_they_are(FilesLoader(0, kind=Odd, collate_fn=list), 1, 5)
+    loader = FilesLoader(0, kind=Odd, collate_fn=list)
+    loader.places.load_state_dict(state)
+    assert as_bytes(loader.batches(1, 5)) == whole[5:]
+
+
+class Picture:
+    """Gives its content in one way alone, as pictures of Pillow do."""
+
+    __slots__ = ("x",)
+
+    def __init__(self, x):
+        self.x = x
+
+    def tobytes(self):
+        return self.x.numpy().tobytes()
+
+
+def as_bytes(batches):
+    """What batches of odd samples hold."""
+    found = []
+    for batch in batches:
+        found.append([inner(sample) for sample in batch])
+    return found
+
+
+def inner(sample):
+    """The numbers in an odd sample."""
+    while not isinstance(sample, torch.Tensor):
+        if isinstance(sample, np.generic):
+            return sample.tobytes()
+        sample = sample[0] if isinstance(sample, list | np.ndarray) else sample.x
+    return sample.numpy().tobytes()
+
+
+def test_a_collate_function_may_change_the_samples(caplog):
+    def changed(samples):
+        return [samples.pop(0), *(sample[0].zero_() for sample in samples)]
+
+    state = taken_as_they_are(FilesLoader(0, collate_fn=changed), 1, 5)
+    loader = FilesLoader(0, collate_fn=changed)
+    loader.places.load_state_dict(state)
+    assert list(loader.batches(1, 5)) and not caplog.records
+
+
+def taken_as_they_are(loader, epoch, count):
+    """What a checkpoint would hold behind some batches of any kind."""
+    batches = loader.batches(epoch)
+    for _ in range(count):
+        next(batches)
+    batches.close()
+    return loader.places.state_dict()
+
+
+class DrawsOnAndOn(streams.Files):
+    """Adds what a generator draws that no state has."""
+
+    def __init__(self, log):
+        super().__init__(log=log)
+        self.generator = torch.Generator().manual_seed(1)
+
+    def sample(self, number):
+        x, label = super().sample(number)
+        return x + torch.rand((), generator=self.generator), label
+
+
+class LoadsNothing(streams.Files):
+    """Goes on from where it is."""
+
+    def load_state_dict(self, state):
+        pass
+
+
+@pytest.mark.parametrize("kind", [DrawsOnAndOn, LoadsNothing])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_does_not_begin_anew_either_is_told(workers, kind, caplog):
+    state = taken(FilesLoader(workers, kind=kind), 1, 0, 5)
+    gone_on(FilesLoader(workers, kind=kind), state, 1, 5)
+    (record,) = caplog.records
+    assert "read from the beginning it gives other samples than before" in record.getMessage()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_stream_that_is_at_its_end_before_its_place_is_an_error(workers):
+    state = taken(FilesLoader(workers, kind=LoadsNothing), 1, 0, 24)
+    loader = FilesLoader(workers, kind=LoadsNothing)
+    loader.places.load_state_dict(state)
+    with pytest.raises(DataError, match=r"^LoadsNothing: it is at its end before the place"):
+        list(loader.batches(1, 24))
+
+
+def test_a_pass_without_a_batch_says_what_is_missing():
+    loader = FilesLoader(0, kind=LoadsNothing, steps=24)
+    assert len(list(training_batches(loader, 0, 24, 1))) == 24
+    with pytest.raises(DataError, match=r"pass 2 gave 0 of .*: does its load_state_dict set all"):
+        list(training_batches(loader, 24, 48, 1))
+
+
 def test_two_iterations_at_a_time_are_not_relied_on(caplog):
     loader = FilesLoader(0)
     both = zip(loader.batches(1), loader.batches(2), strict=False)
@@ -218,6 +332,17 @@ def test_a_state_may_hold_tensors_and_is_as_it_was_then():
         whole = rows(loader.batches(1))
         state = taken(loader, 1, 0, 5)
         assert gone_on(loader, state, 1, 5)[0] == whole[5:]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_state_that_becomes_no_plain_data_is_told_in_one_line(workers):
+    class Opens(streams.Files):
+        def state_dict(self):
+            return {**super().state_dict(), "file": object() if self.read else None}
+
+    with pytest.raises(CheckpointError) as raised:
+        list(FilesLoader(workers, kind=Opens).batches(1))
+    assert str(raised.value).startswith("the state_dict of a Opens.file is a builtins.object: ")
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -1530,7 +1530,10 @@ mixup and cutmix: {}: give classes
 are not for iterable data: leave them out
 {}: use "whole"
 let reset_parameters() set it, or make it a buffer
-let a reset_parameters() write it""".splitlines()
+let a reset_parameters() write it
+trainer.checkpoint: {}: choose one of them
+"sharded" needs safetensors: pip install safetensors
+set all that an iteration begins with""".splitlines()
 
 
 #: What only looks like one: help, origins, and what is told beside a suggestion.

@@ -278,6 +278,16 @@ def test_parts_beside_each_other_are_a_whole(folder):
     assert torch.equal(stored.load(path)["state_dict"]["fc1.weight"], expected)
 
 
+def test_a_part_of_one_and_one_of_another_name_are_told(folder):
+    path = folder / "checkpoint-epoch3.sharded"
+    for part in path.iterdir():
+        with pytest.raises(CheckpointError, match="is a part of a checkpoint: name the folder"):
+            read_run(part)
+    renamed = path.rename(folder / "copied")
+    with pytest.raises(CheckpointError, match=r"lost its \.sharded: rename it"):
+        read_run(renamed)
+
+
 def test_a_pickle_in_it_is_never_read(folder):
     path = folder / "checkpoint-epoch3.sharded"
     (path / ".metadata").write_bytes(b"\x80\x04cposix\nsystem\n(X\x04\x00\x00\x00exittR.")

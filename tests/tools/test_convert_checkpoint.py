@@ -7,10 +7,12 @@ import torch
 import torch.utils.tensorboard  # for all that is forked
 import torchvision.datasets  # noqa: F401
 
+import tiny
 from classic_checkpoints import CLASSIC, Calls, Runs, write_classic
 from machinery.checkpoints import file as checkpoint
 from machinery.errors import CheckpointError
 from projects import ROOT, SHARED, copy_template, quick
+from tools import convert_checkpoint
 from tools.convert_checkpoint import convert, read_inert
 
 
@@ -71,3 +73,19 @@ def test_what_cannot_be_converted(tmp_path, content):
     torch.save({"weights": torch.zeros(2)}, tmp_path / "y.pth")
     with pytest.raises(CheckpointError, match="is no checkpoint of the classic template"):
         convert(read_inert(tmp_path / "y.pth"), tmp_path)
+
+
+def test_a_checkpoint_of_this_template_keeps_all_that_it_has(tmp_path, monkeypatch):
+    trainer = tiny.build(tiny.settings(tmp_path, trainer__epochs=1))
+    trainer.train()
+    old = tiny.newest(trainer.checkpoint_dir)
+    monkeypatch.setattr("sys.argv", ["convert", str(old), str(tmp_path / "new.pth")])
+    convert_checkpoint.main()
+    before, now = checkpoint.load(old), checkpoint.load(tmp_path / "new.pth")
+    assert before["states"] and repr(before) == repr(now)
+
+
+def test_a_run_folder_is_no_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["convert", str(tmp_path), str(tmp_path / "new.pth")])
+    with pytest.raises(CheckpointError, match="is a folder: name one of the checkpoints in it"):
+        convert_checkpoint.main()

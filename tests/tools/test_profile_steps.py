@@ -10,8 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
+import ranks
 import tiny
+from machinery import distributed
 from machinery.errors import ConfigError, StorageError
+from machinery.update.runtime import unwrap
+from machinery.update.sharding import is_sharded
 from projects import ROOT, quick
 from tools import profile_steps
 
@@ -60,6 +64,33 @@ def test_a_profile_trains_as_the_trainer_does_through_epochs(tmp_path):
     )
     assert trainer.epoch == 2 and trainer.step == 10
     assert tiny.digest(trainer.model) == tiny.digest(plain.model)
+
+
+def test_saving_is_that_of_the_run(tmp_path, caplog):
+    later = {"trainer__async_save": True, "trainer__checkpoint": "sharded"}
+    trainer, _ = profiled(tmp_path, trainer__save_step=5, **later)
+    assert trainer._checkpoints._later is not None
+    assert trainer._checkpoints.newest.name == "checkpoint-epoch1-step5.sharded"
+    assert not caplog.records
+
+
+def profiled_together(folder, settings):
+    """What one of several processes tells, and what the weights are in it then."""
+    trainer = tiny.as_train_py(settings)
+    trainer.restore()
+    lines = list(profile_steps.profiled(trainer, 3, folder / f"{distributed.rank()}.json.gz"))
+    shared = any(map(is_sharded, unwrap(trainer.model).parameters()))
+    return len(lines), shared, tiny.digest(trainer.model) if not shared else ""
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_several_processes_train_together_and_the_main_one_is_traced(tmp_path, strategy):
+    args = {"drop_last": True, "batch_size": 4}
+    settings = tiny.settings(tmp_path, trainer__save_step=3, data_loader__args=args)
+    settings["trainer"]["strategy"] = strategy
+    first, second = ranks.run(tmp_path, 2, profiled_together, tmp_path, settings)
+    assert first == second and first[:2] == (2, strategy == "fsdp")
+    assert [file.name for file in tmp_path.glob("*.gz")] == ["0.json.gz"]
 
 
 def test_a_run_with_too_few_steps_is_refused(tmp_path):
