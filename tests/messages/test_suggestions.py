@@ -1530,7 +1530,8 @@ mixup and cutmix: {}: give classes
 are not for iterable data: leave them out
 {}: use "whole"
 let reset_parameters() set it, or make it a buffer
-let a reset_parameters() write it""".splitlines()
+let a reset_parameters() write it
+let the loader's len say at most""".splitlines()
 
 
 #: What only looks like one: help, origins, and what is told beside a suggestion.
