@@ -294,7 +294,7 @@ class Checkpoints:
         return f"{text}, {free / 1e6:.0f} MB free"
 
     def _intact(self) -> str:
-        if self.newest is None:
+        if self.newest is None or not self.newest.exists():  # somebody has removed the folder
             return "there is no earlier checkpoint"
         return f"{self.newest.name} is intact"
 
