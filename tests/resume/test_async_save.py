@@ -128,7 +128,7 @@ def test_of_a_folder_that_is_gone_nothing_is_intact(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoint, "save", save)
     trainer = tiny.build(settings(tmp_path), trainer_class=Counts)
-    with pytest.raises(StorageError, match="No space left .*; there is no earlier checkpoint"):
+    with pytest.raises(StorageError, match=r"No space left .*; there is no earlier checkpoint"):
         trainer.train()
 
 
