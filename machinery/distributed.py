@@ -237,6 +237,14 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
+def leave_own(group: Any) -> None:
+    """Leave a group that `own_group` has made, before it is met by the end of Python."""
+    import torch.distributed as dist
+
+    if group is not None and dist.is_initialized():
+        dist.destroy_process_group(group)
+
+
 def abandon() -> None:
     """After an error: leave nothing, so that nobody is waited for.
 

@@ -109,6 +109,12 @@ class Later:
             thread.join()
             self._thread = None
 
+    def end(self) -> None:
+        """Let go of the others, at a clean end or a polite stop."""
+        self.rest()
+        distributed.leave_own(self.group)
+        self.group = None
+
     def wait(self) -> None:
         """Wait until what was begun is done.
 

@@ -55,6 +55,7 @@ def owned(
     run = checkpoints.run
     try:
         yield
+        checkpoints.end()
         run.status("finished", **position(), exit_code=0)
     except BaseException as raised:
         with deaf_to_workers():
@@ -83,6 +84,7 @@ def _settled(error: BaseException, checkpoints: Checkpoints) -> BaseException:
         checkpoints.settle()
     except UserError as of_writing:
         return of_writing
+    checkpoints.end()
     return error
 
 

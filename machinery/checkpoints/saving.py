@@ -107,6 +107,12 @@ class Checkpoints:
         distributed.from_main(self._later.wait)
         self._later.wait()
 
+    def end(self) -> None:
+        """There is nothing to save any more: at a clean end or a polite stop."""
+        if self._later is not None:
+            self._later.end()
+            self._later = None
+
     def restore(self, start: Start, held: Held) -> Position | None:
         """Load what the run starts from; where it stands, if it goes on.
 
@@ -294,7 +300,7 @@ class Checkpoints:
         return f"{text}, {free / 1e6:.0f} MB free"
 
     def _intact(self) -> str:
-        if self.newest is None:
+        if self.newest is None or not self.newest.exists():  # somebody has removed the folder
             return "there is no earlier checkpoint"
         return f"{self.newest.name} is intact"
 

@@ -122,12 +122,17 @@ def _batches(loader: Any, start: int, stop: int, seed: int) -> Iterator[Any]:
     if length == 0:
         why = "fewer samples than a batch, with drop_last?"
         raise DataError(f"the training loader has no batches: {why}")
+    in_shares = not distributed.alone() and _is_stream(loader)
+    alike = distributed.alone() or in_shares
     at = start
     while at < stop:
         epoch, first = divmod(at, length)
         last = min(length, first + stop - at)
         came = first
-        for batch in _one_pass(loader, seed, epoch + 1, first, last):
+        batches = _one_pass(loader, seed, epoch + 1, first, last)
+        if in_shares:
+            batches = _in_step(batches, epoch + 1, first)
+        for batch in batches:
             came += 1
             yield batch
         if came < last:
@@ -139,8 +144,28 @@ def _batches(loader: Any, start: int, stop: int, seed: int) -> Iterator[Any]:
                 raise DataError(told)
             logging.getLogger("data_loader").warning(told)
         at += last - first
-        if at < stop and distributed.alone():  # where the epoch stands is told by its batches
+        if at < stop and alike:  # where the epoch stands is told by its batches
             yield from [EMPTY] * (last - came)
+
+
+def _in_step(batches: Iterator[Any], epoch: int, first: int) -> Iterator[Any]:
+    """Batches `first` up to the last of a pass over a stream, of which each process has a share.
+
+    Raises:
+        DataError: that of one process ends before the others': they would wait for it in vain.
+    """
+    for k in itertools.count(first):
+        batch = next(batches, EMPTY)
+        ended = batch is EMPTY
+        (how_many,) = distributed.totals([float(ended)])()
+        if 0 < how_many < distributed.size():
+            who = distributed.gathered(ended).index(True)
+            what = f"pass {epoch} has {k} batches in process {who}, and more in others"
+            hint = f"share out as many to each, or let the loader's len say at most {k}"
+            raise DataError(f"{what}: {hint}")
+        if ended:
+            return
+        yield batch
 
 
 def one_pass(
@@ -173,6 +198,11 @@ def _cuts_itself(loader: Any) -> bool:
     """Whether each of several processes gets only its share, not everything."""
     if isinstance(loader, BareIteration):
         return True
-    if isinstance(getattr(loader, "dataset", None), IterableDataset):  # whose business it is
+    if _is_stream(loader):  # whose business it is
         return True
     return isinstance(getattr(loader, "sampler", None), DistributedSampler)
+
+
+def _is_stream(loader: Any) -> bool:
+    """Whether a loader reads iterable data, which is shared out by the dataset itself."""
+    return isinstance(getattr(loader, "dataset", None), IterableDataset)

@@ -102,7 +102,7 @@ class Source(IterableDataset[Stood | UserError | None]):
         self._batch_size = batch_size
         self._collate_fn = collate_fn
         # As it is before anything is read: each pass begins from there.
-        self._at_first: bytes | None = None
+        self._at_first = _state_of(dataset)
         self._start: Start
         # Of the iterations in this process the last, and whether another has read beside it.
         self._iteration = 0
@@ -110,8 +110,6 @@ class Source(IterableDataset[Stood | UserError | None]):
 
     def begin(self, start: Start) -> None:
         """Say how the next iteration begins."""
-        if self._at_first is None:
-            self._at_first = _state_of(self.dataset)
         self._start = start
         self._iteration += 1
         self._mixed = False

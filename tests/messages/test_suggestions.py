@@ -1533,7 +1533,8 @@ let reset_parameters() set it, or make it a buffer
 let a reset_parameters() write it
 trainer.checkpoint: {}: choose one of them
 "sharded" needs safetensors: pip install safetensors
-set all that an iteration begins with""".splitlines()
+set all that an iteration begins with
+let the loader's len say at most""".splitlines()
 
 
 #: What only looks like one: help, origins, and what is told beside a suggestion.

@@ -1,5 +1,6 @@
 """`trainer.async_save`: what is written while the training goes on is of the moment of the save."""
 
+import shutil
 import signal
 import threading
 
@@ -113,6 +114,22 @@ def test_a_write_that_fails_ends_the_run_at_the_next_update(tmp_path, monkeypatc
     assert status(trainer)["state"] == "failed" and status(trainer)["exit_code"] == 6
     names = sorted(path.name for path in trainer.checkpoint_dir.glob("*.pth"))
     assert names == ["checkpoint-epoch1-step3.pth"]
+
+
+def test_of_a_folder_that_is_gone_nothing_is_intact(tmp_path, monkeypatch):
+    """Somebody removes it while it is written into."""
+    failing(monkeypatch, 6)
+    fails = checkpoint.save
+
+    def save(content, path):
+        if content["progress"]["step"] == 6:
+            shutil.rmtree(path.parent)
+        fails(content, path)
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    trainer = tiny.build(settings(tmp_path), trainer_class=Counts)
+    with pytest.raises(StorageError, match=r"No space left .*; there is no earlier checkpoint"):
+        trainer.train()
 
 
 def test_control_c_after_a_write_that_has_failed_is_the_first(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ reads nothing again."""
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -147,6 +148,36 @@ def test_an_epoch_of_several_passes_that_are_short_goes_on(tmp_path, workers, st
     path = train(config, made, None, stops_at)
     assert f"epoch{stops_at[0]}-step{stops_at[1] + 2}" in path.name
     assert train(config, made, path) == whole
+
+
+class Even(streams.Files):
+    """Files of one length: three of them are all that each of two readers has."""
+
+    def __init__(self, log=None):
+        super().__init__((21,) * 6, log)
+
+
+@pytest.mark.parametrize(("workers", "accumulate"), [(0, 2), (1, 1)])
+def test_so_do_several_processes_that_are_short_of_as_many(tmp_path, workers, accumulate):
+    changes = {"trainer__len_epoch": 45, "trainer__accumulate": accumulate}
+    config = settings(tmp_path, **changes, trainer__epochs=2)
+    made = {"workers": workers, "steps": 20, "log": None, "kind": Even}
+    whole = ranks.run(tmp_path, 2, train, config, made)
+    paths = ranks.run(tmp_path, 2, train, config, made, None, (1, 30))
+    assert f"epoch1-step{30 + accumulate}" in paths[0].name
+    assert ranks.run(tmp_path, 2, train, config, made, paths[0]) == whole
+
+
+@pytest.mark.parametrize(("size", "workers", "accumulate"), [(2, 0, 3), (3, 0, 1), (2, 2, 2)])
+def test_a_share_that_ends_before_others_is_told(tmp_path, size, workers, accumulate):
+    """They would wait for each other until the time is over; with fewer batches they train."""
+    config = settings(tmp_path, trainer__accumulate=accumulate, trainer__epochs=1)
+    made = {"workers": workers, "steps": 40, "log": None}
+    codes, said = ranks.finish(*ranks.start(tmp_path, size, train, config, made))
+    assert set(codes) == {3}, said
+    told = r"pass 1 has (\d+) batches in process \d, and more in others: .* len say at most \1"
+    (fewest,) = {int(re.search(told, each)[1]) for each in said}
+    ranks.run(tmp_path, size, train, config, {**made, "steps": fewest})
 
 
 def without_places(path):
