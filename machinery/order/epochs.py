@@ -136,16 +136,26 @@ def _batches(loader: Any, start: int, stop: int, seed: int) -> Iterator[Any]:
             came += 1
             yield batch
         if came < last:
-            promised = f"{length} batches that the loader's len promises"
-            told = f"pass {epoch + 1} gave {came} of the {promised}"
-            if came == 0 and isinstance(loader, BareIteration) and loader.places is not None:
-                told += ": does its load_state_dict set all that an iteration begins with?"
-            if came == 0:
-                raise DataError(told)
-            logging.getLogger("data_loader").warning(told)
+            _tell_of_short(loader, epoch + 1, came, length)
         at += last - first
         if at < stop and alike:  # where the epoch stands is told by its batches
             yield from [EMPTY] * (last - came)
+
+
+def _tell_of_short(loader: Any, epoch: int, came: int, length: int) -> None:
+    """Warn of a pass that gives fewer batches than its loader promises.
+
+    Raises:
+        DataError: it gives none.
+    """
+    promised = f"{length} batches that the loader's len promises"
+    told = f"pass {epoch} gave {came} of the {promised}"
+    if came > 0:
+        logging.getLogger("data_loader").warning(told)
+        return
+    if isinstance(loader, BareIteration) and loader.places is not None:
+        told += ": does its load_state_dict set all that an iteration begins with?"
+    raise DataError(told)
 
 
 def _in_step(batches: Iterator[Any], epoch: int, first: int) -> Iterator[Any]:

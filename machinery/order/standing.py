@@ -130,7 +130,7 @@ class Source(IterableDataset[Stood | UserError | None]):
         reached = start.reached.get(worker)
         samples, why = self._behind(reached)
         done = 0
-        state = self._at_first
+        state: bytes | None = self._at_first
         if reached is not None:
             done = reached.batches
             state = self._state()

@@ -136,12 +136,6 @@ def test_control_c_after_a_write_that_has_failed_is_the_first(tmp_path, monkeypa
     failing(monkeypatch, 6)
 
     class Interrupts(Counts):
-        def _after_update(self, batches):
-            self._checkpoints.rest()
-            if self.stop.noted is not None:
-                signal.raise_signal(signal.SIGINT)
-            super()._after_update(batches)
-
         def _leave(self):
             signal.raise_signal(signal.SIGINT)
             super()._leave()
