@@ -39,6 +39,16 @@ _INSTEAD = (
 )
 
 
+def problem_of_saving(settings: TrainerSettings) -> str:
+    """Why checkpoints cannot be as the trainer's settings say; empty if they can."""
+    if settings.checkpoint != "sharded":
+        return ""
+    if settings.save == "trained":
+        what = '"sharded" holds all weights, and trainer.save "trained" leaves some out'
+        return f"{what}: choose one of them"
+    return shards.what_is_missing()
+
+
 class Checkpoints:
     """The checkpoints of one run.
 
@@ -61,24 +71,15 @@ class Checkpoints:
         self._suffix = run_folder.FILE
         if settings.checkpoint == "sharded":
             self._suffix = run_folder.SHARDED
-            self._check_sharded()
+        problem = problem_of_saving(settings)
+        if problem:
+            raise ConfigError(f"trainer.checkpoint: {problem}")
         self._writes_later = settings.async_save
         self._later: Later | None = None
         # Of each network the weights that were not trained when it was built.
         self._untrained: dict[str, Digests] = {}
         self._built: Built | None = None
         self._round_trips = RoundTrips()
-
-    def _check_sharded(self) -> None:
-        """Refuse what a folder of shards cannot be.
-
-        Raises:
-            ConfigError: with the reason.
-        """
-        shards.check_installed()
-        if self._leaves_out:
-            what = '"sharded" holds all weights, and trainer.save "trained" leaves some out'
-            raise ConfigError(f"trainer.checkpoint: {what}: choose one of them")
 
     def begin(self, on_failure: Callable[[], None]) -> None:
         """From here on there is something to save.

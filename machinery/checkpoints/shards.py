@@ -6,6 +6,7 @@ made under a temporary name, read back, and renamed as a whole. Any number of pr
 Nothing in it can run code.
 """
 
+import importlib.util
 import json
 import os
 import shutil
@@ -24,7 +25,7 @@ from machinery.checkpoints import manifest
 from machinery.checkpoints.chunks import are_apart
 from machinery.checkpoints.structure import bytes_of
 from machinery.checkpoints.typed_json import Tensors, decoded, encoded
-from machinery.errors import CheckpointError, ConfigError, StorageError
+from machinery.errors import CheckpointError, StorageError
 from machinery.files import check_folder, ensure_dir, replacing, sync_folder
 from machinery.plain_data import plain
 from machinery.update.runtime import is_sharded, local
@@ -60,17 +61,11 @@ _DTYPES = {
 Place = Callable[[str, torch.dtype, list[int]], torch.Tensor]
 
 
-def check_installed() -> None:
-    """Refuse to begin what could not be saved.
-
-    Raises:
-        ConfigError: safetensors is not installed.
-    """
-    try:
-        import safetensors  # noqa: F401
-    except ImportError:
-        what = '"sharded" needs safetensors: pip install safetensors'
-        raise ConfigError(f"trainer.checkpoint: {what}") from None
+def what_is_missing() -> str:
+    """What has to be installed for such a folder; empty if all is there."""
+    if importlib.util.find_spec("safetensors") is None:
+        return '"sharded" needs safetensors: pip install safetensors'
+    return ""
 
 
 def check_kinds(name: str, state: Any) -> None:
@@ -367,9 +362,11 @@ def load(path: Path, place: Place = on_host, known: bool = False) -> Any:
     if problem:
         raise CheckpointError(f"{path} is damaged: {problem}")
     try:
-        check_installed()
+        missing = what_is_missing()
+        if missing:
+            raise CheckpointError(missing)
         return _loaded(path, place)
-    except (CheckpointError, ConfigError) as error:
+    except CheckpointError as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
     except RecursionError:
         raise CheckpointError(f"{path} cannot be read: it is nested too deeply") from None

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from machinery.checkpoints.saving import problem_of_saving
 from machinery.config.settings import TrainerSettings
 from machinery.errors import ConfigError
 from machinery.update.metrics import MetricTracker, classes_of
@@ -48,6 +49,7 @@ def check_settings(
     problems = [
         *_problems_of_judging(settings, names, own, prefixes),
         *_problems_of_length(settings, batches),
+        *_problems_of_saving(settings),
     ]
     lines = [f"{where('trainer', key)}: trainer.{key}: {text}" for key, text in problems]
     for name in _taken([*names, *(own or ())], prefixes):
@@ -180,6 +182,13 @@ def _problems_of_length(settings: TrainerSettings, batches: int) -> Iterator[Pro
         yield Problem("accumulate", text)
     if settings.save_step is not None and settings.save_step >= batches:
         yield Problem("save_step", f"an epoch has {batches} batches, so this would never save")
+
+
+def _problems_of_saving(settings: TrainerSettings) -> Iterator[Problem]:
+    """What checkpoints cannot be."""
+    problem = problem_of_saving(settings)
+    if problem:
+        yield Problem("checkpoint", problem)
 
 
 def _taken(names: Sequence[str], prefixes: Sequence[str]) -> list[str]:

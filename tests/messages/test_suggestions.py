@@ -1531,7 +1531,7 @@ are not for iterable data: leave them out
 {}: use "whole"
 let reset_parameters() set it, or make it a buffer
 let a reset_parameters() write it
-trainer.checkpoint: {}: choose one of them
+{}: choose one of them
 "sharded" needs safetensors: pip install safetensors
 set all that an iteration begins with
 let the loader's len say at most""".splitlines()

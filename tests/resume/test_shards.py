@@ -381,7 +381,8 @@ def test_what_it_cannot_hold_is_refused_at_the_start(tmp_path):
     with pytest.raises(CheckpointError, match="model has a tensor of complex128"):
         trainer.train()
     with pytest.raises(ConfigError, match=r'trainer\.save "trained" leaves some out'):
-        tiny.build(settings(tmp_path, trainer__save="trained"))
+        tiny.build(settings(tmp_path / "no", trainer__save="trained"))
+    assert not (tmp_path / "no").exists()
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
