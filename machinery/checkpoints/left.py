@@ -32,6 +32,8 @@ def read_weights(path: Path, content: Content, model: nn.Module) -> Content:
         CheckpointError: they cannot be read.
     """
     likes: dict[int, torch.Tensor] = {}
+    if not _are_left(content, [_WEIGHTS]):
+        return content
     _note_weights(likes, content["state_dict"], model)
     return _read(path, content, likes, [_WEIGHTS])
 
@@ -48,6 +50,8 @@ def read(path: Path, content: Content, networks: Mapping[str, nn.Module], parts:
         CheckpointError: they cannot be read.
     """
     likes: dict[int, torch.Tensor] = {}
+    if not _are_left(content, _PARTS):
+        return content
     for name, network in networks.items():
         _note_weights(likes, content["states"].get(name, content["state_dict"]), network)
     for name, part in parts.items():
@@ -60,10 +64,6 @@ def _read(
     path: Path, content: Content, likes: Mapping[int, torch.Tensor], parts: Sequence[str]
 ) -> Content:
     """Read some parts of a checkpoint; of each tensor as much as one of another that it is like."""
-    values = cast(dict[str, Any], content)
-    held = {part: values[part] for part in parts}
-    if not any(_is_left(leaf) for leaf in tree_leaves(held)):
-        return content
 
     def place(tensor: torch.Tensor) -> torch.Tensor:
         like = likes.get(id(tensor))
@@ -72,7 +72,19 @@ def _read(
         part = torch.empty_like(local(like), dtype=tensor.dtype, requires_grad=False)
         return like_shared(like, part)
 
-    return cast(Content, {**content, **shards.read_left(path, held, place)})
+    found = shards.read_left(path, _held(content, parts), place)
+    return cast(Content, {**content, **found})
+
+
+def _are_left(content: Content, parts: Sequence[str]) -> bool:
+    """Whether tensors of some parts of a checkpoint are still in its folder."""
+    return any(_is_left(leaf) for leaf in tree_leaves(_held(content, parts)))
+
+
+def _held(content: Content, parts: Sequence[str]) -> dict[str, Any]:
+    """Some parts of a checkpoint."""
+    values = cast(dict[str, Any], content)
+    return {part: values[part] for part in parts}
 
 
 def _is_left(value: Any) -> bool:

@@ -98,8 +98,8 @@ class FromFile(Start):
 
     def restore(self, held: Held, made_of: State) -> Position | None:
         """Load what was saved; where the run stands, if it goes on."""
-        self.read_numbers(held)
         try:
+            self.read_numbers(held)
             return self._restore(held, made_of)
         except UserError:
             raise

@@ -310,7 +310,7 @@ def test_it_begins_with_weights_of_a_file(tmp_path):
         assert furthest(numbers, alone) == 0
 
 
-class Tower(BaseModel):
+class Heavy(BaseModel):
     """Of so many layers, each of 6.8 MB."""
 
     def __init__(self, layers):
@@ -340,7 +340,7 @@ def peak(config):
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells it")
 def test_no_process_builds_a_whole_copy(tmp_path):
-    arch = {"type": "Tower", "init": "by_name", "args": {"layers": 24}}
+    arch = {"type": "Heavy", "init": "by_name", "args": {"layers": 24}}
     config = settings(tmp_path, arch=arch, trainer__strategy="fsdp")
     assert max(ranks.run(tmp_path, 3, peak, config)) < 100
     config["arch"]["init"] = "whole"
@@ -393,7 +393,7 @@ class Special(nn.Parameter):
     """A weight with a class of its own."""
 
 
-class Odd(BaseModel):
+class Strange(BaseModel):
     """Makes its numbers in a way that cannot be done by name."""
 
     def __init__(self, kind):
@@ -449,13 +449,13 @@ def around(network):
 
 
 tiny.around = around
-for kind in (Lazy, Odd, Convolution, Tower):
+for kind in (Lazy, Strange, Convolution, Heavy):
     kind.__module__ = "tiny"
     setattr(tiny, kind.__name__, kind)
 
 
 def odd(kind):
-    return {"type": "Odd", "init": "by_name", "args": {"kind": kind}}
+    return {"type": "Strange", "init": "by_name", "args": {"kind": kind}}
 
 
 @pytest.mark.parametrize(
@@ -467,9 +467,9 @@ def odd(kind):
         (odd("numbers"), r"shift is given numbers in the constructor: let reset_parameters\(\)"),
         (odd("plain"), r"table is a tensor without numbers: let reset_parameters\(\) set it"),
         (odd("class"), 'shift is a Special, and no plain Parameter: use "whole"'),
-        (odd("half"), "Odd.reset_parameters leaves shift without numbers"),
-        (odd("other"), "Odd.reset_parameters makes another weight of shift"),
-        (odd("wrong"), "Odd.reset_parameters: .*no_such_method"),
+        (odd("half"), "Strange.reset_parameters leaves shift without numbers"),
+        (odd("other"), "Strange.reset_parameters makes another weight of shift"),
+        (odd("wrong"), "Strange.reset_parameters: .*no_such_method"),
         (odd("outside"), "fc.bias is written by the reset_parameters of a module that lacks it"),
     ],
 )
