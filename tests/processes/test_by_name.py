@@ -342,9 +342,11 @@ def peak(config):
 def test_no_process_builds_a_whole_copy(tmp_path):
     arch = {"type": "Heavy", "init": "by_name", "args": {"layers": 24}}
     config = settings(tmp_path, arch=arch, trainer__strategy="fsdp")
-    assert max(ranks.run(tmp_path, 3, peak, config)) < 100
+    parts = ranks.run(tmp_path, 3, peak, config)
     config["arch"]["init"] = "whole"
-    assert min(ranks.run(tmp_path, 3, peak, config)) > 150
+    wholes = ranks.run(tmp_path, 3, peak, config)
+    # a third, and a few layers; memory that is used again hides some MB of either
+    assert max(parts) < 2 / 3 * min(wholes)
 
 
 def in_file(tensor):
