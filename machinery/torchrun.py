@@ -7,6 +7,7 @@ import ctypes
 import os
 import signal
 import sys
+from pathlib import Path
 
 #: The process id of the torchrun that `spread` has started, for the processes that it starts.
 _LAUNCHER = "_TEMPLATE_LAUNCHER"
@@ -21,10 +22,17 @@ def spread(devices: str | None, n_gpu: int) -> None:
     Args:
         devices: the GPUs as the command line names them.
         n_gpu: how many the config asks for, of those there are.
+
+    Raises:
+        ConfigError: the program is none that could be started again: it is no file.
     """
     count = _processes(devices, n_gpu)
     if count < 2:
         return
+    if not Path(sys.argv[0]).is_file():
+        from machinery.errors import ConfigError  # here: as a script, this is not in the project
+
+        raise ConfigError(f"this is not started once for each of {count} GPUs: name one by -d 0")
     threads = max((os.cpu_count() or 1) // count, 1)
     os.environ[_LAUNCHER] = str(os.getpid())
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

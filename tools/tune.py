@@ -187,7 +187,7 @@ def _why(result: subprocess.CompletedProcess[str]) -> str:
     lines = [line for line in result.stderr.splitlines() if line.strip()]
     for line in lines:
         if line.startswith("error"):
-            return line
+            return line.removeprefix("error: ")
     if lines:
         return lines[-1]
     return f"exit {result.returncode}"

@@ -175,6 +175,16 @@ def may_be_one(path: Path) -> bool:
     return path.is_file() or (path.suffix == SHARDED and path.is_dir())
 
 
+def not_there(path: Path) -> str:
+    """What to say of a path that is no checkpoint; the names of those in it, if it is a folder."""
+    if not path.is_dir():
+        return f"there is no file {path}"
+    names = [saved.path.name for saved in checkpoints(path)]
+    if not names:
+        return f"{path} is a folder"
+    return f"{path} is a folder: name one of its {', '.join(names[-5:])}"
+
+
 def best_name(epoch: int, suffix: str = FILE) -> str:
     """The name of the best checkpoint, of an epoch."""
     if suffix == SHARDED:
@@ -293,11 +303,13 @@ def _load(saved: Saved) -> Any:
 
 
 def _runs_hint(folder: Path) -> str:
-    """The runs in a folder that is none itself."""
-    runs = {path.parent.name for path in folder.glob("*/checkpoint-epoch*")}
-    if not runs:
-        return ""
-    return f"; its runs: {', '.join(sorted(runs)[-5:])}"
+    """The runs in a folder that is none itself, or in folders of it: `saved/models/NAME/RUN`."""
+    for pattern in ("*", "*/*", "*/*/*"):
+        runs = {path.parent for path in folder.glob(f"{pattern}/checkpoint-epoch*")}
+        if runs:
+            names = [run.relative_to(folder).as_posix() for run in sorted(runs)]
+            return f"; its runs: {', '.join(names[-5:])}"
+    return ""
 
 
 def whole_beside(path: Path) -> list[str]:

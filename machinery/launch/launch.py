@@ -120,7 +120,7 @@ class Launch:
             return file
         where = config.source.where(("arch", "weights"))
         if self._is_whole():
-            raise ConfigError(f"{where}: arch.weights: there is no file {file}")
+            raise ConfigError(f"{where}: arch.weights: {run_folder.not_there(file)}")
         what = f"the weights that are not trained come from arch.weights: {file}"
         raise CheckpointError(f"{where}: {what}, which is missing")
 

@@ -43,6 +43,9 @@ _NONE_TYPED: dict[str, Any] = {
 #: How a program parses its arguments itself; ours would be unknown to it.
 _PARSES = re.compile(r"\.parse_args\(")
 
+#: A value for a key of the config.
+_ASSIGNED = re.compile(r"[A-Za-z_][\w.\[\]]*=")
+
 
 def parse(
     parser: argparse.ArgumentParser | argparse.Namespace, options: Iterable[Any], evaluating: bool
@@ -76,12 +79,24 @@ def _parse(parser: argparse.ArgumentParser, options: Iterable[Any], evaluating: 
         first = "".join(sys.argv[1:2])
         if end.code == 2 and first.endswith(".json"):
             print(f"did you mean -c {shlex.quote(first)}?", file=sys.stderr)
+        if end.code == 2:
+            _suggest_set(sys.argv[1:])
         raise
     if args.resume is not None and not _types_config(sys.argv[1:]):
         args.config = None  # it is the parser's default
     modification = {target: getattr(args, name) for name, target in targets.items()}
     own = _own_words(parser, targets.keys())
     return Command(args, modification, own, "set" in declared or not _parses_itself())
+
+
+def _suggest_set(words: list[str]) -> None:
+    """Say how a key of the config is set, if one was typed without `--set`."""
+    meant = []
+    for before, word in zip(["", *words], words, strict=False):
+        if _ASSIGNED.match(word) and not before.startswith("-"):
+            meant += ["--set", word]
+    if meant:
+        print(f"did you mean {shlex.join(meant)}?", file=sys.stderr)
 
 
 def _actions_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:

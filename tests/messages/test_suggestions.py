@@ -511,6 +511,30 @@ STARTING = [
         "train.py short.json --check",
         then="python train.py $1 --check",
     ),
+    case(
+        "set-forgotten",
+        "did you mean {}?",
+        r"did you mean (--set .*)\?",
+        "$C",
+        "trainer.epochs=1 --check",
+        then="$1 --check",
+    ),
+    case(
+        "set-forgotten-before-the-second",
+        "did you mean {}?",
+        r"did you mean (--set .*)\?",
+        "$C --set trainer.epochs=1",
+        "trainer.len_epoch=1 --check",
+        then="$1 --check",
+    ),
+    case(
+        "weights-in-a-folder",
+        "{} is a folder: name one of its {}",
+        r"name one of its (\S+),",
+        "$C --check",
+        f"--set arch.weights={ONE}",
+        f"--set arch.weights={ONE}/$1",
+    ),
     case("set", "such as --set trainer.epochs=3", "such as (.*)", "$C", "--set trainer.epochs"),
     case("exists-go-on", "continue it with -r auto", "it with (-r auto)", "$NEW", before="$NEW"),
     case(
@@ -529,6 +553,14 @@ STARTING = [
         "-r saved/models/Runs",
         "-r saved/models/Runs/$1",
         before="$C --set name=Runs --run_id r",
+    ),
+    case(
+        "runs-of-all",
+        "its runs: {}",
+        r"its runs: (\S+?),?\s",
+        "test.py",
+        "-r saved",
+        "-r saved/$1",
     ),
     case(
         "run_id",
@@ -1435,7 +1467,7 @@ SUGGESTION = re.compile(
 #: data/test_choosing.py, messages/test_first_batch.py, update/test_schedules.py,
 #: messages/test_memory.py, data/test_waiting.py, update/test_recomputing.py
 #: update/test_switches.py, classic/test_older_versions.py, messages/test_messages.py,
-#: update/test_fused.py, data/test_images.py and processes/test_by_name.py.
+#: update/test_fused.py, data/test_images.py, processes/test_by_name.py and tools/test_tune.py.
 FOLLOWED = """what to train: -c {}
 -r auto needs
 may be its "base"
@@ -1534,7 +1566,8 @@ let a reset_parameters() write it
 {}: choose one of them
 "sharded" needs safetensors: pip install safetensors
 set all that an iteration begins with
-let the loader's len say at most""".splitlines()
+let the loader's len say at most
+started once for each of {} GPUs: name one by -d 0""".splitlines()
 
 
 #: What only looks like one: help, origins, and what is told beside a suggestion.

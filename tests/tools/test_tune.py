@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import subprocess
 import sys
 
 import pytest
@@ -43,6 +44,17 @@ def test_what_is_measured_is_the_training(tmp_path):
     assert plain["facts"]["fused"] and not plain["facts"]["blocks"]
     assert workers["losses"][:10] == plain["losses"][:10] and workers["facts"]["workers"] == 1
     assert channels["losses"][:10] == pytest.approx(plain["losses"][:10], abs=1e-3)
+
+
+def test_one_process_is_measured():
+    """Which no launcher could start again."""
+    command = [sys.executable, "tools/tune.py", "-c", "config.json"]
+    common = {"cwd": ROOT, "capture_output": True, "text": True}
+    told = subprocess.run([*command, "-d", "0,1"], **common)
+    assert told.returncode == 2 and told.stderr.count("error") == 1
+    assert "this is not started once for each of 2 GPUs: name one by -d 0" in told.stderr
+    told = subprocess.run([*command, "-d", "0", "--seconds", "0.01", "--minutes", "0.01"], **common)
+    assert told.returncode == 0, told.stderr
 
 
 def test_tuning_recommends_what_is_faster_together():
