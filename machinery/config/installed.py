@@ -51,6 +51,7 @@ _FUNCTIONS = ("torch.nn.functional", "torchvision.ops", "torchmetrics.functional
 #: Where a name that stands alone may be meant to be from.
 _WELL_KNOWN = (
     "torch.nn",
+    "torch.nn.functional",
     "torch.utils.data",
     "torchvision.models",
     "torchvision.datasets",

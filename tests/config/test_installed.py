@@ -229,6 +229,7 @@ def test_what_it_suggests_helps(tmp_path, package):
     [
         ("arch", "resnet18", "torchvision.models.resnet18"),
         ("loss", "MSELoss", "torch.nn.MSELoss"),
+        ("loss", "huber_loss", "torch.nn.functional.huber_loss"),
         ("metrics", "MulticlassF1Score", "torchmetrics.classification.MulticlassF1Score"),
         ("optimizer", "sgd", "SGD"),
         ("optimizer", "AdamWScheduleFree", "schedulefree.AdamWScheduleFree"),
