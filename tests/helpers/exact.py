@@ -1,6 +1,12 @@
 """Training in float64, so that several processes can be compared with one to the last bits."""
 
+import os
+import signal
+
+import pytest
+
 import tiny
+from machinery import distributed
 from trainer import Trainer
 
 
@@ -36,3 +42,24 @@ def furthest(first, second):
     """The largest difference of two sets of weights."""
     assert first.keys() == second.keys()
     return max(float((first[name] - second[name]).abs().max()) for name in first)
+
+
+class Stops(Exact):
+    """The last process gets a SIGTERM after some updates of this process."""
+
+    after = 0
+
+    def _after_update(self, batches):
+        self.after -= 1
+        if self.after == 0 and distributed.rank() == distributed.size() - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        super()._after_update(batches)
+
+
+def stopped(config, after, resume=None):
+    """The newest checkpoint of a run that is stopped after some updates."""
+    kind = type("Stops", (Stops,), {"after": after})
+    trainer = tiny.as_train_py(config, resume, trainer_class=kind)
+    with pytest.raises(tiny.Stopped):
+        trainer.train()
+    return tiny.newest(trainer.checkpoint_dir)

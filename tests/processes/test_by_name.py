@@ -1,8 +1,6 @@
 """`arch.init: "by_name"`: random weights module by module, which no process has to hold whole."""
 
-import os
 import re
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 import ranks
 import tiny
 from base import BaseModel
-from exact import Exact, furthest
+from exact import Exact, furthest, stopped
 from machinery import distributed
 from machinery.checkpoints import file as checkpoint
 from machinery.errors import ConfigError
@@ -224,27 +222,6 @@ def test_two_processes_train_as_one(tmp_path, changes):
     changes = {**PLAIN, **changes}
     alone = run(tmp_path, 1, settings(tmp_path / "one", "fsdp", **changes))
     same(run(tmp_path, 2, settings(tmp_path / "two", "fsdp", **changes)), alone)
-
-
-class Stops(Exact):
-    """The last process gets a SIGTERM after some updates."""
-
-    after = 0
-
-    def _after_update(self, batches):
-        self.after -= 1
-        if self.after == 0 and distributed.rank() == distributed.size() - 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        super()._after_update(batches)
-
-
-def stopped(config, after, resume=None):
-    """The newest checkpoint of a run that is stopped."""
-    kind = type("Stops", (Stops,), {"after": after})
-    trainer = tiny.as_train_py(config, resume, trainer_class=kind)
-    with pytest.raises(tiny.Stopped):
-        trainer.train()
-    return tiny.newest(trainer.checkpoint_dir)
 
 
 ADAM = {"type": "Adam", "args": {"lr": 0.01}}

@@ -1,9 +1,7 @@
 """`trainer.strategy: "fsdp"`: a model whose weights are shared out trains as one process does."""
 
 import json
-import os
 import re
-import signal
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +12,7 @@ from torch import nn
 import ranks
 import tiny
 from base import BaseModel
-from exact import Exact, furthest
+from exact import Exact, furthest, stopped
 from machinery import distributed
 from machinery.checkpoints import file as checkpoint
 from machinery.update.sharding import is_sharded, local
@@ -204,27 +202,6 @@ def test_three_processes_and_others_train_as_one(tmp_path):
     alone = run(tmp_path, 1, settings(tmp_path / "one"))
     same(run(tmp_path, 3, settings(tmp_path / "three", "fsdp")), alone)
     same(run(tmp_path, 2, settings(tmp_path / "ddp")), alone)
-
-
-class Stops(Exact):
-    """The last process gets a SIGTERM after some updates."""
-
-    after = 0
-
-    def _after_update(self, batches):
-        self.after -= 1
-        if self.after == 0 and distributed.rank() == distributed.size() - 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        super()._after_update(batches)
-
-
-def stopped(config, after, resume=None):
-    """The newest checkpoint of a run that is stopped."""
-    kind = type("Stops", (Stops,), {"after": after})
-    trainer = tiny.as_train_py(config, resume, trainer_class=kind)
-    with pytest.raises(tiny.Stopped):
-        trainer.train()
-    return tiny.newest(trainer.checkpoint_dir)
 
 
 #: Processes and ways before and after a stop: of a run inside an epoch, and after one.
