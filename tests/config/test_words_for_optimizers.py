@@ -137,5 +137,5 @@ def test_class_weights_of_a_function_name_the_class(tmp_path, name, key, instead
 
 def test_a_class_that_takes_none_is_not_named(tmp_path):
     loss = {"type": "torch.nn.functional.mse_loss", "args": {"weight": [1, 2, 1]}}
-    with pytest.raises(ConfigError, match=r"takes weight as Tensor . None, found a list of 3$"):
+    with pytest.raises(ConfigError, match=r"takes weight as .*Tensor.*, found a list of 3$"):
         ConfigParser(tiny.settings(tmp_path, loss=loss)).check(loss=tiny)

@@ -203,9 +203,12 @@ def same(one, other, limit=1e-12):
 
 #: BatchNorm sees a process' part of the batch: without it several train as one.
 PLAIN = {"arch__type": "Plain"}
+# Adam divides by the size of a gradient: of one that is nearly 0, the last bits would become the
+# first ones.
+ADAMW = {"type": "AdamW", "args": {"lr": 0.01, "weight_decay": 0.1, "eps": 1e-3}}
 OTHERS = [
     {},
-    {"optimizer": {"type": "AdamW", "args": {"lr": 0.01, "weight_decay": 0.1}}},
+    {"optimizer": ADAMW},
     {"trainer__ema": 0.5},
     {"trainer__ema": 0.5, "trainer__shard": []},
     {"trainer__recompute": ["blocks.*"]},
