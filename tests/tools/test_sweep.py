@@ -451,3 +451,31 @@ def test_a_killed_worker_has_the_code_of_its_signal(monkeypatch):
     with pytest.raises(SystemExit) as caught:
         _spread(2)
     assert caught.value.code == 128 + signal.SIGKILL
+
+
+STEP, DEEP = ({"type": "StepLR", "args": {"step_size": size}} for size in (1, 20))
+CYCLE = {"type": "torch.optim.lr_scheduler.OneCycleLR", "args": {"max_lr": 0.1}}
+
+
+@pytest.mark.parametrize(
+    "values, labels",
+    [
+        (["SGD", "timm.optim.Lamb", "SGD"], ["SGD", "Lamb", "SGD"]),
+        ([CYCLE, None, STEP, CYCLE], ["OneCycleLR", "null", "StepLR", "OneCycleLR"]),
+        ([True, False, True], ["true", "false", "true"]),
+        ([1, "1"], ["1", '"1"']),
+        ([STEP, DEEP], ['{"args": {"step_size": 1}, "ty…', '{"args": {"step_size": 20}, "t…']),
+    ],
+)
+def test_values_that_are_no_numbers_have_places_of_their_own(values, labels):
+    """Two that would be called alike are written out as far as there is room."""
+    pytest.importorskip("optuna")
+    from tools.sweeping.drawing import _are_numbers, _numbered, plt
+
+    assert not _are_numbers(values) and _are_numbers([1, 0.5])
+    figure, axis = plt.subplots()
+    places = _numbered(axis, values)
+    names = {label.get_position()[0]: label.get_text() for label in axis.get_xticklabels()}
+    plt.close(figure)
+    assert [names[place] for place in places] == labels
+    assert len(names) == len(set(labels))

@@ -1,6 +1,8 @@
 """Pictures of a sweep: the values as they came, and against each setting."""
 
+import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +20,8 @@ from tools.sweeping.values import deviation_of, value_of
 
 #: Settings beside each other.
 _ACROSS = 3
+#: Of the name of a value, at most.
+_LETTERS = 30
 #: Of points that were trained to their end, and of those that were not.
 _DONE, _PRUNED = "tab:blue", "tab:orange"
 
@@ -117,9 +121,13 @@ def _settings(points: list[Point], study: optuna.Study, monitor: str) -> Any:
         axis.set_visible(False)
     for axis, name in zip(axes.flat, names, strict=False):
         having = [point for point in points if name in point.params]
-        _scatter(axis, _places([point.params[name] for point in having]), having)
+        values = [point.params[name] for point in having]
+        if _are_numbers(values):
+            _scatter(axis, values, having)
+        else:
+            _scatter(axis, _numbered(axis, values), having)
         if name in logarithmic:
-            axis.set_xscale("log")
+            _spread_powers(axis, max(values) / min(values))
         axis.set_xlabel(name, fontsize=8)
         axis.set_ylabel(watched_name(monitor), fontsize=8)
         axis.tick_params(labelsize=7)
@@ -127,12 +135,43 @@ def _settings(points: list[Point], study: optuna.Study, monitor: str) -> Any:
     return figure
 
 
-def _places(values: list[Any]) -> list[Any]:
-    """The values of a setting as an axis takes them: numbers, or texts."""
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return [str(each) for each in values]
-    return values
+def _are_numbers(values: list[Any]) -> bool:
+    return all(isinstance(each, int | float) and not isinstance(each, bool) for each in values)
+
+
+def _numbered(axis: Any, values: list[Any]) -> list[int]:
+    """The places of values that are no numbers, which are named below the axis."""
+    texts = [json.dumps(value, sort_keys=True) for value in values]
+    kinds = sorted(set(texts))
+    named = [_named(json.loads(kind)) for kind in kinds]
+    if len(set(named)) < len(named):  # components of one type
+        named = kinds
+    labels = [name if len(name) <= _LETTERS else f"{name[:_LETTERS]}…" for name in named]
+    axis.set_xticks(range(len(kinds)), labels, rotation=20, ha="right", rotation_mode="anchor")
+    axis.set_xlim(-0.5, len(kinds) - 0.5)
+    return [kinds.index(text) for text in texts]
+
+
+def _named(value: Any) -> str:
+    """What a value is called in a few letters: a component by its type, without its module."""
+    if isinstance(value, Mapping):
+        value = value.get("type", value)
+    if isinstance(value, str):
+        return value.rpartition(".")[2]
+    return json.dumps(value).replace('"', "")
+
+
+def _spread_powers(axis: Any, ratio: float) -> None:
+    """Let each power of ten have the same room.
+
+    Args:
+        ratio: of the largest number to the smallest; only few have labels between the powers.
+    """
+    axis.set_xscale("log")
+    labelled = (1, 2, 5) if ratio < 100 else (1,)
+    axis.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=labelled, numticks=6))
+    axis.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda number, _: f"{number:g}"))
+    axis.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
 
 
 def _logarithmic(study: optuna.Study) -> set[str]:
