@@ -557,10 +557,11 @@ STARTING = [
     case(
         "runs-of-all",
         "its runs: {}",
-        r"its runs: (\S+?),?\s",
+        r"its runs: .*(models/Zebra/z)",
         "test.py",
         "-r saved",
         "-r saved/$1",
+        before="$C --set name=Zebra --run_id z",
     ),
     case(
         "run_id",
