@@ -258,7 +258,7 @@ class Group:
                 raise _no_optimizer(optimizer)
         self._check_complete()
         self._stepped = True
-        if self._shares.nothing():  # none of its samples could be read, by any process
+        if self._shares.nothing():  # zeros as gradients would move weights by momentum and decay
             self._runtime.clear(optimizers)
             optimizers = ()
             again = None

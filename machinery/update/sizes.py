@@ -44,14 +44,12 @@ class Shares:
         #: Whether the mean of each batch is what is wanted, as of one batch of one process.
         self.plain = wholes is sizes and len(sizes) == 1 and sizes[0] != 0
         self._wait: Callable[[], list[float]] | None = None
-        self._wholes: list[float] = []
-        self._all_samples = samples
+        # Until they are known, those of this process.
+        self._wholes = sizes
         if wholes is not None:
             self._wholes = wholes
-            if wholes is not sizes:  # of several processes: this one may have none of a batch
-                self._all_samples = wholes
         else:
-            self._wait = distributed.totals([*sizes, *samples])
+            self._wait = distributed.totals(sizes)
 
     def weight(self, k: int) -> float:
         """What the mean loss over batch k has to be multiplied by.
@@ -60,9 +58,7 @@ class Shares:
         over all samples of the update. Waits for the other processes if they had to be asked.
         """
         if self._wait is not None:
-            totals = self._wait()
-            self._wholes = totals[: len(self.sizes)]
-            self._all_samples = totals[len(self.sizes) :]
+            self._wholes = self._wait()
             self._wait = None
         of_update = 1.0
         if self._wholes[k] == 0:
@@ -74,8 +70,11 @@ class Shares:
         return of_update * self.sizes[k] * distributed.size() / self._wholes[k]
 
     def nothing(self) -> bool:
-        """Whether no process has a sample of them, as far as `weight` has found out."""
-        return not any(self._all_samples)
+        """Whether no process has anything to learn from, as far as `weight` has found out.
+
+        None of their samples could be read, or the loss ignores the targets of all.
+        """
+        return not any(self._wholes)
 
 
 class Counts(NamedTuple):

@@ -224,6 +224,24 @@ def test_two_processes_are_one(tmp_path, case):
             assert one["accuracy"] == other["accuracy"]
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_an_update_whose_targets_are_all_ignored_is_none_on_any_number_of_processes(
+    tmp_path, strategy
+):
+    """Momentum and weight decay would move the weights by gradients that are zero."""
+    args = {"batch_size": 2, "shuffle": False}
+    changes = {"data_loader__type": "HolesLoader", "data_loader__args": args, "trainer__ema": 0.5}
+    config = exact.settings(tmp_path, trainer__strategy=strategy, **changes)
+    config["optimizer"]["args"]["weight_decay"] = 0.1
+    alone = ranks.run(tmp_path, 1, train_here, config, exact.Exact)[0]
+    for weights, logs, _, _ in ranks.run(tmp_path, 2, train_here, config, exact.Exact):
+        assert [log["val_loss"] for log in logs] == pytest.approx(
+            [log["val_loss"] for log in alone[1]], abs=1e-12
+        )
+        if strategy == "ddp":
+            assert exact.furthest(weights, alone[0]) < 1e-12
+
+
 BATCH = (torch.zeros(6, 2), torch.tensor([0, 1, 2, -100, 1, 0]))
 
 
