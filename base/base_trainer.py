@@ -285,8 +285,7 @@ class BaseTrainer(ClassicNames, ABC):
         parts.begin_epoch(vars(self), epoch)
         self._own.begin_epoch(self._held())
         with_modes = self._held().with_modes
-        for optimizer in with_modes:
-            optimizer.train()
+        networks.begin_in_training(with_modes, self.step)
         # Such a loop doesn't ask whether to stop, so there a signal ends the epoch at once.
         with self.stop.unpolled():
             log = self._train_epoch(epoch)

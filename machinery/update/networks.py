@@ -101,6 +101,20 @@ def to_training(networks: Sequence[nn.Module]) -> None:
         module.training = False
 
 
+def begin_in_training(with_modes: Iterable[Any], step: int) -> None:
+    """Let optimizers with modes begin an epoch in training.
+
+    Args:
+        step: batches of it that are done: what goes on within it is in the mode of the checkpoint,
+            which was written in validation if that was stopped, and the way to the other mode and
+            back would cost the last bit.
+    """
+    if step > 0:
+        return
+    for optimizer in with_modes:
+        optimizer.train()
+
+
 @contextmanager
 def evaluating(
     networks: Sequence[nn.Module], with_modes: Iterable[Any] = (), average: Any = None

@@ -133,6 +133,27 @@ def test_it_continues_exactly(tmp_path, monkeypatch, at):
     assert state["param_groups"] == expected["param_groups"]
 
 
+class StopsInValidation(Trainer):
+    """Is asked to stop in a validation."""
+
+    def _forward(self, batch):
+        if not self.model.training and self.epoch == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super()._forward(batch)
+
+
+def test_it_continues_exactly_from_within_a_validation(tmp_path):
+    """The way to the weights in training and back would cost their last bits."""
+    arch = {"arch": {"type": "TinyModel", "args": {"width": 99}}}
+    whole = train(settings(tmp_path / "whole", **arch))
+    stopped = train(settings(tmp_path / "part", **arch), kind=StopsInValidation)
+    path = newest_whole(stopped.checkpoint_dir)[0]
+    assert "epoch2-step" in path.name
+    again = train(settings(tmp_path / "part", **arch), path)
+    assert_equal(weights_of(whole), weights_of(again))
+    assert tiny.rows(again) == tiny.rows(whole)
+
+
 def test_what_is_tested_is_what_was_judged(tmp_path, monkeypatch):
     """Of an epoch's file, and of one inside an epoch, where the weights are those in training."""
     trainer = train(settings(tmp_path))
