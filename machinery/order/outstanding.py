@@ -66,6 +66,8 @@ class Outstanding:
     def __init__(self) -> None:
         self._passes: dict[int, _Pass] = {}
         self._weighted = False
+        #: Whether the loss whose gradients are computed counts nothing.
+        self.is_nothing = False
 
     def begin(self, loader: Any) -> None:
         """A pass over a loader begins; what the one before has left is forgotten."""
@@ -123,13 +125,19 @@ class Outstanding:
             current.ever_learnt = True
 
     @contextmanager
-    def weighted(self) -> Iterator[None]:
-        """Within it, losses have been weighted already."""
+    def weighted(self, nothing: bool) -> Iterator[None]:
+        """Within it, losses have been weighted already.
+
+        Args:
+            nothing: with 0.
+        """
         self._weighted = True
+        self.is_nothing = nothing
         try:
             yield
         finally:
             self._weighted = False
+            self.is_nothing = False
             self._learn()
 
 

@@ -5,7 +5,8 @@ import inspect
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
 
@@ -216,17 +217,15 @@ class Runtime:
         """Add the gradients of `loss`, as many times as it weighs.
 
         What counts nothing takes no part: 0 times a loss over no samples, which is NaN, is NaN. Of
-        several processes each has to, because they wait for each other's gradients: they are of the
-        output then, and zero.
+        several processes each has to, because they wait for each other's gradients, in the order of
+        the loss: they are zero then.
 
         Args:
             output: that the loss is of.
         """
-        if weight == 0:
-            if self._alone:
-                return
-            if not bool(torch.isfinite(loss)):
-                loss = _zero(output, loss)
+        nothing = weight == 0
+        if nothing and self._alone:
+            return
         if weight != 1:
             loss = loss * weight
         if self._scaled:
@@ -234,7 +233,7 @@ class Runtime:
         if self._alone:
             self._derive(loss)
             return
-        with OUTSTANDING.weighted():
+        with OUTSTANDING.weighted(nothing), _without_gradients(output, nothing):
             self._derive(loss)
 
     def _derive(self, loss: torch.Tensor) -> None:
@@ -428,18 +427,17 @@ def _of_step(optimizer: Optimizer, error: RuntimeError) -> ConfigError | None:
     return None
 
 
-def _zero(output: Any, loss: torch.Tensor) -> torch.Tensor:
-    """A loss of 0, [], with the gradients of an output, zeros; `loss` itself if it has none."""
-    zero = torch.zeros_like(loss, requires_grad=False)
-    found = False
+@contextmanager
+def _without_gradients(output: Any, nothing: bool) -> Iterator[None]:
+    """Within it, the gradients of an output are zeros if it counts `nothing`."""
+    handles = []
     for tensor in tensors_in(output):
-        if tensor.requires_grad:
-            found = True
-            # No product: 0 times what is infinite is NaN.
-            zero = zero + torch.where(torch.zeros_like(tensor, dtype=torch.bool), tensor, 0).sum()
-    if found:
-        return zero
-    return loss
+        if nothing and tensor.requires_grad:
+            # No product: 0 times what is not finite is NaN.
+            handles.append(tensor.register_hook(torch.zeros_like))
+    yield
+    for handle in handles:
+        handle.remove()
 
 
 def _sync_buffers_option() -> str:

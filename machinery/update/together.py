@@ -8,6 +8,7 @@ from torch import nn
 
 from machinery import distributed
 from machinery.errors import ConfigError, UserError
+from machinery.order.outstanding import OUTSTANDING
 from machinery.update.networks import share_buffers
 from machinery.update.runtime import is_sharded
 
@@ -59,8 +60,13 @@ def _shared_gradient(averages: bool, weigh: Weigh | None) -> Callable[[torch.Ten
     """What becomes of a gradient of this process."""
 
     def shared(gradient: torch.Tensor) -> torch.Tensor:
+        weight = 1.0
         if weigh is not None:
-            gradient = gradient * weigh()
+            weight = weigh()
+        if weight == 0 or OUTSTANDING.is_nothing:  # no product: 0 times what is not finite is NaN
+            gradient = torch.zeros_like(gradient)
+        elif weight != 1:
+            gradient = gradient * weight
         if not averages:
             return gradient
         assert not gradient.requires_grad, "processes cannot average gradients of gradients"

@@ -242,6 +242,41 @@ def test_an_update_whose_targets_are_all_ignored_is_none_on_any_number_of_proces
             assert exact.furthest(weights, alone[0]) < 1e-12
 
 
+class Learning(nn.CrossEntropyLoss):
+    """Has parameters of its own, of different sizes."""
+
+    def __init__(self):
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(3, dtype=torch.float64))
+        self.scale = nn.Parameter(torch.ones(1, dtype=torch.float64))
+
+    def forward(self, output, target):
+        return super().forward(output * self.scale + self.shift, target)
+
+
+def learnt(config):
+    """What the loss has learnt, and the last validation."""
+    for part in (HolesLoader, Learning):
+        setattr(tiny, part.__name__, part)
+    trainer = tiny.as_train_py(config, trainer_class=exact.Exact)
+    trainer.train()
+    return trainer.criterion.state_dict(), tiny.rows(trainer)[-1]
+
+
+@pytest.mark.parametrize("batch_size, number", [(2, 2), (5, 2), (5, 3)])
+def test_a_loss_that_learns_may_have_no_target_in_some_processes(tmp_path, batch_size, number):
+    """The gradients of all arrive in the same order; those of a loss that is NaN are zero."""
+    args = {"batch_size": batch_size, "shuffle": False}
+    changes = {"data_loader__type": "HolesLoader", "data_loader__args": args, "loss": "Learning"}
+    config = exact.settings(tmp_path, trainer__accumulate=2, **changes)
+    config["optimizer"]["loss"] = True
+    alone, row = ranks.run(tmp_path, 1, learnt, config)[0]
+    assert float(alone["shift"].abs().min()) > 0.001
+    for weights, other in ranks.run(tmp_path, number, learnt, config):
+        assert exact.furthest(weights, alone) < 1e-12
+        assert [float(x) for x in other[:4]] == pytest.approx([float(x) for x in row[:4]])
+
+
 BATCH = (torch.zeros(6, 2), torch.tensor([0, 1, 2, -100, 1, 0]))
 
 
