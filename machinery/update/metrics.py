@@ -157,7 +157,7 @@ class MetricTracker(metric_objects.OfAllProcesses):
     def since_last(self) -> dict[str, float]:
         """The averages over what was added since the last call; one wait for the GPU."""
         everywhere = self._read()
-        averages = {}
+        averages = _Averages()
         for key, total in everywhere.sums.items():
             count = everywhere.counts[key]
             old_total, old_count = self._seen.get(key, (0.0, 0))
@@ -253,6 +253,13 @@ class MetricTracker(metric_objects.OfAllProcesses):
         for name, metric in self.objects.items():
             states = [each[name] for each in objects if each.get(name) is not None]
             metric_objects.restore(metric, self._fresh[name], states)
+
+
+class _Averages(dict[str, float]):
+    """Averages by name; that of what has no sample is NaN, as where all targets are ignored."""
+
+    def __missing__(self, name: str) -> float:
+        return math.nan
 
 
 class _Totals(NamedTuple):

@@ -1,5 +1,6 @@
 """What a loss is the mean over, and how many samples a batch holds, are two counts."""
 
+import math
 import threading
 from functools import partial
 
@@ -331,3 +332,17 @@ class Said(Trainer):
 
     def loss_size_of(self, batch):
         return float(WEIGHT.double()[batch[1]].sum())
+
+
+def test_batches_without_any_target_are_logged(tmp_path):
+    """Where the window of a log has none, it has a metric, and no loss."""
+    arguments = {"batch_size": 4, "validation_split": 0}
+    config = tiny.settings(
+        tmp_path,
+        data_loader={"type": "HolesLoader", "args": arguments},
+        trainer__monitor="off",
+        trainer__log_step=1,
+        trainer__epochs=1,
+    )
+    trainer = tiny.train(config)
+    assert math.isfinite(float(tiny.rows(trainer)[1][1]))
