@@ -339,11 +339,14 @@ def set_aside_later(folder: Path, epoch: int, step: int | None) -> list[str]:
     return names
 
 
-def prune(folder: Path, keep_last: int | None) -> None:
+def prune(folder: Path, keep_last: int | None, written: Path | None = None) -> None:
     """Remove what nobody needs to go on, once a newer file is whole. The best is never counted.
 
     That is epoch files beyond the newest `keep_last` (None keeps all), step files beyond the newest
     two, and those that a later epoch file has outdone.
+
+    Args:
+        written: stays, whatever is called later: somebody may have put that there.
     """
     files = checkpoints(folder)
     epochs = [saved for saved in files if saved.step is None]
@@ -355,7 +358,8 @@ def prune(folder: Path, keep_last: int | None) -> None:
         if epochs and saved.epoch <= epochs[-1].epoch:
             unneeded.append(saved)
     for saved in unneeded:
-        remove(saved.path)
+        if saved.path != written:
+            remove(saved.path)
 
 
 #: The folders that this process owns: the system's locks keep only other processes out.

@@ -289,7 +289,7 @@ class Checkpoints:
         """
         if best is not None:
             run_folder.keep_best(best)
-        run_folder.prune(self.run.folder, self._keep_last)
+        run_folder.prune(self.run.folder, self._keep_last, self.newest)
 
     def _space(self, content: Content) -> str:
         """How much space a checkpoint needs, and how much there is."""

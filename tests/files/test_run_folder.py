@@ -264,3 +264,17 @@ def test_a_run_that_goes_as_python_ends_needs_nothing(tmp_path, monkeypatch):
         read.__del__()
         run.__del__(lambda: True)
     run.close()
+
+
+def test_what_was_just_written_stays_where_somebody_has_put_a_later_one(tmp_path):
+    class Visited(tiny.Trainer):
+        def _train_epoch(self, epoch):
+            for later in (8, 9):
+                path = self.checkpoint_dir / f"checkpoint-epoch{later}.pth"
+                path.write_text("another run's")
+            return super()._train_epoch(epoch)
+
+    config = tiny.settings(tmp_path, trainer__keep_last=2, trainer__epochs=2)
+    folder = tiny.train(config, trainer_class=Visited).checkpoint_dir
+    assert (folder / "checkpoint-epoch2.pth").is_file()
+    assert not (folder / "checkpoint-epoch1.pth").exists()
