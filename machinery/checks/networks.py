@@ -1,9 +1,10 @@
 """Whether the networks of a run are as somebody would want them who trains."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from logging import Logger
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -16,7 +17,7 @@ _NAMED = 3
 def warn_of_networks(
     model: nn.Module, criterion: Any, optimizers: Sequence[Optimizer], logger: Logger
 ) -> None:
-    """Warn of a model in evaluation mode, and of parameters that nobody trains.
+    """Warn of a model in evaluation mode, and of weights that nobody trains.
 
     Args:
         criterion: the loss, which may have parameters, too.
@@ -30,6 +31,11 @@ def warn_of_networks(
     if untrained:
         hint = "freeze them (arch.freeze, requires_grad_(False)), or give them to an optimizer"
         logger.warning(f"the model has parameters that no optimizer trains: {untrained}: {hint}")
+    unknown = _unknown(unwrap(model), trained)
+    if unknown:
+        hint = "keep layers in nn.ModuleList or nn.ModuleDict, and weights as nn.Parameter"
+        what = "the model holds weights that it does not know, and neither trains nor saves"
+        logger.warning(f"{what}: {unknown}: {hint}")
     if isinstance(criterion, nn.Module):
         untrained = _untrained(criterion, trained)
         if untrained:
@@ -52,6 +58,50 @@ def _untrained(network: nn.Module, trained: set[int]) -> str:
     for name, parameter in network.named_parameters():
         if parameter.requires_grad and id(parameter) not in trained:
             names.append(name)
+    return _first_of(names)
+
+
+def _unknown(network: nn.Module, trained: set[int]) -> str:
+    """The names of the attributes with weights that the network does not see as its own.
+
+    torch sees modules and parameters that are attributes, and none in a list or a dict.
+    """
+    known = trained.union(id(parameter) for parameter in network.parameters())
+    names = []
+    for prefix, module in network.named_modules():
+        for name, value in vars(module).items():
+            if name.startswith("_"):  # torch's own, and what somebody hides on purpose
+                continue
+            held = {id(weight) for weight in _weights_in(value)}
+            if held - known:
+                names.append(f"{prefix}.{name}".lstrip("."))
+    return _first_of(names)
+
+
+def _weights_in(value: Any) -> Iterator[torch.Tensor]:
+    """The weights that want a gradient in what an attribute holds, also in lists and dicts."""
+    if isinstance(value, nn.Module):
+        yield from _weights_in([*value.parameters()])
+    elif isinstance(value, torch.Tensor):
+        if _wants_gradient(value):
+            yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _weights_in(item)
+    elif type(value) in (list, tuple):
+        for item in value:
+            yield from _weights_in(item)
+
+
+def _wants_gradient(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is a weight: what was computed of weights is none."""
+    if not tensor.requires_grad:
+        return False
+    return tensor.is_leaf
+
+
+def _first_of(names: Sequence[str]) -> str:
+    """Some names, the first few where there are many."""
     if len(names) > _NAMED:
         return f"{', '.join(names[:_NAMED])}, … ({len(names)})"
     return ", ".join(names)

@@ -69,6 +69,26 @@ def test_parameters_of_the_model_that_no_optimizer_has_are_named(tmp_path, messa
     assert "no optimizer trains" not in messages()
 
 
+def test_weights_that_the_model_does_not_know_are_named(tmp_path, messages):
+    trainer = tiny.build(tiny.settings(tmp_path, trainer__verbosity=1, lr_scheduler=None))
+    model = trainer.model
+    model.blocks = [torch.nn.Linear(2, 2), torch.nn.ReLU()]
+    model.norm.heads = {"a": (torch.nn.Linear(2, 2),)}
+    model.token = torch.zeros(3, requires_grad=True)
+    # What it knows, what is frozen, and what was computed are none of them.
+    model.alias = [model.fc1]
+    model.teacher = [torch.nn.Linear(2, 2).requires_grad_(False)]
+    model.seen = [model.fc1.weight * 2]
+    trainer.train()
+    told = "neither trains nor saves: blocks, token, norm.heads: keep layers in nn.ModuleList"
+    assert told in messages()
+    known = tiny.build(tiny.settings(tmp_path, trainer__verbosity=1, lr_scheduler=None))
+    known.model.blocks = torch.nn.ModuleList([torch.nn.Linear(2, 2)])
+    known.optimizer = torch.optim.SGD(known.model.parameters(), lr=0.1)
+    known.train()
+    assert "does not know" not in messages()
+
+
 def test_a_loss_without_parameters_cannot_be_trained(tmp_path):
     optimizer = {"type": "Adam", "args": {"lr": 0.01}, "loss": True}
     config = ConfigParser(tiny.settings(tmp_path, optimizer=optimizer))
