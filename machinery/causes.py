@@ -1,6 +1,8 @@
 """What exceptions of Python and torch are a sign of, with what can be done: memory, packages."""
 
 import re
+import traceback
+from typing import Any
 
 from machinery.errors import UserError
 from machinery.files import ROOT
@@ -14,6 +16,7 @@ _TAKES_NO_SHARES = "multi-target not supported"
 _OF_SHARES = (
     "the targets are shares of classes, as mixup and cutmix make them: set loss=cross_entropy"
 )
+_OF_COLUMNS = "the targets are classes in a column: a class for each sample is [n], not [n, 1]"
 
 
 def is_of_memory(error: BaseException) -> bool:
@@ -64,5 +67,21 @@ def what_helps(error: BaseException, owner: object) -> list[str]:
     if "view size is not compatible" in text and getattr(settings, "channels_last", False) is True:
         return [_OF_CHANNELS]
     if _TAKES_NO_SHARES in text:
+        return _of_rows(error)
+    return []
+
+
+def _of_rows(error: BaseException) -> list[str]:
+    """What helps where a loss takes a class for each sample, and targets have rows of numbers."""
+    target: Any = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        found = frame.f_locals.get("target")
+        if type(found).__name__ == "Tensor":  # torch is not imported here
+            target = found
+    if target is None:
+        return []
+    if target.is_floating_point():
         return [_OF_SHARES]
+    if target.ndim == 2 and target.shape[1] == 1:
+        return [_OF_COLUMNS]
     return []

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import tiny
 from machinery import causes
@@ -78,6 +79,21 @@ def test_a_required_package_that_is_not_there_is_told_with_what_helps(name, hint
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     said = "is not installed here: activate the project's virtual environment, or pip install -r"
     assert done.returncode == 1 and (said in done.stderr) == hinted
+
+
+@pytest.mark.parametrize(
+    "target, said",
+    [
+        (torch.ones(2, 1).long(), ["the targets are classes in a column"]),
+        (torch.ones(2, 3).long(), []),
+        (torch.ones(2, 3), ["the targets are shares of classes"]),
+    ],
+)
+def test_targets_with_rows_are_told_for_what_they_are(target, said):
+    with pytest.raises(RuntimeError) as caught:
+        F.nll_loss(torch.zeros(2, 3), target)
+    lines = causes.what_helps(caught.value, None)
+    assert len(lines) == len(said) and all(map(str.startswith, lines, said))
 
 
 @pytest.mark.parametrize("content", [None, "torch\n".encode("utf-16")])  # as PowerShell writes it
