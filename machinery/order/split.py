@@ -31,6 +31,9 @@ def split_samples(
         if n_valid:
             left = f"leaves {max(n - n_valid, 0)} for training"
         hint = "give a share or number that leaves both some"
+        if n == 0:  # nobody has counted them
+            hint = "iterable data has no length: leave it out, and give a valid_data_loader"
+            raise ConfigError(f"validation_split {split}: {hint}")
         raise ConfigError(f"validation_split {split} of {n} {left}: {hint}")
     if not shuffle:
         what = "reads its samples in one order, as the split has drawn them"

@@ -270,6 +270,18 @@ def test_a_split_that_leaves_nothing_is_refused(split, n):
         tiny.TinyLoader(n=n, validation_split=split)
 
 
+class Endless(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return itertools.count()
+
+
+def test_a_split_of_iterable_data_is_refused_with_what_helps():
+    said = "validation_split 0.1: iterable data has no length: leave it out, and give a valid_data"
+    with pytest.raises(ConfigError, match=said):
+        BaseDataLoader(Endless(), shuffle=False, validation_split=0.1)
+    BaseDataLoader(Endless(), shuffle=False)
+
+
 def test_empty_data_is_refused():
     with pytest.raises(DataError, match="empty"):
         tiny.TinyLoader(n=0, validation_split=0)
