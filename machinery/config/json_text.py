@@ -26,6 +26,8 @@ _HINTS = (
     (r"True|False|None", "write true, false and null, not True, False and None"),
     (r"'", "strings and keys stand in double quotes"),
     (r",\s*[}\]]", "a comma, but no value before it"),
+    (r"\.\d", "a number begins with a digit: 0.5, not .5"),
+    (r"\A\s*[^\s{\[\"\d-]", "a config is JSON, an object in braces { … }, and no YAML or TOML"),
     (r"$", "the file ends too early: a closing brace or bracket is missing"),
 )
 

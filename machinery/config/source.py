@@ -180,11 +180,18 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")  # Windows' editors put a mark at the start
     except UnicodeDecodeError as error:
+        if b"\0" in error.object:
+            raise ConfigError(
+                f"{path} is no text: a config is JSON; -r takes a checkpoint"
+            ) from None
         line = error.object.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}:{line}: the file is not UTF-8: save it as UTF-8") from None
     except FileNotFoundError as error:
         hint = did_you_mean(path.absolute())
         raise ConfigError(f"{path} cannot be read: {error.strerror}{hint}") from None
+    except IsADirectoryError:
+        hint = "a config is a file; -r takes the folder of a run"
+        raise ConfigError(f"{path} is a folder: {hint}") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:  # no path at all

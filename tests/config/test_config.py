@@ -82,7 +82,8 @@ def test_reading_writes_nothing(tmp_path):
         ('{"a": /* x\n */ "b" // y\n 1}', "config.json:3:2: Expecting ',' delimiter"),
         ('{"a": ' + '"\\' * 50_000, "config.json:1:7: Unterminated string"),  # in no time
         ('{"a": ' + "/*" + "/* " * 50_000, "config.json:1:7: a comment that begins"),
-        ('{"a": 1e-4, "b": .5}', "config.json:1:18: Expecting value"),
+        ('{"a": 1e-4, "b": .5}', "config.json:1:18: a number begins with a digit: 0.5"),
+        ("name: Mine\nn_gpu: 0\n", "config.json:1:1: a config is JSON, an object in braces"),
         ('{"a": "x\ty"}', "config.json:1:9: Invalid control character at"),
         ('{"a": 1', "config.json:1:8: the file ends too early"),
         ('{"a":', "config.json:1:6: the file ends too early"),
@@ -121,7 +122,11 @@ def test_files_that_are_no_text(tmp_path):
     assert "does not exist" in error(Source.read, tmp_path / "no.json") or "No such file" in error(
         Source.read, tmp_path / "no.json"
     )
-    assert "Is a directory" in error(Source.read, tmp_path)
+    said = "is a folder: a config is a file; -r takes the folder of a run"
+    assert said in error(Source.read, tmp_path)
+    (tmp_path / "model_best.pth").write_bytes(b"PK\3\4\0\0\xff")
+    said = "model_best.pth is no text: a config is JSON; -r takes a checkpoint"
+    assert said in error(Source.read, tmp_path / "model_best.pth")
     (tmp_path / "bom.json").write_bytes(b"\xef\xbb\xbf{}")
     assert Source.read(tmp_path / "bom.json").values == {}  # as of Windows' editors
     (tmp_path / "latin.json").write_bytes(b'{\n"a": "\xe9"}')
