@@ -93,10 +93,17 @@ def _suggest_set(words: list[str]) -> None:
     """Say how a key of the config is set, if one was typed without `--set`."""
     meant = []
     for before, word in zip(["", *words], words, strict=False):
-        if _ASSIGNED.match(word) and not before.startswith("-"):
+        if _ASSIGNED.match(word) and not _wants_a_word(before):
             meant += ["--set", word]
     if meant:
         print(f"did you mean {shlex.join(meant)}?", file=sys.stderr)
+
+
+def _wants_a_word(option: str) -> bool:
+    """Whether the word behind an option is its value, as far as can be seen."""
+    if "=" in option or option in ("--check", "--traceback"):
+        return False
+    return option.startswith("-")
 
 
 def _actions_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:

@@ -520,6 +520,14 @@ STARTING = [
         then="$1 --check",
     ),
     case(
+        "set-forgotten-behind-a-flag",
+        "did you mean {}?",
+        r"did you mean (--set .*)\?",
+        "$C --check --lr=0.01",
+        "trainer.epochs=1",
+        then="$1 --check",
+    ),
+    case(
         "set-forgotten-before-the-second",
         "did you mean {}?",
         r"did you mean (--set .*)\?",
@@ -1551,6 +1559,10 @@ set optimizer.args.fused to false
 trainer.channels_last is why: write x.flatten(1), or set
 trainer.channels_last: {}: set
 shares of classes, as mixup and cutmix make them: set
+keep layers in nn.ModuleList or nn.ModuleDict
+iterable data has no length: leave it out
+a config is a file; -r takes the folder
+is no text: a config is JSON; -r takes
 leave out of its transform what makes floats
 let the dataset's transform resize them
 take a class int64 for each image
