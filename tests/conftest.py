@@ -74,7 +74,7 @@ OFTEN = {
     "test_it_continues_exactly_and_is_tested": 3,
     "test_nothing_of_other_tasks_is_left": 6,
     "test_the_commands_of_its_readme_run": None,
-    "test_its_checks_pass_from_the_first_commit": 99,
+    "test_its_checks_pass_from_the_first_commit": None,
     "test_its_checks_pass_when_it_has_become_another_task": None,
     "test_its_tests_see_what_is_wrong": None,
     "test_data_that_is_not_there_is_no_fault": None,
@@ -137,6 +137,18 @@ OFTEN = {
     "test_what_it_means_works": 3,
     "test_what_a_loader_raises_is_about_the_data": 3,
     "test_another_environment_is_named_on_resume": 3,
+    "test_from_each_batch_on_it_is_the_unbroken_pass": 3,
+    "test_a_share_of_three_ends_long_before_the_others": None,
+    "test_the_tools_read_it": None,
+    "test_kills_cost_nothing": 2,
+    "test_one_process_is_measured": None,
+    "test_one_that_does_not_go_on_writing_is_not_waited_for": None,
+    "test_a_resume_is_bit_for_bit": 2,
+    "test_it_stays_alive_with_few_packages": None,
+    "test_so_do_several_processes_that_are_short_of_as_many": 2,
+    "test_a_stop_inside_an_epoch_costs_nothing": 3,
+    "test_a_weight_by_two_names_stays_one": None,
+    "test_an_epoch_of_several_passes_that_are_short_goes_on": 2,
 }
 
 

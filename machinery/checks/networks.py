@@ -1,6 +1,7 @@
 """Whether the networks of a run are as somebody would want them who trains."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
 from logging import Logger
 from typing import Any
 
@@ -12,6 +13,8 @@ from machinery.update.runtime import unwrap
 
 #: So many parameters are named.
 _NAMED = 3
+#: Containers in each other that are looked into: a list may hold itself.
+_DEEP = 4
 
 
 def warn_of_networks(
@@ -78,19 +81,21 @@ def _unknown(network: nn.Module, trained: set[int]) -> str:
     return _first_of(names)
 
 
-def _weights_in(value: Any) -> Iterator[torch.Tensor]:
+def _weights_in(value: Any, depth: int = _DEEP) -> Iterator[torch.Tensor]:
     """The weights that want a gradient in what an attribute holds, also in lists and dicts."""
+    items: Iterable[Any] = ()
     if isinstance(value, nn.Module):
-        yield from _weights_in([*value.parameters()])
+        items = value.parameters()
     elif isinstance(value, torch.Tensor):
         if _wants_gradient(value):
             yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _weights_in(item)
+    elif type(value) in (dict, OrderedDict):
+        items = value.values()
     elif type(value) in (list, tuple):
-        for item in value:
-            yield from _weights_in(item)
+        items = value
+    if depth > 0:
+        for item in items:
+            yield from _weights_in(item, depth - 1)
 
 
 def _wants_gradient(tensor: torch.Tensor) -> bool:
