@@ -186,8 +186,8 @@ def _too_few(checkpoints: Checkpoints) -> str:
     if newest is not None and "-step" in newest.name:  # where nothing of the batches can change
         return "a batch of one sample cannot pass BatchNorm"
     return (
-        "a batch of one sample cannot pass BatchNorm: set data_loader.args.drop_last, "
-        f"or another batch_size\n  {checkpoints.resume_hint()}"
+        "a batch of one sample cannot pass BatchNorm: set another batch_size, or, without a "
+        f"batch_by, data_loader.args.drop_last\n  {checkpoints.resume_hint()}"
     )
 
 

@@ -31,12 +31,25 @@ def samples_before_single(loader: Any, steps: int) -> int:
     return first.whole
 
 
-def refuse_single(module: nn.Module, inputs: tuple[Any, ...], samples: int) -> None:
+def counts_tokens(loader: Any) -> bool:
+    """Whether batches are of so many tokens, and not samples."""
+    return hasattr(loader, "choice") and loader.choice.batch_by == "tokens"
+
+
+def against_single(loader: Any) -> str:
+    """What helps against batches of one sample."""
+    if hasattr(loader, "choice") and loader.choice.batch_by is not None:
+        return "set another batch_size"
+    return "set data_loader.args.drop_last, or another batch_size"
+
+
+def refuse_single(module: nn.Module, inputs: tuple[Any, ...], samples: int, hint: str) -> None:
     """Refuse a layer for which a batch of one sample would be a single value a channel.
 
     Args:
         module, inputs: a layer, and what it has got for the first batch.
         samples: in that batch.
+        hint: what helps.
 
     Raises:
         ConfigError: with what to change.
@@ -46,4 +59,4 @@ def refuse_single(module: nn.Module, inputs: tuple[Any, ...], samples: int) -> N
     (values,) = inputs
     if values.shape[0] == samples and values[0, 0].numel() == 1:
         what = "a pass ends with a batch of one sample, too few for BatchNorm"
-        raise ConfigError(f"{what}: set data_loader.args.drop_last, or another batch_size")
+        raise ConfigError(f"{what}: {hint}")

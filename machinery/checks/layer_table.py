@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
-from machinery.checks.batchnorm import refuse_single, samples_before_single
+from machinery.checks.batchnorm import against_single, refuse_single, samples_before_single
 from machinery.telling import described
 from machinery.update.runtime import compiled_blocks, kind_of, unwrap
 
@@ -50,7 +50,7 @@ def watch(model: nn.Module, loader: Any = None, steps: int = 0) -> Callable[[], 
 
     def note(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
         if samples > 1:
-            refuse_single(module, inputs, samples)
+            refuse_single(module, inputs, samples, against_single(loader))
         try:
             shapes[name] = described(output).replace(" float32", "")
         except Exception:

@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import DistributedSampler
 
 from machinery import distributed
+from machinery.checks.batchnorm import against_single, counts_tokens
 from machinery.errors import ConfigError
 from machinery.update.metrics import asks_others
 from machinery.update.networks import device_of
@@ -39,8 +40,10 @@ def check_processes(model: nn.Module, loader: Any, metrics: Sequence[Any], synce
         what = f"{type(loader).__name__} gives each of the {distributed.size()} processes"
         hint = "a loader on BaseDataLoader would share them out"
         logging.getLogger("trainer").warning(f"{what} all of its batches: {hint}")
-    if not synced or device_of(model).type == "cpu":
-        _check_batchnorm(model, _smallest_batch(loader))
+    if synced and device_of(model).type != "cpu":
+        return
+    if not counts_tokens(loader):  # else only the pass says how many samples a batch has
+        _check_batchnorm(model, loader)
 
 
 def _check_metric(metric: Any) -> None:
@@ -80,13 +83,14 @@ def _smallest_batch(loader: Any) -> int:
     return last
 
 
-def _check_batchnorm(model: nn.Module, smallest_batch: int) -> None:
+def _check_batchnorm(model: nn.Module, loader: Any) -> None:
     """BatchNorm over single values needs two samples in each process."""
-    if smallest_batch >= 2 * distributed.size():
+    smallest = _smallest_batch(loader)
+    if smallest >= 2 * distributed.size():
         return
     if any(isinstance(module, nn.BatchNorm1d) for module in model.modules()):
         what = (
-            f"a batch of {smallest_batch} leaves one of {distributed.size()} processes "
+            f"a batch of {smallest} leaves one of {distributed.size()} processes "
             "a single sample, too few for BatchNorm"
         )
-        raise ConfigError(f"{what}: set data_loader.args.drop_last, or another batch_size")
+        raise ConfigError(f"{what}: {against_single(loader)}")

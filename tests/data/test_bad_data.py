@@ -10,6 +10,8 @@ from torch.utils.data import DataLoader, IterableDataset
 import tiny
 from base import BaseDataLoader
 from base.base_data_loader import training_batches
+from machinery import distributed
+from machinery.checks.processes import check_processes
 from machinery.errors import ConfigError, DataError
 from machinery.telling import end_command
 from tiny import Counted, Noisy
@@ -58,6 +60,41 @@ def test_a_last_batch_of_one_with_batchnorm_is_refused_with_the_first(tmp_path):
     for key, value in (("drop_last", True), ("batch_size", 7)):
         config["data_loader"]["args"] = {**SINGLE, key: value}
         assert tiny.train(config).epoch == 3
+
+
+class Ones(list):
+    """Of one length."""
+
+    @property
+    def lengths(self):
+        return [1] * len(self)
+
+
+class Norms(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.BatchNorm1d(3)
+
+
+@pytest.mark.parametrize(
+    ("batch_by", "said"),
+    [
+        (None, "a batch of 1 leaves .*: set data_loader.args.drop_last, or another batch_size$"),
+        ("length", "a batch of 1 leaves .*: set another batch_size$"),
+        ("tokens", None),
+    ],
+)
+def test_what_batch_by_says_of_sizes_is_known_to_several_processes(monkeypatch, batch_by, said):
+    """Of tokens, samples are no part; and drop_last has no effect beside batch_by."""
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    monkeypatch.setattr(distributed, "alone", lambda: False)
+    data = Ones([torch.zeros(1)] * 121)
+    loader = BaseDataLoader(data, 60, True, 0.0, 0, batch_by=batch_by)
+    if said is not None:
+        with pytest.raises(ConfigError, match=said):
+            check_processes(Norms(), loader, [], False)
+        loader = BaseDataLoader(data, 29, True, 0.0, 0, batch_by=batch_by)
+    check_processes(Norms(), loader, [], False)
 
 
 class Pictures(tiny.TinyModel):
@@ -116,7 +153,7 @@ def test_a_batch_of_one_that_nobody_could_foresee_names_drop_last(tmp_path, monk
     monkeypatch.setattr(tiny, "Functional", Functional, raising=False)
     config = tiny.settings(tmp_path, data_loader__args=dict(SINGLE), trainer__monitor="off")
     config["arch"] = {"type": "Functional", "args": {"norm": False}}
-    with pytest.raises(DataError, match=r"cannot pass BatchNorm: set data_loader.args.drop_last"):
+    with pytest.raises(DataError, match="cannot pass BatchNorm: set another batch_size, or, "):
         tiny.train(config)
 
 

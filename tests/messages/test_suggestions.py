@@ -472,7 +472,7 @@ GOING_ON = [
         case(
             f"batch-of-one-{arch}",
             ONE_SAMPLE,
-            r"set (data_loader\.args\.drop_last)",
+            r"(data_loader\.args\.drop_last)",
             f"$C --bs 3599 --set arch.type={arch} --set trainer.len_epoch=null",
             then="--set $1=true",
         )
@@ -1476,7 +1476,8 @@ SUGGESTION = re.compile(
 #: data/test_choosing.py, messages/test_first_batch.py, update/test_schedules.py,
 #: messages/test_memory.py, data/test_waiting.py, update/test_recomputing.py
 #: update/test_switches.py, classic/test_older_versions.py, messages/test_messages.py,
-#: update/test_fused.py, data/test_images.py, processes/test_by_name.py and tools/test_tune.py.
+#: update/test_fused.py, data/test_images.py, processes/test_by_name.py, data/test_bad_data.py
+#: and tools/test_tune.py.
 FOLLOWED = """what to train: -c {}
 -r auto needs
 may be its "base"
@@ -1508,7 +1509,8 @@ samples are too few for
 too few for BatchNorm
 a parameter had no gradient
 set trainer.find_unused_parameters
-{}: set data_loader.args.drop_last, or another batch_size
+set data_loader.args.drop_last, or another batch_size
+set another batch_size
 on several processes {} needs a method
 use bf16 or fp32
 leave self._schedule
