@@ -109,8 +109,8 @@ def save(content: Mapping[str, Any], path: Path, group: Any = None) -> None:
     document, mine = distributed.together(partial(_prepared, content), group)
     temporary = distributed.from_main(partial(_begun, path), group)
     try:
-        _write_tensors(mine, temporary, group)
-        digests = _verified(mine, temporary, group)
+        _write_tensors(mine, temporary, path, group)
+        digests = _verified(mine, temporary, path, group)
         distributed.from_main(partial(_finish, document, digests, temporary, path), group)
     except BaseException:
         if distributed.is_main():
@@ -163,14 +163,14 @@ def _told(path: Path) -> Iterator[None]:
         raise StorageError(f"could not write {path}: {error.strerror or error}") from error
 
 
-def _write_tensors(mine: dict[str, torch.Tensor], folder: Path, group: Any) -> None:
-    """Let each process write its part, by torch's own storage."""
+def _write_tensors(mine: dict[str, torch.Tensor], temporary: Path, path: Path, group: Any) -> None:
+    """Let each process write its part of `path`, by torch's own storage."""
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 
     writer = HuggingFaceStorageWriter(
-        str(folder), fqn_to_index_mapping=_files(mine), save_distributed=True
+        str(temporary), fqn_to_index_mapping=_files(mine), save_distributed=True
     )
     alone = distributed.alone()
     try:
@@ -179,7 +179,7 @@ def _write_tensors(mine: dict[str, torch.Tensor], folder: Path, group: Any) -> N
     except CheckpointException as error:
         reason, _ = next(iter(error.failures.values()))
         if isinstance(reason, OSError):
-            raise StorageError(f"could not write {folder}: {reason.strerror or reason}") from None
+            raise StorageError(f"could not write {path}: {reason.strerror or reason}") from None
         raise RuntimeError(f"{type(reason).__name__}: {reason}") from None
 
 
@@ -207,8 +207,10 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _verified(mine: Mapping[str, torch.Tensor], folder: Path, group: Any) -> dict[str, str]:
-    """The SHA-256 of all files, of which each process has read back its own.
+def _verified(
+    mine: Mapping[str, torch.Tensor], temporary: Path, path: Path, group: Any
+) -> dict[str, str]:
+    """The SHA-256 of all files of `path`, of which each process has read back its own.
 
     Raises:
         StorageError: one is not what was to be written, in any process.
@@ -217,7 +219,7 @@ def _verified(mine: Mapping[str, torch.Tensor], folder: Path, group: Any) -> dic
     digests = {}
     problem = ""
     try:
-        for file in sorted(folder.glob(pattern)):
+        for file in sorted(temporary.glob(pattern)):
             if not _holds(file, mine):
                 problem = f"{file.name}: read back, it is damaged"
             digests[file.name] = manifest.digest(file)
@@ -226,7 +228,7 @@ def _verified(mine: Mapping[str, torch.Tensor], folder: Path, group: Any) -> dic
     found: dict[str, str] = {}
     for theirs, their_problem in distributed.gathered((digests, problem), group):
         if their_problem:
-            raise StorageError(f"could not write {folder}: {their_problem}")
+            raise StorageError(f"could not write {path}: {their_problem}")
         found.update(theirs)
     return found
 

@@ -31,6 +31,8 @@ def check_kind(path: Path) -> None:
         kind = "empty"
     elif start.startswith(b"\x80"):
         kind = "a pickle of an old torch"
+    if path.suffix == ".json" and path.parent.suffix != SUFFIX:
+        raise CheckpointError(f"{path} is {kind}: -c takes a config, -r a checkpoint or a run")
     if path.parent.suffix == SUFFIX:
         raise CheckpointError(f"{path} is a part of a checkpoint: name the folder {path.parent}")
     raise CheckpointError(f"{path} is {kind}: {EXPECTED}")

@@ -209,6 +209,7 @@ class Factory(ClassicNames):
     ) -> Any:
         from machinery import distributed
         from machinery.order import process_wide, seeding
+        from machinery.order.bare import check_constructed
 
         self._settle_seed()
         path, seed = component.path, self.settings.seed
@@ -234,6 +235,7 @@ class Factory(ClassicNames):
             raise
         if not (self.source.classic and is_own_class(type(built))):
             _check_made(built, kind_of(path), where)
+        check_constructed(built, where)
         return built
 
     def _constructed(

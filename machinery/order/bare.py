@@ -13,6 +13,7 @@ import torch
 
 from machinery import distributed
 from machinery.arriving import on_host
+from machinery.errors import ConfigError
 from machinery.order import seeding
 from machinery.order.batches import Share
 from machinery.order.fetching import CLOCK
@@ -26,6 +27,21 @@ class _Place:
     def __init__(self, epoch: int, batch: int) -> None:
         self.epoch = epoch
         self.batch = batch
+
+
+def check_constructed(loader: Any, where: str) -> None:
+    """Refuse a loader whose constructor has not called that of its base.
+
+    Args:
+        where: what an error message begins with.
+
+    Raises:
+        ConfigError: with the line to write.
+    """
+    if isinstance(loader, BareIteration) and "_places" not in vars(loader):
+        what = f"{type(loader).__name__}'s __init__ has not called its base's"
+        hint = "super().__init__(dataset, batch_size, shuffle, validation_split, num_workers)"
+        raise ConfigError(f"{where}: {what}: {hint}")
 
 
 class BareIteration:

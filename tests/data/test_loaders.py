@@ -29,6 +29,7 @@ from machinery.errors import ConfigError, DataError
 from machinery.order import seeding
 from machinery.order.batches import PassOrder
 from machinery.order.generators import own_generators
+from parse_config import ConfigParser
 from tiny import Counted
 
 
@@ -566,3 +567,26 @@ def test_an_order_takes_half_the_memory_and_is_the_same(monkeypatch, n):
     order = PassOrder(range(n), 64, True, 3, "train")
     order.take(1, 0, 2)
     assert all(batch.indices.dtype == np.int64 for batch in order)
+
+
+class Halves(BaseDataLoader):
+    """Forgets the constructor of its base, unless it `calls` it."""
+
+    __module__ = "tiny"
+
+    def __init__(self, calls=False):
+        self.data = tiny.Points(12)
+        if calls:
+            super().__init__(self.data, 4, True, 0.0, 0)
+
+
+def test_a_loader_without_its_base_s_constructor_is_told_what_to_write(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiny, "Halves", Halves, raising=False)
+    loader = {"type": "Halves", "args": {}}
+    with pytest.raises(
+        ConfigError, match=r"Halves's __init__ has not called .*super\(\).__init__\("
+    ):
+        ConfigParser(tiny.settings(tmp_path, data_loader=loader)).init_obj("data_loader", tiny)
+    loader["args"]["calls"] = True
+    loader = ConfigParser(tiny.settings(tmp_path, data_loader=loader)).init_obj("data_loader", tiny)
+    assert len(loader) == 3

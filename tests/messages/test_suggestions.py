@@ -572,6 +572,13 @@ STARTING = [
         before="$C --set name=Zebra --run_id z",
     ),
     case(
+        "config-as-checkpoint",
+        "-c takes a config, -r a checkpoint",
+        "(-c) takes a config",
+        "train.py -r short.json --check",
+        then="python train.py $1 short.json --check",
+    ),
+    case(
         "run_id",
         "--run_id names a new run",
         "(keeps its folder)",

@@ -398,7 +398,8 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
     with pytest.raises(StorageError) as caught:
         tiny.train(config, resume=folder / "checkpoint-epoch1.sharded")
     told = str(caught.value)
-    assert "No space left on device" in told and "checkpoint-epoch1.sharded is intact" in told
+    assert "checkpoint-epoch2.sharded: No space left on device" in told
+    assert "checkpoint-epoch1.sharded is intact" in told
     assert before == {path: path.read_bytes() for path in folder.rglob("*.safetensors")}
     assert not list(folder.glob("*.tmp")) and len(names(folder)) == 2
 
