@@ -4,13 +4,13 @@ import argparse
 import copy
 import os
 import re
-import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from machinery.launch.devices import VARIABLES
+from machinery.launch.meant import meant
 
 #: The words for what is true and what is not.
 _TRUTHS = {"true": True, "yes": True, "on": True, "1": True}
@@ -43,9 +43,6 @@ _NONE_TYPED: dict[str, Any] = {
 #: How a program parses its arguments itself; ours would be unknown to it.
 _PARSES = re.compile(r"\.parse_args\(")
 
-#: A value for a key of the config.
-_ASSIGNED = re.compile(r"[A-Za-z_][\w.\[\]]*=")
-
 
 def parse(
     parser: argparse.ArgumentParser | argparse.Namespace, options: Iterable[Any], evaluating: bool
@@ -76,34 +73,16 @@ def _parse(parser: argparse.ArgumentParser, options: Iterable[Any], evaluating: 
     try:
         args = parser.parse_args()
     except SystemExit as end:
-        first = "".join(sys.argv[1:2])
-        if end.code == 2 and first.endswith(".json"):
-            print(f"did you mean -c {shlex.quote(first)}?", file=sys.stderr)
         if end.code == 2:
-            _suggest_set(sys.argv[1:])
+            better = meant(sys.argv[1:], parser._option_string_actions)
+            if better:
+                print(f"did you mean {better}?", file=sys.stderr)
         raise
     if args.resume is not None and not _types_config(sys.argv[1:]):
         args.config = None  # it is the parser's default
     modification = {target: getattr(args, name) for name, target in targets.items()}
     own = _own_words(parser, targets.keys())
     return Command(args, modification, own, "set" in declared or not _parses_itself())
-
-
-def _suggest_set(words: list[str]) -> None:
-    """Say how a key of the config is set, if one was typed without `--set`."""
-    meant = []
-    for before, word in zip(["", *words], words, strict=False):
-        if _ASSIGNED.match(word) and not _wants_a_word(before):
-            meant += ["--set", word]
-    if meant:
-        print(f"did you mean {shlex.join(meant)}?", file=sys.stderr)
-
-
-def _wants_a_word(option: str) -> bool:
-    """Whether the word behind an option is its value, as far as can be seen."""
-    if "=" in option or option in ("--check", "--traceback"):
-        return False
-    return option.startswith("-")
 
 
 def _actions_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:

@@ -506,7 +506,7 @@ STARTING = [
     ),
     case(
         "c-forgotten",
-        "did you mean -c {}?",
+        "did you mean {}?",
         r"did you mean (-c .*)\?",
         "train.py short.json --check",
         then="python train.py $1 --check",
@@ -534,6 +534,24 @@ STARTING = [
         "$C --set trainer.epochs=1",
         "trainer.len_epoch=1 --check",
         then="$1 --check",
+    ),
+    *(
+        case(
+            f"set-forgotten-{number}",
+            "did you mean {}?",
+            r"did you mean (--set .*)\?",
+            "$C --check",
+            wrong,
+            then=f"$1{flag}",
+        )
+        for number, (wrong, flag) in enumerate(
+            (
+                ("--epochs 1", ""),
+                ("--epochs=1 --seed 4", ""),
+                ("--set trainer.epochs 1", ""),
+                ("--lr=0.1 trainer.epochs=1", " --lr=0.1"),
+            )
+        )
     ),
     case(
         "weights-in-a-folder",
