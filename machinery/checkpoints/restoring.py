@@ -70,6 +70,20 @@ def start_of(
     return Evaluated(path, content)
 
 
+def _effect(line: str, samples: int | None) -> str:
+    """What a difference of the environment may come to.
+
+    Args:
+        line: the difference.
+        samples: of the training data; 0: it is iterable.
+    """
+    if line.startswith("data "):
+        return f"may differ: {line}"
+    if line.startswith("processes ") and samples == 0:
+        return f"has other updates: {line}, each with batch_size samples of its iterable data"
+    return f"may differ in the last bits: {line}"
+
+
 def read(path: Path, any_weights: bool, mmap: bool = False, known: bool = False) -> Content:
     """What a file holds: a checkpoint, or weights of another program if `any_weights` will do.
 
@@ -235,10 +249,7 @@ class Continued(_WithParts):
         self._check_fixed(held.fixed)
         position = self._position(held.fixed["batches"])
         for line in environment.differences(content["environment"], made_of):
-            bits = " in the last bits"
-            if line.startswith("data "):
-                bits = ""
-            _logger.warning(f"the continued run may differ{bits}: {line}")
+            _logger.warning(f"the continued run {_effect(line, held.fixed['samples'])}")
         optimizer = held.parts["optimizer"]
         scheduler = held.parts.get("lr_scheduler")
         found = changes(optimizer, scheduler, content["optimizer"], before, now)

@@ -138,6 +138,20 @@ def test_another_number_of_workers_reads_up_to_the_place(tmp_path, capfd):
     assert told + "nothing says where it stood" in capfd.readouterr().out
 
 
+def test_another_number_of_processes_is_told_to_make_other_updates(tmp_path, capfd):
+    """Each of them has a batch of its own."""
+    config = settings(tmp_path, trainer__verbosity=1)
+    made = {"workers": 0, "steps": 20, "log": None}
+    path = train(config, made, None, (2, 3))
+    state = checkpoint.load(path)
+    state["environment"]["processes"] = 2
+    checkpoint.save(state, path)
+    capfd.readouterr()
+    train(config, made, path)
+    told = "the continued run has other updates: processes 2 -> 1, each with batch_size samples of"
+    assert told in capfd.readouterr().out
+
+
 @pytest.mark.parametrize(("workers", "stops_at"), [(0, (1, 30)), (3, (1, 32)), (3, (2, 26))])
 def test_an_epoch_of_several_passes_that_are_short_goes_on(tmp_path, workers, stops_at):
     """Passes have three batches fewer than they promise: the place is counted as if they had."""
