@@ -153,6 +153,9 @@ def _named(records: list[Record], name: str, option: str) -> Record:
         return found[0]
     problem = "no run has this name"
     others = records
+    if not found and os.path.isdir(folder):  # noqa: PTH112
+        what = "is not the folder of a run (models/NAME/RUN with a config.json)"
+        raise ConfigError(f"{option} {name} {what}: move it to one")
     if found:
         problem = "several runs have this name"
         others = found

@@ -118,7 +118,7 @@ class Config(Section):
     name: str = Field(
         pattern=r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]{0,99}$",
         description="Name of the experiment, and of the folder of its runs: "
-        "without slashes, and no dot at its start.",
+        "up to 100 letters, without slashes, and no dot at its start.",
     )
     n_gpu: int = Field(1, ge=0)
     """Number of GPUs; 0 trains on the CPU."""

@@ -45,6 +45,12 @@ def test_a_run_is_itself_and_one_bit_is_found(trained, tmp_path):
     assert told[2].startswith("checkpoint-epoch2.pth")
     empty = trained / "models" / "Digits_LeNet" / "empty"
     assert "no epoch" in run(tmp_path, "tools/same.py", empty, empty, code=2)
+    away = shutil.copytree(one, tmp_path / "away")
+    told = run(tmp_path, "tools/same.py", one, away, code=2)
+    assert "away is not the folder of a run (models/NAME/RUN with" in told
+    assert "move it to one" in told
+    home = shutil.copytree(away, tmp_path / "models" / "N" / "away")
+    assert "the same to the bit" in run(tmp_path, "tools/same.py", one, home)
     run(tmp_path, "tools/same.py", one, code=2)
     run(tmp_path, "tools/same.py", one, two, "--updates", "0", code=2)
     run(tmp_path, "tools/same.py", "-c", "config.json", "no-such-commit", ".", code=2)
