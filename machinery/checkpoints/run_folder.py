@@ -271,6 +271,10 @@ def newest_whole(folder: Path) -> Newest:
     if (folder / NAME).is_file():
         what = f"is a checkpoint whose name has lost its {SHARDED}"
         raise CheckpointError(f"{folder} {what}: rename it")
+    replaced = sorted(folder.glob(f"*{SHARDED}.old"))
+    if replaced:  # a kill came while the only checkpoint was written once more
+        what = f"holds no checkpoint, but {replaced[-1].name}, which was about to be replaced"
+        raise CheckpointError(f"{folder} {what}: rename it")
     raise CheckpointError(f"{folder} holds no checkpoint-epoch*.pth{_runs_hint(folder)}")
 
 

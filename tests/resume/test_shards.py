@@ -385,6 +385,18 @@ def test_what_it_cannot_hold_is_refused_at_the_start(tmp_path):
     assert not (tmp_path / "no").exists()
 
 
+def test_one_that_was_about_to_be_replaced_is_named(tmp_path):
+    """Where a kill came between the two renames, and no other checkpoint is there."""
+    config = settings(tmp_path, trainer__epochs=1, trainer__monitor="off")
+    folder = tiny.train(config).checkpoint_dir
+    path = folder / "checkpoint-epoch1.sharded"
+    old = path.rename(folder / "checkpoint-epoch1.sharded.old")
+    with pytest.raises(CheckpointError, match=r"but checkpoint-epoch1.sharded.old, .*: rename it$"):
+        run_folder.newest_whole(folder)
+    old.rename(path)
+    assert run_folder.newest_whole(folder)[0] == path
+
+
 def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
     config = settings(tmp_path, trainer__epochs=1)
     folder = tiny.train(config).checkpoint_dir
