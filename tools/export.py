@@ -97,8 +97,9 @@ def onnx(model: torch.nn.Module, file: Path, call: Call, dynamic: Any) -> Again:
     import onnxruntime
 
     args, kwargs = call
+    # A dict at the end of the arguments is taken for those by name: an empty one ends them.
     made: Any = torch.onnx.export(
-        model, args, kwargs=kwargs, dynamo=True, dynamic_shapes=dynamic, verbose=False
+        model, (*args, {}), kwargs=kwargs, dynamo=True, dynamic_shapes=dynamic, verbose=False
     )
     made.save(str(file))
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])

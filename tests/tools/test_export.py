@@ -58,6 +58,42 @@ def test_an_exported_model_is_the_model(trained, monkeypatch):
             assert all(torch.equal(state[name], weights[name]) for name in weights)
 
 
+class OfDicts(torch.nn.Linear):
+    """Takes a dict, and gives one."""
+
+    def __init__(self):
+        super().__init__(3, 2)
+
+    def forward(self, batch):
+        return {"a": super().forward(batch["x"]), "b": batch["z"] * 2}
+
+
+def test_a_model_of_dicts_is_exported_in_each_format(tmp_path):
+    pytest.importorskip("safetensors")
+    pytest.importorskip("onnxruntime")
+    from tools import export
+
+    call = (({"x": torch.randn(8, 3), "z": torch.randn(8)},), {})
+    for write, file in export.FORMATS.values():
+        with export.quiet():
+            worst, least = export._compared(write, OfDicts(), tmp_path / file, call)
+        assert worst < 1e-5 and least == 1
+
+
+def test_a_card_that_cannot_tell_how_to_load_a_file_does_not_say_that_there_is_none():
+    from types import SimpleNamespace
+
+    from tools.exporting.card import Example, _snippets
+
+    model = OfDicts()
+    call = (({"x": torch.randn(8, 3), "z": torch.randn(8)},), {})
+    trained = SimpleNamespace(config={"arch": {"type": "model.of.Dicts", "adapter": {}}})
+    example = Example(model, call, model(*call[0]))
+    told = _snippets(trained, ["safetensors", "program"], example)
+    assert "No file" not in told
+    assert _snippets(trained, [], example) == "No file was written.\n"
+
+
 class Stateful(torch.nn.Linear):
     def __init__(self):
         super().__init__(3, 2)

@@ -183,8 +183,10 @@ def _snippets(trained: Trained, made: list[str], example: Example) -> str:
         texts.append(("The program, which needs torch alone:", _program_snippet(example)))
     if "onnx" in made and is_plain:
         texts.append(("ONNX:", _onnx_snippet(example)))
-    if not texts:
+    if not made:
         return "No file was written.\n"
+    if not texts:
+        return "By the project's own code: no lines of it can be told here.\n"
     return "\n".join(f"{title}\n\n```python\n{text}```\n" for title, text in texts)
 
 
