@@ -63,6 +63,7 @@ def describe(device: torch.device | None, dataset: Any = None) -> dict[str, Any]
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "git_commit": _git("rev-parse", "HEAD").decode().strip() or None,
         "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no") or _untracked()),
+        "git_changes": _code_changes(),
         "data": fingerprint(dataset),
     }
 
@@ -125,6 +126,15 @@ def _load() -> float:
     if hasattr(os, "getloadavg"):
         return os.getloadavg()[0]
     return 0.0
+
+
+def _code_changes() -> str | None:
+    """Tells uncommitted changes of the code apart; None where there are none, or no git."""
+    with _index_with(_untracked()) as variables:
+        changes = _git(*_DIFF, "--", "*.py", **variables)
+    if not changes:
+        return None
+    return hashlib.sha256(changes).hexdigest()[:12]
 
 
 def keep_changes(folder: Path) -> None:
@@ -220,11 +230,19 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     for field, value in now.items():
         if field in ASIDE or field not in before:
             continue
+        if field == "git_changes" and not _same_base(before, now):
+            continue
         if field == "packages":
             lines += _other_versions(before[field], value)
         elif before[field] != value:
             lines.append(f"{field} {before[field]} -> {value}")
     return lines
+
+
+def _same_base(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether both had changes of one commit; else the commit, or "dirty", says it already."""
+    changed = bool(before["git_changes"] and now["git_changes"])
+    return changed and before.get("git_commit") == now["git_commit"]
 
 
 def _other_versions(before: Any, now: Mapping[str, str]) -> list[str]:

@@ -77,7 +77,7 @@ def _effect(line: str, samples: int | None) -> str:
         line: the difference.
         samples: of the training data; 0: it is iterable.
     """
-    if line.startswith("data "):
+    if line.startswith(("data ", "git_")):
         return f"may differ: {line}"
     if line.startswith("processes ") and samples == 0:
         return f"has other updates: {line}, each with batch_size samples of its iterable data"

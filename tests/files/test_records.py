@@ -260,14 +260,23 @@ def test_another_environment_is_named_on_resume(tmp_path, messages, field):
     state["environment"][field] = "other"
     checkpoint.save(state, path)
     tiny.build(tiny.settings(tmp_path), resume=path).restore()
-    how = "" if field == "data" else " in the last bits"
+    how = "" if field == "data" or field.startswith("git_") else " in the last bits"
     assert f"the continued run may differ{how}: {field} other -> {old}" in messages()
+
+
+def test_other_changes_of_one_commit_are_named_on_resume():
+    before = {"git_commit": "c", "git_dirty": True, "git_changes": "a"}
+    now = {**before, "git_changes": "b"}
+    assert environment.differences(before, now) == ["git_changes a -> b"]
+    for_the_first_time = {**before, "git_dirty": False, "git_changes": None}
+    assert environment.differences(for_the_first_time, now) == ["git_dirty False -> True"]
+    assert environment.differences({"git_commit": "c", "git_dirty": True}, now) == []
 
 
 def test_a_run_describes_itself(tmp_path):
     trainer = tiny.train(tiny.settings(tmp_path, trainer__epochs=1))
     (told,) = json.loads((trainer.checkpoint_dir / "environment.json").read_text())
-    assert {*DECISIVE, *environment.ASIDE, "packages"} == set(told)
+    assert {*DECISIVE, *environment.ASIDE, "packages", "git_changes"} == set(told)
     state = checkpoint.load(trainer.checkpoint_dir / "checkpoint-epoch1.pth")
     assert state["progress"]["samples"] == 83 and state["progress"]["seed"] == 123
     assert state["config"] == trainer.config.config

@@ -65,6 +65,18 @@ def test_files_that_git_does_not_track_are_dirty_and_kept(project, tmp_path, mon
     assert (project / "ignored_by_git.py").read_text() == 'secret = "s://me:***@x"\n'
 
 
+def test_changes_of_the_code_that_are_in_no_commit_are_told_apart(project):
+    (project / "notes.txt").write_text("one")
+    git(project, "add", "notes.txt")
+    (file,) = project.rglob("tracked_by_git.py")
+    found = []
+    for text in (None, "y = 1\n", "y = 2\n"):
+        if text is not None:
+            file.write_text(text)
+        found.append(environment.describe(None)["git_changes"])
+    assert found[0] is None and None not in found[1:] and found[1] != found[2]
+
+
 def test_no_file_is_untracked_where_there_is_no_git(tmp_path, monkeypatch):
     monkeypatch.setattr(environment, "ROOT", tmp_path)
     monkeypatch.setattr(imported, "ROOT", tmp_path)
