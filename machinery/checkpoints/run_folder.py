@@ -123,7 +123,10 @@ def has_saved(folder: Path) -> bool:
 
 def _has_saved_nothing(folder: Path) -> bool:
     """Whether a folder is that of a run that has ended before its first checkpoint."""
-    return (folder / "status.json").is_file() and not has_saved(folder)
+    if (folder / "status.json").is_file():
+        return not has_saved(folder)
+    # One that was refused before it began leaves its lock alone.
+    return folder.is_dir() and [path.name for path in folder.iterdir()] == [".lock"]
 
 
 def _taken(folder: Path) -> str:

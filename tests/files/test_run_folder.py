@@ -256,6 +256,16 @@ def test_a_name_is_free_again_where_a_run_has_saved_nothing(tmp_path):
         tiny.build(config, run_id="two")
 
 
+def test_a_name_is_free_again_where_a_run_was_refused_before_it_began(tmp_path):
+    refused = tiny.settings(tmp_path, trainer__compile="blocks")
+    with pytest.raises(ConfigError, match="nothing to compile"):
+        tiny.build(refused, run_id="one")
+    folder = tmp_path / "models" / "Tiny" / "one"
+    assert [path.name for path in folder.iterdir()] == [".lock"]
+    tiny.build(tiny.settings(tmp_path, trainer__epochs=1), run_id="one").train()
+    assert (folder / "checkpoint-epoch1.pth").is_file()
+
+
 def test_a_run_that_goes_as_python_ends_needs_nothing(tmp_path, monkeypatch):
     run = Run(run_folder.create(tmp_path / "models" / "X", "one"))
     read = Run(run.folder, owned=False)
