@@ -148,19 +148,29 @@ def _named(records: list[Record], name: str, option: str) -> Record:
     if not found:
         found = [record for record in records if name in (record.name, record.folder.name)]
     if not found and os.path.isdir(folder):  # noqa: PTH112
-        found = find_runs([folder])
+        found = _of_folder(folder, option, name)
     if len(found) == 1:
         return found[0]
     problem = "no run has this name"
     others = records
-    if not found and os.path.isdir(folder):  # noqa: PTH112
-        what = "is not the folder of a run (models/NAME/RUN with a config.json)"
-        raise ConfigError(f"{option} {name} {what}: move it to one")
     if found:
         problem = "several runs have this name"
         others = found
     there = ", ".join(record.name for record in others[:_NAMED])
     raise ConfigError(f"{option} {name}: {problem}; there are: {there}")
+
+
+def _of_folder(folder: Path, option: str, name: str) -> list[Record]:
+    """The runs in a folder, or the one that it is.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    found = find_runs([folder])
+    if found:
+        return found
+    what = "is not the folder of a run (models/NAME/RUN with a config.json)"
+    raise ConfigError(f"{option} {name} {what}: move it to one")
 
 
 def noted(records: list[Record], name: str, text: str) -> str:

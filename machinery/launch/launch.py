@@ -122,7 +122,9 @@ class Launch:
         if self._is_whole():
             raise ConfigError(f"{where}: arch.weights: {run_folder.not_there(file)}")
         what = f"the weights that are not trained come from arch.weights: {file}"
-        raise CheckpointError(f"{where}: {what}, which is missing")
+        raise CheckpointError(
+            f"{where}: {what}, which is missing: --set arch.weights=FILE names it"
+        )
 
     def fill(self, model: Any, config: Checked) -> None:
         """Give a network that has just been built the weights that it begins with.

@@ -161,8 +161,8 @@ def test_what_is_missing_or_another_is_told(tmp_path):
     trainer = tiny.train(config)
     path = file_of(trainer)
     (tmp_path / "w.pth").rename(tmp_path / "moved.pth")
-    what = r"the weights that are not trained come from arch\.weights: .*w\.pth, which is missing"
-    said = f"{path}: {what}"
+    what = r"that are not trained come from arch\.weights: .*w\.pth, which is missing: --set arch"
+    said = f"{path}: the weights {what}"
     with pytest.raises(CheckpointError, match=said):
         tiny.command_line("-r", path)
     with pytest.raises(CheckpointError, match=what):
