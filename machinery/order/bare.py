@@ -186,5 +186,5 @@ class BareIteration:
         self._times_restored += 1
         if self._restored and state["of"] != self.state_dict()["of"]:
             self._restored = []
-            what = f"the loader {self.name!r} has other data, or another batch_size"
+            what = f"a held {type(self).__name__} has other data, or another batch_size"
             logging.getLogger("data_loader").warning(f"{what}: it begins a new pass")
