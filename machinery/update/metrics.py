@@ -220,8 +220,15 @@ class MetricTracker(metric_objects.OfAllProcesses):
         return found
 
     def warn_of_unsaved(self, epoch: int) -> bool:
-        """Tell of objects whose counts no checkpoint holds; whether there are any."""
-        unsaved = ", ".join(self.unsaved())
+        """Tell of objects whose counts no checkpoint holds; whether there are any.
+
+        Of several processes, all have to ask: what one of them has counted may be such.
+        """
+        found: dict[str, None] = {}
+        if self.objects:
+            for names in distributed.gathered(self.unsaved()):
+                found.update(dict.fromkeys(names))
+        unsaved = ", ".join(found)
         if unsaved == "":
             return False
         what = f"{unsaved} has no state_dict of all that it counts, and no checkpoint can hold it"

@@ -98,3 +98,36 @@ def test_fewer_samples_of_validation_than_processes(tmp_path):
     alone = ranks.run(tmp_path, 1, trained, tmp_path)[0]
     for logs in ranks.run(tmp_path, 3, trained, tmp_path):
         assert logs[0] == pytest.approx(alone[0], rel=1e-6)
+
+
+class Aside(torchmetrics.Metric):
+    """What it has counted is in no state, and other than at first in one process alone."""
+
+    __module__ = "tiny"
+
+    def __init__(self):
+        super().__init__()
+        self.hits = 0
+        self.add_state("n", torch.zeros(()), dist_reduce_fx="sum")
+
+    def update(self, output, target):
+        self.n += len(target)
+        if not distributed.is_main():
+            self.hits += 1
+
+    def compute(self):
+        return self.n
+
+
+def saved_inside(config):
+    tiny.Aside = Aside
+    trainer = tiny.build(config)
+    saved = []
+    trainer._save = lambda step, *rest: saved.append(step)
+    trainer.train()
+    return [step for step in saved if step is not None]
+
+
+def test_all_processes_leave_out_a_checkpoint_that_one_cannot_write(tmp_path):
+    config = exact.settings(tmp_path, metrics=["Aside"], trainer__save_step=2, trainer__epochs=1)
+    assert ranks.run(tmp_path, 2, saved_inside, config) == [[], []]
